@@ -1,0 +1,46 @@
+"""keras_lit: LiT (Locked-image text Tuning) for Keras 3 on TensorFlow."""
+
+import keras
+
+if not hasattr(keras, "config") or int(keras.__version__.split(".")[0]) < 3:
+    raise ImportError(
+        f"keras_lit needs Keras 3, and this is Keras {keras.__version__}. "
+        "Run `pip install --upgrade keras`."
+    )
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        "keras_lit runs on Keras' TensorFlow backend, and the backend is "
+        f"{keras.config.backend()!r}. Set the environment variable KERAS_BACKEND=tensorflow (or "
+        '`os.environ["KERAS_BACKEND"] = "tensorflow"`) before anything imports keras.'
+    )
+
+from keras_lit import (
+    backbones,
+    data,
+    evaluation,
+    export,
+    losses,
+    optimizers,
+    preprocessing,
+    pretrained,
+    tokenizers,
+)
+from keras_lit.model import LiT
+from keras_lit.towers import ImageTower, TextTower
+from keras_lit.version import __version__
+
+__all__ = [
+    "ImageTower",
+    "LiT",
+    "TextTower",
+    "__version__",
+    "backbones",
+    "data",
+    "evaluation",
+    "export",
+    "losses",
+    "optimizers",
+    "preprocessing",
+    "pretrained",
+    "tokenizers",
+]

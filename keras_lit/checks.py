@@ -1,0 +1,38 @@
+"""Checks that raise: every message says what was expected, what came and what to do."""
+
+from collections.abc import Collection
+from typing import Any
+
+import tensorflow as tf
+
+
+def check_one_of(value: Any, choices: Collection[Any], name: str) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` should be one of {listed}. Received: {value!r}.")
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raises ValueError unless `value` is a number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"`{name}` should be a positive number. Received: {value!r}.")
+
+
+def check_rank(tensor: tf.Tensor, rank: int, name: str, meaning: str) -> None:
+    """Raises ValueError unless `tensor` has the static rank `rank`, whose `meaning` is shown."""
+    if tensor.shape.rank != rank:
+        raise ValueError(
+            f"`{name}` should have rank {rank}, {meaning}. Received shape: {tensor.shape}."
+        )
+
+
+def check_same_shape(
+    first: tf.Tensor, second: tf.Tensor, first_name: str, second_name: str
+) -> None:
+    """Raises ValueError unless the static shapes of two tensors agree."""
+    if not first.shape.is_compatible_with(second.shape):
+        raise ValueError(
+            f"`{first_name}` and `{second_name}` should have the same shape, one row a pair. "
+            f"Received: {first.shape} and {second.shape}."
+        )

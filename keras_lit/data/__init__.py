@@ -1,0 +1,6 @@
+"""Data: from disk to `tf.data` of image-text pairs."""
+
+from keras_lit.data.sources import image_text_pairs
+from keras_lit.data.tux_paint import TuxPaintStamps
+
+__all__ = ["TuxPaintStamps", "image_text_pairs"]

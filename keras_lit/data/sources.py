@@ -1,0 +1,256 @@
+"""Image-text pairs from a folder, a table or a TensorFlow Datasets name."""
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_lit import checks
+from keras_lit.images import decodes
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+IMAGE_KEYS = ("image", "image_path", "path", "file_name", "filename", "file")
+TEXT_KEYS = ("text", "caption", "captions", "captions/text", "title", "description")
+NAME_KEYS = ("path", "name", "image/filename", "file_name", "filename", "image/id", "id")
+
+
+def image_text_pairs(
+    source: str | os.PathLike | tfds.core.DatasetBuilder,
+    split: str = "train",
+    image_key: str | None = None,
+    text_key: str | None = None,
+    captions: str = "all",
+    shuffle_buffer: int = 0,
+    seed: int | None = None,
+    skipped: set[str] | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> tf.data.Dataset:
+    """Reads pairs for `LiT.fit`.
+
+    Args:
+        source: one of
+            - a folder: pictures at any depth, each beside a .txt of the same name with one caption
+              a line; or with one .csv, .tsv or .jsonl file in it, see next;
+            - a .csv, .tsv or .jsonl file with a column for the image (a path, relative to the file)
+              and one for the text (in .jsonl also a list of texts);
+            - the name of a TensorFlow dataset (downloaded and prepared if need be), or its builder.
+        split: of a TensorFlow dataset.
+        image_key: the column or feature that holds the image. None: the first of "image",
+            "image_path", "path", "file_name", "filename", "file" that exists.
+        text_key: the same for the text ("captions/text" for nested features). None: the first of
+            "text", "caption", "captions", "captions/text", "title", "description".
+        captions: "all" makes a pair of each caption of an image, "first" takes the first.
+        shuffle_buffer: int, how many pairs to draw from at random, in a new order each epoch; 0
+            for none. Files are shuffled before they are read, so that a buffer as large as the
+            dataset costs little.
+        seed: int, of the shuffling.
+        skipped: None: an image that is missing or does not decode is an error. A set: such pairs
+            are left out and their names added to it as the dataset is read, so that `len(skipped)`
+            counts them (each image is then decoded once more).
+        data_dir: where TensorFlow Datasets keeps its data.
+
+    Returns:
+        A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
+        "name": scalar string (the file or key, for messages)}.
+
+    Raises:
+        ValueError: no pairs, no such column, an empty caption or one that is not a string.
+        FileNotFoundError: a source or an image is missing.
+
+    Example:
+
+    >>> pairs = keras_lit.data.image_text_pairs("photos")  # doctest: +SKIP
+    >>> model.fit(pairs.shuffle(1000).batch(256))  # doctest: +SKIP
+    """
+    checks.check_one_of(captions, ("all", "first"), "captions")
+    if isinstance(source, tfds.core.DatasetBuilder):
+        builder = source
+    elif _is_path(source):
+        rows = _file_rows(pathlib.Path(source), image_key, text_key, captions, skipped)
+        pairs = _read_files(rows, source, shuffle_buffer, seed)
+        return pairs if skipped is None else _skip(pairs, skipped)
+    else:
+        builder = tfds.builder(str(source), data_dir=data_dir)
+    builder.download_and_prepare()
+    pairs = _tfds_pairs(builder, split, image_key, text_key, captions)
+    if skipped is not None:
+        pairs = _skip(pairs, skipped)
+    return pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
+
+
+def _is_path(source: str | os.PathLike) -> bool:
+    path = pathlib.Path(source)
+    if path.exists():
+        return True
+    if isinstance(source, os.PathLike) or path.suffix in TABLE_SUFFIXES or os.sep in str(source):
+        if str(source) in tfds.list_builders(with_community_datasets=False):
+            return False
+        raise FileNotFoundError(f"There is no file or folder {str(source)!r}.")
+    return False
+
+
+def _file_rows(
+    path: pathlib.Path,
+    image_key: str | None,
+    text_key: str | None,
+    captions: str,
+    skipped: set[str] | None,
+) -> list[tuple[str, str]]:
+    """(image file, caption) of every pair, checked."""
+    if path.is_dir():
+        tables = [file for file in sorted(path.iterdir()) if file.suffix in TABLE_SUFFIXES]
+        if len(tables) > 1:
+            names = ", ".join(table.name for table in tables)
+            raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
+        path = tables[0] if tables else path
+    records = _folder(path) if path.is_dir() else _table(path, image_key, text_key)
+    rows = []
+    for where, image, texts in records:
+        texts = texts if isinstance(texts, list) else [texts]
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise ValueError(
+                f"{where}: expected a caption, or a list of them, of at least one character. "
+                f"Received: {texts!r}."
+            )
+        if not image.is_file():
+            if skipped is None:
+                raise FileNotFoundError(
+                    f"{where}: there is no image {str(image)!r}. Mend the path, or pass "
+                    "`skipped=set()` to leave such pairs out."
+                )
+            skipped.add(str(image))
+            continue
+        chosen = texts if captions == "all" else texts[:1]
+        rows += [(str(image), text.strip()) for text in chosen]
+    return rows
+
+
+def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
+    for image in sorted(path.rglob("*")):
+        beside = image.with_suffix(".txt")
+        if image.suffix.lower() in IMAGE_SUFFIXES and beside.exists():
+            lines = beside.read_text(encoding="utf-8").splitlines()
+            yield str(beside), image, [line for line in lines if line.strip()]
+
+
+def _table(
+    path: pathlib.Path, image_key: str | None, text_key: str | None
+) -> Iterator[tuple[str, pathlib.Path, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".jsonl":
+            lines = ((i, line) for i, line in enumerate(file, 1) if line.strip())
+            records: Any = ((i, json.loads(line)) for i, line in lines)
+        elif path.suffix in TABLE_SUFFIXES:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            records = ((reader.line_num, record) for record in reader)
+        else:
+            raise ValueError(
+                f"A table of pairs should be one of {', '.join(TABLE_SUFFIXES)}. Received: {path}."
+            )
+        for number, record in records:
+            image = record[_key(record, image_key, IMAGE_KEYS, "image_key", path)]
+            text = record[_key(record, text_key, TEXT_KEYS, "text_key", path)]
+            yield f"{path}, line {number}", path.parent / str(image), text
+
+
+def _read_files(
+    rows: list[tuple[str, str]], source: Any, shuffle_buffer: int, seed: int | None
+) -> tf.data.Dataset:
+    if not rows:
+        raise ValueError(
+            f"There are no pairs in {str(source)!r}: expected pictures "
+            f"({', '.join(IMAGE_SUFFIXES)}), each beside a .txt, or a table "
+            f"({', '.join(TABLE_SUFFIXES)}) that names them."
+        )
+    names, texts = zip(*rows, strict=True)
+    files = tf.data.Dataset.from_tensor_slices({"text": list(texts), "name": list(names)})
+    if shuffle_buffer:
+        files = files.shuffle(min(shuffle_buffer, len(rows)), seed=seed)
+    return files.map(
+        lambda pair: {"image": tf.io.read_file(pair["name"]), **pair},
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def _tfds_pairs(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    image_key: str | None,
+    text_key: str | None,
+    captions: str,
+) -> tf.data.Dataset:
+    features = _flat(builder.info.features)
+    image_key = _key(features, image_key, IMAGE_KEYS, "image_key", builder.name)
+    text_key = _key(features, text_key, TEXT_KEYS, "text_key", builder.name)
+    name_key = next((key for key in NAME_KEYS if key in features and key != image_key), None)
+    if not isinstance(features[image_key], tfds.features.Image):
+        raise ValueError(f"{builder.name}: {image_key!r} is no image. Pass `image_key`.")
+    dataset = builder.as_dataset(
+        split=split, decoders={image_key: tfds.decode.SkipDecoding()}, shuffle_files=False
+    )
+
+    def pairs_of(example: dict[str, Any]) -> tf.data.Dataset:
+        texts = tf.reshape(_get(example, text_key), [-1])
+        texts = texts[:1] if captions == "first" else texts
+        name = tf.strings.as_string(_get(example, name_key)) if name_key else tf.constant("")
+        return tf.data.Dataset.from_tensor_slices(texts).map(
+            lambda text: {"image": example[image_key], "text": text, "name": name}
+        )
+
+    return dataset.flat_map(pairs_of)
+
+
+def _flat(features: Any, prefix: str = "") -> dict[str, Any]:
+    """{"captions/text": feature, ...}; a list of features goes by the name of its content."""
+    if isinstance(features, tfds.features.Sequence):
+        return _flat(features.feature, prefix)
+    if not isinstance(features, tfds.features.FeaturesDict):
+        return {prefix: features}
+    flat = {}
+    for name, feature in features.items():
+        flat.update(_flat(feature, f"{prefix}/{name}" if prefix else name))
+    return flat
+
+
+def _get(example: dict[str, Any], key: str) -> Any:
+    for part in key.split("/") if key not in example else [key]:
+        example = example[part]
+    return example
+
+
+def _key(
+    available: Any, key: str | None, candidates: tuple[str, ...], argument: str, where: Any
+) -> str:
+    for candidate in candidates if key is None else (key,):
+        if candidate in available:
+            return candidate
+    expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
+    raise ValueError(
+        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. Pass "
+        f"`{argument}`."
+    )
+
+
+def _skip(pairs: tf.data.Dataset, skipped: set[str]) -> tf.data.Dataset:
+    def note(name: bytes) -> bool:
+        skipped.add(name.decode("utf-8", "replace"))
+        return False
+
+    def keep(pair: dict[str, tf.Tensor]) -> tf.Tensor:
+        return tf.cond(
+            pair["decodes"],
+            lambda: True,
+            lambda: tf.numpy_function(note, [pair["name"]], tf.bool),
+        )
+
+    checked = pairs.map(
+        lambda pair: {**pair, "decodes": decodes(pair["image"])},
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return checked.filter(keep).map(lambda pair: {k: pair[k] for k in ("image", "text", "name")})

@@ -1,0 +1,278 @@
+"""Tux Paint's stamps: about 950 real pictures with captions in up to 78 languages, with no hub."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+PACKAGE = "tuxpaint-stamps-default"
+SYSTEM_STAMPS = Path("/usr/share/tuxpaint/stamps")
+SVG_SIZE = 256
+CATEGORIES = (
+    "animals",
+    "clothes",
+    "food",
+    "hobbies",
+    "household",
+    "medical",
+    "military",
+    "naturalforces",
+    "people",
+    "plants",
+    "seasonal",
+    "space",
+    "sports",
+    "symbols",
+    "town",
+    "vehicles",
+)
+
+
+class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
+    """Pictures and captions of Debian's package `tuxpaint-stamps-default`, as a tfds builder.
+
+    Each example holds `image` (uint8 `[height, width, 4]`: the transparency is kept), `caption`
+    (English), `captions` (`language` and `text` of every translation, "en" included), `category`
+    (the top-level folder) and `path` (the file's relative path without its extension). The split
+    depends on the path alone, so it is the same on every machine: about 20% are "test".
+
+    Without `stamps_dir` the stamps come from `/usr/share/tuxpaint/stamps` where Tux Paint is
+    installed; elsewhere `download_and_prepare` fetches the package (up to 160 MB) with
+    `apt-get download`, which needs no root. SVG stamps need the extra `keras_lit[demo]`.
+
+    Args:
+        stamps_dir: folder that holds the stamps, for systems without apt-get. None: see above.
+        **kwargs: arguments of every tfds builder: `data_dir`, `file_format`, ...
+
+    Raises:
+        ValueError: `data_dir` was prepared from another folder than `stamps_dir`.
+
+    Example:
+        >>> builder = keras_lit.data.TuxPaintStamps()
+        >>> builder.download_and_prepare()
+        >>> train = builder.as_dataset(split="train")
+
+        Or, as `import keras_lit` registers the name:
+
+        >>> train = tfds.load("tux_paint_stamps", split="train",
+        ...                   builder_kwargs={"stamps_dir": "/path/to/stamps"})
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, stamps_dir: str | os.PathLike[str] | None = None, **kwargs: Any):
+        self._stamps_dir = None if stamps_dir is None else Path(stamps_dir).resolve()
+        super().__init__(**kwargs)
+        # tfds would silently return what an earlier run prepared from other stamps.
+        prepared_from = (self.info.metadata or {}).get("stamps_dir")
+        if self._stamps_dir is not None and prepared_from != str(self._stamps_dir):
+            raise ValueError(
+                f"{self.data_dir} was prepared from {prepared_from or PACKAGE}. Received: "
+                f"stamps_dir={str(stamps_dir)!r}. Pass another `data_dir`, or leave out "
+                "`stamps_dir` to read what is there."
+            )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        text = tfds.features.Text()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Pictures and translated captions of the drawing program Tux Paint.",
+            homepage="https://tuxpaint.org/stamps/",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 4), encoding_format="png"),
+                    "caption": text,
+                    "captions": tfds.features.Sequence({"language": text, "text": text}),
+                    "category": tfds.features.ClassLabel(names=CATEGORIES),
+                    "path": text,
+                }
+            ),
+            supervised_keys=("image", "caption"),
+            metadata=tfds.core.MetadataDict(
+                stamps_dir=None if self._stamps_dir is None else str(self._stamps_dir)
+            ),
+        )
+
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        stamps_dir = self._stamps_dir
+        if stamps_dir is None:
+            stamps_dir = SYSTEM_STAMPS
+            if not stamps_dir.is_dir():
+                stamps_dir = _fetch_stamps(Path(dl_manager.download_dir))
+        stamps = _find_stamps(stamps_dir)
+        return {
+            split: self._generate_examples(
+                stamps_dir, [stamp for stamp in stamps if _split(stamp) == split]
+            )
+            for split in ("train", "test")
+        }
+
+    def _generate_examples(
+        self, stamps_dir: Path, stamps: list[str]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        for stamp in stamps:
+            captions = _read_captions(stamps_dir / f"{stamp}.txt")
+            yield (
+                stamp,
+                {
+                    "image": _read_png(stamps_dir / stamp),
+                    "caption": captions["en"],
+                    "captions": [
+                        {"language": language, "text": text} for language, text in captions.items()
+                    ],
+                    "category": stamp.split("/")[0],
+                    "path": stamp,
+                },
+            )
+
+
+def _split(stamp: str) -> str:
+    """The split of a stamp, from a hash that stays the same over processes and machines."""
+    return "test" if int(hashlib.md5(stamp.encode()).hexdigest(), 16) % 5 == 0 else "train"
+
+
+def _find_stamps(stamps_dir: Path) -> list[str]:
+    """Sorted relative paths, without extension, of the pictures that have an English caption."""
+    stamps = [
+        text.relative_to(stamps_dir).with_suffix("").as_posix()
+        for text in sorted(stamps_dir.rglob("*.txt"))
+        if (text.with_suffix(".png").is_file() or text.with_suffix(".svg").is_file())
+        and "en" in _read_captions(text)
+    ]
+    if not stamps:
+        raise ValueError(
+            f"`stamps_dir` should hold Tux Paint stamps (animals/birds/tucan.png with tucan.txt "
+            f"beside it, ...). Received: {str(stamps_dir)!r}, which holds none. Pass the folder "
+            f"usr/share/tuxpaint/stamps of the Debian package {PACKAGE}."
+        )
+    for stamp in stamps:
+        if "/" not in stamp or stamp.split("/")[0] not in CATEGORIES:
+            raise ValueError(
+                f"Every stamp should lie in one of the folders {', '.join(CATEGORIES)}. "
+                f"Received: {stamp!r} in {str(stamps_dir)!r}. Move or remove it."
+            )
+    return stamps
+
+
+def _read_captions(path: Path) -> dict[str, str]:
+    """Captions by language, English first; empty without an English one.
+
+    The first line is English, the others read `fr.utf8=Un toucan.`; other lines are ignored, as
+    Tux Paint does.
+    """
+    try:
+        english, *lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} should be UTF-8 text. Received: {error}.") from error
+    if not english.strip():
+        return {}
+    captions = {"en": english.strip()}
+    for line in lines:
+        locale, _, caption = line.partition("=")
+        if locale.strip().endswith(".utf8") and caption.strip():
+            captions.setdefault(locale.strip().removesuffix(".utf8"), caption.strip())
+    return captions
+
+
+def _read_png(stamp: Path) -> bytes:
+    """PNG bytes of a stamp given without extension; from its SVG only where it has no PNG."""
+    # Not with_suffix: a name may hold a dot.
+    png, svg = Path(f"{stamp}.png"), Path(f"{stamp}.svg")
+    if not png.is_file():
+        return _rasterise(svg)
+    content = png.read_bytes()
+    try:
+        tf.io.decode_png(content, channels=4)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f"{png} should be a PNG picture, but it does not decode: {error.message} "
+            "Repair or remove it."
+        ) from error
+    return content
+
+
+def _rasterise(svg: Path) -> bytes:
+    """PNG bytes of an SVG on a transparent ground, its longer side `SVG_SIZE` pixels."""
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise ImportError(
+            f"Drawing {svg} needs the package resvg-py. Run `pip install keras_lit[demo]`."
+        ) from error
+    try:
+        # Both sides given, resvg fits the picture into the square. Sizes in pt, cm or mm fail
+        # without a resolution. System fonts would make the pixels depend on the machine.
+        return resvg_py.svg_to_bytes(
+            svg_path=str(svg), width=SVG_SIZE, height=SVG_SIZE, dpi=96, skip_system_fonts=True
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{svg} should be an SVG picture, but it does not draw: {error}. Repair or remove it."
+        ) from error
+
+
+def _fetch_stamps(directory: Path) -> Path:
+    """The stamps of Debian's package, unpacked under `directory`; downloaded only once."""
+    unpacked = directory / PACKAGE
+    stamps = unpacked / SYSTEM_STAMPS.relative_to("/")
+    if stamps.is_dir():
+        return stamps
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise FileNotFoundError(
+                f"Fetching the stamps needs `{tool}`, which this system does not have. Unpack "
+                f"Debian's package {PACKAGE} yourself (it is an ar archive: `ar x`, then "
+                "`tar xf data.tar.xz`) and pass stamps_dir=<...>/usr/share/tuxpaint/stamps."
+            )
+    print(
+        f"Fetching {PACKAGE} with apt-get (80 to 160 MB, once) into {directory}",
+        file=sys.stderr,
+        flush=True,
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    # Work in a scratch folder and rename at the end: a killed run leaves nothing half-done behind.
+    with tempfile.TemporaryDirectory(dir=directory, prefix=f"{PACKAGE}.") as scratch:
+        package = _download_package(Path(scratch))
+        _run(["dpkg-deb", "-x", str(package), f"{scratch}/unpacked"], scratch).check_returncode()
+        try:
+            Path(scratch, "unpacked").rename(unpacked)
+        except OSError:
+            if not stamps.is_dir():  # Otherwise another process was first, with the same content.
+                raise
+    return stamps
+
+
+def _download_package(scratch: Path) -> Path:
+    """Downloads the .deb into `scratch`; on a machine without package lists, these first."""
+    # Root's downloads otherwise run as the user _apt, who may not enter our scratch folder.
+    options = ["-o", "APT::Sandbox::User=root"]
+    if _run(["apt-get", "download", PACKAGE, *options], scratch).returncode:
+        # Missing or outdated lists. Fresh ones go to our own folder, which needs no root.
+        for folder in ("state/lists/partial", "cache/archives/partial"):
+            (scratch / folder).mkdir(parents=True)
+        options += ["-o", f"Dir::State={scratch}/state", "-o", f"Dir::Cache={scratch}/cache"]
+        # Its exit code says little: post-update hooks of the system may fail without root.
+        update = _run(["apt-get", "update", *options], scratch)
+        download = _run(["apt-get", "download", PACKAGE, *options], scratch)
+        if download.returncode:
+            raise RuntimeError(
+                f"`apt-get download {PACKAGE}` failed:\n{update.stderr}{download.stderr}"
+                "Check the network and that apt's sources hold Debian's section main (Ubuntu: "
+                "universe), or unpack the package elsewhere and pass "
+                "stamps_dir=<...>/usr/share/tuxpaint/stamps."
+            )
+    return next(scratch.glob(f"{PACKAGE}_*.deb"))
+
+
+def _run(command: list[str], directory: Path | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True)

@@ -1,0 +1,61 @@
+"""Encoded images to RGB pixels."""
+
+import tensorflow as tf
+
+
+def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
+    """Decodes an encoded image to RGB.
+
+    Takes JPEG (grey and CMYK included), PNG (also grey, palette, 16-bit), BMP, WebP and the first
+    frame of a GIF. Transparent pixels are composited over `background`. EXIF orientation is not
+    applied, as in the reference implementations.
+
+    Args:
+        contents: scalar string tensor, the bytes of a file.
+        background: int in 0..255, the grey (255 = white) behind transparent pixels.
+
+    Returns:
+        [height, width, 3] uint8 tensor.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are not an image of these formats.
+
+    Example:
+
+    >>> png = tf.io.encode_png(tf.zeros([2, 3, 4], tf.uint8))  # wholly transparent
+    >>> keras_lit.images.decode_image(png).numpy().min()
+    np.uint8(255)
+    """
+    return to_rgb(tf.io.decode_image(contents, channels=0, expand_animations=False), background)
+
+
+def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
+    """Makes RGB of grey, grey + alpha, RGB or RGBA pixels.
+
+    Args:
+        pixels: [..., channels] uint8 tensor with 1 to 4 channels (may be known only at run time).
+        background: int in 0..255, the grey behind transparent pixels.
+
+    Returns:
+        [..., 3] uint8 tensor.
+    """
+    if pixels.shape.rank is not None and pixels.shape[-1] == 3:
+        return pixels
+
+    channels = tf.shape(pixels)[-1]
+
+    def composite() -> tf.Tensor:
+        color = tf.cast(pixels[..., :-1], tf.float32)
+        alpha = tf.cast(pixels[..., -1:], tf.float32) / 255.0
+        return tf.cast(tf.round(color * alpha + background * (1.0 - alpha)), tf.uint8)
+
+    opaque = tf.cond(channels % 2 == 0, composite, lambda: pixels)
+    rgb = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.repeat(opaque, 3, axis=-1), lambda: opaque)
+    return tf.ensure_shape(rgb, pixels.shape[:-1] + [3] if pixels.shape.rank else [None, None, 3])
+
+
+def decodes(contents: tf.Tensor) -> tf.Tensor:
+    """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor, in a graph."""
+    attempt = tf.data.Dataset.from_tensors(contents).map(lambda c: tf.size(decode_image(c)) > 0)
+    otherwise = tf.data.Dataset.from_tensors(False)
+    return attempt.ignore_errors().concatenate(otherwise).take(1).get_single_element()

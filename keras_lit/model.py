@@ -1,0 +1,459 @@
+"""LiT: an image tower and a text tower, joined by a contrastive loss."""
+
+import math
+import os
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import checks, distribution, losses, pairs
+from keras_lit.towers import ImageTower, TextTower, Tower
+
+TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
+LOSSES = {"softmax": losses.softmax_contrastive}
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class LiT(keras.Model):
+    """Locked-image text Tuning: trains a text tower to read out an image tower, or any variant.
+
+    Args:
+        image_tower: a `keras_lit.ImageTower`.
+        text_tower: a `keras_lit.TextTower`. Where its `projection_dim` is None it gets a linear
+            head as wide as the image embedding.
+        tuning: two letters, image tower then text tower. "L": as given and locked (no gradient,
+            no optimizer slot, inference mode); "U": as given and trained; "u": re-initialised and
+            trained. LiT is "Lu" (or "LU" from a pretrained text tower), CLIP "uu".
+        temperature: float, the initial multiplier of the cosine similarities; it is learned.
+        loss: "softmax".
+        max_temperature: float, an upper bound of the multiplier (CLIP's is 100); None for none.
+        lock_heads: bool, whether locking a tower also locks its linear head, as big_vision does.
+            By default the head of a locked tower trains, as the paper describes.
+
+    Call arguments:
+        inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
+            sequence_length] int}. For a locked image tower {"image_features": [batch, dim]}, its
+            pooled output, may stand for "image".
+        training: bool.
+
+    Returns:
+        {"image_embeddings", "text_embeddings"}: [batch, dim] float32 of unit-length rows.
+
+    Raises:
+        ValueError: unknown tuning; embeddings of different width.
+
+    Example:
+
+    >>> image_tower = keras_lit.ImageTower(
+    ...     keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]),
+    ...     preprocessor=keras_lit.preprocessing.ImagePreprocessor(32))
+    >>> text_tower = keras_lit.TextTower(keras_lit.backbones.TextTransformer(100, 16, 32, 2, 64, 4))
+    >>> model = keras_lit.LiT(image_tower, text_tower, tuning="Lu")
+    >>> model.compile(keras_lit.optimizers.Adafactor(1e-3))
+    >>> pairs = {"image": np.zeros([8, 40, 40, 3], "uint8"), "text": np.ones([8, 16], "int32")}
+    >>> history = model.fit(pairs, batch_size=4, verbose=0)
+
+    Reference: Zhai et al., "LiT: Zero-Shot Transfer with Locked-image text Tuning", CVPR 2022
+    (arXiv 2111.07991), section 3.
+    """
+
+    def __init__(
+        self,
+        image_tower: ImageTower,
+        text_tower: TextTower,
+        tuning: str = "Lu",
+        temperature: float = 10.0,
+        loss: str = "softmax",
+        max_temperature: float | None = None,
+        lock_heads: bool = False,
+        **kwargs: Any,
+    ):
+        # The towers' layers cast for themselves; pixels must not reach them rounded to bfloat16.
+        super().__init__(autocast=False, **kwargs)
+        checks.check_one_of(tuning, TUNINGS, "tuning")
+        checks.check_one_of(loss, LOSSES, "loss")
+        checks.check_positive(temperature, "temperature")
+        if max_temperature is not None and max_temperature < temperature:
+            raise ValueError(
+                "`max_temperature` should be at least the initial `temperature`. Received: "
+                f"{max_temperature} and {temperature}."
+            )
+        image_tower, text_tower = (
+            tower.reinitialized() if letter == "u" else tower
+            for letter, tower in zip(tuning, (image_tower, text_tower), strict=True)
+        )
+        _join(image_tower, text_tower)
+        self.image_tower = image_tower
+        self.text_tower = text_tower
+        self.loss_name = loss
+        self.initial_temperature = float(temperature)
+        self.max_temperature = max_temperature
+        self.lock_heads = lock_heads
+        self.tuning = tuning
+        self.log_temperature = self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(math.log(temperature)),
+            dtype="float32",
+            constraint=self._cap if max_temperature else None,
+            name="log_temperature",
+        )
+        self._trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in (
+                "loss",
+                "chance_loss",
+                "image_to_text_accuracy",
+                "text_to_image_accuracy",
+                "temperature",
+            )
+        }
+        self.built = True
+
+    @property
+    def tuning(self) -> str:
+        """The two letters. Setting them locks and unlocks the towers; compile again afterwards."""
+        return self._tuning
+
+    @tuning.setter
+    def tuning(self, tuning: str) -> None:
+        checks.check_one_of(tuning, TUNINGS, "tuning")
+        self._tuning = tuning
+        for letter, tower in zip(tuning, (self.image_tower, self.text_tower), strict=True):
+            tower.lock(letter == "L", head=self.lock_heads)
+
+    @property
+    def temperature(self) -> tf.Tensor:
+        """The multiplier of the cosine similarities: a scalar, exp(`log_temperature`)."""
+        return tf.exp(tf.convert_to_tensor(self.log_temperature))
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
+        if "image_features" in inputs:
+            image = self.image_tower.project(inputs["image_features"])
+        else:
+            image = self.image_tower(inputs["image"], training=training)
+        text = self.text_tower(inputs["text"], training=training)
+        return {"image_embeddings": unit_length(image), "text_embeddings": unit_length(text)}
+
+    # Training: fit -> train_step -> loss -> gradient.
+
+    def compile(self, optimizer: Any, **kwargs: Any) -> None:
+        """Configures training. The loss is LiT's own.
+
+        Args:
+            optimizer: any Keras optimizer, or its name.
+            **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in `keras.Model`.
+
+        Raises:
+            ValueError: a `loss` or `metrics` is passed.
+        """
+        for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"LiT has its own contrastive loss and metrics; `compile` takes no `{name}`. "
+                    'Choose the loss with `LiT(..., loss="softmax")`.'
+                )
+        self.tuning = self.tuning  # `model.trainable = True` must not have unlocked anything.
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: None = None,
+        batch_size: int | None = None,
+        *args: Any,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """Trains on image-text pairs, like `keras.Model.fit`.
+
+        Args:
+            x: a batched tf.data.Dataset of {"image", "text"}, or a dict of arrays. Images may be
+                encoded (strings of JPEG, PNG, GIF, BMP, WebP), uint8 pixels, or preprocessed
+                floats, or "image_features" (pooled output of the locked tower); text strings or
+                token ids. Raw ones are preprocessed inside tf.data, with the random crop and flip
+                of the image tower's preprocessor.
+            y: not used, the pairs hold both sides.
+            batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
+            *args: as in `keras.Model.fit`, from `epochs` on.
+            validation_data: like `x`.
+            shuffle: bool, whether to shuffle a dict of arrays each epoch.
+            **kwargs: as in `keras.Model.fit`.
+
+        Returns:
+            The history: loss, chance_loss (ln of the batch size: what guessing gives),
+            image_to_text_accuracy and text_to_image_accuracy within the batch, temperature.
+
+        Raises:
+            ValueError: no pairs, `y`, or pairs that do not suit the towers.
+            tf.errors.InvalidArgumentError: a bad row, named in the message: an image that does not
+                decode, an empty caption, NaN, a token id outside of the vocabulary, a batch of 1.
+        """
+        if y is not None:
+            raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
+        x = self._batches(x, batch_size, training=True, shuffle=shuffle)
+        if isinstance(validation_data, dict):
+            validation_data = pairs.as_dataset(validation_data, batch_size)
+        if validation_data is not None:
+            validation_data = self._batches(validation_data)
+        shuffle = shuffle and not isinstance(x, tf.data.Dataset)
+        return super().fit(
+            x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs
+        )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: None = None,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The loss and metrics of pairs, like `keras.Model.evaluate`; `x` as for `fit`.
+
+        The loss depends on the batch size, as each batch holds its own negatives.
+        """
+        if y is not None:
+            raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
+        return super().evaluate(self._batches(x, batch_size), None, None, *args, **kwargs)
+
+    def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            loss, accuracies = self._contrast(data, training=True)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(scaled_loss, weights), weights, strict=True)
+        )
+        return self._update_metrics(data, loss, accuracies)
+
+    def test_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        loss, accuracies = self._contrast(data, training=False)
+        return self._update_metrics(data, loss, accuracies)
+
+    def _contrast(
+        self, data: dict[str, tf.Tensor], training: bool
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        embeddings = self(data, training=training)
+        return LOSSES[self.loss_name](
+            embeddings["image_embeddings"], embeddings["text_embeddings"], self.log_temperature
+        )
+
+    def _update_metrics(
+        self, data: dict[str, tf.Tensor], loss: tf.Tensor, accuracies: dict[str, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        replicas = distribution.replica_count()
+        pairs_here = tf.cast(tf.shape(data["text"])[0], tf.float32)
+        values = {
+            "loss": loss * replicas,  # The loss is this replica's share of a sum.
+            "chance_loss": tf.math.log(pairs_here * replicas),
+            **accuracies,
+        }
+        for name, value in values.items():
+            self._trackers[name].update_state(value, sample_weight=pairs_here)
+        self._trackers["temperature"].reset_state()  # The present one, not the epoch's mean.
+        self._trackers["temperature"].update_state(self.temperature)
+        return {name: tracker.result() for name, tracker in self._trackers.items()}
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self._trackers.values())
+
+    # Data.
+
+    def preprocess(self, x: Any, training: bool = False) -> Any:
+        """Makes of raw pairs what `call` takes; `fit` does this by itself.
+
+        Args:
+            x: a tf.data.Dataset of pairs, batched or not, or one batch of them as a dict.
+            training: bool, whether to apply the random crop and flip.
+
+        Returns:
+            A tf.data.Dataset or a dict of {"image" (or "image_features"), "text"} tensors.
+
+        Raises:
+            ValueError: pairs that do not suit the towers.
+            tf.errors.InvalidArgumentError: a bad row, named in the message.
+        """
+        if isinstance(x, tf.data.Dataset):
+            return pairs.preprocess_dataset(x, self.image_tower, self.text_tower, training)
+        x = {name: pairs.as_array(values) for name, values in x.items()}
+        return pairs.preprocess(x, self.image_tower, self.text_tower, training)
+
+    def _batches(
+        self, x: Any, batch_size: int | None = None, training: bool = False, shuffle: bool = False
+    ) -> Any:
+        """What `fit` and `evaluate` hand to Keras; anything but datasets and arrays as it is."""
+        x = pairs.as_dataset(x, batch_size, shuffle)
+        if not isinstance(x, tf.data.Dataset):
+            return x
+        ready = self.preprocess(x, training)
+        if ready.element_spec["text"].shape.rank != 2:
+            raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
+        return pairs.not_alone(ready).prefetch(tf.data.AUTOTUNE)
+
+    # Embeddings.
+
+    def encode_image(self, images: Any, batch_size: int = 32, verbose: Any = "auto") -> np.ndarray:
+        """Embeds images.
+
+        Args:
+            images: a list of file names (str or path), of encoded images (bytes) or of uint8 arrays
+                [height, width, channels], which may differ in size; or an array or tensor of
+                encoded images [n], uint8 pixels [n, height, width, channels] or preprocessed floats
+                [n, height, width, 3]; or a tf.data.Dataset of batches of these (but file names).
+            batch_size: int, how many to embed at a time (a dataset has its own batches).
+            verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
+
+        Returns:
+            [n, dim] float32 array of unit-length rows.
+
+        Raises:
+            ValueError: no images, or another dtype or rank.
+            tf.errors.InvalidArgumentError: an image does not decode, named in the message; NaN.
+            tf.errors.NotFoundError: no such file, named in the message.
+        """
+        tower = self.image_tower
+        batches = _image_batches(images, batch_size)
+
+        def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> tf.Tensor:
+            pairs.check_image(batch, tower)
+            if batch.dtype.is_floating:
+                return pairs.finite(batch, "image")
+            return tower.preprocessor(batch, names=names)
+
+        return _embed(tower, batches.map(prepare, tf.data.AUTOTUNE), verbose)
+
+    def encode_text(self, text: Any, batch_size: int = 256, verbose: Any = "auto") -> np.ndarray:
+        """Embeds text.
+
+        Args:
+            text: a list, array or tensor of strings [n], or token ids [n, sequence_length].
+            batch_size: int, how many to embed at a time.
+            verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
+
+        Returns:
+            [n, dim] float32 array of unit-length rows.
+
+        Raises:
+            ValueError: no text, another dtype or rank, or strings without a tokenizer.
+            tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
+        """
+        tower = self.text_tower
+        text = [text] if isinstance(text, str | bytes) else text
+        _check_some(text, "text")
+        batches = tf.data.Dataset.from_tensor_slices(pairs.as_array(text)).batch(batch_size)
+
+        def prepare(batch: tf.Tensor) -> tf.Tensor:
+            pairs.check_text(batch, tower)
+            token_ids = tower.preprocessor(batch) if batch.dtype == tf.string else batch
+            return pairs.token_ids_in_range(tf.cast(token_ids, tf.int32), tower.vocabulary_size)
+
+        return _embed(tower, batches.map(prepare, tf.data.AUTOTUNE), verbose)
+
+    # Saving.
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **{k: v for k, v in super().get_config().items() if k != "autocast"},
+            "image_tower": keras.saving.serialize_keras_object(self.image_tower),
+            "text_tower": keras.saving.serialize_keras_object(self.text_tower),
+            "tuning": self.tuning,
+            "temperature": self.initial_temperature,
+            "loss": self.loss_name,
+            "max_temperature": self.max_temperature,
+            "lock_heads": self.lock_heads,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "LiT":
+        towers = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("image_tower", "text_tower")
+        }
+        # The weights are about to be loaded, so nothing is initialised a second time.
+        model = cls(**{**config, **towers, "tuning": config["tuning"].replace("u", "U")})
+        model.tuning = config["tuning"]
+        return model
+
+    def get_compile_config(self) -> dict[str, Any]:
+        return super().get_compile_config()
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
+        return tf.minimum(log_temperature, math.log(self.max_temperature))
+
+
+def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
+    """Gives the text tower its head where that was left open, and compares the widths."""
+    if text_tower.projection_dim is None:
+        text_tower.add_head(image_tower.embedding_dim)
+    if text_tower.embedding_dim != image_tower.embedding_dim:
+        raise ValueError(
+            "Image and text embeddings should have the same width. Received: image "
+            f"{image_tower.embedding_dim}, text {text_tower.embedding_dim}. Give a tower a head "
+            f"that fits, for example `TextTower(..., projection_dim={image_tower.embedding_dim})`."
+        )
+
+
+def unit_length(embeddings: Any) -> tf.Tensor:
+    """[batch, dim] -> float32 rows of length 1, as the reference computes them."""
+    embeddings = tf.cast(embeddings, tf.float32)
+    return embeddings / (tf.norm(embeddings, axis=1, keepdims=True) + 1e-8)
+
+
+def _embed(tower: Tower, batches: tf.data.Dataset, verbose: Any) -> np.ndarray:
+    if verbose == "auto":
+        verbose = int(not 0 <= batches.cardinality() <= 10)
+    embeddings = tower.predict(batches.prefetch(tf.data.AUTOTUNE), verbose=verbose)
+    return unit_length(embeddings).numpy()
+
+
+def _image_batches(images: Any, batch_size: int) -> tf.data.Dataset:
+    """Batches of images, or of (images, names) where names are known."""
+    if isinstance(images, tf.data.Dataset):
+        return images
+    if isinstance(images, str | bytes | os.PathLike):
+        images = [images]
+    _check_some(images, "images")
+    if isinstance(images, list | tuple):
+        if all(isinstance(image, str | os.PathLike) for image in images):
+            names = [os.fspath(image) for image in images]
+            files = tf.data.Dataset.from_tensor_slices(names)
+            return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
+        if not all(isinstance(image, bytes) for image in images):
+            return _ragged_batches(images, batch_size)
+    return tf.data.Dataset.from_tensor_slices(pairs.as_array(images)).batch(batch_size)
+
+
+def _ragged_batches(images: Any, batch_size: int) -> tf.data.Dataset:
+    """Batches of images of different sizes, as PNG, which loses nothing."""
+    arrays = [np.asarray(image) for image in images]
+    wrong = {
+        f"{array.dtype} of shape {array.shape}"
+        for array in arrays
+        if array.dtype != np.uint8 or array.ndim != 3
+    }
+    if wrong:
+        raise ValueError(
+            "A list of images should hold file names, or encoded images as bytes, or uint8 arrays "
+            f"[height, width, channels]. Received: {', '.join(sorted(wrong))}."
+        )
+    signature = tf.TensorSpec([None, None, None], tf.uint8)
+    dataset = tf.data.Dataset.from_generator(lambda: iter(arrays), output_signature=signature)
+    cardinality = tf.data.experimental.assert_cardinality(len(arrays))
+    return (
+        dataset.apply(cardinality)
+        .map(lambda x: tf.io.encode_png(x, compression=0))
+        .batch(batch_size)
+    )
+
+
+def _check_some(values: Any, name: str) -> None:
+    if len(values) == 0:
+        raise ValueError(f"`{name}` should hold at least one. Received none.")

