@@ -156,6 +156,8 @@ class LiT(keras.Model):
                 )
         self.tuning = self.tuning  # `model.trainable = True` must not have unlocked anything.
         super().compile(optimizer=optimizer, **kwargs)
+        # Slots made now spare the first step from being traced a second time.
+        self.optimizer.build(self.trainable_variables)
 
     def fit(
         self,
@@ -199,9 +201,12 @@ class LiT(keras.Model):
         if validation_data is not None:
             validation_data = self._batches(validation_data)
         shuffle = shuffle and not isinstance(x, tf.data.Dataset)
-        return super().fit(
+        history = super().fit(
             x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs
         )
+        if history.epoch and not history.history:
+            raise ValueError(pairs.EMPTY)
+        return history
 
     def evaluate(
         self,
@@ -383,7 +388,6 @@ class LiT(keras.Model):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
 
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
         return tf.minimum(log_temperature, math.log(self.max_temperature))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_lit.towers import ImageTower, TextTower
 
 IMAGE_KEYS = ("image", "image_features")
+EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
 
 
@@ -48,7 +49,7 @@ def preprocess_dataset(
     """
     check_spec(pairs.element_spec, image_tower, text_tower)
     if pairs.cardinality() == 0:
-        raise ValueError("The dataset of pairs is empty. Check its source, filters and `take`.")
+        raise ValueError(EMPTY)
     seeds = tf.data.Dataset.random(_draw_seed(), rerandomize_each_iteration=True).batch(
         2, drop_remainder=True
     )

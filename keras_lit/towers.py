@@ -92,7 +92,12 @@ class Tower(keras.Model):
         """
         self.locked = locked
         for part in (self.backbone, self.attention_pooling):
-            if part is not None and part.trainable == locked:
+            if part is None:
+                continue
+            if locked or not part.trainable:
+                # Keras skips an assignment that changes nothing here, whatever the layers inside
+                # say (after loading they disagree), so it is changed twice.
+                part.trainable = locked
                 part.trainable = not locked
         if self.head is not None:
             self.head.trainable = not (locked and head)

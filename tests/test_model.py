@@ -43,7 +43,7 @@ def image_tower(projection_dim=None, **options):
 
 
 def text_tower(tokenizer, **options):
-    backbone = TextTransformer(tokenizer.vocabulary_size(), 8, 16, 2, 32, 4, dropout=0.1)
+    backbone = TextTransformer(tokenizer.vocabulary_size(), 8, 16, 1, 32, 4, dropout=0.1)
     return TextTower(backbone, tokenizer, 8, **options)
 
 
@@ -159,9 +159,10 @@ def test_training_lowers_the_loss(tokenizer):
     keras.utils.set_random_seed(0)
     model = LiT(image_tower(), text_tower(tokenizer))
     model.compile(keras_lit.optimizers.Adafactor(3e-3))
-    data = {"image": IMAGES[:8], "text": CAPTIONS[:8]}
-    losses = model.fit(data, batch_size=8, epochs=60, verbose=0).history["loss"]
-    assert losses[-1] < 0.5 * losses[0]
+    pairs = dataset().take(1)
+    before = model.evaluate(pairs, return_dict=True, verbose=0)["loss"]
+    model.fit(pairs.cache().repeat(60), verbose=0)
+    assert model.evaluate(pairs, return_dict=True, verbose=0)["loss"] < 0.5 * before
 
 
 def test_one_sgd_step_is_the_gradient_of_the_loss(tokenizer):
@@ -179,11 +180,10 @@ def test_one_sgd_step_is_the_gradient_of_the_loss(tokenizer):
         loss = 0.5 * tf.reduce_mean(
             crossentropy(labels, logits) + crossentropy(labels, tf.transpose(logits))
         )
+    gradients = tape.gradient(loss, [weight.value for weight in weights])
     expected = [
-        w - 0.1 * g
-        for w, g in zip(
-            values(weights), tape.gradient(loss, [w.value for w in weights]), strict=True
-        )
+        np.array(weight) - 0.1 * np.array(tf.convert_to_tensor(gradient))
+        for weight, gradient in zip(weights, gradients, strict=True)
     ]
     model.compile(keras.optimizers.SGD(0.1))
     model.fit(dataset(24), verbose=0)
@@ -434,8 +434,8 @@ RUNTIME = {
     "broken image": ({"image": [*encoded()[:23], b"broken"]}, r"does not decode.*broken"),
     "NaN": ({"image": with_nan()}, "`image` should be finite"),
     "empty caption": ({"text": [*CAPTIONS[:23], "  "]}, "Captions should not be empty"),
-    "unknown id": ({"text": np.full([24, 8], 9999)}, r"in \[0, \d+\), the text tower's vocabulary"),
-    "negative id": ({"text": np.full([24, 8], -1)}, r"in \[0, \d+\), the text tower's vocabulary"),
+    "unknown id": ({"text": np.full([24, 8], 9999)}, r"in \[0, \d+\), the text tower"),
+    "negative id": ({"text": np.full([24, 8], -1)}, r"in \[0, \d+\), the text tower"),
 }
 
 

@@ -1,0 +1,457 @@
+"""Trains a LiT on real pictures and captions, evaluates it, shows the result, and saves it.
+
+    python examples/quickstart.py                      # Tux Paint's stamps, some five minutes
+    python examples/quickstart.py --text Ti --epochs 40 --learning-rate 1e-3
+    python examples/quickstart.py --dataset coco_captions --backbone resnet50_v2_imagenet
+
+The locked image tower is run once over the pictures as they are and over a few random crops; the
+text tower then trains on those features at its own speed (the paper's section 5.6). Writes to
+--output: metrics.json, model.keras, a SavedModel, training.png and retrieval.png.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import platform
+import time
+from typing import Any
+
+import keras
+import keras_nlp
+import matplotlib
+import numpy as np
+import tensorflow as tf
+
+import keras_lit
+from keras_lit import evaluation
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+KS = (1, 5, 10)
+PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
+# Tux Paint's folders in words; what is not here goes by its own name.
+CATEGORY_NAMES = {
+    "animals": "an animal",
+    "clothes": "clothes",
+    "food": "food",
+    "hobbies": "a hobby",
+    "household": "a household object",
+    "medical": "medicine",
+    "military": "the military",
+    "naturalforces": "a force of nature",
+    "people": "people",
+    "plants": "a plant",
+    "seasonal": "a holiday decoration",
+    "space": "outer space",
+    "sports": "sports",
+    "symbols": "a letter or symbol",
+    "town": "a building or road sign",
+    "vehicles": "a vehicle",
+}
+TEMPLATES = ("{}.", "a picture of {}.", "a drawing of {}.")
+
+
+def main() -> None:
+    """Runs all stages, timing each."""
+    args = parse_arguments()
+    args.output.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(args.seed)
+    clock = Clock()
+
+    sources = {split: read(args.dataset, split) for split in ("train", args.test_split)}
+    train, test = (texts_and_names(pairs) for pairs in sources.values())
+    clock.lap("data")
+
+    image_tower = make_image_tower(args.backbone)
+    text_tower = make_text_tower(args.text, train["text"])
+    model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=20.0)
+    clock.lap("towers")
+
+    train["views"] = np.stack(
+        [features(model, sources["train"], random) for random in [False] + [True] * args.views]
+    )
+    test["features"] = features(model, sources[args.test_split])
+    clock.lap("image features")
+
+    held_out = np.random.default_rng(args.seed).permutation(len(train["text"]))
+    validation, training = np.split(held_out, [len(held_out) // 10])
+    baseline = ridge_baseline(text_tower, train, test, training, validation)
+    clock.lap("ridge baseline")
+
+    model = with_heads(image_tower, text_tower, train, training, pretrained=args.text == "minilm")
+    history = fit(model, train, training, validation, args)
+    clock.lap("training")
+
+    metrics = {
+        **recalls(embed(model, test["features"]), model.encode_text(test["text"]), test["text"]),
+        "ridge_baseline": baseline,
+        "zero_shot": zero_shot(model, test),
+        "pairs": {
+            "train": len(training),
+            "validation": len(validation),
+            "test": len(test["text"]),
+        },
+    }
+    metrics["mean_recall"] = mean_recall(metrics)
+    metrics["ridge_baseline"]["mean_recall"] = mean_recall(baseline)
+    plot_training(history, mean_recall(baseline), args.output / "training.png")
+    contact_sheet(model, test, sources[args.test_split], args.output / "retrieval.png")
+    clock.lap("evaluation")
+
+    model.save(args.output / "model.keras")
+    saved_model = keras_lit.export.save(model, args.output / "saved_model")
+    clock.lap("saving")
+
+    metrics |= {
+        "seconds": clock.laps,
+        "seed": args.seed,
+        "settings": {name: str(value) for name, value in vars(args).items()},
+        "versions": {
+            "python": platform.python_version(),
+            "keras_lit": keras_lit.__version__,
+            "keras": keras.__version__,
+            "keras_nlp": keras_nlp.__version__,
+            "tensorflow": tf.__version__,
+        },
+    }
+    (args.output / "metrics.json").write_text(json.dumps(metrics, indent=2))
+    report(metrics, args.output, saved_model)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"))
+    parser.add_argument("--dataset", default="tux_paint_stamps", help="name, folder or table")
+    parser.add_argument("--test-split", default="test")
+    parser.add_argument("--backbone", help="a keras-cv or keras-nlp image preset, or its folder")
+    parser.add_argument("--text", default="minilm", help="minilm, or from scratch: Ti, S, B, L")
+    parser.add_argument("--views", type=int, default=2, help="random crops of each picture")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+class Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self.start = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage and prints how long it took."""
+        now = time.perf_counter()
+        self.laps[stage], self.start = round(now - self.start, 1), now
+        print(f"[{self.laps[stage]:6.1f} s] {stage}", flush=True)
+
+
+# Data and towers.
+
+
+def read(dataset: str, split: str) -> tf.data.Dataset:
+    """One caption for each picture."""
+    return keras_lit.data.image_text_pairs(dataset, split, captions="first")
+
+
+def texts_and_names(pairs: tf.data.Dataset) -> dict[str, Any]:
+    """The captions and names, without the pictures."""
+    rows = list(pairs.map(lambda pair: (pair["text"], pair["name"])).as_numpy_iterator())
+    text, name = ([value.decode() for value in column] for column in zip(*rows, strict=True))
+    return {"text": np.array(text), "name": name}
+
+
+def make_image_tower(preset: str | None) -> keras_lit.ImageTower:
+    """EfficientNet-Lite0 from PyPI, or any preset of keras-nlp or keras-cv."""
+    options = {"antialias": True, "random_crop": (0.5, 1.0), "random_flip": True}
+    if preset is None:
+        return keras_lit.pretrained.efficientnet_lite0(resize="pad", **options)
+    tower = keras_lit.ImageTower(backbone_from_preset(preset))
+    settings = {**tower.preprocessor.get_config(), **options}
+    preprocessor = keras_lit.preprocessing.ImagePreprocessor.from_config(settings)
+    return keras_lit.ImageTower(tower.backbone, tower.pooling, preprocessor=preprocessor)
+
+
+def backbone_from_preset(preset: str) -> keras.Model:
+    """Looks a preset up in keras-cv, then in keras-nlp, which also takes folders and hub links."""
+    import keras_cv  # Here, for it takes five seconds.
+
+    for name in dir(keras_cv.models):
+        backbone = getattr(keras_cv.models, name)
+        if name.endswith("Backbone") and preset in getattr(backbone, "presets", {}):
+            return backbone.from_preset(preset)
+    return keras_nlp.models.Backbone.from_preset(preset)
+
+
+def make_text_tower(text: str, captions: np.ndarray) -> keras_lit.TextTower:
+    """MiniLM from PyPI, or the paper's transformer with a vocabulary of these captions."""
+    if text == "minilm":
+        tower = keras_lit.pretrained.minilm()
+        for layer in tower.backbone.layers[: -len(tower.backbone.layers) // 2]:
+            layer.trainable = False  # So few captions would only harm the lower half.
+        return tower
+    tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 8_000)
+    return keras_lit.TextTower.from_size(text, tokenizer, dropout=0.1)
+
+
+def features(model: keras_lit.LiT, pairs: tf.data.Dataset, random: bool = False) -> np.ndarray:
+    """The image tower's features of every picture; of a random crop of each if `random`."""
+    batches = model.preprocess(pairs.batch(32), training=random)
+    return model.image_tower.predict(batches.map(lambda pair: pair["image"]), verbose=2)
+
+
+# Training.
+
+
+def with_heads(
+    image_tower: keras_lit.ImageTower,
+    text_tower: keras_lit.TextTower,
+    train: dict[str, Any],
+    rows: np.ndarray,
+    pretrained: bool,
+) -> keras_lit.LiT:
+    """Gives the image tower a fixed head that whitens, the text tower one that starts near it.
+
+    Pooled features have a large mean and a few strong directions, in which all pictures look alike.
+    The image head takes the mean away and evens out the directions; it is a fixed function of the
+    training pictures. The head of a pretrained text tower starts from least squares between its
+    features and the whitened images.
+    """
+    images = train["views"][0][rows]
+    mean = images.mean(axis=0)
+    _, deviations, directions = np.linalg.svd(images - mean, full_matrices=False)
+    variances = deviations**2 / len(images)
+    kernel = directions.T / np.sqrt(variances + 3.0 * variances.mean())
+    image_tower.add_head(kernel.shape[1])
+    image_tower.head.set_weights([kernel, -mean @ kernel])
+
+    model = keras_lit.LiT(
+        image_tower,
+        keras_lit.TextTower(
+            text_tower.backbone, pooling=text_tower.pooling, preprocessor=text_tower.preprocessor
+        ),
+        tuning="LU",
+        temperature=20.0,
+        lock_heads=True,
+    )
+    if pretrained:
+        text = text_features(model.text_tower, train["text"][rows])
+        model.text_tower.head.set_weights(least_squares(text, embed(model, images), penalty=3.0))
+    return model
+
+
+def fit(
+    model: keras_lit.LiT,
+    train: dict[str, Any],
+    training: np.ndarray,
+    validation: np.ndarray,
+    args: argparse.Namespace,
+) -> dict[str, list[float]]:
+    """Trains the text tower and keeps the weights that retrieve best on the validation part."""
+    token_ids = model.text_tower.preprocessor(train["text"]).numpy()
+    views, rows = tf.constant(train["views"]), tf.constant(training)
+
+    def pair(row: tf.Tensor, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {
+            "image_features": views[draw % len(train["views"]), row],
+            "text": tf.gather(token_ids, row),
+        }
+
+    draws = tf.data.Dataset.random(args.seed, rerandomize_each_iteration=True)
+    order = tf.data.Dataset.from_tensor_slices(rows).shuffle(len(training), seed=args.seed)
+    batch_size = min(args.batch_size, len(training))
+    pairs = tf.data.Dataset.zip(order, draws).map(pair).batch(batch_size, drop_remainder=True)
+
+    steps = args.epochs * (len(training) // batch_size)
+    schedule = keras_lit.optimizers.WarmupSchedule(args.learning_rate, steps, steps // 10)
+    model.compile(keras.optimizers.AdamW(schedule, weight_decay=0.01))
+    best = KeepBest(train, validation)
+    history = model.fit(pairs, epochs=args.epochs, callbacks=[best]).history
+    model.set_weights(best.weights)
+    return history
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Logs the mean recall on the validation part after each epoch; remembers the best weights."""
+
+    def __init__(self, train: dict[str, Any], rows: np.ndarray) -> None:
+        super().__init__()
+        self.features, self.text = train["views"][0][rows], train["text"][rows]
+        self.best, self.weights = -math.inf, None
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        """The start counts as well."""
+        self.on_epoch_end(-1, {})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Evaluates once."""
+        images = embed(self.model, self.features)
+        result = mean_recall(recalls(images, self.model.encode_text(self.text), self.text))
+        logs["val_mean_recall"] = result
+        if result > self.best:
+            self.best, self.weights = result, self.model.get_weights()
+
+
+# Evaluation.
+
+
+def embed(model: keras_lit.LiT, image_features: np.ndarray) -> np.ndarray:
+    """Unit-length embeddings of precomputed features."""
+    return unit_length(np.asarray(model.image_tower.project(image_features)))
+
+
+def text_features(text_tower: keras_lit.TextTower, texts: np.ndarray) -> np.ndarray:
+    """The text tower's output before its head."""
+    batches = [text_tower.preprocessor(texts[i : i + 256]) for i in range(0, len(texts), 256)]
+    return np.concatenate([text_tower.features(batch) for batch in batches])
+
+
+def unit_length(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1."""
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def recalls(images: np.ndarray, texts: np.ndarray, captions: np.ndarray) -> dict[str, float]:
+    """The six recalls; pictures with the same caption are equally right."""
+    groups = np.unique(captions, return_inverse=True)[1]
+    rows = np.arange(len(images))
+    return evaluation.retrieval_recall(images, texts, rows, KS, image_groups=groups)
+
+
+def mean_recall(metrics: dict[str, Any]) -> float:
+    """The mean of the six recalls."""
+    return float(np.mean([value for name, value in metrics.items() if "_recall@" in name]))
+
+
+def least_squares(
+    inputs: np.ndarray, targets: np.ndarray, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression with a bias; the penalty is for inputs of mean length 1."""
+    scale = np.linalg.norm(inputs, axis=1).mean()
+    mean, target = inputs.mean(axis=0), targets.mean(axis=0)
+    centred = (inputs - mean) / scale
+    gram = centred.T @ centred + penalty * np.eye(inputs.shape[1], dtype=inputs.dtype)
+    kernel = np.linalg.solve(gram, centred.T @ (targets - target)) / scale
+    return kernel, target - mean @ kernel
+
+
+def ridge_baseline(
+    text_tower: keras_lit.TextTower,
+    train: dict[str, Any],
+    test: dict[str, Any],
+    training: np.ndarray,
+    validation: np.ndarray,
+) -> dict[str, float]:
+    """Ridge regression from image features to the untrained text tower's embeddings.
+
+    The penalty is chosen on the validation part; the regression then uses all of "train".
+    """
+    images = train["views"][0]
+    texts = unit_length(text_features(text_tower, train["text"]))
+    length = np.linalg.norm(images, axis=1).mean()
+
+    def predict(rows: np.ndarray, penalty: float, queries: np.ndarray) -> np.ndarray:
+        kernel, bias = least_squares(images[rows], texts[rows], penalty / length**2)
+        return unit_length(queries @ kernel + bias)
+
+    def validate(penalty: float) -> float:
+        predicted = predict(training, penalty, images[validation])
+        return mean_recall(recalls(predicted, texts[validation], train["text"][validation]))
+
+    penalty = max(PENALTIES, key=validate)
+    everything = np.concatenate([training, validation])
+    predicted = predict(everything, penalty, test["features"])
+    wanted = unit_length(text_features(text_tower, test["text"]))
+    return {**recalls(predicted, wanted, test["text"]), "penalty": penalty}
+
+
+def zero_shot(model: keras_lit.LiT, test: dict[str, Any]) -> dict[str, Any] | None:
+    """Classifies pictures by their top-level folder, where their names tell one."""
+    folders = [name.split("/")[0] for name in test["name"]]
+    if not all("/" in name for name in test["name"]) or len(set(folders)) < 2:
+        return None
+    classes = sorted(set(folders))
+    names = [CATEGORY_NAMES.get(folder, folder) for folder in classes]
+    weights = evaluation.zero_shot_weights(model.encode_text, names, TEMPLATES)
+    labels = [classes.index(folder) for folder in folders]
+    accuracy = evaluation.zero_shot_accuracy(embed(model, test["features"]), labels, weights)
+    return {
+        **accuracy,
+        "chance": 1 / len(classes),
+        "largest_class": max(np.bincount(labels)) / len(labels),
+        "classes": dict(zip(classes, names, strict=True)),
+        "templates": TEMPLATES,
+    }
+
+
+# What a person looks at.
+
+
+def plot_training(history: dict[str, list[float]], baseline: float, path: pathlib.Path) -> None:
+    """The loss, and the validation recall beside the baseline's on the test part."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    epochs = range(1, len(history["loss"]) + 1)
+    left.plot(epochs, history["loss"], label="contrastive loss")
+    left.plot(epochs, history["chance_loss"], "--", color="grey", label="chance, ln(batch)")
+    right.plot(epochs, history["val_mean_recall"], color="tab:green", label="LiT, validation")
+    right.axhline(baseline, linestyle="--", color="grey", label="ridge baseline, test")
+    for axes, title in ((left, "Training"), (right, "Mean of recall@1, 5, 10 both ways")):
+        axes.set(title=title, xlabel="epoch", ylim=(0, None))
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def contact_sheet(
+    model: keras_lit.LiT, test: dict[str, Any], pairs: tf.data.Dataset, path: pathlib.Path
+) -> None:
+    """Queries with their five nearest pictures; a green frame marks the caption's own."""
+    queries = np.random.default_rng(0).permutation(len(test["text"]))[:8]
+    similarities = model.encode_text(test["text"][queries]) @ embed(model, test["features"]).T
+    nearest = np.argsort(-similarities, axis=1)[:, :5]
+    thumbnail = keras_lit.preprocessing.ImagePreprocessor(
+        128, "pad", value_range="0..255", antialias=True
+    )
+    wanted = set(nearest.ravel())
+    pictures = {
+        i: thumbnail(pair["image"]).numpy().astype("uint8")
+        for i, pair in enumerate(pairs)
+        if i in wanted
+    }
+    figure, grid = plt.subplots(len(queries), 6, figsize=(9.5, 1.55 * len(queries)))
+    for row, query, best, scores in zip(grid, queries, nearest, similarities, strict=True):
+        row[0].text(1, 0.5, test["text"][query], ha="right", va="center", wrap=True, fontsize=9)
+        row[0].axis("off")
+        for axes, index in zip(row[1:], best, strict=True):
+            hit = test["text"][index] == test["text"][query]
+            axes.imshow(pictures[index])
+            axes.set(xticks=[], yticks=[])
+            axes.set_xlabel(f"{scores[index]:.2f}", fontsize=7, labelpad=2)
+            for spine in axes.spines.values():
+                spine.set(color="tab:green" if hit else "lightgrey", linewidth=4 if hit else 1)
+    figure.suptitle("Test captions and their five nearest test pictures (green: the right one)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def report(metrics: dict[str, Any], output: pathlib.Path, saved_model: pathlib.Path) -> None:
+    """Prints the result."""
+    print(f"\n{'test recall, %':24}{'LiT':>8}{'ridge':>8}")
+    for name, value in metrics["ridge_baseline"].items():
+        if "recall" in name:
+            print(f"{name:24}{100 * metrics[name]:8.1f}{100 * value:8.1f}")
+    if metrics["zero_shot"]:
+        shot = metrics["zero_shot"]
+        print(f"{'zero-shot accuracy':24}{100 * shot['accuracy@1']:8.1f}", end="")
+        print(f"  ({len(shot['classes'])} folders, chance {100 * shot['chance']:.1f})")
+    print(f"\nmetrics.json, model.keras, training.png, retrieval.png in {output}; {saved_model}")
+
+
+if __name__ == "__main__":
+    main()
