@@ -80,7 +80,8 @@ def main() -> None:
     baseline = ridge_baseline(text_tower, train, test, training, validation)
     clock.lap("ridge baseline")
 
-    model = with_heads(image_tower, text_tower, train, training, pretrained=args.text == "minilm")
+    if args.text == "minilm":
+        model = with_heads(model, train, training)
     history = fit(model, train, training, validation, args)
     clock.lap("training")
 
@@ -191,8 +192,8 @@ def make_text_tower(text: str, captions: np.ndarray) -> keras_lit.TextTower:
     """MiniLM from PyPI, or the paper's transformer with a vocabulary of these captions."""
     if text == "minilm":
         tower = keras_lit.pretrained.minilm()
-        for layer in tower.backbone.layers[: -len(tower.backbone.layers) // 2]:
-            layer.trainable = False  # So few captions would only harm the lower half.
+        for layer in tower.backbone.layers[: 3 * len(tower.backbone.layers) // 4]:
+            layer.trainable = False  # Embeddings and three of six blocks: few captions, less time.
         return tower
     tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 8_000)
     return keras_lit.TextTower.from_size(text, tokenizer, dropout=0.1)
@@ -207,41 +208,50 @@ def features(model: keras_lit.LiT, pairs: tf.data.Dataset, random: bool = False)
 # Training.
 
 
-def with_heads(
-    image_tower: keras_lit.ImageTower,
-    text_tower: keras_lit.TextTower,
-    train: dict[str, Any],
-    rows: np.ndarray,
-    pretrained: bool,
-) -> keras_lit.LiT:
-    """Gives the image tower a fixed head that whitens, the text tower one that starts near it.
+def with_heads(model: keras_lit.LiT, train: dict[str, Any], rows: np.ndarray) -> keras_lit.LiT:
+    """Gives both towers heads from a regularised canonical correlation analysis.
 
-    Pooled features have a large mean and a few strong directions, in which all pictures look alike.
-    The image head takes the mean away and evens out the directions; it is a fixed function of the
-    training pictures. The head of a pretrained text tower starts from least squares between its
-    features and the whitened images.
+    Pooled features have a large mean and a few strong directions, in which all pictures (and all
+    captions) look alike. The analysis takes the mean away, evens out the directions, and keeps
+    those that pictures and captions share. The image head stays as it is, a fixed function of the
+    training pairs; the text tower and its head go on from there with the contrastive loss.
     """
-    images = train["views"][0][rows]
-    mean = images.mean(axis=0)
-    _, deviations, directions = np.linalg.svd(images - mean, full_matrices=False)
-    variances = deviations**2 / len(images)
-    kernel = directions.T / np.sqrt(variances + 3.0 * variances.mean())
-    image_tower.add_head(kernel.shape[1])
-    image_tower.head.set_weights([kernel, -mean @ kernel])
-
-    model = keras_lit.LiT(
-        image_tower,
-        keras_lit.TextTower(
-            text_tower.backbone, pooling=text_tower.pooling, preprocessor=text_tower.preprocessor
-        ),
-        tuning="LU",
-        temperature=20.0,
-        lock_heads=True,
+    image_tower, text_tower = model.image_tower, model.text_tower
+    texts = text_features(text_tower, train["text"][rows])
+    heads = canonical_heads(train["views"][0][rows], texts)
+    text_tower = keras_lit.TextTower(
+        text_tower.backbone, pooling=text_tower.pooling, preprocessor=text_tower.preprocessor
     )
-    if pretrained:
-        text = text_features(model.text_tower, train["text"][rows])
-        model.text_tower.head.set_weights(least_squares(text, embed(model, images), penalty=3.0))
+    image_tower.add_head(heads[0][0].shape[1])
+    model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=20.0, lock_heads=True)
+    for tower, head in zip((image_tower, text_tower), heads, strict=True):
+        tower.head.set_weights(head)
     return model
+
+
+def canonical_heads(
+    images: np.ndarray, texts: np.ndarray, image_penalty: float = 3.0, text_penalty: float = 1.0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(kernel, bias) for images and for texts: whiten, rotate, weight by the correlation.
+
+    The penalties are multiples of the mean variance; cross-validation on "train" chose them.
+    """
+    centred, whiteners = [], []
+    for rows, penalty in ((images, image_penalty), (texts, text_penalty)):
+        centred.append(rows - rows.mean(axis=0))
+        variances, directions = np.linalg.eigh(centred[-1].T @ centred[-1] / len(rows))
+        deviations = np.sqrt(np.maximum(variances, 0) + penalty * variances.mean())
+        whiteners.append(directions / deviations @ directions.T)
+    cross = whiteners[0] @ (centred[0].T @ centred[1] / len(images)) @ whiteners[1]
+    left, correlations, right = np.linalg.svd(cross, full_matrices=False)
+    kernels = [
+        whitener @ rotation * correlations
+        for whitener, rotation in zip(whiteners, (left, right.T), strict=True)
+    ]
+    return [
+        (kernel, -rows.mean(axis=0) @ kernel)
+        for kernel, rows in zip(kernels, (images, texts), strict=True)
+    ]
 
 
 def fit(

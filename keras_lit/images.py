@@ -51,7 +51,8 @@ def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
 
     opaque = tf.cond(channels % 2 == 0, composite, lambda: pixels)
     rgb = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.repeat(opaque, 3, axis=-1), lambda: opaque)
-    return tf.ensure_shape(rgb, pixels.shape[:-1] + [3] if pixels.shape.rank else [None, None, 3])
+    leading = [None, None] if pixels.shape.rank is None else pixels.shape[:-1]
+    return tf.ensure_shape(rgb, [*leading, 3])
 
 
 def decodes(contents: tf.Tensor) -> tf.Tensor:

@@ -55,8 +55,8 @@ def retrieval_recall(
         )
     if index.shape != (len(texts),) or not ((index >= 0) & (index < len(images))).all():
         raise ValueError(
-            f"`image_index` should hold for each of the {len(texts)} texts the row of its image, in "
-            f"[0, {len(images)}). Received shape {index.shape}, from {index.min(initial=0)} to "
+            f"`image_index` should hold for each of the {len(texts)} texts the row of its image, "
+            f"in [0, {len(images)}). Received shape {index.shape}, from {index.min(initial=0)} to "
             f"{index.max(initial=0)}."
         )
     for k in ks:

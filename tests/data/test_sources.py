@@ -1,0 +1,151 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_lit.data import image_text_pairs
+
+
+def png(value):
+    return tf.io.encode_png(tf.fill([4, 5, 3], tf.constant(value, tf.uint8))).numpy()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures, one of them in a folder inside and one broken."""
+    (tmp_path / "inside").mkdir()
+    for i, name in enumerate(["a.png", "inside/b.png"]):
+        (tmp_path / name).write_bytes(png(i))
+    (tmp_path / "c.jpg").write_bytes(b"broken")
+    return tmp_path
+
+
+def rows(pairs):
+    return [(pair["image"], pair["text"].decode()) for pair in pairs.as_numpy_iterator()]
+
+
+EXPECTED = [(png(0), "an a"), (png(1), "a b"), (png(1), "another b")]
+
+
+def test_folder_of_text_files(folder):
+    (folder / "a.txt").write_text("an a\n")
+    (folder / "inside" / "b.txt").write_text("a b\n\nanother b")
+    assert rows(image_text_pairs(folder)) == EXPECTED
+    assert rows(image_text_pairs(str(folder), captions="first")) == EXPECTED[:2]
+    names = [pair["name"].decode() for pair in image_text_pairs(folder).as_numpy_iterator()]
+    assert names[0] == str(folder / "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_tables(suffix, by_folder, folder):
+    records = [("a.png", "an a"), ("inside/b.png", "a b"), ("inside/b.png", "another b")]
+    if suffix == ".jsonl":
+        lines = [json.dumps({"path": image, "caption": text}) for image, text in records[:1]]
+        lines.append(json.dumps({"path": "inside/b.png", "caption": ["a b", "another b"]}))
+    else:
+        separator = "," if suffix == ".csv" else "\t"
+        lines = [separator.join(row) for row in [("path", "caption"), *records]]
+    table = folder / f"captions{suffix}"
+    table.write_text("\n".join(lines))
+    assert rows(image_text_pairs(folder if by_folder else table)) == EXPECTED
+
+
+def test_columns_by_name(folder):
+    (folder / "t.csv").write_text('picture,said,text\na.png,"one, two",no\n')
+    pairs = image_text_pairs(folder / "t.csv", image_key="picture", text_key="said")
+    assert rows(pairs) == [(png(0), "one, two")]
+
+
+def test_shuffling_is_seeded_and_changes_each_epoch(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+        (tmp_path / f"{i}.txt").write_text(f"number {i}")
+
+    def read():
+        pairs = image_text_pairs(tmp_path, shuffle_buffer=100, seed=1)
+        return rows(pairs), rows(pairs)
+
+    (first, second), (again, _) = read(), read()
+    assert first == again and first != second and sorted(first) == sorted(second)
+    assert sorted(first) == sorted((png(i), f"number {i}") for i in range(20))
+
+
+def test_bad_images_are_skipped_and_named(folder):
+    (folder / "t.csv").write_text("image,text\na.png,an a\nc.jpg,broken\nnone.png,missing\n")
+    skipped = set()
+    pairs = image_text_pairs(folder / "t.csv", skipped=skipped)
+    assert rows(pairs) == EXPECTED[:1]
+    rows(pairs)  # another epoch counts nothing twice
+    assert skipped == {str(folder / "c.jpg"), str(folder / "none.png")}
+    with pytest.raises(FileNotFoundError, match=r"t\.csv, line 4: there is no image.*none\.png"):
+        image_text_pairs(folder / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,text\na.png,\n", r"line 2: expected a caption.*Received: \[''\]"),
+        ("image,text\n", "There are no pairs"),
+        ("image,words\na.png,x\n", "expected 'text' or 'caption'.*Received: 'image', 'words'"),
+    ],
+)
+def test_bad_tables(content, message, folder):
+    (folder / "t.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        image_text_pairs(folder / "t.csv")
+
+
+def test_a_caption_that_is_no_string(folder):
+    (folder / "t.jsonl").write_text('{"image": "a.png", "text": 7}')
+    with pytest.raises(ValueError, match=r"line 1: expected a caption.*Received: \[7\]"):
+        image_text_pairs(folder)
+
+
+def test_a_missing_source():
+    with pytest.raises(FileNotFoundError, match="There is no file or folder '/nowhere/at/all'"):
+        image_text_pairs("/nowhere/at/all")
+
+
+class TwoCaptions(tfds.core.GeneratorBasedBuilder):
+    """Like coco_captions: an image with several captions."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="png"),
+            "captions": tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()}),
+            "image/filename": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(2):
+            captions = [{"id": j, "text": f"caption {j} of {i}"} for j in range(i + 1)]
+            image = np.full([4, 5, 3], i, "uint8")
+            yield i, {"image": image, "captions": captions, "image/filename": f"{i}.png"}
+
+
+def test_tensorflow_datasets(tmp_path):
+    pairs = image_text_pairs(TwoCaptions(data_dir=tmp_path))
+    found = {
+        (
+            pair["name"].decode(),
+            pair["text"].decode(),
+            int(tf.io.decode_png(pair["image"])[0, 0, 0]),
+        )
+        for pair in pairs.as_numpy_iterator()
+    }
+    assert found == {
+        ("0.png", "caption 0 of 0", 0),
+        ("1.png", "caption 0 of 1", 1),
+        ("1.png", "caption 1 of 1", 1),
+    }
+    by_name = image_text_pairs("two_captions", data_dir=tmp_path, captions="first")
+    assert len(rows(by_name)) == 2

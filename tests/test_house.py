@@ -1,0 +1,124 @@
+"""The house's rules: style, direction of imports, examples that run, a README that works."""
+
+import ast
+import doctest
+import importlib
+import os
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lit
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Each file imports only from those above it.
+ORDER = """
+version checks images legacy_torch data preprocessing tokenizers backbones towers pairs distribution
+losses model optimizers evaluation pretrained export
+""".split()
+
+
+def test_ruff():
+    for command in (["check"], ["format", "--check"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_imports_go_one_way():
+    package = ROOT / "keras_lit"
+    rooms = {path.stem if path.is_file() else path.name for path in package.iterdir()}
+    assert rooms - {"__init__", "__pycache__"} == set(ORDER)
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "keras_lit"
+            ):
+                continue
+            parts = node.module.split(".")[1:]
+            for name in parts[:1] or [alias.name for alias in node.names]:
+                assert name == room or ORDER.index(name) < ORDER.index(room), f"{path}: {name}"
+
+
+def modules():
+    names = [name for _, name, _ in pkgutil.walk_packages(keras_lit.__path__, "keras_lit.")]
+    return [
+        name for name in names if name not in ("keras_lit.pretrained", "keras_lit.data.tux_paint")
+    ]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples_run(name):
+    module = importlib.import_module(name)
+    names = {
+        **vars(module),
+        "keras": keras,
+        "keras_nlp": keras_nlp,
+        "keras_lit": keras_lit,
+        "np": np,
+        "tf": tf,
+        "ImagePreprocessor": keras_lit.preprocessing.ImagePreprocessor,
+    }
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    result = doctest.testmod(module, globs=names, extraglobs={}, optionflags=flags)
+    assert result.failed == 0
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    """The README's Python, line by line, with a small local backbone for the preset of the hub."""
+    import keras_cv
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    backbone = keras_cv.models.ResNetV2Backbone(
+        stackwise_filters=[8],
+        stackwise_blocks=[1],
+        stackwise_strides=[1],
+        include_rescaling=True,
+        input_shape=(32, 32, 3),
+    )
+    monkeypatch.setattr(keras_cv.models.ResNetV2Backbone, "from_preset", lambda preset: backbone)
+    small = dict.fromkeys(keras_lit.backbones.text_transformer.SIZES, (16, 1, 32, 2))
+    monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", small)
+    monkeypatch.chdir(tmp_path)
+    captions = ["a red balloon", "a toucan", "two dogs in the snow", "the sea"] * 4
+    pixels = np.random.default_rng(0).integers(0, 256, [16, 20, 20, 3]).astype("uint8")
+    images = [tf.io.encode_png(image).numpy() for image in pixels]
+    pathlib.Path("photos").mkdir()
+    for folder, name in ((".", "a.jpg"), (".", "b.png"), ("photos", "c.png")):
+        pathlib.Path(folder, name).write_bytes(images[0])
+    pathlib.Path("photos/c.txt").write_text("a picture")
+    names = {
+        "captions": captions,
+        "pairs": tf.data.Dataset.from_tensor_slices({"image": images, "text": captions}),
+    }
+    for block in blocks:
+        exec(block, names)
+    assert names["images"].shape == (2, 8) and names["similarity"].shape == (2, 2)
+    assert pathlib.Path("models/lit/1/saved_model.pb").exists()
+    assert len(list(names["pairs"])) == 1
+
+
+def test_another_backend_is_refused():
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    result = subprocess.run(
+        [sys.executable, "-c", "import keras_lit"], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode and "KERAS_BACKEND=tensorflow" in result.stderr
+
+
+def test_keras_2_is_refused(monkeypatch):
+    monkeypatch.setattr(keras, "__version__", "2.15.0")
+    with pytest.raises(ImportError, match="needs Keras 3.*pip install --upgrade keras"):
+        importlib.reload(keras_lit)
