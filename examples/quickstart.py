@@ -97,7 +97,7 @@ def main() -> None:
     }
     metrics["mean_recall"] = mean_recall(metrics)
     metrics["ridge_baseline"]["mean_recall"] = mean_recall(baseline)
-    plot_training(history, mean_recall(baseline), args.output / "training.png")
+    plot_training(history, baseline["validation"], args.output / "training.png")
     contact_sheet(model, test, sources[args.test_split], args.output / "retrieval.png")
     clock.lap("evaluation")
 
@@ -376,7 +376,11 @@ def ridge_baseline(
     everything = np.concatenate([training, validation])
     predicted = predict(everything, penalty, test["features"])
     wanted = unit_length(text_features(text_tower, test["text"]))
-    return {**recalls(predicted, wanted, test["text"]), "penalty": penalty}
+    return {
+        **recalls(predicted, wanted, test["text"]),
+        "penalty": penalty,
+        "validation": validate(penalty),
+    }
 
 
 def zero_shot(model: keras_lit.LiT, test: dict[str, Any]) -> dict[str, Any] | None:
@@ -402,13 +406,13 @@ def zero_shot(model: keras_lit.LiT, test: dict[str, Any]) -> dict[str, Any] | No
 
 
 def plot_training(history: dict[str, list[float]], baseline: float, path: pathlib.Path) -> None:
-    """The loss, and the validation recall beside the baseline's on the test part."""
+    """The loss, and the validation recall beside the baseline's."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     epochs = range(1, len(history["loss"]) + 1)
     left.plot(epochs, history["loss"], label="contrastive loss")
     left.plot(epochs, history["chance_loss"], "--", color="grey", label="chance, ln(batch)")
     right.plot(epochs, history["val_mean_recall"], color="tab:green", label="LiT, validation")
-    right.axhline(baseline, linestyle="--", color="grey", label="ridge baseline, test")
+    right.axhline(baseline, linestyle="--", color="grey", label="ridge baseline, validation")
     for axes, title in ((left, "Training"), (right, "Mean of recall@1, 5, 10 both ways")):
         axes.set(title=title, xlabel="epoch", ylim=(0, None))
         axes.legend(frameon=False)
