@@ -125,7 +125,9 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"))
-    parser.add_argument("--dataset", default="tux_paint_stamps", help="name, folder or table")
+    parser.add_argument(
+        "--dataset", default="tux_paint_stamps", help="name of a TensorFlow dataset"
+    )
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--backbone", help="a keras-cv or keras-nlp image preset, or its folder")
     parser.add_argument("--text", default="minilm", help="minilm, or from scratch: Ti, S, B, L")
