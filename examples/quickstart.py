@@ -2,7 +2,9 @@
 
     python examples/quickstart.py                      # Tux Paint's stamps, some five minutes
     python examples/quickstart.py --text Ti --epochs 40 --learning-rate 1e-3
-    python examples/quickstart.py --dataset coco_captions --backbone resnet50_v2_imagenet
+    python examples/quickstart.py --dataset coco_captions --test-split val \\
+        --backbone resnet50_v2_imagenet
+    python examples/quickstart.py --dataset my_photos  # a folder, see the README
 
 The locked image tower is run once over the pictures as they are and over a few random crops; the
 text tower then trains on those features at its own speed (the paper's section 5.6). Writes to
@@ -60,8 +62,8 @@ def main() -> None:
     keras.utils.set_random_seed(args.seed)
     clock = Clock()
 
-    sources = {split: read(args.dataset, split) for split in ("train", args.test_split)}
-    train, test = (texts_and_names(pairs) for pairs in sources.values())
+    sources = [read(args.dataset, split) for split in ("train", args.test_split)]
+    train, test = map(texts_and_names, sources)
     clock.lap("data")
 
     image_tower = make_image_tower(args.backbone)
@@ -70,9 +72,9 @@ def main() -> None:
     clock.lap("towers")
 
     train["views"] = np.stack(
-        [features(model, sources["train"], random) for random in [False] + [True] * args.views]
+        [features(model, sources[0], random) for random in [False] + [True] * args.views]
     )
-    test["features"] = features(model, sources[args.test_split])
+    test["features"] = features(model, sources[1])
     clock.lap("image features")
 
     held_out = np.random.default_rng(args.seed).permutation(len(train["text"]))
@@ -98,7 +100,7 @@ def main() -> None:
     metrics["mean_recall"] = mean_recall(metrics)
     metrics["ridge_baseline"]["mean_recall"] = mean_recall(baseline)
     plot_training(history, baseline["validation"], args.output / "training.png")
-    contact_sheet(model, test, sources[args.test_split], args.output / "retrieval.png")
+    contact_sheet(model, test, sources[1], args.output / "retrieval.png")
     clock.lap("evaluation")
 
     model.save(args.output / "model.keras")
@@ -126,7 +128,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"))
     parser.add_argument(
-        "--dataset", default="tux_paint_stamps", help="name of a TensorFlow dataset"
+        "--dataset", default="tux_paint_stamps", help="a TensorFlow dataset, folder or table"
     )
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--backbone", help="a keras-cv or keras-nlp image preset, or its folder")
@@ -157,8 +159,9 @@ class Clock:
 
 
 def read(dataset: str, split: str) -> tf.data.Dataset:
-    """One caption for each picture."""
-    return keras_lit.data.image_text_pairs(dataset, split, captions="first")
+    """One caption for each picture; a fifth of the pictures of a folder or table are "test"."""
+    part = 0.2 if pathlib.Path(dataset).exists() else 0.0
+    return keras_lit.data.image_text_pairs(dataset, split, captions="first", test_fraction=part)
 
 
 def texts_and_names(pairs: tf.data.Dataset) -> dict[str, Any]:
@@ -313,18 +316,13 @@ class KeepBest(keras.callbacks.Callback):
 
 def embed(model: keras_lit.LiT, image_features: np.ndarray) -> np.ndarray:
     """Unit-length embeddings of precomputed features."""
-    return unit_length(np.asarray(model.image_tower.project(image_features)))
+    return keras.utils.normalize(np.asarray(model.image_tower.project(image_features)))
 
 
 def text_features(text_tower: keras_lit.TextTower, texts: np.ndarray) -> np.ndarray:
     """The text tower's output before its head."""
     batches = [text_tower.preprocessor(texts[i : i + 256]) for i in range(0, len(texts), 256)]
     return np.concatenate([text_tower.features(batch) for batch in batches])
-
-
-def unit_length(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def recalls(images: np.ndarray, texts: np.ndarray, captions: np.ndarray) -> dict[str, float]:
@@ -363,12 +361,12 @@ def ridge_baseline(
     The penalty is chosen on the validation part; the regression then uses all of "train".
     """
     images = train["views"][0]
-    texts = unit_length(text_features(text_tower, train["text"]))
+    texts = keras.utils.normalize(text_features(text_tower, train["text"]))
     length = np.linalg.norm(images, axis=1).mean()
 
     def predict(rows: np.ndarray, penalty: float, queries: np.ndarray) -> np.ndarray:
         kernel, bias = least_squares(images[rows], texts[rows], penalty / length**2)
-        return unit_length(queries @ kernel + bias)
+        return keras.utils.normalize(queries @ kernel + bias)
 
     def validate(penalty: float) -> float:
         predicted = predict(training, penalty, images[validation])
@@ -377,7 +375,7 @@ def ridge_baseline(
     penalty = max(PENALTIES, key=validate)
     everything = np.concatenate([training, validation])
     predicted = predict(everything, penalty, test["features"])
-    wanted = unit_length(text_features(text_tower, test["text"]))
+    wanted = keras.utils.normalize(text_features(text_tower, test["text"]))
     return {
         **recalls(predicted, wanted, test["text"]),
         "penalty": penalty,

@@ -1,14 +1,13 @@
 """LiT: an image tower and a text tower, joined by a contrastive loss."""
 
 import math
-import os
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks, distribution, losses, pairs
+from keras_lit import batches, checks, distribution, losses, pairs
 from keras_lit.towers import ImageTower, TextTower, Tower
 
 TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
@@ -195,11 +194,11 @@ class LiT(keras.Model):
         """
         if y is not None:
             raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
-        x = self._batches(x, batch_size, training=True, shuffle=shuffle)
-        if isinstance(validation_data, dict):
-            validation_data = pairs.as_dataset(validation_data, batch_size)
+        towers = self.image_tower, self.text_tower
+        x = batches.for_training(x, *towers, batch_size, training=True, shuffle=shuffle)
         if validation_data is not None:
-            validation_data = self._batches(validation_data)
+            rows = batch_size if isinstance(validation_data, dict) else None
+            validation_data = batches.for_training(validation_data, *towers, rows)
         shuffle = shuffle and not isinstance(x, tf.data.Dataset)
         history = super().fit(
             x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs
@@ -222,7 +221,8 @@ class LiT(keras.Model):
         """
         if y is not None:
             raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
-        return super().evaluate(self._batches(x, batch_size), None, None, *args, **kwargs)
+        x = batches.for_training(x, self.image_tower, self.text_tower, batch_size)
+        return super().evaluate(x, None, None, *args, **kwargs)
 
     def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -287,18 +287,6 @@ class LiT(keras.Model):
         x = {name: pairs.as_array(values) for name, values in x.items()}
         return pairs.preprocess(x, self.image_tower, self.text_tower, training)
 
-    def _batches(
-        self, x: Any, batch_size: int | None = None, training: bool = False, shuffle: bool = False
-    ) -> Any:
-        """What `fit` and `evaluate` hand to Keras; anything but datasets and arrays as it is."""
-        x = pairs.as_dataset(x, batch_size, shuffle)
-        if not isinstance(x, tf.data.Dataset):
-            return x
-        ready = self.preprocess(x, training)
-        if ready.element_spec["text"].shape.rank != 2:
-            raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
-        return pairs.not_alone(ready).prefetch(tf.data.AUTOTUNE)
-
     # Embeddings.
 
     def encode_image(self, images: Any, batch_size: int = 32, verbose: Any = "auto") -> np.ndarray:
@@ -320,16 +308,8 @@ class LiT(keras.Model):
             tf.errors.InvalidArgumentError: an image does not decode, named in the message; NaN.
             tf.errors.NotFoundError: no such file, named in the message.
         """
-        tower = self.image_tower
-        batches = _image_batches(images, batch_size)
-
-        def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> tf.Tensor:
-            pairs.check_image(batch, tower)
-            if batch.dtype.is_floating:
-                return pairs.finite(batch, "image")
-            return tower.preprocessor(batch, names=names)
-
-        return _embed(tower, batches.map(prepare, tf.data.AUTOTUNE), verbose)
+        images = batches.of_images(images, self.image_tower, batch_size)
+        return _embed(self.image_tower, images, verbose)
 
     def encode_text(self, text: Any, batch_size: int = 256, verbose: Any = "auto") -> np.ndarray:
         """Embeds text.
@@ -346,17 +326,8 @@ class LiT(keras.Model):
             ValueError: no text, another dtype or rank, or strings without a tokenizer.
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
         """
-        tower = self.text_tower
-        text = [text] if isinstance(text, str | bytes) else text
-        _check_some(text, "text")
-        batches = tf.data.Dataset.from_tensor_slices(pairs.as_array(text)).batch(batch_size)
-
-        def prepare(batch: tf.Tensor) -> tf.Tensor:
-            pairs.check_text(batch, tower)
-            token_ids = tower.preprocessor(batch) if batch.dtype == tf.string else batch
-            return pairs.token_ids_in_range(tf.cast(token_ids, tf.int32), tower.vocabulary_size)
-
-        return _embed(tower, batches.map(prepare, tf.data.AUTOTUNE), verbose)
+        text = batches.of_text(text, self.text_tower, batch_size)
+        return _embed(self.text_tower, text, verbose)
 
     # Saving.
 
@@ -406,58 +377,12 @@ def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
 
 
 def unit_length(embeddings: Any) -> tf.Tensor:
-    """[batch, dim] -> float32 rows of length 1, as the reference computes them."""
-    embeddings = tf.cast(embeddings, tf.float32)
-    return embeddings / (tf.norm(embeddings, axis=1, keepdims=True) + 1e-8)
+    """[batch, dim] -> float32 rows of length 1."""
+    return tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=1)
 
 
-def _embed(tower: Tower, batches: tf.data.Dataset, verbose: Any) -> np.ndarray:
+def _embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
     if verbose == "auto":
-        verbose = int(not 0 <= batches.cardinality() <= 10)
-    embeddings = tower.predict(batches.prefetch(tf.data.AUTOTUNE), verbose=verbose)
+        verbose = int(not 0 <= inputs.cardinality() <= 10)
+    embeddings = tower.predict(inputs, verbose=verbose)
     return unit_length(embeddings).numpy()
-
-
-def _image_batches(images: Any, batch_size: int) -> tf.data.Dataset:
-    """Batches of images, or of (images, names) where names are known."""
-    if isinstance(images, tf.data.Dataset):
-        return images
-    if isinstance(images, str | bytes | os.PathLike):
-        images = [images]
-    _check_some(images, "images")
-    if isinstance(images, list | tuple):
-        if all(isinstance(image, str | os.PathLike) for image in images):
-            names = [os.fspath(image) for image in images]
-            files = tf.data.Dataset.from_tensor_slices(names)
-            return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
-        if not all(isinstance(image, bytes) for image in images):
-            return _ragged_batches(images, batch_size)
-    return tf.data.Dataset.from_tensor_slices(pairs.as_array(images)).batch(batch_size)
-
-
-def _ragged_batches(images: Any, batch_size: int) -> tf.data.Dataset:
-    """Batches of images of different sizes, as PNG, which loses nothing."""
-    arrays = [np.asarray(image) for image in images]
-    wrong = {
-        f"{array.dtype} of shape {array.shape}"
-        for array in arrays
-        if array.dtype != np.uint8 or array.ndim != 3
-    }
-    if wrong:
-        raise ValueError(
-            "A list of images should hold file names, or encoded images as bytes, or uint8 arrays "
-            f"[height, width, channels]. Received: {', '.join(sorted(wrong))}."
-        )
-    signature = tf.TensorSpec([None, None, None], tf.uint8)
-    dataset = tf.data.Dataset.from_generator(lambda: iter(arrays), output_signature=signature)
-    cardinality = tf.data.experimental.assert_cardinality(len(arrays))
-    return (
-        dataset.apply(cardinality)
-        .map(lambda x: tf.io.encode_png(x, compression=0))
-        .batch(batch_size)
-    )
-
-
-def _check_some(values: Any, name: str) -> None:
-    if len(values) == 0:
-        raise ValueError(f"`{name}` should hold at least one. Received none.")

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -11,22 +10,6 @@ from keras_lit.towers import ImageTower, TextTower
 IMAGE_KEYS = ("image", "image_features")
 EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
-
-
-def as_dataset(pairs: Any, batch_size: int | None = None, shuffle: bool = False) -> Any:
-    """Batches a dict of arrays; leaves everything else as it is."""
-    if not isinstance(pairs, dict):
-        if batch_size is not None:
-            raise ValueError("`batch_size` goes with arrays. A dataset is batched by itself.")
-        return pairs
-    counts = {name: len(values) for name, values in pairs.items()}
-    if len(set(counts.values())) != 1:
-        raise ValueError(f"There should be as many images as texts. Received: {counts}.")
-    pairs = {name: as_array(values) for name, values in pairs.items()}
-    dataset = tf.data.Dataset.from_tensor_slices(pairs)
-    if shuffle:
-        dataset = dataset.shuffle(len(dataset), seed=_draw_seed())
-    return dataset.batch(batch_size or 32)
 
 
 def as_array(values: Any) -> Any:
@@ -50,7 +33,7 @@ def preprocess_dataset(
     check_spec(pairs.element_spec, image_tower, text_tower)
     if pairs.cardinality() == 0:
         raise ValueError(EMPTY)
-    seeds = tf.data.Dataset.random(_draw_seed(), rerandomize_each_iteration=True).batch(
+    seeds = tf.data.Dataset.random(draw_seed(), rerandomize_each_iteration=True).batch(
         2, drop_remainder=True
     )
 
@@ -89,21 +72,6 @@ def preprocess(
         text = text_tower.preprocessor(_not_empty(text))
     ready["text"] = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
     return ready
-
-
-def not_alone(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Makes the dataset fail when its first batch holds a single pair."""
-
-    def check(index: tf.Tensor, pair: Pairs) -> Pairs:
-        several = tf.logical_or(index > 0, tf.shape(pair["text"])[0] > 1)
-        message = (
-            "A contrastive loss needs at least two pairs in a batch, since the others are the "
-            "negatives. Received a batch of 1: use a larger batch."
-        )
-        with tf.control_dependencies([tf.debugging.Assert(several, [message])]):
-            return keras.tree.map_structure(tf.identity, pair)
-
-    return dataset.enumerate().map(check, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> None:
@@ -207,5 +175,6 @@ def _names(pair: Pairs) -> tf.Tensor | None:
     return tf.reshape(names, [-1])
 
 
-def _draw_seed() -> int:
+def draw_seed() -> int:
+    """A seed that follows `keras.utils.set_random_seed`."""
     return int(np.random.randint(2**31))

@@ -1,6 +1,7 @@
 """Image-text pairs from a folder, a table or a TensorFlow Datasets name."""
 
 import csv
+import hashlib
 import json
 import os
 import pathlib
@@ -30,6 +31,7 @@ def image_text_pairs(
     seed: int | None = None,
     skipped: set[str] | None = None,
     data_dir: str | os.PathLike | None = None,
+    test_fraction: float = 0.0,
 ) -> tf.data.Dataset:
     """Reads pairs for `LiT.fit`.
 
@@ -40,7 +42,7 @@ def image_text_pairs(
             - a .csv, .tsv or .jsonl file with a column for the image (a path, relative to the file)
               and one for the text (in .jsonl also a list of texts);
             - the name of a TensorFlow dataset (downloaded and prepared if need be), or its builder.
-        split: of a TensorFlow dataset.
+        split: of a TensorFlow dataset; of files "train" or "test", see `test_fraction`.
         image_key: the column or feature that holds the image. None: the first of "image",
             "image_path", "path", "file_name", "filename", "file" that exists.
         text_key: the same for the text ("captions/text" for nested features). None: the first of
@@ -54,13 +56,16 @@ def image_text_pairs(
             are left out and their names added to it as the dataset is read, so that `len(skipped)`
             counts them (each image is then decoded once more).
         data_dir: where TensorFlow Datasets keeps its data.
+        test_fraction: float in 0..1, the part of a folder's or table's images that is "test". A
+            hash of the image's path relative to the folder decides, so that an image keeps its
+            split, with all of its captions, when others are added. At 0 all are "train".
 
     Returns:
         A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
         "name": scalar string (the file or key, for messages)}.
 
     Raises:
-        ValueError: no pairs, no such column, an empty caption or one that is not a string.
+        ValueError: no pairs, no such column or split, an empty caption or one that is no string.
         FileNotFoundError: a source or an image is missing.
 
     Example:
@@ -72,11 +77,18 @@ def image_text_pairs(
     if isinstance(source, tfds.core.DatasetBuilder):
         builder = source
     elif _is_path(source):
+        checks.check_one_of(split, ("train", "test"), "split")
         rows = _file_rows(pathlib.Path(source), image_key, text_key, captions, skipped)
-        pairs = _read_files(rows, source, shuffle_buffer, seed)
+        rows = [row for row in rows if (_part(row[0], source) < test_fraction) == (split == "test")]
+        pairs = _read_files(rows, source, split, shuffle_buffer, seed)
         return pairs if skipped is None else _skip(pairs, skipped)
     else:
         builder = tfds.builder(str(source), data_dir=data_dir)
+    if test_fraction:
+        raise ValueError(
+            "`test_fraction` is for folders and tables. Choose the part of a TensorFlow dataset "
+            f'with `split`, for example split="train[80%:]". Received: {test_fraction}.'
+        )
     builder.download_and_prepare()
     pairs = _tfds_pairs(builder, split, image_key, text_key, captions)
     if skipped is not None:
@@ -131,6 +143,13 @@ def _file_rows(
     return rows
 
 
+def _part(image: str, source: str | os.PathLike) -> float:
+    """A number in 0..1 that belongs to the image's path, the same on every machine."""
+    root = pathlib.Path(source)
+    path = pathlib.Path(os.path.relpath(image, root if root.is_dir() else root.parent))
+    return int(hashlib.md5(path.as_posix().encode()).hexdigest(), 16) / 2**128
+
+
 def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
     for image in sorted(path.rglob("*")):
         beside = image.with_suffix(".txt")
@@ -160,13 +179,13 @@ def _table(
 
 
 def _read_files(
-    rows: list[tuple[str, str]], source: Any, shuffle_buffer: int, seed: int | None
+    rows: list[tuple[str, str]], source: Any, split: str, shuffle_buffer: int, seed: int | None
 ) -> tf.data.Dataset:
     if not rows:
         raise ValueError(
-            f"There are no pairs in {str(source)!r}: expected pictures "
+            f"There are no {split} pairs in {str(source)!r}: expected pictures "
             f"({', '.join(IMAGE_SUFFIXES)}), each beside a .txt, or a table "
-            f"({', '.join(TABLE_SUFFIXES)}) that names them."
+            f"({', '.join(TABLE_SUFFIXES)}) that names them; for a test split, `test_fraction`."
         )
     names, texts = zip(*rows, strict=True)
     files = tf.data.Dataset.from_tensor_slices({"text": list(texts), "name": list(names)})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
 
 
@@ -44,8 +45,10 @@ def zero_shot_weights(
             )
     prompts = [template.format(name) for name in class_names for template in templates]
     embeddings = np.asarray(encode_text(prompts), "float32")
-    mean = _unit_length(embeddings).reshape(len(class_names), len(templates), -1).mean(axis=1)
-    return _unit_length(mean)
+    mean = (
+        keras.utils.normalize(embeddings).reshape(len(class_names), len(templates), -1).mean(axis=1)
+    )
+    return keras.utils.normalize(mean)
 
 
 def zero_shot_accuracy(
@@ -89,7 +92,3 @@ def zero_shot_accuracy(
     own = scores[np.arange(len(labels)), labels][:, None]
     rank = (scores >= own).sum(axis=1) - 1
     return {f"accuracy@{k}": float(np.mean(rank < k)) for k in top if k <= len(weights)}
-
-
-def _unit_length(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-8)

@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -73,6 +74,32 @@ def test_shuffling_is_seeded_and_changes_each_epoch(tmp_path):
     assert sorted(first) == sorted((png(i), f"number {i}") for i in range(20))
 
 
+def test_files_are_split_by_a_hash_of_the_path(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for i in range(50):
+            (tmp_path / folder / f"{i}.png").write_bytes(png(i))
+            (tmp_path / folder / f"{i}.txt").write_text(f"one {i}\nother {i}")
+
+    def names(folder, split, fraction=0.3):
+        pairs = image_text_pairs(tmp_path / folder, split, test_fraction=fraction)
+        return [
+            str(pathlib.Path(pair["name"].decode()).relative_to(tmp_path / folder))
+            for pair in pairs.as_numpy_iterator()
+        ]
+
+    train, test = names("a", "train"), names("a", "test")
+    # `echo -n 0.png | md5sum` begins with 05, a fiftieth of the range; that of 5.png with 82.
+    assert "0.png" in test and "5.png" in train
+    assert len(train + test) == len(names("a", "train", 0.0)) == 100
+    assert not set(train) & set(test) and 8 <= len(set(test)) <= 22
+    assert (names("b", "train"), names("b", "test")) == (train, test)
+    with pytest.raises(ValueError, match=r"There are no test pairs.*`test_fraction`"):
+        names("a", "test", 0.0)
+    with pytest.raises(ValueError, match="`split` should be one of 'train', 'test'.*'val'"):
+        names("a", "val")
+
+
 def test_bad_images_are_skipped_and_named(folder):
     (folder / "t.csv").write_text("image,text\na.png,an a\nc.jpg,broken\nnone.png,missing\n")
     skipped = set()
@@ -88,7 +115,7 @@ def test_bad_images_are_skipped_and_named(folder):
     ("content", "message"),
     [
         ("image,text\na.png,\n", r"line 2: expected a caption.*Received: \[''\]"),
-        ("image,text\n", "There are no pairs"),
+        ("image,text\n", "There are no train pairs"),
         ("image,words\na.png,x\n", "expected 'text' or 'caption'.*Received: 'image', 'words'"),
     ],
 )

@@ -1,0 +1,60 @@
+"""The quickstart with other people's data and backbones, as its users call it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).parent.parent
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (99, 99, 99)}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A table of 80 one-colour pictures in two folders."""
+    rows = ["image,caption"]
+    rng = np.random.default_rng(0)
+    for i in range(80):
+        name, colour = list(COLOURS.items())[i % 4]
+        folder = tmp_path / "photos" / ("even" if i % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(rng.normal(colour, 20, [40, 40, 3]), 0, 255).astype("uint8")
+        (folder / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+        rows.append(f"{folder.name}/{i}.png,a {name} picture number {i}")
+    (tmp_path / "photos" / "captions.csv").write_text("\n".join(rows))
+    return tmp_path / "photos"
+
+
+def test_own_table_and_local_backbone(photos, tmp_path):
+    backbone = keras_nlp.models.ViTBackbone(
+        image_shape=(32, 32, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=64, mlp_dim=64
+    )
+    backbone.save_to_preset(str(tmp_path / "preset"))
+    arguments = f"--dataset {photos} --backbone {tmp_path / 'preset'} --output {tmp_path / 'run'} "
+    arguments += "--text Ti --epochs 2 --batch-size 16 --views 1"
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / "quickstart.py", *arguments.split()],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    pairs = metrics["pairs"]
+    assert sum(pairs.values()) == 80 and 8 <= pairs["test"] <= 24
+    for of in (metrics, metrics["ridge_baseline"]):
+        for way in ("image_to_text", "text_to_image"):
+            recalls = [of[f"{way}_recall@{k}"] for k in (1, 5, 10)]
+            assert 0 <= recalls[0] <= recalls[1] <= recalls[2] <= 1
+    for name in ("training.png", "retrieval.png", "model.keras", "saved_model/1/saved_model.pb"):
+        assert (tmp_path / "run" / name).stat().st_size > 1000
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert model.encode_text(["a red picture"]).shape == (1, 64)
