@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_lit
+
 ROOT = pathlib.Path(__file__).parent.parent
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (99, 99, 99)}
 
@@ -57,4 +59,5 @@ def test_own_table_and_local_backbone(photos, tmp_path):
     for name in ("training.png", "retrieval.png", "model.keras", "saved_model/1/saved_model.pb"):
         assert (tmp_path / "run" / name).stat().st_size > 1000
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert isinstance(model, keras_lit.LiT)
     assert model.encode_text(["a red picture"]).shape == (1, 64)
