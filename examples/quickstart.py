@@ -68,7 +68,7 @@ def main() -> None:
 
     image_tower = make_image_tower(args.backbone)
     text_tower = make_text_tower(args.text, train["text"])
-    model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=20.0)
+    model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=8.0)
     clock.lap("towers")
 
     train["views"] = np.stack(
@@ -134,9 +134,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backbone", help="a keras-cv or keras-nlp image preset, or its folder")
     parser.add_argument("--text", default="minilm", help="minilm, or from scratch: Ti, S, B, L")
     parser.add_argument("--views", type=int, default=2, help="random crops of each picture")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -228,7 +228,7 @@ def with_heads(model: keras_lit.LiT, train: dict[str, Any], rows: np.ndarray) ->
         text_tower.backbone, pooling=text_tower.pooling, preprocessor=text_tower.preprocessor
     )
     image_tower.add_head(heads[0][0].shape[1])
-    model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=20.0, lock_heads=True)
+    model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=8.0, lock_heads=True)
     for tower, head in zip((image_tower, text_tower), heads, strict=True):
         tower.head.set_weights(head)
     return model

@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import pairs
+from keras_lit import distribution, pairs
 from keras_lit.pairs import Pairs
 from keras_lit.towers import ImageTower, TextTower
+
+KEYS = (*pairs.IMAGE_KEYS, "text")
 
 
 def for_training(
@@ -20,14 +22,30 @@ def for_training(
     training: bool = False,
     shuffle: bool = False,
 ) -> Any:
-    """What `fit` and `evaluate` hand to Keras; anything but datasets and arrays as it is."""
+    """What `fit` and `evaluate` hand to Keras; anything but datasets and arrays as it is.
+
+    Under a strategy a batch that the replicas do not divide is filled up with rows that the "mask"
+    marks; `fit` takes that for the last batch only.
+    """
     x = _as_dataset(x, batch_size, shuffle)
     if not isinstance(x, tf.data.Dataset):
         return x
-    ready = pairs.preprocess_dataset(x, image_tower, text_tower, training)
-    if ready.element_spec["text"].shape.rank != 2:
+    pairs.check_spec(x.element_spec, image_tower, text_tower)
+    if x.cardinality() == 0:
+        raise ValueError(pairs.EMPTY)
+    if not pairs.is_batched(x.element_spec["text"]):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
-    return _not_alone(ready).prefetch(tf.data.AUTOTUNE)
+    replicas = distribution.replica_count()
+
+    def ready(pair: Pairs) -> Pairs:
+        result = pairs.preprocess(pair, image_tower, text_tower, training)
+        return {**result, **{name: pair[name] for name in ("mask",) if name in pair}}
+
+    x = x.map(lambda pair: {name: pair[name] for name in (*KEYS, "name") if name in pair})
+    x = x.enumerate().map(lambda i, pair: _check_size(i, pair, replicas if training else 1))
+    if training:
+        x = pairs.with_seeds(x, distribution.agreed(pairs.draw_seed()))
+    return distribution.split_over_replicas(x.map(lambda pair: _fill_up(pair, replicas)), ready)
 
 
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:
@@ -69,23 +87,38 @@ def _as_dataset(x: Any, batch_size: int | None = None, shuffle: bool = False) ->
     x = {name: pairs.as_array(values) for name, values in x.items()}
     dataset = tf.data.Dataset.from_tensor_slices(x)
     if shuffle:
-        dataset = dataset.shuffle(len(dataset), seed=pairs.draw_seed())
+        dataset = dataset.shuffle(len(dataset), seed=distribution.agreed(pairs.draw_seed()))
     return dataset.batch(batch_size or 32)
 
 
-def _not_alone(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Makes the dataset fail when its first batch holds a single pair."""
+def _check_size(index: tf.Tensor, batch: Pairs, replicas: int) -> Pairs:
+    """Fails when the first batch holds a single pair, or cannot be shared out evenly."""
+    size = tf.shape(batch["text"])[0]
+    alone = (
+        "A contrastive loss needs at least two pairs in a batch, since the others are the "
+        "negatives. Received a batch of 1: use a larger batch."
+    )
+    uneven = (
+        f"The global batch should be a multiple of the {replicas} replicas. Batch the pairs with "
+        "such a number. Received a batch of:"
+    )
+    checks = [
+        tf.debugging.Assert((index > 0) | (size > 1), [alone]),
+        tf.debugging.Assert((index > 0) | (size % replicas == 0), [uneven, size]),
+    ]
+    with tf.control_dependencies(checks):
+        return keras.tree.map_structure(tf.identity, batch)
 
-    def check(index: tf.Tensor, pair: Pairs) -> Pairs:
-        several = tf.logical_or(index > 0, tf.shape(pair["text"])[0] > 1)
-        message = (
-            "A contrastive loss needs at least two pairs in a batch, since the others are the "
-            "negatives. Received a batch of 1: use a larger batch."
-        )
-        with tf.control_dependencies([tf.debugging.Assert(several, [message])]):
-            return keras.tree.map_structure(tf.identity, pair)
 
-    return dataset.enumerate().map(check, num_parallel_calls=tf.data.AUTOTUNE)
+def _fill_up(batch: Pairs, replicas: int) -> Pairs:
+    """Repeats the first row until the replicas divide the batch; the "mask" tells which is real."""
+    known = batch["text"].shape[0]
+    if replicas == 1 or (known is not None and known % replicas == 0):
+        return batch
+    size = tf.shape(batch["text"])[0]
+    index = tf.range(-(-size // replicas) * replicas)
+    rows = tf.where(index < size, index, 0)
+    return {**{name: tf.gather(x, rows) for name, x in batch.items()}, "mask": index < size}
 
 
 def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:

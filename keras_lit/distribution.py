@@ -1,5 +1,8 @@
 """The only place that gathers across replicas."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 
@@ -20,9 +23,87 @@ def all_gather(rows: tf.Tensor) -> tf.Tensor:
     Not differentiable by design: the losses know the whole gradient of their own rows, so that no
     collective is needed in the backward pass. Call it at the top level of a step, never inside a
     loop or a condition.
+
+    Raises:
+        tf.errors.InvalidArgumentError: replicas hold different numbers of rows.
     """
-    if replica_count() == 1:
+    replicas = replica_count()
+    if replicas == 1:
         return rows
     gathered = tf.distribute.get_replica_context().all_gather(rows, axis=0)
-    count = None if rows.shape[0] is None else rows.shape[0] * replica_count()
+    expected = replicas * tf.shape(rows)[0]
+    message = (
+        "All replicas should hold equally many pairs. Batch the dataset with a multiple of the "
+        f"{replicas} replicas and `drop_remainder=True`. Received (expected, found):"
+    )
+    equal = tf.shape(gathered)[0] == expected
+    assertion = tf.debugging.Assert(equal, [message, expected, tf.shape(gathered)[0]])
+    with tf.control_dependencies([assertion] if assertion is not None else []):
+        gathered = tf.identity(gathered)
+    count = None if rows.shape[0] is None else rows.shape[0] * replicas
     return tf.ensure_shape(gathered, [count, *rows.shape[1:]])
+
+
+def sum_over_replicas(values: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Sums scalars over all replicas, in one collective; every replica gets the same sums."""
+    if replica_count() == 1:
+        return values
+    return tf.unstack(tf.reduce_sum(all_gather(tf.stack(values)[tf.newaxis]), axis=0))
+
+
+def logs(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Scalars as Keras 3.15 wants them from a step: over several workers it averages axis 0."""
+    if _has_workers():
+        return {name: tf.reshape(value, [1]) for name, value in values.items()}
+    return values
+
+
+def agreed(number: int) -> int:
+    """The first worker's number, on all workers: for the seeds of what they do alike."""
+    if not _has_workers():
+        return number
+    strategy = tf.distribute.get_strategy()
+    gathered = strategy.run(tf.function(lambda: all_gather(tf.constant([number], tf.int64))))
+    return int(strategy.experimental_local_results(gathered)[0][0])
+
+
+def _has_workers() -> bool:
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def split_over_replicas(
+    batches: tf.data.Dataset, function: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+) -> Any:
+    """Hands each replica its consecutive rows of every global batch, mapped by `function`.
+
+    All workers read the same batches, but each maps only the rows of its own replicas.
+
+    Args:
+        batches: of dicts of [batch, ...] tensors; batch a multiple of the replicas.
+        function: from such a dict of a replica's rows to what its step takes.
+
+    Returns:
+        A tf.data.Dataset, under a strategy a distributed one.
+    """
+    replicas = replica_count()
+    if replicas == 1:
+        return batches.map(function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        here = replicas // context.num_input_pipelines
+
+        def rows_by_replica(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            def split(x: tf.Tensor) -> tf.Tensor:
+                size = (tf.shape(x)[0] if x.shape[0] is None else x.shape[0]) // replicas
+                first = context.input_pipeline_id * here * size
+                return tf.reshape(x[first : first + here * size], [here, size, *x.shape[1:]])
+
+            return {name: split(x) for name, x in batch.items()}
+
+        rows = batches.map(rows_by_replica, tf.data.AUTOTUNE).unbatch()
+        return rows.map(function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    distributed = tf.distribute.get_strategy().distribute_datasets_from_function(of_worker)
+    # The number of steps; TensorFlow counts the rows of all local replicas, if it knows them.
+    distributed._cardinality = batches.cardinality().numpy()
+    return distributed

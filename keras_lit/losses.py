@@ -1,8 +1,9 @@
-"""The contrastive loss of the global batch: exact on any number of replicas, linear in memory.
+"""The contrastive losses of the global batch: exact on any number of replicas, linear in memory.
 
 Replica r holds the image rows I_r and the text rows T_r of a global batch of B pairs. It gathers
-all rows once and reads from them the log-sum-exps of its own rows and columns; once those vectors
-are gathered too, the gradient of the *global* loss with respect to I_r and T_r is complete here:
+all rows once, walks over the logits of its images and all texts, a tile of rows at a time, and so
+learns its rows' log-sum-exps and its part of the columns'. Once those vectors are gathered too, the
+gradient of the *global* loss with respect to I_r and T_r is complete here:
 
     dL/dT_r = s / (2B) * [(softmax over texts + softmax over images)^T I - 2 I_r],  I_r likewise,
 
@@ -12,6 +13,7 @@ a time and are computed again for the gradient rather than kept.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -19,6 +21,8 @@ from keras_lit import checks, distribution
 
 # Logits that exist at one time when `tile_size` is None: 64 MB in float32.
 _TILE_ELEMENTS = 2**24
+# What a masked logit becomes; unlike an infinity it leaves no NaN behind in a difference.
+_NEVER = -1e30
 
 
 def softmax_contrastive_loss(
@@ -26,6 +30,8 @@ def softmax_contrastive_loss(
     text_embeddings: tf.Tensor,
     log_temperature: tf.Tensor | float,
     tile_size: int | None = None,
+    mask: tf.Tensor | None = None,
+    local: bool = False,
 ) -> tf.Tensor:
     """The bidirectional softmax loss (InfoNCE) of the global batch.
 
@@ -38,6 +44,9 @@ def softmax_contrastive_loss(
         log_temperature: scalar; logits are exp(log_temperature) times the cosine similarities.
         tile_size: int, the number of rows whose logits exist at one time. None: as many as make
             64 MB, so that small batches are computed whole.
+        mask: [batch] bool tensor, False for rows that only fill the batch up; they count nowhere.
+        local: bool, whether each replica contrasts its own pairs only (the paper's Appendix F);
+            the loss is then the mean of the replicas' losses.
 
     Returns:
         Scalar float32. Under a strategy this replica's share: the SUM over the replicas is the loss
@@ -46,6 +55,8 @@ def softmax_contrastive_loss(
     Raises:
         ValueError: the embeddings are not of rank 2 or their shapes differ, or `tile_size` is not
             positive.
+        tf.errors.InvalidArgumentError: replicas hold different numbers of rows; or the temperature
+            is not finite.
 
     Example:
 
@@ -55,8 +66,51 @@ def softmax_contrastive_loss(
 
     Reference: the LiT paper, section 3.1; big_vision's `bidirectional_contrastive_loss`.
     """
-    loss, _ = softmax_contrastive(image_embeddings, text_embeddings, log_temperature, tile_size)
-    return loss
+    return softmax_contrastive(
+        image_embeddings, text_embeddings, log_temperature, tile_size, mask, local
+    )[0]
+
+
+def sigmoid_contrastive_loss(
+    image_embeddings: tf.Tensor,
+    text_embeddings: tf.Tensor,
+    log_temperature: tf.Tensor | float,
+    bias: tf.Tensor | float,
+    tile_size: int | None = None,
+    mask: tf.Tensor | None = None,
+    local: bool = False,
+) -> tf.Tensor:
+    """SigLIP's loss of the global batch: every image with every text is a yes-or-no question.
+
+    The binary cross-entropy of "these two belong together", summed over the texts and averaged over
+    the images, with logits exp(log_temperature) * cosine + bias.
+
+    Args:
+        image_embeddings: as for `softmax_contrastive_loss`, like all that is not named here.
+        text_embeddings: likewise.
+        log_temperature: scalar; SigLIP begins with ln 10.
+        bias: scalar, learned; SigLIP begins with -10, as nearly all pairs are negatives.
+        tile_size: likewise.
+        mask: likewise.
+        local: likewise.
+
+    Returns:
+        Scalar float32, this replica's share of the loss of the global batch.
+
+    Raises:
+        ValueError: as `softmax_contrastive_loss`.
+        tf.errors.InvalidArgumentError: likewise.
+
+    Example:
+
+    >>> embeddings = np.eye(4, dtype="float32")
+    >>> loss = keras_lit.losses.sigmoid_contrastive_loss(embeddings, embeddings, 2.3, -10.0)
+
+    Reference: Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
+    """
+    return sigmoid_contrastive(
+        image_embeddings, text_embeddings, log_temperature, bias, tile_size, mask, local
+    )[0]
 
 
 def softmax_contrastive(
@@ -64,133 +118,282 @@ def softmax_contrastive(
     text_embeddings: tf.Tensor,
     log_temperature: tf.Tensor | float,
     tile_size: int | None = None,
+    mask: tf.Tensor | None = None,
+    local: bool = False,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """`softmax_contrastive_loss`, and what its logits tell besides.
 
     Returns:
         The loss, and {"image_to_text_accuracy", "text_to_image_accuracy"}: scalar float32, the
-        part of this replica's images (texts) whose own text (image) is the nearest in the batch.
+        share of the images (texts) of the global batch to which no text (image) is nearer than its
+        own, that is here: again the SUM over the replicas is the whole.
     """
-    image = tf.cast(image_embeddings, tf.float32)
-    text = tf.cast(text_embeddings, tf.float32)
-    checks.check_rank(image, 2, "image_embeddings", "[batch, dim]")
-    checks.check_same_shape(image, text, "image_embeddings", "text_embeddings")
-    if tile_size is not None:
-        checks.check_positive(tile_size, "tile_size")
+    image, text = _checked(image_embeddings, text_embeddings, tile_size)
 
     @tf.custom_gradient
     def compute(
         image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
-        scale = tf.exp(log_temperature)
-        all_images, all_texts = distribution.all_gather(image), distribution.all_gather(text)
-        row_lse, row_best = _log_sum_exp(image, all_texts, scale, tile_size)
-        column_lse, column_best = _log_sum_exp(text, all_images, scale, tile_size)
-        local, total = tf.shape(image)[0], tf.shape(all_images)[0]
-        pairs = tf.cast(total, tf.float32)
-        own = scale * tf.reduce_sum(image * text, axis=1)
-        loss = tf.reduce_sum(0.5 * (row_lse + column_lse) - own) / pairs
+        scale = _scale(log_temperature)
+        batch = _gather(image, text, mask, local)
 
-        expected = distribution.replica_id() * local + tf.range(local)
-        hits = [
-            tf.reduce_mean(tf.cast(best == expected, tf.float32))
-            for best in (row_best, column_best)
-        ]
-        all_row_lse = distribution.all_gather(row_lse)
-        all_column_lse = distribution.all_gather(column_lse)
+        def one_tile(
+            rows: tf.Tensor,
+            index: tf.Tensor,
+            own_bias: tf.Tensor,
+            column_max: tf.Tensor,
+            column_sum: tf.Tensor,
+        ) -> tuple[Any, Any]:
+            logits = tf.matmul(rows * scale, batch.texts, transpose_b=True)
+            own = tf.gather(logits, index, axis=1, batch_dims=1)
+            of_row = logits if mask is None else logits + batch.bias
+            row_max = tf.reduce_max(of_row, axis=1)
+            row_sum = tf.reduce_sum(tf.exp(of_row - row_max[:, tf.newaxis]), axis=1)
+            if mask is not None:
+                logits += own_bias[:, tf.newaxis]
+            largest = tf.maximum(column_max, tf.reduce_max(logits, axis=0))
+            column_sum *= tf.exp(column_max - largest)
+            column_sum += tf.reduce_sum(tf.exp(logits - largest), axis=0)
+            return (own, row_max, row_max + tf.math.log(row_sum)), (largest, column_sum)
+
+        (own, row_max, row_lse), (column_max, column_sum) = _walk(
+            one_tile,
+            (image, batch.index, batch.own_bias),
+            (tf.fill([batch.rows], _NEVER), tf.zeros([batch.rows])),
+            tile_size,
+            batch.rows,
+        )
+        # Each replica saw all columns, but only its own rows of them.
+        column_max, column_lse = batch.across([column_max, column_max + tf.math.log(column_sum)])
+        column_max = tf.reduce_max(column_max, axis=0)
+        column_lse = tf.reduce_logsumexp(column_lse, axis=0)
+        row_lse_of_all = batch.gather(row_lse)
+        own_column_lse = tf.gather(column_lse, batch.index)
+        own_column_max = tf.gather(column_max, batch.index)
+        loss = batch.mean(0.5 * (row_lse + own_column_lse) - own)
+        hits = batch.hits(own, row_max), batch.hits(own, own_column_max)
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            factor = upstream * scale / (2.0 * pairs)
+            def of(
+                rows: tf.Tensor,
+                lse: tf.Tensor,
+                partners: tf.Tensor,
+                columns: tf.Tensor,
+                other_lse: tf.Tensor,
+            ) -> tf.Tensor:
+                def one_tile(tile: tf.Tensor, tile_lse: tf.Tensor) -> tuple[Any, Any]:
+                    logits = tf.matmul(tile * scale, columns, transpose_b=True)
+                    if mask is not None:
+                        logits += batch.bias
+                    weights = tf.exp(logits - tile_lse[:, tf.newaxis]) + tf.exp(logits - other_lse)
+                    return (tf.matmul(weights, columns),), ()
+
+                (product,), _ = _walk(one_tile, (rows, lse), (), tile_size, batch.rows)
+                factor = upstream * scale / (2.0 * batch.pairs)
+                return factor * batch.own_weights[:, tf.newaxis] * (product - 2.0 * partners)
+
             # Two separate walks: a graph drops the one whose result nobody asks for, for example
             # the images' when their tower is locked and has no head.
-            image_gradient = factor * (
-                _softmax_product(image, all_texts, scale, row_lse, all_column_lse, tile_size)
-                - 2.0 * text
-            )
-            text_gradient = factor * (
-                _softmax_product(text, all_images, scale, column_lse, all_row_lse, tile_size)
-                - 2.0 * image
-            )
+            image_gradient = of(image, row_lse, text, batch.texts, column_lse)
+            text_gradient = of(text, own_column_lse, image, batch.images, row_lse_of_all)
             # d logit / d log-temperature is the logit itself, hence the sum over this replica's
             # columns of (dL/dlogit * logit) is the product of the texts with their gradient.
             return image_gradient, text_gradient, tf.reduce_sum(text * text_gradient)
 
         return (loss, *hits), gradient
 
-    loss, image_to_text, text_to_image = compute(
-        image, text, tf.cast(tf.convert_to_tensor(log_temperature), tf.float32)
+    return _named(*compute(image, text, _float32(log_temperature)))
+
+
+def sigmoid_contrastive(
+    image_embeddings: tf.Tensor,
+    text_embeddings: tf.Tensor,
+    log_temperature: tf.Tensor | float,
+    bias: tf.Tensor | float,
+    tile_size: int | None = None,
+    mask: tf.Tensor | None = None,
+    local: bool = False,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """`sigmoid_contrastive_loss`, and what `softmax_contrastive` tells besides."""
+    image, text = _checked(image_embeddings, text_embeddings, tile_size)
+
+    @tf.custom_gradient
+    def compute(
+        image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor, bias: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], Callable]:
+        scale = _scale(log_temperature)
+        batch = _gather(image, text, mask, local)
+
+        def one_tile(
+            rows: tf.Tensor, index: tf.Tensor, own_bias: tf.Tensor, column_max: tf.Tensor
+        ) -> tuple[Any, Any]:
+            logits = tf.matmul(rows * scale, batch.texts, transpose_b=True) + bias
+            own = tf.gather(logits, index, axis=1, batch_dims=1)
+            of_row = logits if mask is None else logits + batch.bias
+            if mask is not None:
+                logits += own_bias[:, tf.newaxis]
+            column_max = tf.maximum(column_max, tf.reduce_max(logits, axis=0))
+            losses = tf.reduce_sum(tf.math.softplus(of_row), axis=1)
+            return (own, tf.reduce_max(of_row, axis=1), losses), (column_max,)
+
+        (own, row_max, losses), (column_max,) = _walk(
+            one_tile,
+            (image, batch.index, batch.own_bias),
+            (tf.fill([batch.rows], _NEVER),),
+            tile_size,
+            batch.rows,
+        )
+        (column_max,) = batch.across([column_max])
+        own_column_max = tf.gather(tf.reduce_max(column_max, axis=0), batch.index)
+        loss = batch.mean(losses - own)
+        hits = batch.hits(own, row_max), batch.hits(own, own_column_max)
+
+        def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            factor = upstream / batch.pairs * batch.own_weights
+
+            def of(
+                rows: tf.Tensor, partners: tf.Tensor, columns: tf.Tensor
+            ) -> tuple[tf.Tensor, tf.Tensor]:
+                def one_tile(tile: tf.Tensor) -> tuple[Any, Any]:
+                    logits = tf.matmul(tile * scale, columns, transpose_b=True) + bias
+                    if mask is not None:
+                        logits += batch.bias
+                    yes = tf.sigmoid(logits)
+                    return (tf.matmul(yes, columns), tf.reduce_sum(yes, axis=1)), ()
+
+                (product, sums), _ = _walk(one_tile, (rows,), (), tile_size, batch.rows)
+                return scale * factor[:, tf.newaxis] * (product - partners), factor * (sums - 1.0)
+
+            image_gradient, _ = of(image, text, batch.texts)
+            text_gradient, of_logits = of(text, image, batch.images)
+            of_log_temperature = tf.reduce_sum(text * text_gradient)
+            return image_gradient, text_gradient, of_log_temperature, tf.reduce_sum(of_logits)
+
+        return (loss, *hits), gradient
+
+    return _named(*compute(image, text, _float32(log_temperature), _float32(bias)))
+
+
+class _Batch(NamedTuple):
+    """The global batch, as one replica sees it."""
+
+    images: tf.Tensor  # [rows, dim], those of all replicas
+    texts: tf.Tensor
+    rows: int | tf.Tensor
+    index: tf.Tensor  # where this replica's own rows are
+    bias: tf.Tensor  # [rows] float32, 0 or, for masked columns, _NEVER
+    own_bias: tf.Tensor
+    own_weights: tf.Tensor  # 1 or, for masked rows, 0
+    pairs: tf.Tensor  # what the sum over replicas and rows is divided by
+    local: bool
+
+    def gather(self, x: tf.Tensor) -> tf.Tensor:
+        return x if self.local else distribution.all_gather(x)
+
+    def across(self, vectors: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Vectors [rows] -> each [replicas, rows], in one collective."""
+        return tf.unstack(self.gather(tf.stack(vectors)[tf.newaxis]), num=len(vectors), axis=1)
+
+    def mean(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(self.own_weights * values) / self.pairs
+
+    def hits(self, own: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
+        return self.mean(tf.cast(own >= largest, tf.float32))
+
+
+def _gather(image: tf.Tensor, text: tf.Tensor, mask: tf.Tensor | None, local: bool) -> _Batch:
+    gather = tf.identity if local else distribution.all_gather
+    images, texts = gather(image), gather(text)
+    count, rows = _length(image), _length(images)
+    index = tf.range(count)
+    if not local:
+        index += distribution.replica_id() * count
+    weights = tf.ones([count]) if mask is None else _float32(mask)
+    all_weights = tf.ones([rows]) if mask is None else gather(weights)
+    pairs = tf.reduce_sum(all_weights)
+    if local:
+        pairs = tf.maximum(pairs, 1.0) * distribution.replica_count()
+    bias, own_bias = ((1.0 - w) * _NEVER for w in (all_weights, weights))
+    return _Batch(images, texts, rows, index, bias, own_bias, weights, pairs, local)
+
+
+def _checked(image: Any, text: Any, tile_size: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+    image, text = _float32(image), _float32(text)
+    checks.check_rank(image, 2, "image_embeddings", "[batch, dim]")
+    checks.check_same_shape(image, text, "image_embeddings", "text_embeddings")
+    if tile_size is not None:
+        checks.check_positive(tile_size, "tile_size")
+    return image, text
+
+
+def _float32(x: Any) -> tf.Tensor:
+    return tf.cast(tf.convert_to_tensor(x), tf.float32)
+
+
+def _scale(log_temperature: tf.Tensor) -> tf.Tensor:
+    message = (
+        "The temperature exp(`log_temperature`) should be finite. Bound it with "
+        "`LiT(..., max_temperature=100.0)`, or lower the learning rate. Received:"
     )
+    return tf.debugging.check_numerics(tf.exp(log_temperature), message)
+
+
+def _named(
+    loss: tf.Tensor, image_to_text: tf.Tensor, text_to_image: tf.Tensor
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     return loss, {
         "image_to_text_accuracy": tf.stop_gradient(image_to_text),
         "text_to_image_accuracy": tf.stop_gradient(text_to_image),
     }
 
 
-def _log_sum_exp(
-    rows: tf.Tensor, columns: tf.Tensor, scale: tf.Tensor, tile_size: int | None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """For each row the log-sum-exp over all columns' logits, and the place of the largest."""
-
-    def one_tile(tile: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = tf.matmul(tile * scale, columns, transpose_b=True)
-        best = tf.argmax(logits, axis=1, output_type=tf.int32)
-        return tf.reduce_logsumexp(logits, axis=1), best
-
-    signature = (tf.TensorSpec([None]), tf.TensorSpec([None], tf.int32))
-    return _by_tiles(one_tile, (rows,), signature, columns, tile_size)
-
-
-def _softmax_product(
-    rows: tf.Tensor,
-    columns: tf.Tensor,
-    scale: tf.Tensor,
-    row_lse: tf.Tensor,
-    column_lse: tf.Tensor,
-    tile_size: int | None,
-) -> tf.Tensor:
-    """(softmax along each row + softmax along each column) @ columns, for these rows."""
-
-    def one_tile(tile: tf.Tensor, tile_lse: tf.Tensor) -> tf.Tensor:
-        logits = tf.matmul(tile * scale, columns, transpose_b=True)
-        weights = tf.exp(logits - tile_lse[:, tf.newaxis]) + tf.exp(logits - column_lse)
-        return tf.matmul(weights, columns)
-
-    signature = tf.TensorSpec([None, columns.shape[1]])
-    return _by_tiles(one_tile, (rows, row_lse), signature, columns, tile_size)
-
-
-def _by_tiles(
+def _walk(
     function: Callable,
     rows: tuple[tf.Tensor, ...],
-    signature: tf.TensorSpec | tuple[tf.TensorSpec, ...],
-    columns: tf.Tensor,
+    carry: tuple[tf.Tensor, ...],
     tile_size: int | None,
-) -> tf.Tensor | tuple[tf.Tensor, ...]:
-    """`function(*rows)`, a tile of rows after the other; whole where one tile holds them all."""
-    count, width = _length(rows[0]), _length(columns)
+    width: int | tf.Tensor,
+) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
+    """`function(*rows, *carry)` -> (results by row, carry), a tile of rows after the other.
+
+    `width` is how many logits a row has. What one tile holds is computed whole, with no loop.
+    """
+    count = _length(rows[0])
     known = isinstance(count, int) and isinstance(width, int)
     least, most = (min, max) if known else (tf.minimum, tf.maximum)
     tile_size = most(least(tile_size or most(_TILE_ELEMENTS // width, 1), count), 1)
     if known and count <= tile_size:
-        return function(*rows)
+        return function(*rows, *carry)
+    tiles = count // tile_size
 
-    tiles = -(-count // tile_size)
+    def tile(first: tf.Tensor, size: Any) -> list[tf.Tensor]:
+        return [
+            tf.ensure_shape(
+                tf.slice(x, [first] + [0] * (x.shape.rank - 1), [size, *x.shape[1:]]),
+                [size if known else None, *x.shape[1:]],
+            )
+            for x in rows
+        ]
 
-    def tiled(x: tf.Tensor) -> tf.Tensor:
-        padded = tf.pad(x, [[0, tiles * tile_size - count]] + [[0, 0]] * (x.shape.rank - 1))
-        return tf.reshape(padded, [tiles, tile_size, *x.shape[1:]])
+    def step(i: tf.Tensor, arrays: Any, carry: Any) -> tuple[Any, ...]:
+        results, carry = function(*tile(i * tile_size, tile_size), *carry)
+        return i + 1, tuple(a.write(i, x) for a, x in zip(arrays, results, strict=True)), carry
 
-    results = tf.map_fn(
-        lambda tile: function(*tile),
-        tuple(tiled(x) for x in rows),
-        parallel_iterations=1,
-        fn_output_signature=signature,
+    # The rest that fills no tile goes first, outside of the loop. It also tells what comes out.
+    rest = count - tiles * tile_size
+    results, carry = function(*tile(tiles * tile_size, rest), *carry)
+    arrays = tuple(
+        tf.TensorArray(x.dtype, tiles, element_shape=[tile_size if known else None, *x.shape[1:]])
+        for x in results
     )
-
-    def flat(x: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(x, [tiles * tile_size, *x.shape[2:]])[:count]
-
-    return tf.nest.map_structure(flat, results)
+    _, arrays, carry = tf.while_loop(
+        lambda i, *_: i < tiles, step, (0, arrays, carry), parallel_iterations=1
+    )
+    stacked = (
+        tf.reshape(array.stack(), [tiles * tile_size, *x.shape[1:]])
+        for array, x in zip(arrays, results, strict=True)
+    )
+    return tuple(tf.concat(pair, axis=0) for pair in zip(stacked, results, strict=True)), carry
 
 
 def _length(x: tf.Tensor) -> int | tf.Tensor:

@@ -11,7 +11,8 @@ from keras_lit import batches, checks, distribution, losses, pairs
 from keras_lit.towers import ImageTower, TextTower, Tower
 
 TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
-LOSSES = {"softmax": losses.softmax_contrastive}
+LOSSES = ("softmax", "sigmoid")
+LOGS = ("loss", "chance_loss", "image_to_text_accuracy", "text_to_image_accuracy")
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -26,10 +27,13 @@ class LiT(keras.Model):
             no optimizer slot, inference mode); "U": as given and trained; "u": re-initialised and
             trained. LiT is "Lu" (or "LU" from a pretrained text tower), CLIP "uu".
         temperature: float, the initial multiplier of the cosine similarities; it is learned.
-        loss: "softmax".
+        loss: "softmax", or "sigmoid" (SigLIP's, with a learned bias).
         max_temperature: float, an upper bound of the multiplier (CLIP's is 100); None for none.
         lock_heads: bool, whether locking a tower also locks its linear head, as big_vision does.
             By default the head of a locked tower trains, as the paper describes.
+        bias: float, the initial bias of the logits of the sigmoid loss.
+        local_loss: bool, whether each replica contrasts only its own pairs (Appendix F). By default
+            the loss is that of the global batch, on any number of replicas.
 
     Call arguments:
         inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
@@ -67,6 +71,8 @@ class LiT(keras.Model):
         loss: str = "softmax",
         max_temperature: float | None = None,
         lock_heads: bool = False,
+        bias: float = -10.0,
+        local_loss: bool = False,
         **kwargs: Any,
     ):
         # The towers' layers cast for themselves; pixels must not reach them rounded to bfloat16.
@@ -91,6 +97,8 @@ class LiT(keras.Model):
         self.max_temperature = max_temperature
         self.lock_heads = lock_heads
         self.tuning = tuning
+        self.initial_bias = bias
+        self.local_loss = local_loss
         self.log_temperature = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
@@ -98,16 +106,14 @@ class LiT(keras.Model):
             constraint=self._cap if max_temperature else None,
             name="log_temperature",
         )
-        self._trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in (
-                "loss",
-                "chance_loss",
-                "image_to_text_accuracy",
-                "text_to_image_accuracy",
-                "temperature",
+        if loss == "sigmoid":
+            self.bias = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(bias),
+                dtype="float32",
+                name="bias",
             )
-        }
+        self._trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
         self.built = True
 
     @property
@@ -156,7 +162,8 @@ class LiT(keras.Model):
         self.tuning = self.tuning  # `model.trainable = True` must not have unlocked anything.
         super().compile(optimizer=optimizer, **kwargs)
         # Slots made now spare the first step from being traced a second time.
-        self.optimizer.build(self.trainable_variables)
+        with self.distribute_strategy.scope():
+            self.optimizer.build(self.trainable_variables)
 
     def fit(
         self,
@@ -194,11 +201,10 @@ class LiT(keras.Model):
         """
         if y is not None:
             raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
-        towers = self.image_tower, self.text_tower
-        x = batches.for_training(x, *towers, batch_size, training=True, shuffle=shuffle)
+        x = self._batches(x, batch_size, training=True, shuffle=shuffle)
         if validation_data is not None:
             rows = batch_size if isinstance(validation_data, dict) else None
-            validation_data = batches.for_training(validation_data, *towers, rows)
+            validation_data = self._batches(validation_data, rows)
         shuffle = shuffle and not isinstance(x, tf.data.Dataset)
         history = super().fit(
             x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs
@@ -221,46 +227,56 @@ class LiT(keras.Model):
         """
         if y is not None:
             raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
-        x = batches.for_training(x, self.image_tower, self.text_tower, batch_size)
+        x = self._batches(x, batch_size)
         return super().evaluate(x, None, None, *args, **kwargs)
 
     def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            loss, accuracies = self._contrast(data, training=True)
-            scaled_loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(scaled_loss, weights), weights, strict=True)
-        )
-        return self._update_metrics(data, loss, accuracies)
+        with tf.GradientTape() as tape:
+            loss, accuracies = self._contrast(self(data, training=True), data)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, weights)
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return self._logs(data, loss, accuracies)
 
     def test_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        loss, accuracies = self._contrast(data, training=False)
-        return self._update_metrics(data, loss, accuracies)
+        return self._logs(data, *self._contrast(self(data, training=False), data))
 
     def _contrast(
-        self, data: dict[str, tf.Tensor], training: bool
+        self, embeddings: dict[str, tf.Tensor], data: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        embeddings = self(data, training=training)
-        return LOSSES[self.loss_name](
-            embeddings["image_embeddings"], embeddings["text_embeddings"], self.log_temperature
+        """This replica's shares of the loss and of the accuracies of the global batch."""
+        image, text = (
+            tf.debugging.check_numerics(
+                embeddings[f"{side}_embeddings"],
+                f"The {side} tower's embeddings should be finite: lower the learning rate, or look "
+                f"into what the {side} tower was given and made of. Received:",
+            )
+            for side in ("image", "text")
         )
+        options = {"mask": data.get("mask"), "local": self.local_loss}
+        if self.loss_name == "sigmoid":
+            return losses.sigmoid_contrastive(
+                image, text, self.log_temperature, self.bias, **options
+            )
+        return losses.softmax_contrastive(image, text, self.log_temperature, **options)
 
-    def _update_metrics(
+    def _logs(
         self, data: dict[str, tf.Tensor], loss: tf.Tensor, accuracies: dict[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
-        replicas = distribution.replica_count()
-        pairs_here = tf.cast(tf.shape(data["text"])[0], tf.float32)
-        values = {
-            "loss": loss * replicas,  # The loss is this replica's share of a sum.
-            "chance_loss": tf.math.log(pairs_here * replicas),
-            **accuracies,
-        }
-        for name, value in values.items():
-            self._trackers[name].update_state(value, sample_weight=pairs_here)
-        self._trackers["temperature"].reset_state()  # The present one, not the epoch's mean.
-        self._trackers["temperature"].update_state(self.temperature)
-        return {name: tracker.result() for name, tracker in self._trackers.items()}
+        """Adds the global batch, the same on every replica, to the means since the epoch began."""
+        pairs = tf.cast(tf.shape(data["text"])[0], tf.float32)
+        if "mask" in data:
+            pairs = tf.reduce_sum(tf.cast(data["mask"], tf.float32))
+        loss, *accuracies, pairs = distribution.sum_over_replicas(
+            [loss, *accuracies.values(), pairs]
+        )
+        contrasted = pairs / distribution.replica_count() if self.local_loss else pairs
+        values = (loss, tf.math.log(contrasted), *accuracies)
+        for tracker, value in zip(self._trackers.values(), values, strict=True):
+            tracker.update_state(value, sample_weight=pairs)
+        logs = {name: tracker.result() for name, tracker in self._trackers.items()}
+        return distribution.logs({**logs, "temperature": self.temperature})
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -286,6 +302,10 @@ class LiT(keras.Model):
             return pairs.preprocess_dataset(x, self.image_tower, self.text_tower, training)
         x = {name: pairs.as_array(values) for name, values in x.items()}
         return pairs.preprocess(x, self.image_tower, self.text_tower, training)
+
+    def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.distribute_strategy.scope():
+            return batches.for_training(x, self.image_tower, self.text_tower, *args, **kwargs)
 
     # Embeddings.
 
@@ -341,6 +361,8 @@ class LiT(keras.Model):
             "loss": self.loss_name,
             "max_temperature": self.max_temperature,
             "lock_heads": self.lock_heads,
+            "bias": self.initial_bias,
+            "local_loss": self.local_loss,
         }
 
     @classmethod
@@ -359,6 +381,9 @@ class LiT(keras.Model):
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is left to build, and Keras 3.15 fails here with several workers."""
 
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
         return tf.minimum(log_temperature, math.log(self.max_temperature))

@@ -33,15 +33,26 @@ def preprocess_dataset(
     check_spec(pairs.element_spec, image_tower, text_tower)
     if pairs.cardinality() == 0:
         raise ValueError(EMPTY)
-    seeds = tf.data.Dataset.random(draw_seed(), rerandomize_each_iteration=True).batch(
-        2, drop_remainder=True
+    return (
+        with_seeds(pairs, draw_seed())
+        .map(
+            lambda pair: preprocess(pair, image_tower, text_tower, training),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        .prefetch(tf.data.AUTOTUNE)
     )
 
-    def one(pair: Pairs, seed: tf.Tensor) -> Pairs:
-        return preprocess(pair, image_tower, text_tower, training, seed)
 
-    seeded = tf.data.Dataset.zip(pairs, seeds)
-    return seeded.map(one, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+def with_seeds(pairs: tf.data.Dataset, seed: int) -> tf.data.Dataset:
+    """Adds a "seed" to each pair, new in each epoch, for the image tower's crops and flips."""
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+
+    def add(pair: Pairs, seed: tf.Tensor) -> Pairs:
+        if is_batched(pair["text"]):
+            seed = tf.random.experimental.stateless_split(seed, tf.shape(pair["text"])[0])
+        return {**pair, "seed": seed}
+
+    return tf.data.Dataset.zip(pairs, seeds.batch(2, drop_remainder=True)).map(add)
 
 
 def preprocess(
@@ -49,12 +60,12 @@ def preprocess(
     image_tower: ImageTower,
     text_tower: TextTower,
     training: bool = False,
-    seed: tf.Tensor | None = None,
 ) -> Pairs:
     """{"image" or "image_features", "text"} raw or not -> the same, ready for the towers.
 
-    What is raw (strings, uint8 pixels) is preprocessed, what is not passes through, all is checked;
-    other keys are left out, but a string "name" is what an error calls a bad row by.
+    What is raw (strings, uint8 pixels) is preprocessed, what is not passes through, all is checked.
+    A "seed" decides random crops and flips, a string "name" is what an error calls a bad row by;
+    other keys are left out.
     """
     pair = {name: tf.convert_to_tensor(values) for name, values in pair.items()}
     check_spec(pair, image_tower, text_tower)
@@ -65,7 +76,7 @@ def preprocess(
         ready["image"] = finite(pair["image"], "image")
     else:
         ready["image"] = image_tower.preprocessor(
-            pair["image"], training=training, seed=seed, names=_names(pair)
+            pair["image"], training=training, seed=pair.get("seed"), names=_names(pair)
         )
     text = pair["text"]
     if text.dtype == tf.string:
@@ -147,6 +158,11 @@ def check_text(spec: Any, text_tower: TextTower) -> None:
             "Text should be strings, or integer token ids [batch, "
             f"{text_tower.sequence_length}]. Received: {dtype.name} of shape {spec.shape}."
         )
+
+
+def is_batched(text: Any) -> bool:
+    """Whether text (a tensor or its spec) is that of a batch."""
+    return text.shape.rank == (1 if tf.as_dtype(text.dtype) == tf.string else 2)
 
 
 def _check_shape(spec: Any, row: tuple[int, ...], name: str) -> None:

@@ -56,7 +56,7 @@ class ImagePreprocessor(keras.layers.Layer):
         images: [batch] or scalar string tensor (encoded images), or [batch, height, width,
             channels] or [height, width, channels] uint8 tensor with 1 to 4 channels.
         training: bool, whether to apply the random crop and flip.
-        seed: [2] integer tensor that decides them; drawn when None.
+        seed: [2] integer tensor that decides them, or [batch, 2]; drawn when None.
         names: optional [batch] string tensor; errors name a bad row by it.
 
     Returns:
@@ -145,7 +145,10 @@ class ImagePreprocessor(keras.layers.Layer):
         def resize_all(images: tf.Tensor) -> tf.Tensor:
             if images.dtype == tf.uint8 and seed is None:
                 return self._resize(to_rgb(images, self.background))
-            rows: Any = images if seed is None else (images, _split(seed, tf.shape(images)[0]))
+            rows: Any = images
+            if seed is not None:
+                seeds = seed if seed.shape.rank == 2 else _split(seed, tf.shape(images)[0])
+                rows = (images, seeds)
 
             def one(row: Any) -> tf.Tensor:
                 image, row_seed = (row, None) if seed is None else row

@@ -20,8 +20,8 @@ import keras_lit
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-version checks images legacy_torch data preprocessing tokenizers backbones towers pairs batches
-distribution losses model optimizers evaluation pretrained export
+version checks images legacy_torch data preprocessing tokenizers backbones towers pairs distribution
+batches losses model optimizers evaluation pretrained export
 """.split()
 
 

@@ -139,9 +139,10 @@ def test_loss_and_metrics_of_one_batch_are_those_of_numpy(model):
     np.testing.assert_allclose(result["loss"], (rows + columns).mean() / 2, rtol=1e-5)
     np.testing.assert_allclose(result["chance_loss"], math.log(24), rtol=1e-6)
     np.testing.assert_allclose(result["temperature"], 10.0, rtol=1e-6)
-    found = (logits.argmax(1) == np.arange(24)).mean()
+    # Every caption is there three times, and its equals are as right as itself.
+    found = (np.diag(logits) >= logits.max(1) - 1e-6).mean()
     np.testing.assert_allclose(result["image_to_text_accuracy"], found, rtol=1e-6)
-    found = (logits.argmax(0) == np.arange(24)).mean()
+    found = (np.diag(logits) >= logits.max(0) - 1e-6).mean()
     np.testing.assert_allclose(result["text_to_image_accuracy"], found, rtol=1e-6)
 
 

@@ -1,0 +1,39 @@
+"""A small LiT and its pairs, the same in every process."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_lit
+
+COLOURS = ["red", "green", "blue", "grey", "white", "black", "yellow"]
+THINGS = ["balloon", "dog", "cat", "banana", "moon", "toucan"]
+
+
+def make_pairs(count):
+    """Unbatched pixels and captions."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, [count, 12, 14, 3]).astype("uint8")
+    captions = [
+        f"a {COLOURS[i % 7]} {THINGS[i % 6]} and a {COLOURS[i // 7 % 7]} one" for i in range(count)
+    ]
+    return tf.data.Dataset.from_tensor_slices({"image": images, "text": captions})
+
+
+def make_model(tuning="Lu", **options):
+    """Batch norm in the locked tower, a head on it, random crops; no dropout in the text tower."""
+    keras.utils.set_random_seed(1)
+    vocabulary = sorted({word for words in (COLOURS, THINGS, ["a", "and", "one"]) for word in words})
+    tokenizer = keras_lit.tokenizers.train_wordpiece(vocabulary, 60)
+    layers = [keras.Input([8, 8, 3]), keras.layers.Conv2D(6, 3, strides=2)]
+    if tuning[0] == "L":
+        layers.append(keras.layers.BatchNormalization())
+    preprocessor = keras_lit.preprocessing.ImagePreprocessor(
+        8, random_crop=(0.3, 1.0), random_flip=True
+    )
+    image_tower = keras_lit.ImageTower(
+        keras.Sequential(layers), projection_dim=16, preprocessor=preprocessor
+    )
+    backbone = keras_lit.backbones.TextTransformer(tokenizer.vocabulary_size(), 10, 16, 2, 32, 4)
+    text_tower = keras_lit.TextTower(backbone, tokenizer, 10)
+    return keras_lit.LiT(image_tower, text_tower, tuning, **options)

@@ -1,0 +1,239 @@
+"""One device, several replicas and several workers compute the same loss and train the same weights."""
+
+import functools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lit
+from keras_lit import losses
+from tests.small import make_model, make_pairs
+
+GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
+HERE = pathlib.Path(__file__).parent
+REPLICAS = [2, 3, 4, 8]
+
+
+@functools.cache
+def mirrored(replicas):
+    class Mirrored(tf.distribute.MirroredStrategy):
+        # Strategies over other devices in the same process must not share their groups' keys.
+        _collective_key_base = 1000 * replicas
+
+    strategy = Mirrored([f"CPU:{i}" for i in range(replicas)])
+    assert strategy.num_replicas_in_sync == replicas
+    return strategy
+
+
+def share_out(strategy, *arrays):
+    """Each replica's rows, in order."""
+    replicas = strategy.num_replicas_in_sync
+
+    def rows(context, x):
+        size = len(x) // replicas
+        first = context.replica_id_in_sync_group * size
+        return tf.constant(x[first : first + size])
+
+    return [
+        strategy.experimental_distribute_values_from_function(lambda c, x=x: rows(c, x))
+        for x in arrays
+    ]
+
+
+def sum_and_gradients(loss, strategy, image, text, *scalars, **options):
+    """The sum of the replicas' losses and of their scalars' gradients, all rows' gradients."""
+
+    @tf.function
+    def step(image, text, mask=None):
+        with tf.GradientTape() as tape:
+            watched = [image, text, *map(tf.constant, scalars)]
+            tape.watch(watched)
+            extra = {} if mask is None else {"mask": mask}
+            value = loss(*watched, **extra, **options)
+        return value, tape.gradient(value, watched)
+
+    mask = options.pop("mask", None)
+    arrays = [image, text] if mask is None else [image, text, mask]
+    value, gradients = strategy.run(step, args=share_out(strategy, *arrays))
+    local = strategy.experimental_local_results
+    assert len(local(value)) == strategy.num_replicas_in_sync
+    rows = [np.concatenate(local(gradient)) for gradient in gradients[:2]]
+    return float(sum(local(value))), rows, [float(sum(local(g))) for g in gradients[2:]]
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+LOSSES = {
+    "softmax": (losses.softmax_contrastive_loss, ["log_temperature"]),
+    "sigmoid": (losses.sigmoid_contrastive_loss, ["log_temperature", "bias"]),
+}
+
+
+@pytest.mark.parametrize("tile_size", [None, 5])
+@pytest.mark.parametrize("replicas", REPLICAS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_on_replicas_equal_the_reference(name, replicas, tile_size):
+    loss, scalars = LOSSES[name]
+    value, rows, of_scalars = sum_and_gradients(
+        loss,
+        mirrored(replicas),
+        unit(GOLDEN["image"]),
+        unit(GOLDEN["text"]),
+        *(GOLDEN[scalar] for scalar in scalars),
+        tile_size=tile_size,
+    )
+    np.testing.assert_allclose(value, GOLDEN[f"{name}_loss"], rtol=1e-6)
+    for side, gradient in zip(("image", "text"), rows, strict=True):
+        # The golden gradient is that of rows of any length: without its part along the row.
+        x = GOLDEN[side]
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        along = (gradient * unit(x)).sum(1, keepdims=True) * unit(x)
+        np.testing.assert_allclose(
+            (gradient - along) / length, GOLDEN[f"{name}_grad_{side}"], atol=3e-6
+        )
+    for scalar, gradient in zip(scalars, of_scalars, strict=True):
+        np.testing.assert_allclose(gradient, GOLDEN[f"{name}_grad_{scalar}"], rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_masked_rows_count_nowhere_on_any_replica(name):
+    loss, scalars = LOSSES[name]
+    image, text = unit(GOLDEN["image"])[:14], unit(GOLDEN["text"])[:14]
+    scalars = [GOLDEN[scalar] for scalar in scalars]
+    one = tf.distribute.get_strategy()
+    expected = sum_and_gradients(loss, one, image, text, *scalars)
+    fill = np.ones([2, 20], "float32")
+    value, rows, of_scalars = sum_and_gradients(
+        loss,
+        mirrored(4),
+        np.concatenate([image, fill]),
+        np.concatenate([text, fill]),
+        *scalars,
+        mask=np.arange(16) < 14,
+        tile_size=3,
+    )
+    np.testing.assert_allclose(value, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(of_scalars, expected[2], rtol=1e-4)
+    for gradient, wanted in zip(rows, expected[1], strict=True):
+        np.testing.assert_allclose(gradient[:14], wanted, atol=1e-6)
+        assert not gradient[14:].any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_local_loss_is_the_mean_of_the_replicas_own(name):
+    loss, scalars = LOSSES[name]
+    image, text = unit(GOLDEN["image"]), unit(GOLDEN["text"])
+    scalars = [GOLDEN[scalar] for scalar in scalars]
+    value, *_ = sum_and_gradients(loss, mirrored(4), image, text, *scalars, local=True)
+    parts = [loss(image[i : i + 12], text[i : i + 12], *scalars) for i in range(0, 48, 12)]
+    np.testing.assert_allclose(value, np.mean(parts), rtol=1e-6)
+
+
+def test_replicas_of_unequal_size_are_refused():
+    strategy = mirrored(2)
+    rows = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.ones([2 + context.replica_id_in_sync_group, 3])
+    )
+    step = tf.function(lambda x: losses.softmax_contrastive_loss(x, x, 0.0))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="replicas should hold equally many"):
+        strategy.run(step, args=(rows,))
+
+
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "adafactor": lambda: keras_lit.optimizers.Adafactor(3e-3),
+}
+TOLERANCE = {"sgd": 1e-5, "adafactor": 1e-3}
+
+
+def train(strategy, optimizer, tuning="Lu", **options):
+    """20 steps, the last of each epoch on fewer pairs -> history, evaluation, weights."""
+    with strategy.scope():
+        model = make_model(tuning)
+        model.compile(OPTIMIZERS[optimizer](), **options)
+    history = model.fit(make_pairs(114).batch(24), epochs=4, verbose=0).history
+    evaluation = model.evaluate(make_pairs(43).batch(16), return_dict=True, verbose=0)
+    return history, evaluation, [np.array(weight) for weight in model.weights]
+
+
+@functools.cache
+def on_one_device(optimizer, tuning="Lu"):
+    return train(tf.distribute.get_strategy(), optimizer, tuning)
+
+
+def assert_same(actual, expected, tolerance):
+    for logs, wanted in zip(actual[:2], expected[:2], strict=True):
+        assert logs.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_allclose(logs[name], value, rtol=tolerance, err_msg=name)
+    for weight, wanted in zip(actual[2], expected[2], strict=True):
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(weight, wanted, atol=tolerance * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", REPLICAS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_on_replicas_equals_one_device(optimizer, replicas):
+    result = train(mirrored(replicas), optimizer)
+    assert_same(result, on_one_device(optimizer), TOLERANCE[optimizer])
+
+
+@pytest.mark.slow
+def test_training_both_towers_on_replicas_equals_one_device():
+    assert_same(train(mirrored(4), "sgd", "UU"), on_one_device("sgd", "UU"), 1e-5)
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 3])
+def test_training_on_workers_equals_one_device(workers, tmp_path):
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(workers)]
+    processes = []
+    for i in range(workers):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        command = [sys.executable, "-m", "tests.worker", str(workers), str(tmp_path)]
+        log = (tmp_path / f"{i}.log").open("w")
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, cwd=HERE.parent, stdout=log, stderr=subprocess.STDOUT
+            )
+        )
+    try:
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0] * workers, (tmp_path / "0.log").read_text()[-3000:]
+    for optimizer in OPTIMIZERS:
+        for i in range(workers):
+            saved = np.load(tmp_path / f"{optimizer}-{i}.npz")
+            logs = json.loads((tmp_path / f"{optimizer}-{i}.json").read_text())
+            weights = [saved[f"arr_{k}"] for k in range(len(saved))]
+            assert_same((*logs, weights), on_one_device(optimizer), TOLERANCE[optimizer])
+
+
+def test_a_batch_that_replicas_do_not_divide_is_refused():
+    with mirrored(4).scope():
+        model = make_model()
+        model.compile("sgd")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a multiple of the 4 replicas"):
+        model.fit(make_pairs(20).batch(10), verbose=0)
