@@ -53,21 +53,22 @@ def sum_over_replicas(values: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def logs(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Scalars as Keras 3.15 wants them from a step: over several workers it averages axis 0."""
-    if _has_workers():
+    if has_workers():
         return {name: tf.reshape(value, [1]) for name, value in values.items()}
     return values
 
 
 def agreed(number: int) -> int:
     """The first worker's number, on all workers: for the seeds of what they do alike."""
-    if not _has_workers():
+    if not has_workers():
         return number
     strategy = tf.distribute.get_strategy()
     gathered = strategy.run(tf.function(lambda: all_gather(tf.constant([number], tf.int64))))
     return int(strategy.experimental_local_results(gathered)[0][0])
 
 
-def _has_workers() -> bool:
+def has_workers() -> bool:
+    """Whether several processes train together."""
     return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
 
 

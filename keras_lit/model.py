@@ -205,7 +205,8 @@ class LiT(keras.Model):
         if validation_data is not None:
             rows = batch_size if isinstance(validation_data, dict) else None
             validation_data = self._batches(validation_data, rows)
-        shuffle = shuffle and not isinstance(x, tf.data.Dataset)
+        datasets = tf.data.Dataset, tf.distribute.DistributedDataset
+        shuffle = shuffle and not isinstance(x, datasets)
         history = super().fit(
             x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs
         )

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_lit import checks
+from keras_lit import checks, distribution
 
 DECAYS = ("cosine", "linear", "rsqrt", "constant")
 MOMENTUM_DTYPES = ("bfloat16", "float32")
@@ -132,9 +132,9 @@ class Adafactor(keras.optimizers.Optimizer):
                 ]
             )
             if self.momentum is not None:
-                self._momentums.append(
-                    self._add_slot(variable, "momentum", shape, self.momentum_dtype)
-                )
+                # Workers cannot broadcast bfloat16, so there float32 holds the rounded values.
+                slot_dtype = "float32" if distribution.has_workers() else self.momentum_dtype
+                self._momentums.append(self._add_slot(variable, "momentum", shape, slot_dtype))
 
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
@@ -149,9 +149,9 @@ class Adafactor(keras.optimizers.Optimizer):
             slot = self._momentums[index]
             # The reference (optax.ema) multiplies in the slot's own precision, where 0.9 is
             # 0.8984 in bfloat16, then adds in the gradient's, and rounds only what it stores.
-            kept = ops.cast(slot * ops.cast(self.momentum, slot.dtype), dtype)
-            update = (1.0 - self.momentum) * update + kept
-            self.assign(slot, update)
+            stored, rate = (ops.cast(x, self.momentum_dtype) for x in (slot, self.momentum))
+            update = (1.0 - self.momentum) * update + ops.cast(stored * rate, dtype)
+            self.assign(slot, ops.cast(update, self.momentum_dtype))
         self.assign_sub(variable, ops.cast(learning_rate, dtype) * update)
 
     def get_config(self) -> dict[str, Any]:

@@ -23,7 +23,9 @@ def make_pairs(count):
 def make_model(tuning="Lu", **options):
     """Batch norm in the locked tower, a head on it, random crops; no dropout in the text tower."""
     keras.utils.set_random_seed(1)
-    vocabulary = sorted({word for words in (COLOURS, THINGS, ["a", "and", "one"]) for word in words})
+    vocabulary = sorted(
+        {word for words in (COLOURS, THINGS, ["a", "and", "one"]) for word in words}
+    )
     tokenizer = keras_lit.tokenizers.train_wordpiece(vocabulary, 60)
     layers = [keras.Input([8, 8, 3]), keras.layers.Conv2D(6, 3, strides=2)]
     if tuning[0] == "L":
@@ -34,6 +36,6 @@ def make_model(tuning="Lu", **options):
     image_tower = keras_lit.ImageTower(
         keras.Sequential(layers), projection_dim=16, preprocessor=preprocessor
     )
-    backbone = keras_lit.backbones.TextTransformer(tokenizer.vocabulary_size(), 10, 16, 2, 32, 4)
+    backbone = keras_lit.backbones.TextTransformer(tokenizer.vocabulary_size(), 10, 16, 1, 32, 4)
     text_tower = keras_lit.TextTower(backbone, tokenizer, 10)
     return keras_lit.LiT(image_tower, text_tower, tuning, **options)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -157,13 +158,17 @@ TOLERANCE = {"sgd": 1e-5, "adafactor": 1e-3}
 
 
 def train(strategy, optimizer, tuning="Lu", **options):
-    """20 steps, the last of each epoch on fewer pairs -> history, evaluation, weights."""
+    """20 steps, the last of each epoch on fewer pairs -> history, evaluation, weights by path."""
     with strategy.scope():
         model = make_model(tuning)
         model.compile(OPTIMIZERS[optimizer](), **options)
     history = model.fit(make_pairs(114).batch(24), epochs=4, verbose=0).history
-    evaluation = model.evaluate(make_pairs(43).batch(16), return_dict=True, verbose=0)
-    return history, evaluation, [np.array(weight) for weight in model.weights]
+    evaluation = {}
+    if optimizer == "sgd":
+        evaluation = model.evaluate(make_pairs(43).batch(16), return_dict=True, verbose=0)
+    # Paths differ in the numbers that Keras counts layers with.
+    names = [f"{i} {re.sub(r'_[0-9]+', '', weight.path)}" for i, weight in enumerate(model.weights)]
+    return history, evaluation, dict(zip(names, map(np.array, model.weights), strict=True))
 
 
 @functools.cache
@@ -176,9 +181,14 @@ def assert_same(actual, expected, tolerance):
         assert logs.keys() == wanted.keys()
         for name, value in wanted.items():
             np.testing.assert_allclose(logs[name], value, rtol=tolerance, err_msg=name)
-    for weight, wanted in zip(actual[2], expected[2], strict=True):
-        scale = np.abs(wanted).max()
-        np.testing.assert_allclose(weight, wanted, atol=tolerance * scale)
+    assert actual[2].keys() == expected[2].keys()
+    for name, wanted in expected[2].items():
+        # A softmax over keys does not see their bias, so its gradient is rounding errors only.
+        if not name.endswith("key/bias"):
+            scale = np.abs(wanted).max()
+            np.testing.assert_allclose(
+                actual[2][name], wanted, rtol=0, atol=tolerance * scale, err_msg=name
+            )
 
 
 @pytest.mark.slow
@@ -225,9 +235,8 @@ def test_training_on_workers_equals_one_device(workers, tmp_path):
     assert codes == [0] * workers, (tmp_path / "0.log").read_text()[-3000:]
     for optimizer in OPTIMIZERS:
         for i in range(workers):
-            saved = np.load(tmp_path / f"{optimizer}-{i}.npz")
+            weights = dict(np.load(tmp_path / f"{optimizer}-{i}.npz"))
             logs = json.loads((tmp_path / f"{optimizer}-{i}.json").read_text())
-            weights = [saved[f"arr_{k}"] for k in range(len(saved))]
             assert_same((*logs, weights), on_one_device(optimizer), TOLERANCE[optimizer])
 
 

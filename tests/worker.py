@@ -16,5 +16,5 @@ if __name__ == "__main__":
     index = strategy.cluster_resolver.task_id
     for optimizer in OPTIMIZERS:
         *logs, weights = train(strategy, optimizer)
-        np.savez(directory / f"{optimizer}-{index}.npz", *weights)
+        np.savez(directory / f"{optimizer}-{index}.npz", **weights)
         (directory / f"{optimizer}-{index}.json").write_text(json.dumps(logs, default=float))
