@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import batches, checks, distribution, losses, pairs
+from keras_lit import batches, checks, distribution, losses, micro_batches, pairs
+from keras_lit.optimizers import Adafactor
 from keras_lit.towers import ImageTower, TextTower, Tower
 
 TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
@@ -143,16 +144,24 @@ class LiT(keras.Model):
 
     # Training: fit -> train_step -> loss -> gradient.
 
-    def compile(self, optimizer: Any, **kwargs: Any) -> None:
+    def compile(self, optimizer: Any, micro_batch_size: int | None = None, **kwargs: Any) -> None:
         """Configures training. The loss is LiT's own.
 
         Args:
             optimizer: any Keras optimizer, or its name.
+            micro_batch_size: int, how many pairs each replica encodes at one time. The loss and the
+                gradient remain those of the whole batch, the memory is that of this many pairs, and
+                every tower that trains is run forward twice. (Batch norm that trains sees
+                chunks; dropout is the same both times.) None: the whole batch.
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in `keras.Model`.
 
         Raises:
-            ValueError: a `loss` or `metrics` is passed.
+            ValueError: a `loss` or `metrics` is passed, or an optimizer that does not train on
+                several replicas as it does on one.
         """
+        if micro_batch_size is not None:
+            checks.check_positive(micro_batch_size, "micro_batch_size")
+        self.micro_batch_size = micro_batch_size
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -161,6 +170,7 @@ class LiT(keras.Model):
                 )
         self.tuning = self.tuning  # `model.trainable = True` must not have unlocked anything.
         super().compile(optimizer=optimizer, **kwargs)
+        _check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         # Slots made now spare the first step from being traced a second time.
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
@@ -233,10 +243,19 @@ class LiT(keras.Model):
 
     def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         weights = self.trainable_weights
-        with tf.GradientTape() as tape:
-            loss, accuracies = self._contrast(self(data, training=True), data)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, weights)
+        if self.micro_batch_size is None:
+            with tf.GradientTape() as tape:
+                loss, accuracies = self._contrast(self(data, training=True), data)
+                scaled_loss = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled_loss, weights)
+        else:
+            loss, accuracies, gradients = micro_batches.loss_and_gradients(
+                self,
+                data,
+                self.micro_batch_size,
+                lambda embeddings: self._contrast(embeddings, data),
+                self.optimizer.scale_loss,
+            )
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return self._logs(data, loss, accuracies)
 
@@ -377,8 +396,9 @@ class LiT(keras.Model):
         model.tuning = config["tuning"]
         return model
 
-    def get_compile_config(self) -> dict[str, Any]:
-        return super().get_compile_config()
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = super().get_compile_config()
+        return config and {**config, "micro_batch_size": self.micro_batch_size}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -399,6 +419,25 @@ def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
             "Image and text embeddings should have the same width. Received: image "
             f"{image_tower.embedding_dim}, text {text_tower.embedding_dim}. Give a tower a head "
             f"that fits, for example `TextTower(..., projection_dim={image_tower.embedding_dim})`."
+        )
+
+
+def _check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    names = ("clipnorm", "clipvalue", "global_clipnorm")
+    clips = [name for name in names if getattr(optimizer, name, None) is not None]
+    if replicas > 1 and clips and not isinstance(optimizer, Adafactor):
+        raise ValueError(
+            f"Keras clips each replica's gradient before their sum, so `{clips[0]}` would train "
+            f"something else on {replicas} replicas than on one. Clip with "
+            "`keras_lit.optimizers.Adafactor`, which clips the sum, or not at all. Received: "
+            f"{type(optimizer).__name__}."
+        )
+    if replicas > 1 and getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "Keras cannot accumulate gradients on several replicas. Make a large batch fit with "
+            "`compile(..., micro_batch_size=...)`, which also keeps all its negatives. Received: "
+            f"{optimizer.gradient_accumulation_steps} steps on {replicas} replicas."
         )
 
 

@@ -20,15 +20,15 @@ def make_pairs(count):
     return tf.data.Dataset.from_tensor_slices({"image": images, "text": captions})
 
 
-def make_model(tuning="Lu", **options):
-    """Batch norm in the locked tower, a head on it, random crops; no dropout in the text tower."""
+def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
+    """A head on the image tower and random crops; batch norm by default where it is locked."""
     keras.utils.set_random_seed(1)
     vocabulary = sorted(
         {word for words in (COLOURS, THINGS, ["a", "and", "one"]) for word in words}
     )
     tokenizer = keras_lit.tokenizers.train_wordpiece(vocabulary, 60)
     layers = [keras.Input([8, 8, 3]), keras.layers.Conv2D(6, 3, strides=2)]
-    if tuning[0] == "L":
+    if batch_norm or (batch_norm is None and tuning[0] == "L"):
         layers.append(keras.layers.BatchNormalization())
     preprocessor = keras_lit.preprocessing.ImagePreprocessor(
         8, random_crop=(0.3, 1.0), random_flip=True
@@ -36,6 +36,8 @@ def make_model(tuning="Lu", **options):
     image_tower = keras_lit.ImageTower(
         keras.Sequential(layers), projection_dim=16, preprocessor=preprocessor
     )
-    backbone = keras_lit.backbones.TextTransformer(tokenizer.vocabulary_size(), 10, 16, 1, 32, 4)
+    backbone = keras_lit.backbones.TextTransformer(
+        tokenizer.vocabulary_size(), 10, 16, 1, 32, 4, dropout=dropout
+    )
     text_tower = keras_lit.TextTower(backbone, tokenizer, 10)
     return keras_lit.LiT(image_tower, text_tower, tuning, **options)

@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
 version checks images legacy_torch data preprocessing tokenizers backbones towers pairs distribution
-batches losses model optimizers evaluation pretrained export
+batches losses micro_batches optimizers model evaluation pretrained export
 """.split()
 
 

@@ -1,0 +1,126 @@
+"""Micro-batches change the memory, not the gradient."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lit
+from keras_lit import losses, micro_batches
+from tests.small import make_model, make_pairs
+
+
+def data(model, count):
+    return model.preprocess(next(iter(make_pairs(count).batch(count))))
+
+
+def in_micro_batches(model, pairs, size, jit_compile=False):
+    @tf.function(jit_compile=jit_compile)
+    def step(pairs):
+        loss, _, gradients = micro_batches.loss_and_gradients(
+            model, pairs, size, lambda e: model._contrast(e, pairs), lambda loss: loss
+        )
+        return loss, gradients
+
+    return step(pairs)
+
+
+def whole(model, pairs):
+    with tf.GradientTape() as tape:
+        embeddings = model(pairs, training=True)
+        loss = losses.softmax_contrastive_loss(
+            embeddings["image_embeddings"], embeddings["text_embeddings"], model.log_temperature
+        )
+    return loss, tape.gradient(loss, model.trainable_weights)
+
+
+def assert_equal(actual, expected):
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-6)
+    assert len(actual[1]) == len(expected[1]) > 10
+    scale = tf.linalg.global_norm(expected[1])
+    for gradient, wanted in zip(actual[1], expected[1], strict=True):
+        assert tf.norm(gradient - wanted) <= 1e-6 * scale
+
+
+@pytest.mark.parametrize("size", [4, 5, 12, 40])
+@pytest.mark.parametrize("tuning", ["Lu", "UU"])
+def test_gradients_equal_those_of_the_whole_batch(tuning, size):
+    model = make_model(tuning)
+    pairs = data(model, 12)
+    assert_equal(in_micro_batches(model, pairs, size), whole(model, pairs))
+
+
+def test_under_xla():
+    model = make_model()
+    pairs = data(model, 12)
+    assert_equal(in_micro_batches(model, pairs, 5, jit_compile=True), whole(model, pairs))
+
+
+def test_dropout_and_batch_norm_are_replayed_once():
+    """Against one tape over the chunks in their order, from the same state."""
+    model = make_model("UU", dropout=0.5, batch_norm=True)
+    pairs = data(model, 12)
+    states = [v for v in model.variables if "seed" in v.path or "moving" in v.path]
+    assert len(states) >= 4
+    before = [np.array(state) for state in states]
+    with tf.GradientTape() as tape:
+        chunks = [
+            model({name: x[i : i + 4] for name, x in pairs.items()}, training=True)
+            for i in (0, 4, 8)
+        ]
+        image, text = (
+            tf.concat([chunk[f"{side}_embeddings"] for chunk in chunks], 0)
+            for side in ("image", "text")
+        )
+        loss = losses.softmax_contrastive_loss(image, text, model.log_temperature)
+    expected = loss, tape.gradient(loss, model.trainable_weights)
+    after = [np.array(state) for state in states]
+    for state, value in zip(states, before, strict=True):
+        state.assign(value)
+    assert_equal(in_micro_batches(model, pairs, 4), expected)
+    for state, old, new in zip(states, before, after, strict=True):
+        assert (old != new).any()
+        np.testing.assert_allclose(state, new, rtol=1e-6)
+
+
+def fit(strategy, **options):
+    with strategy.scope():
+        model = make_model()
+        model.compile(keras.optimizers.SGD(0.1), **options)
+    history = model.fit(make_pairs(43).batch(16), epochs=2, verbose=0).history
+    return history, [np.array(weight) for weight in model.weights]
+
+
+@pytest.mark.slow
+def test_fit_on_replicas_with_an_uneven_last_batch():
+    one = tf.distribute.get_strategy()
+    expected = fit(one)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    for actual in (fit(one, micro_batch_size=5), fit(strategy, micro_batch_size=3)):
+        for name, values in expected[0].items():
+            np.testing.assert_allclose(actual[0][name], values, rtol=1e-5, err_msg=name)
+        for weight, wanted in zip(actual[1], expected[1], strict=True):
+            scale = max(np.abs(wanted).max(), 1e-2)
+            np.testing.assert_allclose(weight, wanted, rtol=0, atol=1e-5 * scale)
+
+
+def test_the_setting_is_saved(tmp_path):
+    model = make_model()
+    model.compile("sgd", micro_batch_size=7)
+    model.save(tmp_path / "model.keras")
+    assert keras.saving.load_model(tmp_path / "model.keras").micro_batch_size == 7
+
+
+def test_bad_size():
+    with pytest.raises(ValueError, match="`micro_batch_size` should be a positive number"):
+        make_model().compile("sgd", micro_batch_size=0)
+
+
+def test_image_features_pass():
+    model = make_model()
+    pairs = data(model, 8)
+    features = model.image_tower.features(pairs["image"])
+    given = {"image_features": tf.convert_to_tensor(features), "text": pairs["text"]}
+    assert_equal(in_micro_batches(model, given, 3), whole(model, pairs))
+    assert isinstance(model, keras_lit.LiT)
