@@ -13,7 +13,6 @@ text tower then trains on those features at its own speed (the paper's section 5
 
 import argparse
 import json
-import math
 import pathlib
 import platform
 import time
@@ -99,7 +98,7 @@ def main() -> None:
     }
     metrics["mean_recall"] = mean_recall(metrics)
     metrics["ridge_baseline"]["mean_recall"] = mean_recall(baseline)
-    plot_training(history, baseline["validation"], args.output / "training.png")
+    plot_training(history, metrics, args.output / "training.png")
     contact_sheet(model, test, sources[1], args.output / "retrieval.png")
     clock.lap("evaluation")
 
@@ -287,28 +286,28 @@ def fit(
     best = KeepBest(train, validation)
     history = model.fit(pairs, epochs=args.epochs, callbacks=[best]).history
     model.set_weights(best.weights)
-    return history
+    return {**history, "validation": best.scores}
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Logs the mean recall on the validation part after each epoch; remembers the best weights."""
+    """Scores the mean recall on the validation part by epoch; remembers the best weights."""
 
     def __init__(self, train: dict[str, Any], rows: np.ndarray) -> None:
         super().__init__()
         self.features, self.text = train["views"][0][rows], train["text"][rows]
-        self.best, self.weights = -math.inf, None
+        self.scores, self.weights = [], None
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """The start counts as well."""
-        self.on_epoch_end(-1, {})
+        self.on_epoch_end(-1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Evaluates once."""
         images = embed(self.model, self.features)
-        result = mean_recall(recalls(images, self.model.encode_text(self.text), self.text))
-        logs["val_mean_recall"] = result
-        if result > self.best:
-            self.best, self.weights = result, self.model.get_weights()
+        texts = self.model.encode_text(self.text)
+        self.scores.append(mean_recall(recalls(images, texts, self.text)))
+        if self.scores[-1] == max(self.scores):
+            self.weights = self.model.get_weights()
 
 
 # Evaluation.
@@ -405,19 +404,39 @@ def zero_shot(model: keras_lit.LiT, test: dict[str, Any]) -> dict[str, Any] | No
 # What a person looks at.
 
 
-def plot_training(history: dict[str, list[float]], baseline: float, path: pathlib.Path) -> None:
-    """The loss, and the validation recall beside the baseline's."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+def plot_training(
+    history: dict[str, list[float]], metrics: dict[str, Any], path: pathlib.Path
+) -> None:
+    """Loss, validation recall and test recalls, the latter two beside the baseline's."""
+    baseline = metrics["ridge_baseline"]
+    figure, panels = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    left, middle, right = panels
     epochs = range(1, len(history["loss"]) + 1)
     left.plot(epochs, history["loss"], label="contrastive loss")
     left.plot(epochs, history["chance_loss"], "--", color="grey", label="chance, ln(batch)")
-    right.plot(epochs, history["val_mean_recall"], color="tab:green", label="LiT, validation")
-    right.axhline(baseline, linestyle="--", color="grey", label="ridge baseline, validation")
-    for axes, title in ((left, "Training"), (right, "Mean of recall@1, 5, 10 both ways")):
-        axes.set(title=title, xlabel="epoch", ylim=(0, None))
+    scores = history["validation"]
+    middle.plot(
+        range(len(scores)), scores, color="tab:green", label="LiT (epoch 0: before training)"
+    )
+    middle.axhline(baseline["validation"], ls="--", color="grey", label="ridge baseline")
+    names = [name for name in baseline if "_recall@" in name]
+    labels = [name.replace("_recall@", "\n@").replace("_", " ") for name in names]
+    for offset, (label, source, colour) in enumerate(
+        [("LiT", metrics, "tab:green"), ("ridge baseline", baseline, "lightgrey")]
+    ):
+        places = np.arange(len(names)) + 0.4 * offset - 0.2
+        right.bar(places, [source[name] for name in names], 0.4, label=label, color=colour)
+    right.set_xticks(range(len(names)), labels, fontsize=7)
+    left.set(title="Training", xlabel="epoch")
+    middle.set(title="Validation: mean of the six recalls", xlabel="epoch")
+    right.set(title=f"Recall on {metrics['pairs']['test']} test pairs")
+    for axes in panels:
+        axes.set_ylim(0, None)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    for axes in (left, middle):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

@@ -1,0 +1,120 @@
+"""Time and memory of a LiT training step on image features: forward, backward, AdamW.
+
+    python examples/benchmarks/train_step.py --peer PYTHON
+    python examples/benchmarks/train_step.py --micro        # batch 4,096 in micro-batches of 256
+
+The text tower has 12 layers of width 512, 16 tokens and a vocabulary of 32,000, as open_clip's of
+the comparison.
+"""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+import harness
+import numpy as np
+
+WIDTH, LAYERS, HEADS, TOKENS, VOCABULARY = 512, 12, 8, 16, 32_000
+
+
+def run(case: harness.Case) -> dict[str, float]:
+    """Measures one case in this process."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=[case["batch"], WIDTH]).astype("float32")
+    token_ids = rng.integers(1, VOCABULARY, [case["batch"], TOKENS]).astype("int32")
+    make = open_clip_step if case["library"] == "open_clip" else keras_lit_step
+    result = harness.measure(make(features, token_ids, case), case["repeats"])
+    return {**result, "pairs_per_second": case["batch"] / result["seconds"]}
+
+
+def keras_lit_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Case) -> Any:
+    """What `fit` runs for each batch."""
+    import keras
+    import tensorflow as tf
+
+    import keras_lit
+
+    if case["dtype"] == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    images = keras.Sequential([keras.Input([8, 8, WIDTH]), keras.layers.Identity()])
+    text = keras_lit.TextTower(
+        keras_lit.backbones.TextTransformer(
+            VOCABULARY, TOKENS, WIDTH, LAYERS, 4 * WIDTH, HEADS, dropout=0.0
+        )
+    )
+    model = keras_lit.LiT(keras_lit.ImageTower(images), text, "LU")
+    model.compile(
+        keras.optimizers.AdamW(1e-4),
+        jit_compile=case["jit"],
+        micro_batch_size=case["micro_batch_size"],
+    )
+    model.make_train_function()
+    batch = {"image_features": tf.constant(features), "text": tf.constant(token_ids)}
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    return lambda: float(model.train_function(batches)["loss"])
+
+
+def open_clip_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Case) -> Any:
+    """open_clip's text tower and loss with torch's AdamW."""
+    import torch
+    from open_clip.loss import ClipLoss
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    torch.set_num_threads(2)
+    model = CLIP(
+        WIDTH,
+        CLIPVisionCfg(layers=1, width=768, patch_size=32, image_size=224),
+        CLIPTextCfg(
+            context_length=TOKENS, vocab_size=VOCABULARY, width=WIDTH, heads=HEADS, layers=LAYERS
+        ),
+    )
+    model.lock_image_tower()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, 1e-4)
+    loss = ClipLoss()
+    images = torch.nn.functional.normalize(torch.tensor(features), dim=1)
+    token_ids = torch.tensor(token_ids, dtype=torch.int64)
+    bfloat16 = case["dtype"] == "bfloat16"
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            texts = model.encode_text(token_ids, normalize=True)
+            value = loss(images.to(texts.dtype), texts, model.logit_scale.exp().to(texts.dtype))
+        value.backward()
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    """Runs the cases, prints the table, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--micro", action="store_true", help="memory of micro-batches instead")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer", default="", help="a Python that has open_clip_torch")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/train_step.json"))
+    args = parser.parse_args([] if "--case" in sys.argv else None)
+    defaults = {"dtype": "float32", "jit": False, "micro_batch_size": None, "repeats": args.repeats}
+    ours = {"library": "keras_lit", "batch": args.batch, **defaults}
+    peer = {**ours, "library": "open_clip"}
+    cases = [
+        ours,
+        {**ours, "jit": True},
+        peer,
+        {**ours, "dtype": "bfloat16"},
+        {**peer, "dtype": "bfloat16"},
+    ]
+    if args.micro:
+        cases = [
+            {**ours, "batch": 256, "repeats": 1},
+            {**ours, "batch": 4096, "micro_batch_size": 256, "repeats": 1},
+        ]
+    harness.report(harness.main(__file__, run, cases, args.rounds, args.peer), args.output)
+
+
+if __name__ == "__main__":
+    main()
