@@ -420,18 +420,19 @@ def plot_training(
     )
     middle.axhline(baseline["validation"], ls="--", color="grey", label="ridge baseline")
     names = [name for name in baseline if "_recall@" in name]
-    labels = [name.replace("_recall@", "\n@").replace("_", " ") for name in names]
+    labels = [name.replace("_to_", " to ").replace("_recall", "\n") for name in names]
+    labels = [label.replace("image", "img").replace("text", "txt") for label in labels]
     for offset, (label, source, colour) in enumerate(
         [("LiT", metrics, "tab:green"), ("ridge baseline", baseline, "lightgrey")]
     ):
         places = np.arange(len(names)) + 0.4 * offset - 0.2
         right.bar(places, [source[name] for name in names], 0.4, label=label, color=colour)
-    right.set_xticks(range(len(names)), labels, fontsize=7)
+    right.set_xticks(range(len(names)), labels, fontsize=8)
     left.set(title="Training", xlabel="epoch")
     middle.set(title="Validation: mean of the six recalls", xlabel="epoch")
     right.set(title=f"Recall on {metrics['pairs']['test']} test pairs")
-    for axes in panels:
-        axes.set_ylim(0, None)
+    for axes, top in zip(panels, (None, 1, 1), strict=True):
+        axes.set_ylim(0, top)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in (left, middle):

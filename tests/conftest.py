@@ -12,6 +12,13 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """One process prepares the stamps for all tests that need them (`--dist loadgroup`)."""
+    for item in items:
+        if "stamps" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("stamps"))
+
+
 @pytest.fixture(scope="session")
 def stamps(request):
     """The prepared builder of Tux Paint's stamps; the first run downloads them (80 to 160 MB)."""
