@@ -107,6 +107,7 @@ def main() -> None:
     clock.lap("saving")
 
     metrics |= {
+        "history": history,
         "seconds": clock.laps,
         "seed": args.seed,
         "settings": {name: str(value) for name, value in vars(args).items()},
