@@ -246,3 +246,29 @@ def test_a_batch_that_replicas_do_not_divide_is_refused():
         model.compile("sgd")
     with pytest.raises(tf.errors.InvalidArgumentError, match="a multiple of the 4 replicas"):
         model.fit(make_pairs(20).batch(10), verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clipnorm": 1.0}, "Keras clips each replica's gradient.*Adafactor"),
+        ({"gradient_accumulation_steps": 2}, "cannot accumulate.*micro_batch_size"),
+    ],
+)
+def test_optimizers_that_train_otherwise_on_replicas_are_refused(options, message):
+    with mirrored(2).scope():
+        model = make_model()
+        with pytest.raises(ValueError, match=message):
+            model.compile(keras.optimizers.SGD(0.1, **options))
+
+
+def test_embeddings_on_replicas_equal_one_device():
+    images = [pair["image"] for pair in make_pairs(11).as_numpy_iterator()]
+    captions = [pair["text"] for pair in make_pairs(11).as_numpy_iterator()]
+    model = make_model()
+    expected = model.encode_image(images, 4), model.encode_text(captions, 4)
+    with mirrored(4).scope():
+        model = make_model()
+    actual = model.encode_image(images, 4), model.encode_text(captions, 4)
+    for found, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)

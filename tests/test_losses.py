@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit.losses import softmax_contrastive, softmax_contrastive_loss
+from keras_lit.losses import (
+    sigmoid_contrastive,
+    sigmoid_contrastive_loss,
+    softmax_contrastive,
+    softmax_contrastive_loss,
+)
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
 LOG_TEMPERATURE = float(GOLDEN["log_temperature"])
@@ -24,6 +29,19 @@ def test_value_and_gradients_equal_the_reference(tile_size):
     np.testing.assert_allclose(loss, GOLDEN["softmax_loss"], rtol=1e-6)
     for gradient, name in zip(gradients, ("image", "text", "log_temperature"), strict=True):
         np.testing.assert_allclose(gradient, GOLDEN[f"softmax_grad_{name}"], atol=2e-6)
+
+
+@pytest.mark.parametrize("tile_size", [None, 1, 7, 16, 48, 1000])
+def test_sigmoid_value_and_gradients_equal_the_reference(tile_size):
+    variables = [tf.Variable(GOLDEN[n]) for n in ("image", "text", "log_temperature", "bias")]
+    with tf.GradientTape() as tape:
+        image, text, *scalars = variables
+        unit = [x / tf.norm(x, axis=1, keepdims=True) for x in (image, text)]
+        loss = sigmoid_contrastive_loss(*unit, *scalars, tile_size=tile_size)
+    np.testing.assert_allclose(loss, GOLDEN["sigmoid_loss"], rtol=1e-6)
+    names = ("image", "text", "log_temperature", "bias")
+    for gradient, name in zip(tape.gradient(loss, variables), names, strict=True):
+        np.testing.assert_allclose(gradient, GOLDEN[f"sigmoid_grad_{name}"], rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -65,11 +83,15 @@ def test_equal_embeddings_give_the_chance_level():
     np.testing.assert_allclose(softmax_contrastive_loss(same, same, 3.0), np.log(5), rtol=1e-6)
 
 
-def test_accuracies_count_own_pairs_both_ways():
+@pytest.mark.parametrize("tile_size", [None, 2])
+@pytest.mark.parametrize(
+    "contrastive", [softmax_contrastive, lambda i, t, s, n: sigmoid_contrastive(i, t, s, -1.0, n)]
+)
+def test_accuracies_count_own_pairs_both_ways(contrastive, tile_size):
     image = np.eye(3, dtype="float32")
     text = np.array([[1, 0, 0], [1, 0, 0], [0, 0.6, 0.8]], "float32")
     # Image 1 is nearest to text 2 (0.6 against 0); text 1 is nearest to image 0.
-    _, accuracies = softmax_contrastive(image, text, 0.0)
+    _, accuracies = contrastive(image, text, 0.0, tile_size)
     np.testing.assert_allclose(accuracies["image_to_text_accuracy"], 2 / 3)
     np.testing.assert_allclose(accuracies["text_to_image_accuracy"], 2 / 3)
 
@@ -94,3 +116,9 @@ def test_bfloat16_embeddings_are_summed_in_float32():
 def test_bad_arguments(image, text, tile_size, message):
     with pytest.raises(ValueError, match=message):
         softmax_contrastive_loss(tf.zeros(image), tf.zeros(text), 0.0, tile_size)
+
+
+def test_a_temperature_that_overflows_is_named():
+    same = tf.ones([5, 4]) / 2.0
+    with pytest.raises(tf.errors.InvalidArgumentError, match="temperature.*should be finite"):
+        softmax_contrastive_loss(same, same, 100.0)

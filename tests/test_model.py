@@ -503,3 +503,57 @@ def test_text_without_a_tokenizer():
 def test_images_that_cannot_be_encoded(images, error, message, model):
     with pytest.raises(error, match=message):
         model.encode_image(images)
+
+
+def test_sigmoid_loss_learns_its_bias_and_is_saved(tokenizer, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = LiT(image_tower(), text_tower(tokenizer), loss="sigmoid", bias=-5.0)
+    np.testing.assert_allclose(model.bias, -5.0)
+    embeddings = model(model.preprocess(next(iter(dataset(24)))))
+    logits = 10.0 * embeddings["image_embeddings"] @ tf.transpose(embeddings["text_embeddings"]) - 5
+    signs = 2 * np.eye(24) - 1
+    expected = np.log1p(np.exp(-signs * np.array(logits, "float64"))).sum() / 24
+    model.compile(keras.optimizers.SGD(0.1))
+    assert model.evaluate(dataset(24), verbose=0, return_dict=True)["loss"] == pytest.approx(
+        expected, rel=1e-5
+    )
+    model.fit(dataset(), verbose=0)
+    assert float(model.bias) != -5.0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(loaded.bias) == float(model.bias) and loaded.loss_name == "sigmoid"
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_nan_embeddings_name_their_tower(side, tokenizer):
+    model = LiT(image_tower(projection_dim=16), text_tower(tokenizer))
+    head = {"image": model.image_tower, "text": model.text_tower}[side].head
+    head.bias.assign(np.full(16, np.nan))
+    model.compile("sgd")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"The {side} tower's embeddings"):
+        model.fit(dataset(), verbose=0)
+
+
+def test_several_steps_per_execution_change_nothing(tokenizer):
+    def train(**options):
+        keras.utils.set_random_seed(1)
+        model = LiT(image_tower(), text_tower(tokenizer))
+        model.compile(keras.optimizers.SGD(0.1), **options)
+        history = model.fit(dataset(), epochs=2, verbose=0).history
+        return history, values(model.trainable_variables)
+
+    (history, weights), (expected, wanted) = train(steps_per_execution=2), train()
+    assert history.keys() == expected.keys()
+    for name in history:
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-6)
+    for weight, other in zip(weights, wanted, strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-6)
+
+
+def test_gradient_accumulation_on_one_device(model):
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=3))
+    before = values(model.trainable_variables)
+    model.fit(dataset(12), verbose=0)  # two steps
+    assert not any(changed(before, model.trainable_variables))
+    model.fit(dataset(12), verbose=0)
+    assert any(changed(before, model.trainable_variables))
