@@ -1,4 +1,6 @@
-"""A small LiT and its pairs, the same in every process."""
+"""A small LiT and its pairs, the same in every process; replicas."""
+
+import functools
 
 import keras
 import numpy as np
@@ -8,6 +10,19 @@ import keras_lit
 
 COLOURS = ["red", "green", "blue", "grey", "white", "black", "yellow"]
 THINGS = ["balloon", "dog", "cat", "banana", "moon", "toucan"]
+
+
+@functools.cache
+def mirrored(replicas):
+    """A strategy over logical CPU devices."""
+
+    class Mirrored(tf.distribute.MirroredStrategy):
+        # Strategies over other devices in the same process must not share their groups' keys.
+        _collective_key_base = 1000 * replicas
+
+    strategy = Mirrored([f"CPU:{i}" for i in range(replicas)])
+    assert strategy.num_replicas_in_sync == replicas
+    return strategy
 
 
 def make_pairs(count):

@@ -16,22 +16,11 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit import losses
-from tests.small import make_model, make_pairs
+from tests.small import make_model, make_pairs, mirrored
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
 HERE = pathlib.Path(__file__).parent
-REPLICAS = [2, 3, 4, 8]
-
-
-@functools.cache
-def mirrored(replicas):
-    class Mirrored(tf.distribute.MirroredStrategy):
-        # Strategies over other devices in the same process must not share their groups' keys.
-        _collective_key_base = 1000 * replicas
-
-    strategy = Mirrored([f"CPU:{i}" for i in range(replicas)])
-    assert strategy.num_replicas_in_sync == replicas
-    return strategy
+REPLICAS = [2, 3, 4, pytest.param(8, marks=pytest.mark.slow)]
 
 
 def share_out(strategy, *arrays):
@@ -168,7 +157,10 @@ def train(strategy, optimizer, tuning="Lu", **options):
         evaluation = model.evaluate(make_pairs(43).batch(16), return_dict=True, verbose=0)
     # Paths differ in the numbers that Keras counts layers with.
     names = [f"{i} {re.sub(r'_[0-9]+', '', weight.path)}" for i, weight in enumerate(model.weights)]
-    return history, evaluation, dict(zip(names, map(np.array, model.weights), strict=True))
+    weights = dict(zip(names, map(np.array, model.weights), strict=True))
+    log_temperature = next(name for name in names if name.endswith("log_temperature"))
+    weights["temperature"] = np.exp(weights.pop(log_temperature))
+    return history, evaluation, weights
 
 
 @functools.cache

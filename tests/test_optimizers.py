@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lit.optimizers import Adafactor, WarmupSchedule
+from tests.small import mirrored
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "adafactor.npz", allow_pickle=False)
 NAMES = ("kernel", "bias", "qkv/kernel", "small/kernel")
@@ -336,9 +337,7 @@ def test_jit_compile():
 
 @pytest.fixture
 def two_replicas():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
-    return strategy
+    return mirrored(2)
 
 
 def fit_text_model(strategy):
