@@ -377,6 +377,7 @@ class TextTower(Tower):
         sequence_length: int = 16,
         projection_dim: int | None = None,
         dropout: float = 0.0,
+        pooling: str = "last",
         **kwargs: Any,
     ) -> "TextTower":
         """The paper's text transformer by size, randomly initialised.
@@ -388,10 +389,12 @@ class TextTower(Tower):
             sequence_length: int, the number of tokens.
             projection_dim: as for `TextTower`.
             dropout: float, 0 in the paper.
+            pooling: as for `TextTower`. For "last" (the paper's) and "first" the backbone pools by
+                itself, which spares it the rest of its last block.
             **kwargs: passed on to `TextTower`.
 
         Returns:
-            A `TextTower` that reads out the last token.
+            A `TextTower`.
 
         Raises:
             ValueError: unknown size; neither tokenizer nor vocabulary size.
@@ -405,10 +408,12 @@ class TextTower(Tower):
             if tokenizer is None:
                 raise ValueError("`from_size` needs a `tokenizer` or a `vocabulary_size`.")
             vocabulary_size = tokenizer.vocabulary_size()
+        of_backbone = pooling if pooling in ("first", "last") else None
         backbone = TextTransformer.from_size(
-            size, vocabulary_size, sequence_length, dropout=dropout
+            size, vocabulary_size, sequence_length, dropout=dropout, pooling=of_backbone
         )
-        return cls(backbone, tokenizer, sequence_length, projection_dim=projection_dim, **kwargs)
+        kwargs |= {"pooling": "none" if of_backbone else pooling, "projection_dim": projection_dim}
+        return cls(backbone, tokenizer, sequence_length, **kwargs)
 
     @property
     def vocabulary_size(self) -> int | None:

@@ -30,9 +30,11 @@ def flax_block(block, prefix):
             yield f"feedforward_{ours}_dense/{part}", f"{prefix}/MlpBlock_0/Dense_{theirs}/{part}"
 
 
-def test_text_transformer_equals_the_reference():
+@pytest.mark.parametrize("pooling", [None, "last"])
+def test_text_transformer_equals_the_reference(pooling):
     golden = np.load(GOLDEN / "text_transformer.npz")
-    tower = TextTower(TextTransformer(64, 12, 40, 2, 80, 4), sequence_length=12, projection_dim=24)
+    backbone = TextTransformer(64, 12, 40, 2, 80, 4, pooling=pooling)
+    tower = TextTower(backbone, sequence_length=12, projection_dim=24)
     keys = {
         "token_and_position_embedding/token_embedding/embeddings": "Embed_0/embedding",
         "token_and_position_embedding/position_embedding/embeddings": "pos_embedding",
@@ -50,6 +52,34 @@ def test_text_transformer_equals_the_reference():
         variable.assign(golden[f"params/{keys[variable.path]}"].reshape(variable.shape))
     text = np.load(GOLDEN / "inputs.npz")["text"]
     np.testing.assert_allclose(tower(text), golden["output"], atol=1e-5)
+
+
+def gradients_at(backbone, token_ids, position):
+    with tf.GradientTape() as tape:
+        states = backbone(token_ids)
+        states = states if position is None else states[:, position]
+        loss = tf.reduce_sum(states * tf.linspace(0.0, 1.0, states.shape[-1]))
+    return states, [tf.convert_to_tensor(g) for g in tape.gradient(loss, backbone.weights)]
+
+
+@pytest.mark.parametrize(("pooling", "position"), [("first", 0), ("last", -1)])
+def test_a_backbone_that_pools_equals_stock_blocks(pooling, position):
+    ours = TextTransformer(50, 9, 12, 2, 20, 3, pooling=pooling)
+    stock = TextTransformer(50, 9, 12, 2, 20, 3)
+    for layer in stock.layers:
+        if isinstance(layer, keras_nlp.layers.TransformerEncoder):
+            layer.call = keras_nlp.layers.TransformerEncoder.call.__get__(layer)
+    for weight in ours.weights:
+        weight.assign(RNG.normal(size=weight.shape, scale=0.5))
+    stock.set_weights(ours.get_weights())
+    token_ids = RNG.integers(0, 50, [4, 7])
+    actual, expected = gradients_at(ours, token_ids, None), gradients_at(stock, token_ids, position)
+    np.testing.assert_allclose(actual[0], expected[0], atol=1e-5)
+    for gradient, wanted in zip(actual[1], expected[1], strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=2e-5)
+    again = type(ours).from_config(ours.get_config())
+    again.set_weights(ours.get_weights())
+    np.testing.assert_array_equal(again(token_ids), actual[0])
 
 
 def numpy_attention_pooling(x, weights, mask=None):
@@ -224,7 +254,7 @@ def test_sizes_have_the_papers_parameter_count(size):
     tower = TextTower.from_size(size, vocabulary_size=100)
     block = 12 * width * width + 13 * width  # attention 4 w^2 + 4 w, MLP 8 w^2 + 5 w, norms 4 w
     assert tower.count_params() == (100 + 16) * width + depth * block + 2 * width
-    assert tower.pooling == "last"
+    assert tower.backbone.pooling == "last"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +273,7 @@ def test_sizes_have_the_papers_parameter_count(size):
             "65 words, more than the 50 token embeddings",
         ),
         (lambda: TextTransformer(9, 4, 10, 1, 8, 3), "divisible by `num_heads`"),
+        (lambda: TextTransformer(9, 4, 9, 1, 8, 3, pooling="mean"), "`pooling` should be one of"),
     ],
 )
 def test_unfit_text_towers(build, message):

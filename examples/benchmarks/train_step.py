@@ -37,10 +37,10 @@ def keras_lit_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Ca
 
     if case["dtype"] == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    images = keras.Sequential([keras.Input([8, 8, WIDTH]), keras.layers.Identity()])
+    images = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(WIDTH, 8)])
     text = keras_lit.TextTower(
         keras_lit.backbones.TextTransformer(
-            VOCABULARY, TOKENS, WIDTH, LAYERS, 4 * WIDTH, HEADS, dropout=0.0
+            VOCABULARY, TOKENS, WIDTH, LAYERS, 4 * WIDTH, HEADS, pooling="last"
         )
     )
     model = keras_lit.LiT(keras_lit.ImageTower(images), text, "LU")
