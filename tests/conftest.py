@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -28,3 +29,20 @@ def stamps(request):
     builder = TuxPaintStamps(data_dir=data_dir)
     builder.download_and_prepare()
     return builder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A table of 80 one-colour pictures in two folders."""
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (99, 99, 99)}
+    rows = ["image,caption"]
+    rng = np.random.default_rng(0)
+    for i in range(80):
+        name, colour = list(colours.items())[i % 4]
+        folder = tmp_path / "photos" / ("even" if i % 2 == 0 else "odd")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(rng.normal(colour, 20, [40, 40, 3]), 0, 255).astype("uint8")
+        (folder / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+        rows.append(f"{folder.name}/{i}.png,a {name} picture number {i}")
+    (tmp_path / "photos" / "captions.csv").write_text("\n".join(rows))
+    return tmp_path / "photos"

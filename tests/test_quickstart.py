@@ -7,32 +7,13 @@ import sys
 
 import keras
 import keras_nlp
-import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_lit
 
 ROOT = pathlib.Path(__file__).parent.parent
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (99, 99, 99)}
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A table of 80 one-colour pictures in two folders."""
-    rows = ["image,caption"]
-    rng = np.random.default_rng(0)
-    for i in range(80):
-        name, colour = list(COLOURS.items())[i % 4]
-        folder = tmp_path / "photos" / ("even" if i % 2 == 0 else "odd")
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.clip(rng.normal(colour, 20, [40, 40, 3]), 0, 255).astype("uint8")
-        (folder / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
-        rows.append(f"{folder.name}/{i}.png,a {name} picture number {i}")
-    (tmp_path / "photos" / "captions.csv").write_text("\n".join(rows))
-    return tmp_path / "photos"
 
 
 def test_own_table_and_local_backbone(photos, tmp_path):

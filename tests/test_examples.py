@@ -1,0 +1,42 @@
+"""The examples and benchmarks that no other test runs, on small data, as users call them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+
+pytestmark = pytest.mark.slow
+
+
+def run(script, arguments, directory):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / script, *arguments.split()],
+        capture_output=True,
+        text=True,
+        cwd=directory,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def test_workers(photos, tmp_path):
+    arguments = f"--workers 2 --dataset {photos} --epochs 1 --batch-size 32 --output {tmp_path}"
+    assert "2 replicas trained" in run("train_multiworker.py", arguments, tmp_path)
+    assert (tmp_path / "model.keras").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "cases"),
+    [
+        ("loss", "--batches 16 --dims 8 --losses softmax sigmoid plain --replicas 1 2", 5),
+        ("train_step", "--batch 4 --rounds 1", 3),
+    ],
+)
+def test_benchmarks(script, arguments, cases, tmp_path):
+    run(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json", tmp_path)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert len(results) == cases and all(result["seconds"] > 0 for result in results)
