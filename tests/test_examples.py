@@ -32,7 +32,7 @@ def test_workers(photos, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "cases"),
     [
-        ("loss", "--batches 16 --dims 8 --losses softmax sigmoid plain --replicas 1 2", 5),
+        ("loss", "--batches 16 --dims 8 --dtypes bfloat16 --replicas 1 2", 5),
         ("train_step", "--batch 4 --rounds 1", 3),
     ],
 )

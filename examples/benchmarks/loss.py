@@ -42,7 +42,8 @@ def tensorflow_step(image: np.ndarray, text: np.ndarray, case: harness.Case) -> 
         strategy = tf.distribute.get_strategy()
 
     def plain(image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor) -> tf.Tensor:
-        logits = tf.exp(log_temperature) * tf.matmul(image, text, transpose_b=True)
+        cosines = tf.cast(tf.matmul(image, text, transpose_b=True), tf.float32)
+        logits = tf.exp(log_temperature) * cosines
         labels = tf.range(tf.shape(image)[0])
         losses = [
             tf.nn.sparse_softmax_cross_entropy_with_logits(labels, x)
