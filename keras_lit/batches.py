@@ -45,7 +45,7 @@ def for_training(
     x = x.enumerate().map(lambda i, pair: _check_size(i, pair, replicas if training else 1))
     if training:
         x = pairs.with_seeds(x, distribution.agreed(pairs.draw_seed()))
-    return distribution.split_over_replicas(x.map(lambda pair: _fill_up(pair, replicas)), ready)
+    return distribution.split_over_replicas(x.map(lambda pair: fill_up(pair, replicas)), ready)
 
 
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:
@@ -110,15 +110,17 @@ def _check_size(index: tf.Tensor, batch: Pairs, replicas: int) -> Pairs:
         return keras.tree.map_structure(tf.identity, batch)
 
 
-def _fill_up(batch: Pairs, replicas: int) -> Pairs:
+def fill_up(batch: Pairs, replicas: int) -> Pairs:
     """Repeats the first row until the replicas divide the batch; the "mask" tells which is real."""
-    known = batch["text"].shape[0]
-    if replicas == 1 or (known is not None and known % replicas == 0):
+    rows = next(iter(batch.values()))
+    if replicas == 1 or (rows.shape[0] is not None and rows.shape[0] % replicas == 0):
         return batch
-    size = tf.shape(batch["text"])[0]
+    size = tf.shape(rows)[0]
     index = tf.range(-(-size // replicas) * replicas)
-    rows = tf.where(index < size, index, 0)
-    return {**{name: tf.gather(x, rows) for name, x in batch.items()}, "mask": index < size}
+    filled = {
+        name: tf.gather(x, tf.where(index < size, index, 0)) for name, x in batch.items()
+    }
+    return {**filled, "mask": index < size}
 
 
 def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:

@@ -449,5 +449,8 @@ def unit_length(embeddings: Any) -> tf.Tensor:
 def _embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
     if verbose == "auto":
         verbose = int(not 0 <= inputs.cardinality() <= 10)
-    embeddings = tower.predict(inputs, verbose=verbose)
+    replicas = tower.distribute_strategy.num_replicas_in_sync
+    inputs = inputs.map(lambda rows: batches.fill_up({"inputs": rows}, replicas))
+    outputs = tower.predict(inputs, verbose=verbose)
+    embeddings = outputs["embeddings"][outputs.get("mask", slice(None))]
     return unit_length(embeddings).numpy()

@@ -84,6 +84,13 @@ class Tower(keras.Model):
     def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
         return self.project(self.features(inputs, training=training))
 
+    def predict_step(self, data: Any) -> Any:
+        """Also takes {"inputs", ...}, adds the "embeddings" to it and hands on the rest."""
+        if isinstance(data, dict) and "inputs" in data:
+            data = dict(data)
+            return {"embeddings": super().predict_step(data.pop("inputs")), **data}
+        return super().predict_step(data)
+
     def lock(self, locked: bool = True, head: bool = False) -> None:
         """Locks (or unlocks) backbone and pooling; the head only together with them and `head`.
 
