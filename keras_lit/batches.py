@@ -117,9 +117,7 @@ def fill_up(batch: Pairs, replicas: int) -> Pairs:
         return batch
     size = tf.shape(rows)[0]
     index = tf.range(-(-size // replicas) * replicas)
-    filled = {
-        name: tf.gather(x, tf.where(index < size, index, 0)) for name, x in batch.items()
-    }
+    filled = {name: tf.gather(x, tf.where(index < size, index, 0)) for name, x in batch.items()}
     return {**filled, "mask": index < size}
 
 
