@@ -60,3 +60,41 @@ def decodes(contents: tf.Tensor) -> tf.Tensor:
     attempt = tf.data.Dataset.from_tensors(contents).map(lambda c: tf.size(decode_image(c)) > 0)
     otherwise = tf.data.Dataset.from_tensors(False)
     return attempt.ignore_errors().concatenate(otherwise).take(1).get_single_element()
+
+
+def image_size(image: tf.Tensor) -> tf.Tensor:
+    """Height and width, of a JPEG or PNG without decoding it.
+
+    Args:
+        image: scalar string tensor, the bytes of a file; or [height, width, channels] pixels.
+
+    Returns:
+        [2] int32 tensor.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are not an image.
+
+    Example:
+
+    >>> keras_lit.images.image_size(tf.io.encode_png(tf.zeros([2, 3, 1], tf.uint8))).numpy()
+    array([2, 3], dtype=int32)
+    """
+    if image.dtype != tf.string:
+        return tf.shape(image)[-3:-1]
+    start = tf.strings.substr(image, 0, 24)
+
+    def of_png() -> tf.Tensor:
+        # The header's width and height, big-endian.
+        sides = tf.io.decode_raw(tf.strings.substr(start, 16, 8), tf.int32, little_endian=False)
+        return tf.ensure_shape(sides, [2])[::-1]
+
+    return tf.case(
+        [
+            (
+                tf.strings.substr(start, 0, 3) == b"\xff\xd8\xff",
+                lambda: tf.io.extract_jpeg_shape(image)[:2],
+            ),
+            (tf.strings.substr(start, 0, 4) == b"\x89PNG", of_png),
+        ],
+        default=lambda: tf.shape(decode_image(image))[:2],
+    )
