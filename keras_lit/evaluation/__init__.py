@@ -1,6 +1,22 @@
 """Evaluation as in the paper: pure functions over embeddings."""
 
+from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
+from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.evaluation.retrieval import retrieval_recall
-from keras_lit.evaluation.zero_shot import zero_shot_accuracy, zero_shot_weights
+from keras_lit.evaluation.zero_shot import (
+    Confusion,
+    zero_shot_accuracy,
+    zero_shot_confusions,
+    zero_shot_weights,
+)
 
-__all__ = ["retrieval_recall", "zero_shot_accuracy", "zero_shot_weights"]
+__all__ = [
+    "Confusion",
+    "few_shot_accuracy",
+    "linear_probe_accuracy",
+    "multi_label_accuracy",
+    "retrieval_recall",
+    "zero_shot_accuracy",
+    "zero_shot_confusions",
+    "zero_shot_weights",
+]

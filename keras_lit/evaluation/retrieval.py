@@ -1,13 +1,17 @@
 """Text-image retrieval."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lit import checks
+from keras_lit.evaluation import embeddings
 
-# Rows of the similarity matrix that exist at one time, times its columns: 64 MB in float32.
-_TILE_ELEMENTS = 2**24
+# (images, texts) whose similarities exist at one time: 64 MB in float32.
+_TILE = (2048, 8192)
 
 
 def retrieval_recall(
@@ -16,43 +20,46 @@ def retrieval_recall(
     image_index: np.ndarray,
     ks: Sequence[int] = (1, 5, 10),
     image_groups: np.ndarray | None = None,
+    verbose: Any = "auto",
 ) -> dict[str, float]:
-    """Recall@k both ways: how often a right answer is among the k nearest.
+    """Recall@k and median rank both ways: how often a right answer is among the k nearest.
 
     Image to text: the part of the images for which one of their own texts is among the k nearest
     texts. Text to image: the part of the texts whose image is among the k nearest images. Wrong
-    answers that are as near as the best right one count before it.
+    answers that are as near as the best right one (to 1e-6) count before it. The similarities are
+    computed a tile at a time, on the CPU: they are never all in memory.
 
     Args:
-        image_embeddings: [images, dim] float array of unit-length rows.
-        text_embeddings: [texts, dim] float array of unit-length rows.
+        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
+            a warning.
+        text_embeddings: [texts, dim] float array, likewise.
         image_index: [texts] int array, `image_index[j]` is the row of text j's image. An image may
             have any number of texts; one that has none is left out of image to text.
         ks: the k to report.
         image_groups: optional [images] int array. Images of the same group are equally right, for
             example those with the same caption; and so are their texts.
+        verbose: 0, 1 or "auto": a progress bar from 100 tiles of 2048 x 8192 on.
 
     Returns:
-        {"image_to_text_recall@1": float in 0..1, ..., "text_to_image_recall@1": ...}.
+        {"image_to_text_recall@1": float in 0..1, ..., "image_to_text_median_rank": float from 1,
+        "text_to_image_recall@1": ..., "text_to_image_median_rank": ...}.
 
     Raises:
-        ValueError: counts or widths do not match, an index is out of range, NaN.
+        ValueError: counts or widths do not match, an index is out of range, NaN, a row of zeros.
 
     Example:
 
     >>> embeddings = np.eye(3, dtype="float32")
-    >>> keras_lit.evaluation.retrieval_recall(embeddings, embeddings, [0, 1, 1], ks=(1,))
-    {'image_to_text_recall@1': 1.0, 'text_to_image_recall@1': 0.666...}
+    >>> result = keras_lit.evaluation.retrieval_recall(embeddings, embeddings, [0, 1, 1], ks=(1,))
+    >>> result["image_to_text_recall@1"], result["text_to_image_recall@1"]
+    (1.0, 0.666...)
 
     Reference: the LiT paper, section 4.1 and Appendix I.3.
     """
-    images, texts = _finite(image_embeddings, "image"), _finite(text_embeddings, "text")
+    images = embeddings.unit_rows(image_embeddings, "image_embeddings")
+    texts = embeddings.unit_rows(text_embeddings, "text_embeddings")
+    embeddings.check_same_width(images, texts, "Image and text embeddings")
     index = np.asarray(image_index)
-    if images.shape[1] != texts.shape[1]:
-        raise ValueError(
-            "Image and text embeddings should have the same width. Received: "
-            f"{images.shape} and {texts.shape}."
-        )
     if index.shape != (len(texts),) or not ((index >= 0) & (index < len(images))).all():
         raise ValueError(
             f"`image_index` should hold for each of the {len(texts)} texts the row of its image, "
@@ -66,35 +73,120 @@ def retrieval_recall(
         raise ValueError(
             f"`image_groups` should have shape ({len(images)},). Received: {groups.shape}."
         )
-    ranks = {
-        "image_to_text": _ranks(images, texts, groups, groups[index]),
-        "text_to_image": _ranks(texts, images, groups[index], groups),
-    }
+    groups = np.unique(groups, return_inverse=True)[1]
+    found = zip(
+        ("image_to_text", "text_to_image"),
+        _wrong_before_right(images, texts, groups, groups[index], verbose),
+        strict=True,
+    )
     return {
-        f"{way}_recall@{k}": float(np.mean(values < k)) for way, values in ranks.items() for k in ks
+        name: value
+        for way, before in found
+        for name, value in (
+            *((f"{way}_recall@{k}", float(np.mean(before < k))) for k in ks),
+            (f"{way}_median_rank", float(np.median(before) + 1)),
+        )
     }
 
 
-def _ranks(
-    queries: np.ndarray, answers: np.ndarray, query_groups: np.ndarray, answer_groups: np.ndarray
-) -> np.ndarray:
-    """For each query that has a right answer the number of wrong ones that come before it."""
-    ranks = []
-    tile = max(1, _TILE_ELEMENTS // len(answers))
-    for start in range(0, len(queries), tile):
-        similarities = queries[start : start + tile] @ answers.T
-        right = query_groups[start : start + tile, None] == answer_groups
-        best = np.where(right, similarities, -np.inf).max(axis=1, keepdims=True)
-        before = ((similarities >= best) & ~right).sum(axis=1)
-        ranks.append(before[right.any(axis=1)])
-    return np.concatenate(ranks)
+def _wrong_before_right(
+    images: np.ndarray,
+    texts: np.ndarray,
+    image_groups: np.ndarray,
+    text_groups: np.ndarray,
+    verbose: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of images, and of texts, that have a right answer: how many wrong ones come before it.
+
+    Rows are walked in the order of their groups, so that right answers lie in few tiles.
+    """
+    orders = [np.argsort(groups, kind="stable") for groups in (image_groups, text_groups)]
+    image_groups, text_groups = image_groups[orders[0]], text_groups[orders[1]]
+    bounds = _best_right(images, texts, image_groups, text_groups, orders)
+    counts = [np.zeros(len(rows), "int64") for rows in (images, texts)]
+    starts = [range(0, len(rows), tile) for rows, tile in zip((images, texts), _TILE, strict=True)]
+    tiles = len(starts[0]) * len(starts[1])
+    verbose = tiles >= 100 if verbose == "auto" else verbose
+    progress = keras.utils.Progbar(tiles, verbose=int(verbose), unit_name="tile")
+    for j in starts[1]:
+        of_texts = slice(j, j + _TILE[1])
+        with tf.device("CPU"):
+            text_tile = tf.constant(texts[orders[1][of_texts]])
+        for i in starts[0]:
+            of_images = slice(i, i + _TILE[0])
+            rows, columns = image_groups[of_images], text_groups[of_texts]
+            mixed = rows[0] <= columns[-1] and columns[0] <= rows[-1]
+            with tf.device("CPU"):  # A GPU would multiply in TensorFloat-32, by default.
+                by_image, by_text = _count(
+                    images[orders[0][of_images]],
+                    text_tile,
+                    bounds[0][of_images],
+                    bounds[1][of_texts],
+                    *((rows, columns) if mixed else (rows[:0], columns[:0])),
+                    mixed=bool(mixed),
+                )
+            counts[0][of_images] += by_image.numpy()
+            counts[1][of_texts] += by_text.numpy()
+            progress.add(1)
+    return tuple(count[np.isfinite(bound)] for count, bound in zip(counts, bounds, strict=True))
 
 
-def _finite(embeddings: np.ndarray, name: str) -> np.ndarray:
-    array = np.asarray(embeddings, "float32")
-    if array.ndim != 2 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(
-            f"`{name}_embeddings` should be [{name}s, dim], at least one row, without NaN. "
-            f"Received shape {array.shape}{'' if np.isfinite(array).all() else ' with NaN'}."
-        )
-    return array
+def _best_right(
+    images: np.ndarray,
+    texts: np.ndarray,
+    image_groups: np.ndarray,
+    text_groups: np.ndarray,
+    orders: list[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The similarity of the best right answer, less epsilon; infinite where there is none."""
+    best = [np.full(len(groups), -np.inf, "float32") for groups in (image_groups, text_groups)]
+    numbers = np.arange(image_groups[-1] + 2)
+    edges = [np.searchsorted(groups, numbers) for groups in (image_groups, text_groups)]
+    for first, last, column, end in zip(
+        edges[0][:-1], edges[0][1:], edges[1][:-1], edges[1][1:], strict=True
+    ):
+        if column == end:
+            continue
+        own_texts = texts[orders[1][column:end]]
+        step = max(1, _TILE[0] * _TILE[1] // (end - column))
+        for row in range(first, last, step):
+            stop = min(row + step, last)
+            right = images[orders[0][row:stop]] @ own_texts.T
+            best[0][row:stop] = right.max(axis=1)
+            best[1][column:end] = np.maximum(best[1][column:end], right.max(axis=0))
+    return tuple(
+        np.where(np.isfinite(b), b - embeddings.EPSILON, np.inf).astype("float32") for b in best
+    )
+
+
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None], tf.float32),
+        tf.TensorSpec([None], tf.float32),
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([], tf.bool),
+    ]
+)
+def _count(
+    images: tf.Tensor,
+    texts: tf.Tensor,
+    image_bounds: tf.Tensor,
+    text_bounds: tf.Tensor,
+    image_groups: tf.Tensor,
+    text_groups: tf.Tensor,
+    mixed: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Wrong answers of a tile that reach the bounds: for each image, for each text."""
+    similarities = tf.matmul(images, texts, transpose_b=True)
+    if mixed:
+        right = image_groups[:, tf.newaxis] == text_groups
+        similarities = tf.where(right, -np.inf, similarities)
+    by_image = similarities >= image_bounds[:, tf.newaxis]
+    by_text = similarities >= text_bounds
+    return (
+        tf.reduce_sum(tf.cast(by_image, tf.int32), axis=1),
+        tf.reduce_sum(tf.cast(by_text, tf.int32), axis=0),
+    )

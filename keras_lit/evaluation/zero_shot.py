@@ -1,28 +1,45 @@
 """Zero-shot classification: class names in prompts become the weights of a classifier."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+
+from keras_lit import checks
+from keras_lit.evaluation import embeddings
+
+# Scores that exist at one time: 64 MB in float32.
+_TILE_ELEMENTS = 2**24
 
 
 def zero_shot_weights(
     encode_text: Callable[[list[str]], np.ndarray],
     class_names: Sequence[str],
     templates: Sequence[str] = ("{}",),
+    renormalize: bool = True,
+    batch_size: int = 4096,
+    verbose: Any = "auto",
 ) -> np.ndarray:
     """The embedding of each class: its prompts' embeddings, averaged and made unit length.
 
     Args:
-        encode_text: strings [n] -> [n, dim] unit-length rows, for example `model.encode_text`.
+        encode_text: strings [n] -> [n, dim] rows, for example `model.encode_text`. They are made
+            unit length before they are averaged.
         class_names: the names of the classes.
-        templates: prompts with one `{}` for the name, for example "a photo of a {}.".
+        templates: prompts with one `{}` for the name, for example "a photo of a {}.". See
+            `keras_lit.evaluation.prompts`.
+        renormalize: bool, whether the averages are made unit length, as CLIP and big_vision do. The
+            LiT authors' Colab leaves them, which favours classes whose prompts agree.
+        batch_size: int, about how many prompts to hand to `encode_text` at a time.
+        verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
     Returns:
         [classes, dim] float32 array of unit-length rows.
 
     Raises:
-        ValueError: no classes, no templates, or a template without a slot.
+        ValueError: no classes, no templates, an empty class name or template, a template without a
+            slot, or embeddings of another shape, with NaN or of length zero.
 
     Example:
 
@@ -33,22 +50,26 @@ def zero_shot_weights(
 
     Reference: the LiT paper, Appendix I.1 (CLIP's prompt ensembling).
     """
-    if not len(class_names) or not len(templates):
-        raise ValueError(
-            "There should be at least one class name and one template. Received: "
-            f"{len(class_names)} and {len(templates)}."
-        )
-    for template in templates:
-        if template.count("{}") != 1:
+    check_prompts(class_names, templates)
+    checks.check_positive(batch_size, "batch_size")
+    step = max(1, batch_size // len(templates))
+    starts = range(0, len(class_names), step)
+    verbose = len(starts) > 10 if verbose == "auto" else verbose
+    progress = keras.utils.Progbar(len(starts), verbose=int(verbose), unit_name="batch")
+    means = []
+    for start in starts:
+        names = class_names[start : start + step]
+        prompts = [template.format(name) for name in names for template in templates]
+        rows = embeddings.rows(encode_text(prompts), "encode_text(prompts)")
+        if len(rows) != len(prompts):
             raise ValueError(
-                f"A template should have one slot {{}} for the class name. Received: {template!r}."
+                f"`encode_text` should return a row for each of {len(prompts)} prompts. Received "
+                f"shape: {rows.shape}."
             )
-    prompts = [template.format(name) for name in class_names for template in templates]
-    embeddings = np.asarray(encode_text(prompts), "float32")
-    mean = (
-        keras.utils.normalize(embeddings).reshape(len(class_names), len(templates), -1).mean(axis=1)
-    )
-    return keras.utils.normalize(mean)
+        means.append(_unit(rows).reshape(len(names), len(templates), -1).mean(axis=1))
+        progress.add(1)
+    weights = np.concatenate(means)
+    return _unit(weights) if renormalize else weights
 
 
 def zero_shot_accuracy(
@@ -56,39 +77,183 @@ def zero_shot_accuracy(
     labels: Sequence[int] | np.ndarray,
     weights: np.ndarray,
     top: Sequence[int] = (1, 5),
+    classes: Sequence[int] | np.ndarray | None = None,
 ) -> dict[str, float]:
     """The part of the images whose class is among the k with the nearest weights.
 
     Args:
-        image_embeddings: [images, dim] float array.
+        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
+            a warning.
         labels: [images] int array in [0, classes).
         weights: [classes, dim] float array, from `zero_shot_weights`.
         top: the k to report; those above the number of classes are left out.
+        classes: optional [classes] int array, the labels that the rows of `weights` stand for,
+            where these are not 0, 1, 2...: ImageNet-A and -R have 200 of ImageNet's classes.
 
     Returns:
-        {"accuracy@1": float in 0..1, "accuracy@5": ...}. Of classes that tie, the wrong ones count
-        before the right one.
+        {"accuracy@1": float in 0..1, "accuracy@5": ..., "mean_per_class_recall": the mean over the
+        classes that occur of their accuracy@1}. Of classes that tie, the wrong ones count before
+        the right one.
 
     Raises:
-        ValueError: counts do not match, or a label is outside of the classes.
+        ValueError: counts or widths do not match, a label is outside of the classes, NaN.
 
     Example:
 
     >>> keras_lit.evaluation.zero_shot_accuracy(np.eye(2), [0, 0], np.eye(2), top=(1,))
-    {'accuracy@1': 0.5}
+    {'accuracy@1': 0.5, 'mean_per_class_recall': 0.5}
     """
-    labels = np.asarray(labels)
-    if labels.shape != (len(image_embeddings),) or len(labels) == 0:
+    images, weights = check_images_and_weights(image_embeddings, weights)
+    labels = _positions(labels, len(images), len(weights), classes)
+    ranks = np.concatenate([rank for rank, _ in _ranks_and_rivals(images, labels, weights)])
+    right = np.bincount(labels, ranks == 0, minlength=len(weights))
+    counts = np.bincount(labels, minlength=len(weights))
+    return {
+        **top_accuracies(ranks, top, len(weights)),
+        "mean_per_class_recall": float(np.mean(right[counts > 0] / counts[counts > 0])),
+    }
+
+
+class Confusion(NamedTuple):
+    """How many images of a class were taken for another; both are labels."""
+
+    label: int
+    predicted: int
+    count: int
+    fraction: float  # Of the images with this label.
+
+
+def zero_shot_confusions(
+    image_embeddings: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    weights: np.ndarray,
+    count: int = 20,
+    classes: Sequence[int] | np.ndarray | None = None,
+) -> list[Confusion]:
+    """The pairs of classes that are confused most often.
+
+    Args:
+        image_embeddings: as for `zero_shot_accuracy`, and so are `labels`, `weights`, `classes`.
+        labels: [images] int array.
+        weights: [classes, dim] float array.
+        count: int, how many pairs to return at most.
+        classes: optional [classes] int array.
+
+    Returns:
+        A list of (label, predicted, count, fraction of the label's images), most frequent first.
+
+    Raises:
+        ValueError: as `zero_shot_accuracy`.
+
+    Example:
+
+    >>> keras_lit.evaluation.zero_shot_confusions(np.eye(2), [0, 0], np.eye(2))
+    [Confusion(label=0, predicted=1, count=1, fraction=0.5)]
+    """
+    images, weights = check_images_and_weights(image_embeddings, weights)
+    labels = _positions(labels, len(images), len(weights), classes)
+    pairs: dict[tuple[int, int], int] = {}
+    first = 0
+    for ranks, rivals in _ranks_and_rivals(images, labels, weights):
+        own = labels[first : first + len(ranks)]
+        for pair in zip(own[ranks > 0].tolist(), rivals[ranks > 0].tolist(), strict=True):
+            pairs[pair] = pairs.get(pair, 0) + 1
+        first += len(ranks)
+    totals = np.bincount(labels)
+    names = np.arange(len(weights)) if classes is None else np.asarray(classes)
+    worst = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:count]
+    return [
+        Confusion(int(names[label]), int(names[other]), times, float(times / totals[label]))
+        for (label, other), times in worst
+    ]
+
+
+def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises ValueError unless there are class names, and templates with one slot each."""
+    for name, values in (("class_names", class_names), ("templates", templates)):
+        if isinstance(values, str) or not len(values):
+            raise ValueError(
+                f"`{name}` should be a list: there is at least one class name and one template. "
+                f"Received: {values!r}."
+            )
+        if not all(isinstance(value, str) and value.strip() for value in values):
+            bad = next(v for v in values if not (isinstance(v, str) and v.strip()))
+            raise ValueError(f"`{name}` should be strings that are not empty. Received: {bad!r}.")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(
+                f"A template should have one slot {{}} for the class name. Received: {template!r}."
+            )
+
+
+def check_images_and_weights(
+    image_embeddings: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float32; raises ValueError for bad shapes, NaN, and widths that do not match."""
+    images = embeddings.unit_rows(image_embeddings, "image_embeddings")
+    weights = embeddings.finite_rows(weights, "weights")
+    embeddings.check_same_width(images, weights, "Image embeddings and weights")
+    return images, weights
+
+
+def top_accuracies(ranks: np.ndarray, top: Sequence[int], classes: int) -> dict[str, float]:
+    """{"accuracy@k": the part of the ranks (from 0) below k}."""
+    for k in top:
+        checks.check_positive(k, "top")
+    return {f"accuracy@{k}": float(np.mean(ranks < k)) for k in top if k <= classes}
+
+
+def tiles(images: np.ndarray, weights: np.ndarray) -> Any:
+    """Yields (slice of images, their scores [rows, classes]) with bounded memory."""
+    step = max(1, _TILE_ELEMENTS // len(weights))
+    for start in range(0, len(images), step):
+        rows = slice(start, min(start + step, len(images)))
+        yield rows, images[rows] @ weights.T
+
+
+def _ranks_and_rivals(images: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
+    """Yields, a tile at a time, the rank of each image's class and the best other class."""
+    for rows, scores in tiles(images, weights):
+        own = np.arange(len(scores)), labels[rows]
+        right = scores[own][:, np.newaxis]
+        scores[own] = -np.inf
+        yield (scores >= right - embeddings.EPSILON).sum(axis=1), scores.argmax(axis=1)
+
+
+def _positions(
+    labels: Sequence[int] | np.ndarray,
+    images: int,
+    count: int,
+    classes: Sequence[int] | np.ndarray | None,
+) -> np.ndarray:
+    """The row of `weights` of each image's class."""
+    if classes is None:
+        return embeddings.class_labels(labels, images, count, "labels")
+    classes = np.asarray(classes)
+    if classes.shape != (count,) or len(np.unique(classes)) != count:
         raise ValueError(
-            f"There should be one label an image. Received: {len(image_embeddings)} images and "
-            f"labels of shape {labels.shape}."
+            f"`classes` should hold for each of the {count} rows of `weights` its label, each "
+            f"another one. Received: shape {classes.shape}, {len(np.unique(classes))} of them "
+            "different."
         )
-    if labels.min() < 0 or labels.max() >= len(weights):
+    labels = embeddings.class_labels(labels, images, max(classes) + 1, "labels")
+    order = np.argsort(classes)
+    places = np.searchsorted(classes[order], labels)
+    missing = np.unique(labels[classes[order][places] != labels])
+    if len(missing):
         raise ValueError(
-            f"Labels should be in [0, {len(weights)}), the classes. Received: from {labels.min()} "
-            f"to {labels.max()}."
+            f"`labels` should be among `classes`. Received {len(missing)} that are not: "
+            f"{missing[:5].tolist()}. Leave these images out, or name their classes too."
         )
-    scores = np.asarray(image_embeddings, "float32") @ np.asarray(weights, "float32").T
-    own = scores[np.arange(len(labels)), labels][:, None]
-    rank = (scores >= own).sum(axis=1) - 1
-    return {f"accuracy@{k}": float(np.mean(rank < k)) for k in top if k <= len(weights)}
+    return order[places]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Unit-length rows, in float32 from float32."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise ValueError(
+            "The prompts' embeddings (and their averages) should be finite and not zero. Received "
+            "NaN, infinite values or zeros from `encode_text`."
+        )
+    return rows / lengths

@@ -1,0 +1,92 @@
+"""What every evaluation asks of the rows it gets: shape, finite numbers, unit length."""
+
+import warnings
+
+import numpy as np
+
+# Similarities that differ by less are equal: what float32 makes of a sum in another order.
+EPSILON = 1e-6
+# Embeddings that went through bfloat16 are this close to unit length.
+_TOLERANCE = 1e-2
+
+
+def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
+    """Checks embeddings and gives them unit length.
+
+    Args:
+        embeddings: [rows, dim] array.
+        name: what errors call them.
+
+    Returns:
+        [rows, dim] float32 array of unit-length rows; the input itself where it is that already.
+        Rows of another length are normalised, with a warning.
+
+    Raises:
+        ValueError: another rank, no rows, NaN or infinite values, a row of zeros.
+    """
+    array = rows(embeddings, name)
+    lengths = np.sqrt(np.einsum("nd,nd->n", array, array))
+    if not np.isfinite(lengths).all() or not lengths.all():
+        bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
+        raise ValueError(
+            f"`{name}` should be finite and no row all zeros. Received rows with NaN, infinite "
+            f"values or only zeros: {len(bad)} of {len(array)}, the first {bad[:5].tolist()}."
+        )
+    off = np.abs(lengths - 1)
+    if (off > _TOLERANCE).any():
+        warnings.warn(
+            f"`{name}` should have rows of unit length, as `model.encode_image` and "
+            f"`model.encode_text` return them. Received lengths from {lengths.min():.3g} to "
+            f"{lengths.max():.3g}; they are normalised.",
+            stacklevel=3,
+        )
+    return array if (off < 1e-5).all() else array / lengths[:, np.newaxis]
+
+
+def finite_rows(features: np.ndarray, name: str) -> np.ndarray:
+    """Checks features of any length: [rows, dim] -> float32, at least one row, finite."""
+    array = rows(features, name)
+    if not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        raise ValueError(
+            f"`{name}` should be finite. Received rows with NaN or infinite values: {len(bad)} of "
+            f"{len(array)}, the first {bad[:5].tolist()}."
+        )
+    return array
+
+
+def rows(values: np.ndarray, name: str) -> np.ndarray:
+    """[rows, dim] -> float32, at least one row."""
+    array = np.asarray(values, "float32")
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(
+            f"`{name}` should have shape [rows, dim], with at least one row. Received shape: "
+            f"{array.shape}."
+        )
+    return array
+
+
+def check_same_width(first: np.ndarray, second: np.ndarray, names: str) -> None:
+    """Raises ValueError unless two arrays [rows, dim] have the same dim."""
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"{names} should have the same width. Received: {first.shape} and {second.shape}."
+        )
+
+
+def class_labels(labels: np.ndarray, count: int, classes: int, name: str) -> np.ndarray:
+    """Checks labels: one for each of `count` rows, integers in [0, classes)."""
+    array = np.asarray(labels)
+    if array.shape != (count,):
+        raise ValueError(
+            f"`{name}` should hold one label an image. Received: {count} images and labels of "
+            f"shape {array.shape}."
+        )
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"`{name}` should be integers. Received: {array.dtype}.")
+    if array.min() < 0 or array.max() >= classes:
+        raise ValueError(
+            f"`{name}` should be in [0, {classes}), the classes. Received: from {array.min()} to "
+            f"{array.max()}."
+        )
+    return array

@@ -1,0 +1,181 @@
+"""Few-shot linear probes on frozen representations, in closed form."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+
+from keras_lit import checks
+from keras_lit.evaluation import embeddings
+
+# So large that the bias is all but free of the penalty (big_vision's fewshot_lsr).
+_BIAS = 100.0
+
+
+def linear_probe_accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    l2: float | Sequence[float] = 1024.0,
+) -> float | dict[float, float]:
+    """Accuracy of a ridge regression from features to the classes, as big_vision's `fewshot_lsr`.
+
+    The features are whitened with mean and deviation of the training rows and get a constant 100
+    for the bias; the targets are -1 and 1. One eigen-decomposition serves all `l2`.
+
+    Args:
+        train_features: [train, dim] float array, of any length.
+        train_labels: [train] int array, 0, 1, ...: each class up to the largest label has a row.
+        test_features: [test, dim] float array.
+        test_labels: [test] int array of the same classes.
+        l2: the penalty of the weights (big_vision: 1024), or several.
+
+    Returns:
+        The accuracy in 0..1; for several `l2` a dict of them.
+
+    Raises:
+        ValueError: counts or widths do not match, NaN, a class without an image, a test label
+            outside of the classes, an `l2` that is not above zero.
+
+    Example:
+
+    >>> features = np.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> keras_lit.evaluation.linear_probe_accuracy(features, [0, 0, 1, 1], features, [0, 0, 1, 1])
+    1.0
+
+    Reference: the LiT paper, section 4.1 and Fig. 4; big_vision `evaluators/fewshot_lsr.py`.
+    """
+    data = _checked(train_features, train_labels, test_features, test_labels)
+    penalties = [l2] if np.ndim(l2) == 0 else list(l2)
+    for penalty in penalties:
+        checks.check_positive(penalty, "l2")
+    found = _probe(data, np.arange(len(data.train)), penalties)
+    return found[0] if np.ndim(l2) == 0 else dict(zip(penalties, found, strict=True))
+
+
+def few_shot_accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    shots: Sequence[int] = (1, 5, 10, 25),
+    seeds: int = 3,
+    l2: float = 1024.0,
+) -> dict[str, float]:
+    """Accuracy of linear probes that see only a few images of each class.
+
+    Args:
+        train_features: [train, dim] float array: what the locked tower gives, before any head.
+        train_labels: [train] int array, 0, 1, ...
+        test_features: [test, dim] float array.
+        test_labels: [test] int array.
+        shots: how many images of each class; of a class with fewer, all are taken.
+        seeds: int, how many draws to average over; draw s is big_vision's with seed s.
+        l2: float, the penalty of the weights.
+
+    Returns:
+        {"1shot_accuracy": the mean over the seeds, "1shot_deviation": their standard deviation,
+        "5shot_accuracy": ...}.
+
+    Raises:
+        ValueError: as `linear_probe_accuracy`.
+
+    Example:
+
+    >>> features = np.array([[0.0], [1.0], [10.0], [11.0]])
+    >>> keras_lit.evaluation.few_shot_accuracy(
+    ...     features, [0, 0, 1, 1], features, [0, 0, 1, 1], shots=(1,))
+    {'1shot_accuracy': 1.0, '1shot_deviation': 0.0}
+
+    Reference: the LiT paper, section 4.1 and Fig. 4; big_vision `evaluators/fewshot_lsr.py`.
+    """
+    data = _checked(train_features, train_labels, test_features, test_labels)
+    for name, values in (("shots", shots), ("seeds", [seeds]), ("l2", [l2])):
+        for value in values:
+            checks.check_positive(value, name)
+    results: dict[int, list[float]] = {count: [] for count in shots}
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        drawn = [
+            rng.permutation(np.flatnonzero(data.train_labels == label))
+            for label in range(data.classes)
+        ]
+        for count in shots:
+            rows = np.concatenate([order[:count] for order in drawn])
+            results[count].append(_probe(data, rows, [l2])[0])
+    return {
+        name: value
+        for count, values in results.items()
+        for name, value in (
+            (f"{count}shot_accuracy", float(np.mean(values))),
+            (f"{count}shot_deviation", float(np.std(values))),
+        )
+    }
+
+
+class _Data(NamedTuple):
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+    classes: int
+
+
+def _checked(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+) -> _Data:
+    train = embeddings.finite_rows(train_features, "train_features")
+    test = embeddings.finite_rows(test_features, "test_features")
+    embeddings.check_same_width(train, test, "Train and test features")
+    largest = int(np.max(train_labels, initial=0))
+    train_labels = embeddings.class_labels(train_labels, len(train), largest + 1, "train_labels")
+    counts = np.bincount(train_labels)
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        raise ValueError(
+            f"Every class should have an image in training. Received none for {len(empty)} of the "
+            f"{len(counts)} classes, the first of them: {empty[:5].tolist()}. Number the classes "
+            "that exist from 0."
+        )
+    test_labels = embeddings.class_labels(test_labels, len(test), len(counts), "test_labels")
+    return _Data(train, train_labels, test, test_labels, len(counts))
+
+
+def _probe(data: _Data, rows: np.ndarray, penalties: Sequence[float]) -> list[float]:
+    """Fits on the `rows` of training, and the accuracy on test, for each penalty.
+
+    With X = whitened rows and Y = targets the weights are (X'X + l2)^-1 X'Y, or, where there are
+    fewer rows than features, X'(XX' + l2)^-1 Y; either matrix is Q diag(e) Q'.
+
+    Float32 and LAPACK's `ssyevd` from SciPy are what JAX takes on a CPU. With about as many rows as
+    features and a small penalty the rounding, large because of the bias, decides over some images.
+    """
+    train = data.train[rows]
+    mean, deviation = train.mean(axis=0), train.std(axis=0) + np.float32(1e-5)
+
+    def whitened(features: np.ndarray) -> np.ndarray:
+        return np.pad((features - mean) / deviation, [(0, 0), (0, 1)], constant_values=_BIAS)
+
+    x = whitened(train)
+    y = data.train_labels[rows][:, np.newaxis] == np.arange(data.classes)
+    y = 2 * y.astype("float32") - 1
+    if len(x) >= x.shape[1]:
+        eigenvalues, left = scipy.linalg.eigh(x.T @ x, driver="evd")
+        right = left.T @ (x.T @ y)
+    else:
+        eigenvalues, q = scipy.linalg.eigh(x @ x.T, driver="evd")
+        left, right = x.T @ q, q.T @ y
+    weights = [(left / (eigenvalues + np.float32(penalty))) @ right for penalty in penalties]
+    right_answers = np.zeros(len(penalties))
+    for start in range(0, len(data.test), 8192):
+        tile = slice(start, start + 8192)
+        test = whitened(data.test[tile])
+        for i, kernel in enumerate(weights):
+            predicted = (test @ kernel).argmax(axis=1)
+            right_answers[i] += (predicted == data.test_labels[tile]).sum()
+    return (right_answers / len(data.test)).tolist()
