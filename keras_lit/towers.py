@@ -53,8 +53,7 @@ class Tower(keras.Model):
             )
         self.attention_pooling = None
         if self.pooling == "map":
-            heads = max(1, states.shape[-1] // 64)
-            self.attention_pooling = AttentionPooling(heads, name="attention_pooling")
+            self.attention_pooling = _attention_pooling(self.backbone, states.shape[-1])
         self.feature_dim = int(self._pool(inputs, states).shape[-1])
         if self.projection_dim:
             self.add_head(self.projection_dim)
@@ -320,6 +319,7 @@ class TextTower(Tower):
     POOLINGS = ("first", "last", "mean", "max", "map", "none")
     FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {
         "first": (
+            "BertEncoder",
             "BertBackbone",
             "DistilBertBackbone",
             "RobertaBackbone",
@@ -463,6 +463,16 @@ class TextTower(Tower):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "sequence_length": self.sequence_length}
+
+
+def _attention_pooling(backbone: keras.Model, width: int) -> AttentionPooling:
+    """Of the backbone's own heads and MLP where it is a transformer that tells them."""
+    heads = getattr(backbone, "num_heads", None)
+    if not isinstance(heads, int) or width % heads:
+        return AttentionPooling(max(1, width // 64), name="attention_pooling")
+    inner = getattr(backbone, "intermediate_dim", None)
+    inner = inner if isinstance(inner, int) else None
+    return AttentionPooling(heads, inner, name="attention_pooling")
 
 
 def _is_functional(model: keras.Model) -> bool:

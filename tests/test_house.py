@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tempfile
 
 import keras
 import keras_nlp
@@ -21,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
 version checks images legacy_torch data preprocessing tokenizers backbones towers pairs distribution
-batches losses micro_batches optimizers model evaluation pretrained export
+batches losses micro_batches optimizers model evaluation pretrained checkpoints export
 """.split()
 
 
@@ -70,6 +71,7 @@ def test_docstring_examples_run(name):
         "keras_lit": keras_lit,
         "np": np,
         "tf": tf,
+        "tempfile": tempfile,
         "ImagePreprocessor": keras_lit.preprocessing.ImagePreprocessor,
     }
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -1,6 +1,8 @@
 """Backbones and layers of the paper that keras-cv and keras-nlp lack."""
 
 from keras_lit.backbones.attention_pooling import AttentionPooling
+from keras_lit.backbones.bert_encoder import BertEncoder
 from keras_lit.backbones.text_transformer import TextTransformer
+from keras_lit.backbones.vision_transformer import VisionTransformer
 
-__all__ = ["AttentionPooling", "TextTransformer"]
+__all__ = ["AttentionPooling", "BertEncoder", "TextTransformer", "VisionTransformer"]

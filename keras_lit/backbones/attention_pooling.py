@@ -13,6 +13,7 @@ class AttentionPooling(keras.layers.Layer):
 
     Args:
         num_heads: int, the attention heads; divides the width.
+        intermediate_dim: int, the width inside the MLP; None for four times the tokens'.
 
     Call arguments:
         tokens: [batch, length, width] float tensor.
@@ -26,9 +27,10 @@ class AttentionPooling(keras.layers.Layer):
     Reference: Zhai et al. 2022 (arXiv 2106.04560), section 2.2.
     """
 
-    def __init__(self, num_heads: int, **kwargs: Any):
+    def __init__(self, num_heads: int, intermediate_dim: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         width = input_shape[-1]
@@ -49,12 +51,11 @@ class AttentionPooling(keras.layers.Layer):
             epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="layer_norm"
         )
         self.layer_norm.build(shape)
-        self.dense_0 = keras.layers.Dense(
-            4 * width, gelu_tanh, dtype=self.dtype_policy, name="dense_0"
-        )
+        inner = self.intermediate_dim or 4 * width
+        self.dense_0 = keras.layers.Dense(inner, gelu_tanh, dtype=self.dtype_policy, name="dense_0")
         self.dense_0.build(shape)
         self.dense_1 = keras.layers.Dense(width, dtype=self.dtype_policy, name="dense_1")
-        self.dense_1.build((None, 1, 4 * width))
+        self.dense_1.build((None, 1, inner))
 
     def call(
         self, tokens: keras.KerasTensor, mask: keras.KerasTensor | None = None
@@ -70,4 +71,5 @@ class AttentionPooling(keras.layers.Layer):
         return (input_shape[0], input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_heads": self.num_heads}
+        names = ("num_heads", "intermediate_dim")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

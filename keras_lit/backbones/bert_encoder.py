@@ -1,0 +1,110 @@
+"""BERT's encoder as flaxformer computes it, which the released LiT models read."""
+
+from typing import Any
+
+import keras
+import keras_nlp
+
+from keras_lit.backbones.text_transformer import gelu_tanh
+
+# Depth, width, MLP width and heads.
+BERT_SIZES = {"base": (12, 768, 3072, 12), "large": (24, 1024, 4096, 16)}
+LAYER_NORM_EPSILON = 1e-12
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class BertEncoder(keras_nlp.models.Backbone):
+    """Token ids and padding mask [batch, length] -> hidden states [batch, length, hidden_dim].
+
+    The same as keras-nlp's `BertBackbone` without the pooler, which LiT's towers have not: they
+    read out the first token, [CLS], as it is. All tokens belong to segment 0.
+
+    Args:
+        vocabulary_size: int, the number of token ids.
+        num_layers: int, the depth.
+        num_heads: int, the attention heads; divides `hidden_dim`.
+        hidden_dim: int, the width.
+        intermediate_dim: int, the width inside the MLPs.
+        dropout: float, the dropout of embeddings, attention and MLP.
+        max_sequence_length: int, the longest text in tokens.
+        num_segments: int, how many segments there are embeddings of.
+
+    Raises:
+        ValueError: `hidden_dim` is not divisible by `num_heads`.
+
+    Example:
+
+    >>> backbone = keras_lit.backbones.BertEncoder(100, 2, 4, 32, 64, max_sequence_length=16)
+    >>> token_ids = np.array([[2, 7, 9, 0]])
+    >>> backbone({"token_ids": token_ids, "padding_mask": token_ids != 0}).shape
+    TensorShape([1, 4, 32])
+
+    Reference: Devlin et al. 2019 (arXiv 1810.04805); the LiT paper, section 4.2.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_dim: int,
+        intermediate_dim: int,
+        dropout: float = 0.0,
+        max_sequence_length: int = 512,
+        num_segments: int = 2,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        if hidden_dim % num_heads:
+            raise ValueError(
+                f"`hidden_dim` should be divisible by `num_heads`. Received: {hidden_dim} and "
+                f"{num_heads}."
+            )
+        token_ids = keras.Input([None], dtype="int32", name="token_ids")
+        padding_mask = keras.Input([None], dtype="int32", name="padding_mask")
+        initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+        embedding = keras_nlp.layers.TokenAndPositionEmbedding(
+            vocabulary_size,
+            max_sequence_length,
+            hidden_dim,
+            embeddings_initializer=initializer,
+            dtype=dtype,
+            name="token_and_position_embedding",
+        )
+        segments = keras.layers.Embedding(
+            num_segments, hidden_dim, initializer, dtype=dtype, name="segment_embedding"
+        )
+        x = embedding(token_ids) + segments(keras.ops.zeros_like(token_ids))
+        x = keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="embeddings_layer_norm"
+        )(x)
+        x = keras.layers.Dropout(dropout, dtype=dtype, name="embeddings_dropout")(x)
+        for i in range(num_layers):
+            x = keras_nlp.layers.TransformerEncoder(
+                intermediate_dim,
+                num_heads,
+                dropout=dropout,
+                activation=gelu_tanh,
+                layer_norm_epsilon=LAYER_NORM_EPSILON,
+                kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
+                dtype=dtype,
+                name=f"transformer_layer_{i}",
+            )(x, padding_mask=padding_mask)
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        super().__init__(inputs=inputs, outputs=x, dtype=dtype, **kwargs)
+        self.token_embedding = embedding.token_embedding
+        self.vocabulary_size = vocabulary_size
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.max_sequence_length = max_sequence_length
+        self.num_segments = num_segments
+
+    def get_config(self) -> dict[str, Any]:
+        names = (
+            "vocabulary_size num_layers num_heads hidden_dim intermediate_dim dropout "
+            "max_sequence_length num_segments"
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

@@ -1,0 +1,206 @@
+"""The Vision Transformer as big_vision and vit_jax define it."""
+
+from typing import Any
+
+import keras
+import keras_nlp
+
+from keras_lit import checks
+from keras_lit.backbones.text_transformer import (
+    LAYER_NORM_EPSILON,
+    SIZES,
+    TransformerBlock,
+    gelu_tanh,
+)
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class PatchEmbedding(keras.layers.Layer):
+    """Images [batch, height, width, 3] -> tokens: patches, maybe a class token, positions.
+
+    Args:
+        image_size: (height, width) in pixels.
+        patch_size: (height, width) in pixels.
+        hidden_dim: int, the width of the tokens.
+        class_token: bool, whether a learned token goes before the patches'.
+
+    Example:
+
+    >>> PatchEmbedding((32, 32), (8, 8), 12, True)(np.zeros([2, 32, 32, 3], "float32")).shape
+    TensorShape([2, 17, 12])
+
+    Reference: Dosovitskiy et al. 2021 (arXiv 2010.11929), section 3.1.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        patch_size: tuple[int, int],
+        hidden_dim: int,
+        class_token: bool,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.image_size = tuple(image_size)
+        self.patch_size = tuple(patch_size)
+        self.hidden_dim = hidden_dim
+        self.class_token = class_token
+        self.patches = keras.layers.Conv2D(
+            hidden_dim,
+            self.patch_size,
+            strides=self.patch_size,
+            kernel_initializer="lecun_normal",
+            dtype=self.dtype_policy,
+            name="patches",
+        )
+
+    @property
+    def num_patches(self) -> int:
+        """How many patches an image has."""
+        (height, width), patch = self.image_size, self.patch_size
+        return (height // patch[0]) * (width // patch[1])
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.patches.build(input_shape)
+        if self.class_token:
+            self.cls = self.add_weight((1, 1, self.hidden_dim), "zeros", name="cls")
+        self.position_embedding = self.add_weight(
+            (1, self.num_patches + self.class_token, self.hidden_dim),
+            keras.initializers.RandomNormal(stddev=self.hidden_dim**-0.5),
+            name="position_embedding",
+        )
+
+    def call(self, images: keras.KerasTensor) -> keras.KerasTensor:
+        x = self.patches(images)
+        x = keras.ops.reshape(x, (-1, self.num_patches, self.hidden_dim))
+        if self.class_token:
+            cls = keras.ops.cast(self.cls, x.dtype)
+            cls = keras.ops.broadcast_to(cls, (keras.ops.shape(x)[0], 1, self.hidden_dim))
+            x = keras.ops.concatenate([cls, x], axis=1)
+        return x + keras.ops.cast(self.position_embedding, x.dtype)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (input_shape[0], self.num_patches + self.class_token, self.hidden_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        names = "image_size patch_size hidden_dim class_token"
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class VisionTransformer(keras_nlp.models.Backbone):
+    """Images [batch, height, width, 3] in -1..1 -> tokens [batch, tokens, hidden_dim].
+
+    keras-hub's `ViTBackbone` cannot hold these weights, for it computes GELU exactly; here it is
+    the tanh approximation, as in the reference. Pooling is the tower's: "first" with a class token
+    (big_vision's "tok"), "mean" ("gap") or "map" without.
+
+    Args:
+        image_size: int or (height, width) in pixels, multiples of the patch's.
+        patch_size: int or (height, width) in pixels.
+        hidden_dim: int, the width.
+        num_layers: int, the depth.
+        intermediate_dim: int, the width inside the MLPs.
+        num_heads: int, the attention heads; divides `hidden_dim`.
+        class_token: bool, whether a learned token goes before the patches'.
+        dropout: float, the dropout after attention and MLP.
+
+    Raises:
+        ValueError: the patches do not fill the image; `hidden_dim` is not divisible by `num_heads`.
+
+    Example:
+
+    >>> backbone = keras_lit.backbones.VisionTransformer(32, 8, 12, 2, 24, 3)
+    >>> backbone(np.zeros([2, 32, 32, 3], "float32")).shape
+    TensorShape([2, 17, 12])
+
+    Reference: Dosovitskiy et al. 2021 (arXiv 2010.11929); the LiT paper, section 4.2.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        patch_size: int | tuple[int, int],
+        hidden_dim: int,
+        num_layers: int,
+        intermediate_dim: int,
+        num_heads: int,
+        class_token: bool = True,
+        dropout: float = 0.0,
+        dtype: Any = None,
+        **kwargs: Any,
+    ):
+        image_size, patch_size = (
+            (size, size) if isinstance(size, int) else tuple(size)
+            for size in (image_size, patch_size)
+        )
+        if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
+            raise ValueError(
+                f"`image_size` should be a multiple of `patch_size`. Received: {image_size} and "
+                f"{patch_size}."
+            )
+        if hidden_dim % num_heads:
+            raise ValueError(
+                f"`hidden_dim` should be divisible by `num_heads`. Received: {hidden_dim} and "
+                f"{num_heads}."
+            )
+        images = keras.Input((*image_size, 3), name="images")
+        embedding = PatchEmbedding(
+            image_size, patch_size, hidden_dim, class_token, dtype=dtype, name="patch_embedding"
+        )
+        x = keras.layers.Dropout(dropout, dtype=dtype, name="dropout")(embedding(images))
+        for i in range(num_layers):
+            x = TransformerBlock(
+                intermediate_dim,
+                num_heads,
+                dropout=dropout,
+                activation=gelu_tanh,
+                layer_norm_epsilon=LAYER_NORM_EPSILON,
+                kernel_initializer="glorot_uniform",
+                bias_initializer="zeros",
+                dtype=dtype,
+                name=f"transformer_layer_{i}",
+            )(x)
+        x = keras.layers.LayerNormalization(
+            epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="layer_norm"
+        )(x)
+        super().__init__(inputs=images, outputs=x, dtype=dtype, **kwargs)
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.intermediate_dim = intermediate_dim
+        self.num_heads = num_heads
+        self.class_token = class_token
+        self.dropout = dropout
+
+    @classmethod
+    def from_size(cls, size: str, image_size: int = 224, **kwargs: Any) -> "VisionTransformer":
+        """Builds one of the papers' sizes, such as "Ti/16", "B/32", "L/16" or "g/14".
+
+        Args:
+            size: "Ti", "S", "B", "L", "H" or "g", a slash and the patch's side in pixels.
+            image_size: int, the image's side in pixels.
+            **kwargs: of the class.
+
+        Raises:
+            ValueError: unknown size.
+
+        Example:
+
+        >>> VisionTransformer.from_size("Ti/16", image_size=32).count_params()
+        5487552
+        """
+        name, _, patch = size.partition("/")
+        checks.check_one_of(name, SIZES, "size")
+        if not patch.isdecimal():
+            raise ValueError(f'`size` should tell the patch, as "B/16" does. Received: {size!r}.')
+        width, depth, mlp, heads = SIZES[name]
+        return cls(image_size, int(patch), width, depth, mlp, heads, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        names = (
+            "image_size patch_size hidden_dim num_layers intermediate_dim num_heads class_token "
+            "dropout"
+        )
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}

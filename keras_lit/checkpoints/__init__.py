@@ -1,0 +1,6 @@
+"""Checkpoints of the authors' code (vit_jax, big_vision): released LiT models and image towers."""
+
+from keras_lit.checkpoints.lit import load_lit
+from keras_lit.checkpoints.released import RELEASED, architecture, fetch
+
+__all__ = ["RELEASED", "architecture", "fetch", "load_lit"]

@@ -1,0 +1,230 @@
+"""Towers of the shapes that a checkpoint's arrays have, with weights still to be filled in."""
+
+import math
+import re
+
+import numpy as np
+
+from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
+from keras_lit.checkpoints.names import Array
+from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
+from keras_lit.towers import ImageTower, TextTower
+
+Arrays = dict[str, Array]
+BERT = "BertEncoder_0/"
+
+
+def image_tower(arrays: Arrays, prefix: str = "", image_size: int | None = None) -> ImageTower:
+    """The image tower whose arrays' names begin with `prefix`.
+
+    For another `image_size` than the file's, its position embeddings in `arrays` are resampled.
+
+    Raises:
+        ValueError: an array is missing or has an impossible shape.
+    """
+    return _vision_transformer(arrays, prefix, image_size)
+
+
+def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTower:
+    *patch, _, width = _shape(arrays, f"{prefix}embedding/kernel", 4)
+    class_token = f"{prefix}cls" in arrays
+    _, rows, _ = _shape(arrays, f"{prefix}pos_embedding", 3)
+    grid = math.isqrt(rows)
+    extra = rows - grid**2
+    if extra not in (0, 1):
+        raise ValueError(
+            f"{arrays[f'{prefix}pos_embedding'].name!r} should hold a square of positions, maybe "
+            f"with one of a class token before them. Received: {rows} positions."
+        )
+    backbone = VisionTransformer(
+        image_size or (grid * patch[0], grid * patch[1]),
+        tuple(patch),
+        width,
+        _count(arrays, f"{prefix}Transformer/encoderblock_"),
+        _shape(arrays, f"{prefix}Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2)[1],
+        _heads(arrays, f"{prefix}Transformer/encoderblock_0/"),
+        class_token,
+    )
+    _fit_positions(arrays, f"{prefix}pos_embedding", backbone, grid, bool(extra))
+    pooling = "map" if f"{prefix}MAPHead_0/probe" in arrays else "mean"
+    return ImageTower(
+        backbone,
+        "first" if class_token else pooling,
+        _head(arrays, prefix),
+        ImagePreprocessor(backbone.image_size),
+    )
+
+
+def text_tower(
+    arrays: Arrays,
+    heads: int | None,
+    sequence_length: int,
+    preprocessor: TextPreprocessor | None,
+) -> TextTower:
+    """The text tower, whose arrays' names begin with "txt/".
+
+    Args:
+        arrays: of the checkpoint.
+        heads: of BERT, whose shapes do not tell.
+        sequence_length: of BERT; the other text transformer has as many positions as tokens.
+        preprocessor: for raw text.
+
+    Raises:
+        ValueError: an array is missing or has an impossible shape; BERT without `heads`.
+    """
+    build = _bert if is_bert(arrays) else _text_transformer
+    return build(arrays, heads, sequence_length, preprocessor)
+
+
+def is_bert(arrays: Arrays) -> bool:
+    """Whether the text tower is BERT."""
+    return any(name.startswith(f"txt/{BERT}") for name in arrays)
+
+
+def text_length(arrays: Arrays) -> int | None:
+    """How many tokens the text tower takes, where its shapes tell."""
+    return None if is_bert(arrays) else _shape(arrays, "txt/pos_embedding", 3)[1]
+
+
+def _text_transformer(
+    arrays: Arrays, heads: int | None, length: int, preprocessor: TextPreprocessor | None
+) -> TextTower:
+    words, width = _shape(arrays, "txt/Embed_0/embedding", 2)
+    block = "txt/Encoder_0/encoderblock_"
+    pools = "txt/MAPHead_0/probe" not in arrays
+    backbone = TextTransformer(
+        words,
+        length,
+        width,
+        _count(arrays, block),
+        _shape(arrays, f"{block}0/MlpBlock_0/Dense_0/kernel", 2)[1],
+        _heads(arrays, f"{block}0/"),
+        pooling="last" if pools else None,
+    )
+    pooling = "none" if pools else "map"
+    return _text_tower(backbone, pooling, arrays, length, preprocessor)
+
+
+def _bert(
+    arrays: Arrays, heads: int | None, length: int, preprocessor: TextPreprocessor | None
+) -> TextTower:
+    if heads is None:
+        raise ValueError(
+            "The shapes of a BERT do not tell its attention heads. Pass `text_heads` (12 for "
+            "BERT-base, 16 for BERT-large), or keep the released file's name."
+        )
+    words, width = _shape(arrays, f"txt/{BERT}embedder/embedders_token_ids/embedding", 2)
+    longest, _ = _shape(arrays, f"txt/{BERT}embedder/embedders_position_ids/embedding", 2)
+    segments, _ = _shape(arrays, f"txt/{BERT}embedder/embedders_segment_ids/embedding", 2)
+    block = f"txt/{BERT}encoder_block/layer_sequence/layers_"
+    inner = _shape(arrays, f"{block}0/mlp_block/mlp/dense_layer/kernel", 2)[1]
+    backbone = BertEncoder(
+        words,
+        _count(arrays, block),
+        heads,
+        width,
+        inner,
+        max_sequence_length=longest,
+        num_segments=segments,
+    )
+    return _text_tower(backbone, "first", arrays, length, preprocessor)
+
+
+def _text_tower(
+    backbone: BertEncoder | TextTransformer,
+    pooling: str,
+    arrays: Arrays,
+    length: int,
+    preprocessor: TextPreprocessor | None,
+) -> TextTower:
+    return TextTower(
+        backbone,
+        sequence_length=length,
+        pooling=pooling,
+        projection_dim=_head(arrays, "txt/") or 0,
+        preprocessor=preprocessor,
+    )
+
+
+def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
+    if name not in arrays:
+        raise ValueError(f"The checkpoint lacks {name!r}.")
+    shape = arrays[name].shape
+    if len(shape) != rank or 0 in shape:
+        raise ValueError(
+            f"{arrays[name].name!r} should have {rank} dimensions, none of them 0. Received "
+            f"shape: {shape}."
+        )
+    return shape
+
+
+def _heads(arrays: Arrays, prefix: str) -> int:
+    return _shape(arrays, f"{prefix}MultiHeadDotProductAttention_0/query/kernel", 3)[1]
+
+
+def _head(arrays: Arrays, prefix: str) -> int | None:
+    return (
+        _shape(arrays, f"{prefix}head/kernel", 2)[1] if f"{prefix}head/kernel" in arrays else None
+    )
+
+
+def _count(arrays: Arrays, prefix: str) -> int:
+    """How many numbers follow `prefix` in the names, 0, 1, 2, ... without a gap."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)/")
+    found = {int(match[1]) for name in arrays if (match := pattern.match(name))}
+    if found != set(range(len(found))) or not found:
+        raise ValueError(
+            f"The blocks {prefix + '*'!r} should be numbered 0, 1, 2, ... without a gap. Received: "
+            f"{sorted(found)}."
+        )
+    return len(found)
+
+
+def _fit_positions(
+    arrays: Arrays, name: str, backbone: VisionTransformer, grid: int, extra: bool
+) -> None:
+    """Gives the positions the backbone's grid, and a row for its class token (or none)."""
+    positions = arrays[name]
+    new = tuple(side // patch for side, patch in zip(*_sizes(backbone), strict=True))
+    shape = (1, math.prod(new) + backbone.class_token, positions.shape[2])
+
+    def read() -> np.ndarray:
+        old = positions.read()
+        row = old[:, :extra] if extra else np.zeros_like(old[:, :1])
+        rows = resample(old[0, extra:].reshape(grid, grid, -1), new).reshape(1, -1, old.shape[2])
+        return np.concatenate([row, rows], axis=1) if backbone.class_token else rows
+
+    arrays[name] = Array(positions.name, shape, read)
+
+
+def _sizes(backbone: VisionTransformer) -> tuple[tuple[int, int], tuple[int, int]]:
+    return backbone.image_size, backbone.patch_size
+
+
+def resample(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Position embeddings for another grid, linearly interpolated, corners upon corners.
+
+    Args:
+        grid: [height, width, dim] float array.
+        size: (height, width) of the grid wanted.
+
+    Returns:
+        [*size, dim] array of the same dtype.
+
+    Example:
+
+    >>> resample(np.array([[[0.0], [4.0]]]), (1, 3))[0, :, 0]
+    array([0., 2., 4.])
+
+    Reference: big_vision's `resample_posemb`, which is SciPy's `zoom` of order 1.
+    """
+    for axis, new in enumerate(size):
+        old = grid.shape[axis]
+        if old == new:
+            continue
+        at = np.linspace(0, old - 1, new)
+        low = np.minimum(at.astype(int), max(old - 2, 0))
+        part = (at - low).astype(grid.dtype).reshape([-1 if i == axis else 1 for i in range(3)])
+        high = np.minimum(low + 1, old - 1)
+        grid = grid.take(low, axis) * (1 - part) + grid.take(high, axis) * part
+    return grid

@@ -1,0 +1,127 @@
+"""LiT models from the files of the authors' releases, and of big_vision's training."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras_nlp
+
+from keras_lit.checkpoints import build
+from keras_lit.checkpoints.names import Array, canonical
+from keras_lit.checkpoints.npz import Archive
+from keras_lit.checkpoints.released import RELEASED, TEXT_LENGTH, fetch
+from keras_lit.checkpoints.slots import Slot, slots_of_model
+from keras_lit.model import LiT
+from keras_lit.preprocessing import TextPreprocessor
+
+
+def load_lit(
+    path: str | os.PathLike,
+    text_heads: int | None = None,
+    tokenizer: Any = None,
+    image_size: int | None = None,
+    sequence_length: int = TEXT_LENGTH,
+    cache_dir: str | os.PathLike | None = None,
+) -> LiT:
+    """Loads a LiT that the authors released, or any two-tower model of big_vision.
+
+    Args:
+        path: an `.npz` file; or "LiT-B16B", "LiT-B16B_2", "LiT-L16L", "LiT-L16S" or "LiT-L16Ti",
+            which are downloaded once.
+        text_heads: int, the attention heads of a BERT, which its shapes do not tell. Not needed
+            where the file has the name of a released model.
+        tokenizer: a keras-nlp tokenizer, or the path of a vocabulary (a BERT's `.txt`, else a
+            SentencePiece `.model`). None takes the vocabulary of the same name beside the file;
+            where there is none the model takes token ids only.
+        image_size: int, the image's side in pixels, where it should not be the file's: position
+            embeddings are resampled.
+        sequence_length: int, the tokens of a BERT's text (16 in the released models).
+        cache_dir: where downloads are kept; None for `$KERAS_LIT_CACHE` or `~/.cache/keras_lit`.
+
+    Returns:
+        A `LiT` with tuning "LU" and `lock_heads=True`: `fit` tunes the text tower (and the
+        temperature) and nothing of the image tower.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or holds other arrays than a model of its kind: missing,
+            left over, of another shape, not finite. The message names the array.
+
+    Example: `keras_lit.checkpoints.load_lit("LiT-B16B_2.npz").encode_text(["a dog"])`.
+
+    Reference: the LiT paper, section 5.2; vit_jax's `models_lit.py` for the released layout.
+    """
+    path = _local(path, cache_dir)
+    arrays = canonical(Archive(path))
+    if text_heads is None and path.stem in RELEASED:
+        text_heads = RELEASED[path.stem].text_heads
+    sequence_length = build.text_length(arrays) or sequence_length
+    preprocessor = _preprocessor(tokenizer, path, build.is_bert(arrays), sequence_length)
+    image_tower = build.image_tower(arrays, "img/", image_size)
+    text_tower = build.text_tower(arrays, text_heads, sequence_length, preprocessor)
+    loss = "sigmoid" if "b" in arrays else "softmax"
+    model = LiT(image_tower, text_tower, tuning="LU", loss=loss, lock_heads=True)
+    fill(slots_of_model(model), arrays, path)
+    model.initial_temperature = float(model.temperature)
+    return model
+
+
+def fill(slots: dict[str, Slot], arrays: dict[str, Array], path: Path) -> None:
+    """Puts each array into its variable, one at a time, after all were found to fit.
+
+    Raises:
+        ValueError: arrays are missing, left over or of another shape, or not finite.
+    """
+    missing = [name for name in slots if name not in arrays]
+    left_over = [array.name for name, array in arrays.items() if name not in slots]
+    if missing or left_over:
+        raise ValueError(
+            f"{path} does not hold the arrays of a model of its kind. Missing: {_some(missing)}. "
+            f"Left over: {_some(left_over)}. Is it complete, and of one of the kinds that load?"
+        )
+    for name, slot in slots.items():
+        if arrays[name].shape != tuple(slot.shape):
+            raise ValueError(
+                f"{arrays[name].name!r} of {path} should have the shape {tuple(slot.shape)}, by "
+                f"the other arrays' shapes. Received: {arrays[name].shape}."
+            )
+    for name, slot in slots.items():
+        slot.variable.assign(arrays[name].read().reshape(slot.variable.shape))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more if names else "none"
+
+
+def _local(path: str | os.PathLike, cache_dir: str | os.PathLike | None) -> Path:
+    if path in RELEASED:
+        return fetch(path, cache_dir)
+    path = Path(path)
+    if not path.exists() and path.stem in RELEASED:
+        raise FileNotFoundError(
+            f"There is no checkpoint {path}. To download it pass its name alone: "
+            f"load_lit({path.stem!r})."
+        )
+    return path
+
+
+def _preprocessor(
+    tokenizer: Any, path: Path, bert: bool, sequence_length: int
+) -> TextPreprocessor | None:
+    if tokenizer is None:
+        beside = path.with_suffix(".txt" if bert else ".model")
+        tokenizer = beside if beside.exists() else None
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = str(tokenizer)
+        # BERT's lower-casing strips accents too.
+        tokenizer = (
+            keras_nlp.models.BertTokenizer(tokenizer, lowercase=True, strip_accents=True)
+            if bert
+            else keras_nlp.tokenizers.SentencePieceTokenizer(tokenizer)
+        )
+    if tokenizer is None:
+        return None
+    if bert:  # [CLS] and the words, without [SEP].
+        return TextPreprocessor(tokenizer, sequence_length, end_token_id=None)
+    return TextPreprocessor(tokenizer, sequence_length, lowercase=True)

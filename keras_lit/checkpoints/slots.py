@@ -1,0 +1,174 @@
+"""Which variable of a model holds which array of a checkpoint, for loading and for saving."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
+from keras_lit.model import LiT
+from keras_lit.towers import Tower
+
+
+class Slot(NamedTuple):
+    """A variable, and the shape that its array has in a file (of as many numbers)."""
+
+    variable: keras.Variable
+    shape: tuple[int, ...]
+
+
+Slots = Iterator[tuple[str, Slot]]
+
+
+def slots_of_model(model: LiT) -> dict[str, Slot]:
+    """The slots of a whole model, by canonical name.
+
+    Raises:
+        ValueError: a tower's backbone has no place in big_vision's layout.
+    """
+    slots = {
+        **slots_of_tower(model.image_tower, "img/"),
+        **slots_of_tower(model.text_tower, "txt/"),
+        "t": Slot(model.log_temperature, (1,)),
+    }
+    if model.loss_name == "sigmoid":
+        slots["b"] = Slot(model.bias, (1,))
+    return slots
+
+
+def slots_of_tower(tower: Tower, prefix: str = "") -> dict[str, Slot]:
+    """The slots of a tower, head and pooling included.
+
+    Args:
+        tower: one whose backbone is of `keras_lit.backbones`.
+        prefix: goes before each name.
+
+    Raises:
+        ValueError: the backbone has no place in big_vision's layout.
+    """
+    for kind, slots in _BACKBONES.items():
+        if type(tower.backbone) is kind:
+            found = dict(slots(tower.backbone))
+            break
+    else:
+        known = ", ".join(kind.__name__ for kind in _BACKBONES)
+        raise ValueError(
+            f"A checkpoint of big_vision's layout holds towers of {known} (in "
+            f"`keras_lit.backbones`). Received: {type(tower.backbone).__name__}. Save the model "
+            "as a .keras file instead."
+        )
+    if tower.attention_pooling is not None:
+        found |= dict(_attention_pooling(tower.attention_pooling))
+    if tower.head is not None:
+        found |= dict(_dense("head", tower.head))
+    return {prefix + name: slot for name, slot in found.items()}
+
+
+def _vision_transformer(backbone: VisionTransformer) -> Slots:
+    embedding = backbone.get_layer("patch_embedding")
+    yield from _dense("embedding", embedding.patches)
+    if backbone.class_token:
+        yield "cls", _as_it_is(embedding.cls)
+    yield "pos_embedding", _as_it_is(embedding.position_embedding)
+    yield from _encoder("Transformer", backbone)
+
+
+def _text_transformer(backbone: TextTransformer) -> Slots:
+    embedding = backbone.get_layer("token_and_position_embedding")
+    positions = embedding.position_embedding.position_embeddings
+    yield "Embed_0/embedding", _as_it_is(embedding.token_embedding.embeddings)
+    yield "pos_embedding", Slot(positions, (1, *positions.shape))
+    yield from _encoder("Encoder_0", backbone)
+
+
+def _bert_encoder(backbone: BertEncoder) -> Slots:
+    embedding = backbone.get_layer("token_and_position_embedding")
+    for name, variable in (
+        ("token", embedding.token_embedding.embeddings),
+        ("position", embedding.position_embedding.position_embeddings),
+        ("segment", backbone.get_layer("segment_embedding").embeddings),
+    ):
+        yield f"BertEncoder_0/embedder/embedders_{name}_ids/embedding", _as_it_is(variable)
+    yield from _norm("BertEncoder_0/layer_norm", backbone.get_layer("embeddings_layer_norm"))
+    for i in range(backbone.num_layers):
+        block = backbone.get_layer(f"transformer_layer_{i}")
+        prefix = f"BertEncoder_0/encoder_block/layer_sequence/layers_{i}"
+        attention = block._self_attention_layer
+        inner = f"{prefix}/attention_block/attention_layer"
+        yield from _dense(f"{inner}/query", attention.query_dense, _inputs_first)
+        yield from _dense(f"{inner}/key", attention.key_dense, _inputs_first)
+        yield from _dense(f"{inner}/value", attention.value_dense, _inputs_first)
+        yield from _dense(
+            f"{prefix}/attention_block/dense_layer", attention.output_dense, _outputs_last
+        )
+        yield from _norm(f"{prefix}/attention_block/layer_norm", block._self_attention_layer_norm)
+        yield from _dense(
+            f"{prefix}/mlp_block/mlp/dense_layer", block._feedforward_intermediate_dense
+        )
+        yield from _dense(f"{prefix}/mlp_block/dense_layer", block._feedforward_output_dense)
+        yield from _norm(f"{prefix}/mlp_block/layer_norm", block._feedforward_layer_norm)
+
+
+def _encoder(prefix: str, backbone: VisionTransformer | TextTransformer) -> Slots:
+    for i in range(backbone.num_layers):
+        block = backbone.get_layer(f"transformer_layer_{i}")
+        inner = f"{prefix}/encoderblock_{i}"
+        yield from _attention(inner, block._self_attention_layer)
+        yield from _norm(f"{inner}/LayerNorm_0", block._self_attention_layer_norm)
+        yield from _norm(f"{inner}/LayerNorm_1", block._feedforward_layer_norm)
+        yield from _dense(f"{inner}/MlpBlock_0/Dense_0", block._feedforward_intermediate_dense)
+        yield from _dense(f"{inner}/MlpBlock_0/Dense_1", block._feedforward_output_dense)
+    yield from _norm(f"{prefix}/encoder_norm", backbone.get_layer("layer_norm"))
+
+
+def _attention_pooling(layer: keras.layers.Layer) -> Slots:
+    yield "MAPHead_0/probe", _as_it_is(layer.probe)
+    yield from _attention("MAPHead_0", layer.attention)
+    yield from _norm("MAPHead_0/LayerNorm_0", layer.layer_norm)
+    yield from _dense("MAPHead_0/MlpBlock_0/Dense_0", layer.dense_0)
+    yield from _dense("MAPHead_0/MlpBlock_0/Dense_1", layer.dense_1)
+
+
+def _attention(prefix: str, layer: keras.layers.MultiHeadAttention) -> Slots:
+    for name in ("query", "key", "value"):
+        yield from _dense(
+            f"{prefix}/MultiHeadDotProductAttention_0/{name}", getattr(layer, f"{name}_dense")
+        )
+    yield from _dense(f"{prefix}/MultiHeadDotProductAttention_0/out", layer.output_dense)
+
+
+def _dense(prefix: str, layer: Any, shaped: Callable[[Any], Slot] | None = None) -> Slots:
+    yield f"{prefix}/kernel", (shaped or _as_it_is)(layer.kernel)
+    yield f"{prefix}/bias", Slot(layer.bias, _flat(layer.bias) if shaped else layer.bias.shape)
+
+
+def _norm(prefix: str, layer: keras.layers.LayerNormalization) -> Slots:
+    yield f"{prefix}/scale", _as_it_is(layer.gamma)
+    yield f"{prefix}/bias", _as_it_is(layer.beta)
+
+
+def _as_it_is(variable: keras.Variable) -> Slot:
+    return Slot(variable, variable.shape)
+
+
+# flaxformer keeps the heads of BERT's attention side by side in one axis.
+
+
+def _inputs_first(kernel: keras.Variable) -> Slot:
+    return Slot(kernel, (kernel.shape[0], math.prod(kernel.shape[1:])))
+
+
+def _outputs_last(kernel: keras.Variable) -> Slot:
+    return Slot(kernel, (math.prod(kernel.shape[:-1]), kernel.shape[-1]))
+
+
+def _flat(variable: keras.Variable) -> tuple[int, ...]:
+    return (math.prod(variable.shape),)
+
+
+_BACKBONES: dict[type, Callable[[Any], Slots]] = {
+    VisionTransformer: _vision_transformer,
+    TextTransformer: _text_transformer,
+    BertEncoder: _bert_encoder,
+}
