@@ -2,7 +2,8 @@
 
 from keras_lit.backbones.attention_pooling import AttentionPooling
 from keras_lit.backbones.bert_encoder import BertEncoder
+from keras_lit.backbones.mlp_mixer import MLPMixer
 from keras_lit.backbones.text_transformer import TextTransformer
 from keras_lit.backbones.vision_transformer import VisionTransformer
 
-__all__ = ["AttentionPooling", "BertEncoder", "TextTransformer", "VisionTransformer"]
+__all__ = ["AttentionPooling", "BertEncoder", "MLPMixer", "TextTransformer", "VisionTransformer"]

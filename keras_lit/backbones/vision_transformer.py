@@ -130,15 +130,7 @@ class VisionTransformer(keras_nlp.models.Backbone):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        image_size, patch_size = (
-            (size, size) if isinstance(size, int) else tuple(size)
-            for size in (image_size, patch_size)
-        )
-        if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
-            raise ValueError(
-                f"`image_size` should be a multiple of `patch_size`. Received: {image_size} and "
-                f"{patch_size}."
-            )
+        image_size, patch_size = image_and_patch_size(image_size, patch_size)
         if hidden_dim % num_heads:
             raise ValueError(
                 f"`hidden_dim` should be divisible by `num_heads`. Received: {hidden_dim} and "
@@ -193,10 +185,8 @@ class VisionTransformer(keras_nlp.models.Backbone):
         """
         name, _, patch = size.partition("/")
         checks.check_one_of(name, SIZES, "size")
-        if not patch.isdecimal():
-            raise ValueError(f'`size` should tell the patch, as "B/16" does. Received: {size!r}.')
         width, depth, mlp, heads = SIZES[name]
-        return cls(image_size, int(patch), width, depth, mlp, heads, **kwargs)
+        return cls(image_size, patch_side(patch, size), width, depth, mlp, heads, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         names = (
@@ -204,3 +194,25 @@ class VisionTransformer(keras_nlp.models.Backbone):
             "dropout"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+
+
+def image_and_patch_size(
+    image_size: int | tuple[int, int], patch_size: int | tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Both as (height, width), after a check that the patches fill the image."""
+    image_size, patch_size = (
+        (size, size) if isinstance(size, int) else tuple(size) for size in (image_size, patch_size)
+    )
+    if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
+        raise ValueError(
+            f"`image_size` should be a multiple of `patch_size`. Received: {image_size} and "
+            f"{patch_size}."
+        )
+    return image_size, patch_size
+
+
+def patch_side(patch: str, size: str) -> int:
+    """The number behind the slash of "B/16"."""
+    if not patch.isdecimal():
+        raise ValueError(f'`size` should tell the patch, as "B/16" does. Received: {size!r}.')
+    return int(patch)

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
+from keras_lit.backbones import BertEncoder, MLPMixer, TextTransformer, VisionTransformer
 from keras_lit.checkpoints.names import Array
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from keras_lit.towers import ImageTower, TextTower
@@ -22,7 +22,27 @@ def image_tower(arrays: Arrays, prefix: str = "", image_size: int | None = None)
     Raises:
         ValueError: an array is missing or has an impossible shape.
     """
+    if f"{prefix}stem/kernel" in arrays:
+        return _mlp_mixer(arrays, prefix, image_size)
     return _vision_transformer(arrays, prefix, image_size)
+
+
+def _mlp_mixer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTower:
+    *patch, _, width = _shape(arrays, f"{prefix}stem/kernel", 4)
+    block = f"{prefix}MixerBlock_"
+    tokens, tokens_dim = _shape(arrays, f"{block}0/token_mixing/Dense_0/kernel", 2)
+    grid = math.isqrt(tokens)
+    own_size = (grid * patch[0], grid * patch[1])
+    if grid**2 != tokens or image_size not in (None, *own_size):
+        raise ValueError(
+            f"An MLP-Mixer is made for one number of patches, here {tokens} of {patch[0]} x "
+            f"{patch[1]} pixels, which should make a square. Received `image_size`={image_size}."
+        )
+    channels_dim = _shape(arrays, f"{block}0/channel_mixing/Dense_0/kernel", 2)[1]
+    backbone = MLPMixer(
+        own_size, tuple(patch), width, _count(arrays, block), tokens_dim, channels_dim
+    )
+    return ImageTower(backbone, "mean", _head(arrays, prefix), ImagePreprocessor(own_size))
 
 
 def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTower:
@@ -185,7 +205,8 @@ def _fit_positions(
 ) -> None:
     """Gives the positions the backbone's grid, and a row for its class token (or none)."""
     positions = arrays[name]
-    new = tuple(side // patch for side, patch in zip(*_sizes(backbone), strict=True))
+    sides = zip(backbone.image_size, backbone.patch_size, strict=True)
+    new = tuple(side // patch for side, patch in sides)
     shape = (1, math.prod(new) + backbone.class_token, positions.shape[2])
 
     def read() -> np.ndarray:
@@ -195,10 +216,6 @@ def _fit_positions(
         return np.concatenate([row, rows], axis=1) if backbone.class_token else rows
 
     arrays[name] = Array(positions.name, shape, read)
-
-
-def _sizes(backbone: VisionTransformer) -> tuple[tuple[int, int], tuple[int, int]]:
-    return backbone.image_size, backbone.patch_size
 
 
 def resample(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:

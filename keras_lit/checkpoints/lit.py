@@ -7,10 +7,11 @@ from typing import Any
 import keras_nlp
 
 from keras_lit.checkpoints import build
-from keras_lit.checkpoints.names import Array, canonical
+from keras_lit.checkpoints.fill import fill
+from keras_lit.checkpoints.names import canonical
 from keras_lit.checkpoints.npz import Archive
 from keras_lit.checkpoints.released import RELEASED, TEXT_LENGTH, fetch
-from keras_lit.checkpoints.slots import Slot, slots_of_model
+from keras_lit.checkpoints.slots import slots_of_model
 from keras_lit.model import LiT
 from keras_lit.preprocessing import TextPreprocessor
 
@@ -64,34 +65,6 @@ def load_lit(
     fill(slots_of_model(model), arrays, path)
     model.initial_temperature = float(model.temperature)
     return model
-
-
-def fill(slots: dict[str, Slot], arrays: dict[str, Array], path: Path) -> None:
-    """Puts each array into its variable, one at a time, after all were found to fit.
-
-    Raises:
-        ValueError: arrays are missing, left over or of another shape, or not finite.
-    """
-    missing = [name for name in slots if name not in arrays]
-    left_over = [array.name for name, array in arrays.items() if name not in slots]
-    if missing or left_over:
-        raise ValueError(
-            f"{path} does not hold the arrays of a model of its kind. Missing: {_some(missing)}. "
-            f"Left over: {_some(left_over)}. Is it complete, and of one of the kinds that load?"
-        )
-    for name, slot in slots.items():
-        if arrays[name].shape != tuple(slot.shape):
-            raise ValueError(
-                f"{arrays[name].name!r} of {path} should have the shape {tuple(slot.shape)}, by "
-                f"the other arrays' shapes. Received: {arrays[name].shape}."
-            )
-    for name, slot in slots.items():
-        slot.variable.assign(arrays[name].read().reshape(slot.variable.shape))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more if names else "none"
 
 
 def _local(path: str | os.PathLike, cache_dir: str | os.PathLike | None) -> Path:

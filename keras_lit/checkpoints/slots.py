@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
+from keras_lit.backbones import BertEncoder, MLPMixer, TextTransformer, VisionTransformer
 from keras_lit.model import LiT
 from keras_lit.towers import Tower
 
@@ -72,6 +72,17 @@ def _vision_transformer(backbone: VisionTransformer) -> Slots:
         yield "cls", _as_it_is(embedding.cls)
     yield "pos_embedding", _as_it_is(embedding.position_embedding)
     yield from _encoder("Transformer", backbone)
+
+
+def _mlp_mixer(backbone: MLPMixer) -> Slots:
+    yield from _dense("stem", backbone.get_layer("stem"))
+    for i in range(backbone.num_layers):
+        block = backbone.get_layer(f"mixer_block_{i}")
+        for j, mixing in enumerate(("token_mixing", "channel_mixing")):
+            yield from _norm(f"MixerBlock_{i}/LayerNorm_{j}", block.norms[j])
+            for k, dense in enumerate(block.mlps[j]):
+                yield from _dense(f"MixerBlock_{i}/{mixing}/Dense_{k}", dense)
+    yield from _norm("pre_head_layer_norm", backbone.get_layer("layer_norm"))
 
 
 def _text_transformer(backbone: TextTransformer) -> Slots:
@@ -169,6 +180,7 @@ def _flat(variable: keras.Variable) -> tuple[int, ...]:
 
 _BACKBONES: dict[type, Callable[[Any], Slots]] = {
     VisionTransformer: _vision_transformer,
+    MLPMixer: _mlp_mixer,
     TextTransformer: _text_transformer,
     BertEncoder: _bert_encoder,
 }
