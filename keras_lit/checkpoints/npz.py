@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -119,10 +118,7 @@ class Archive:
         """Names the file and the array in whatever goes wrong."""
         try:
             yield
-        except (
-            *(ValueError, EOFError, OSError, RuntimeError, NotImplementedError, SyntaxError),
-            *(zipfile.BadZipFile, zlib.error),
-        ) as error:
+        except Exception as error:  # zipfile, zlib, NumPy and tokenize have one each.
             raise ValueError(
                 f"The checkpoint {self.path} is refused at {what!r}: {error}. Expected the weights "
                 "as an `.npz` of float arrays; fetch or write the file again."
