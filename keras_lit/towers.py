@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_lit import checks
-from keras_lit.backbones import AttentionPooling, TextTransformer
+from keras_lit.backbones import AttentionPooling, FeaturesOnly, TextTransformer
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 
 
@@ -257,6 +257,50 @@ class ImageTower(Tower):
             **kwargs,
         )
         self._build()
+
+    @classmethod
+    def from_features(
+        cls,
+        dim: int,
+        projection_dim: int | None = None,
+        fingerprint: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> "ImageTower":
+        """A locked tower without a backbone, to train on precomputed features of width `dim`.
+
+        `LiT.with_image_tower` puts the real one in its place afterwards.
+
+        Args:
+            dim: int, the width of the features.
+            projection_dim: as for `ImageTower`.
+            fingerprint: of the tower that made them, see `keras_lit.features.image_tower`; features
+                of another are then refused.
+            **kwargs: passed on to `ImageTower`.
+
+        Returns:
+            An `ImageTower` that takes "image_features" and refuses images.
+
+        Example:
+
+        >>> keras_lit.ImageTower.from_features(768, projection_dim=512).embedding_dim
+        512
+
+        Reference: the LiT paper, section 5.6.
+        """
+        return cls(FeaturesOnly(dim, fingerprint), "none", projection_dim, **kwargs)
+
+    @property
+    def has_no_backbone(self) -> bool:
+        """Whether the tower takes precomputed features only."""
+        return isinstance(self.backbone, FeaturesOnly)
+
+    def lock(self, locked: bool = True, head: bool = False) -> None:
+        if self.has_no_backbone and not locked:
+            raise ValueError(
+                "An image tower `from_features` has nothing to train but its head. Choose a "
+                '`tuning` with "L" for the image tower, for example "Lu".'
+            )
+        super().lock(locked, head)
 
     def _build(self) -> None:
         self._build_pooling(keras.KerasTensor((None, *self.preprocessor.image_size, 3)))

@@ -2,8 +2,16 @@
 
 from keras_lit.backbones.attention_pooling import AttentionPooling
 from keras_lit.backbones.bert_encoder import BertEncoder
+from keras_lit.backbones.features_only import FeaturesOnly
 from keras_lit.backbones.mlp_mixer import MLPMixer
 from keras_lit.backbones.text_transformer import TextTransformer
 from keras_lit.backbones.vision_transformer import VisionTransformer
 
-__all__ = ["AttentionPooling", "BertEncoder", "MLPMixer", "TextTransformer", "VisionTransformer"]
+__all__ = [
+    "AttentionPooling",
+    "BertEncoder",
+    "FeaturesOnly",
+    "MLPMixer",
+    "TextTransformer",
+    "VisionTransformer",
+]

@@ -1,0 +1,7 @@
+"""Precomputed image features: encode once, train at text speed (the paper's section 5.6)."""
+
+from keras_lit.features.manifests import read as manifest
+from keras_lit.features.precomputing import precompute
+from keras_lit.features.reading import load, verify
+
+__all__ = ["load", "manifest", "precompute", "verify"]

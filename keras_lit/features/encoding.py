@@ -1,0 +1,248 @@
+"""From raw pairs to rows of features: decoding, views, the locked tower on its replicas."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import images, pairs
+from keras_lit.features import tfrecords
+from keras_lit.towers import ImageTower
+
+Batch = dict[str, Any]
+
+
+def prepare(dataset: tf.data.Dataset, tower: ImageTower, plan: dict[str, Any], start: int) -> Any:
+    """Decodes and preprocesses raw pairs in parallel, and keeps their order.
+
+    Args:
+        dataset: of raw pairs.
+        tower: whose preprocessor is applied.
+        plan: of the split.
+        start: int, the number of the pair to begin with. Numbers decide random views.
+
+    Returns:
+        A tf.data.Dataset of batches of {"pixels": [batch, views, height, width, 3], "good":
+        [batch] bool, "raw": the encoded image where it is not good, "hash" and "previous_hash":
+        of the pair and the one before it, "fields": the others (lists of strings are ragged)}.
+    """
+    size = (plan["views"], *tower.preprocessor.image_size, 3)
+
+    def with_hashes(previous: tf.Tensor, pair: Batch) -> tuple[tf.Tensor, Batch]:
+        current = hash_of(pair)
+        return current, {"pair": pair, "hash": current, "previous_hash": previous}
+
+    def one(index: tf.Tensor, row: Batch) -> Batch:
+        pair = row.pop("pair")
+        image = pair["image"]
+        views = tf.range(plan["views"], dtype=tf.int64) + index * plan["views"]
+        seeds = tf.stack([tf.fill([plan["views"]], tf.cast(plan["seed"], tf.int64)), views], 1)
+
+        def preprocessed(image: tf.Tensor) -> tf.Tensor:
+            if image.dtype.is_floating:
+                pixels = image[tf.newaxis]
+            elif plan["views"] == 1:
+                pixels = tower.preprocessor(image)[tf.newaxis]
+            else:
+                rows = tf.repeat(image[tf.newaxis], plan["views"], axis=0)
+                pixels = tower.preprocessor(rows, training=True, seed=seeds)
+            return tf.ensure_shape(pixels, size)
+
+        # In a graph, a dataset that drops errors is a try/except.
+        whole = tf.data.Dataset.from_tensors(image)
+        attempt = whole.map(lambda x: (preprocessed(x), True)).ignore_errors(log_warning=False)
+        otherwise = tf.data.Dataset.from_tensors(0).map(lambda _: (tf.zeros(size), False))
+        pixels, good = attempt.concatenate(otherwise).take(1).get_single_element()
+        raw = tf.where(good, "", image) if image.dtype == tf.string else tf.constant("")
+        fields = {name: x for name, x in pair.items() if name in plan["fields"]}
+        return {**row, "pixels": pixels, "good": good, "raw": raw, "fields": fields}
+
+    before = min(start, 1)
+    return (
+        dataset.skip(start - before)
+        .scan(tf.constant(0, tf.int64), with_hashes)
+        .skip(before)
+        .enumerate(start)
+        .map(one, tf.data.AUTOTUNE, deterministic=True)
+        .ragged_batch(plan["batch_size"])
+        .prefetch(2)
+    )
+
+
+def hash_of(pair: Batch) -> tf.Tensor:
+    """What tells one raw pair from another: a scalar int64."""
+    parts = [tf.io.serialize_tensor(value) for _, value in sorted(pair.items())]
+    return tf.strings.to_hash_bucket_fast(tf.strings.join(parts, "\0"), 2**62)
+
+
+def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from [n, height, width, 3] images, n at most `batch_size`, to float32 features.
+
+    In a strategy's scope the replicas share the batch. A smaller batch is filled up, so that all
+    have one shape, and a pair's features do not depend on how many follow it.
+    """
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "`precompute` uses the replicas of one process. Run one job a worker, with "
+            "`shard_index` and `num_shards` and without MultiWorkerMirroredStrategy."
+        )
+    if batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` should be a multiple of the {replicas} replicas. Received: {batch_size}."
+        )
+
+    @tf.function
+    def encode(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tower.features(images), tf.float32)
+
+    def encode_batch(images: np.ndarray) -> np.ndarray:
+        missing = batch_size - len(images)
+        if missing:
+            images = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
+        if replicas == 1:
+            features = encode(tf.constant(images)).numpy()
+        else:
+            parts = np.split(images, replicas)
+            rows = strategy.experimental_distribute_values_from_function(
+                lambda context: tf.constant(parts[context.replica_id_in_sync_group])
+            )
+            results = strategy.experimental_local_results(strategy.run(encode, (rows,)))
+            features = np.concatenate([result.numpy() for result in results])
+        return features[: batch_size - missing]
+
+    return encode_batch
+
+
+class Rows:
+    """Encodes batches and hands out their rows, with notes of what was seen.
+
+    Args:
+        encode: from `encoder`.
+        plan: of the split.
+        tokenize: a text preprocessor, or None.
+        skip: bool, whether images that do not decode are left out rather than an error.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[np.ndarray], np.ndarray],
+        plan: dict[str, Any],
+        tokenize: keras.layers.Layer | None,
+        skip: bool,
+    ):
+        self._encode, self._plan, self._tokenize, self._skip = encode, plan, tokenize, skip
+
+    def of_shard(
+        self, batches: Iterator[Batch], start: int, stop: int, after: int | None, notes: Batch
+    ) -> Iterator[tfrecords.Row]:
+        """The rows of pairs `start` to `stop`, taken from `batches`.
+
+        `after` is the hash of the pair before them, where known. `notes` receives "skipped" and
+        "last_input" as the rows are consumed.
+
+        Raises:
+            ValueError: an image does not decode (and `skip` is false); features that are not
+                finite, or do not fit into the cache's dtype; a dataset that has changed.
+        """
+        notes["skipped"] = []
+        index = start
+        while index < stop:
+            batch = next(batches, None)
+            size = min(self._plan["batch_size"], stop - index)
+            if batch is None or len(batch["good"]) != size:
+                raise ValueError(
+                    f"The dataset should hold {self._plan['pairs']} pairs, as when this began. It "
+                    f"holds {'more' if batch and len(batch['good']) > size else 'fewer'}. Pass the "
+                    "same pairs, or write to another directory."
+                )
+            if after is not None and int(batch["previous_hash"][0]) != after:
+                raise ValueError(
+                    f"Pair {index - 1} of the dataset is another than when this began: the order "
+                    "or the pairs have changed. Pass the same pairs in the same order (a shuffle "
+                    "needs a seed), or write to another directory. Nothing was changed."
+                )
+            yield from self._of_batch(batch, index, notes["skipped"])
+            index += size
+            after = notes["last_input"] = int(batch["hash"][-1])
+
+    def _of_batch(self, batch: Batch, index: int, skipped: list[Batch]) -> Iterator[tfrecords.Row]:
+        views = [self._encode(batch["pixels"][:, v].numpy()) for v in range(self._plan["views"])]
+        stacked = views[0] if len(views) == 1 else np.stack(views, axis=1)
+        features = self._stored(stacked, batch["good"].numpy(), index)
+        fields = {name: _as_rows(values) for name, values in batch["fields"].items()}
+        if self._tokenize is not None:
+            fields[tfrecords.TOKENS] = self._tokenize(batch["fields"]["text"]).numpy()
+        for i, good in enumerate(batch["good"].numpy()):
+            if good:
+                yield {tfrecords.FEATURES: features[i], **{n: x[i] for n, x in fields.items()}}
+                continue
+            name = fields["name"][i] if "name" in fields else b""
+            bad = {
+                "index": index + i,
+                "name": name.decode(errors="replace") if isinstance(name, bytes) else str(name),
+                "reason": _reason(batch["raw"][i]),
+            }
+            if not self._skip:
+                raise ValueError(
+                    f"Image {bad['index']} ({bad['name'] or 'without a name'}) does not decode: "
+                    f"{bad['reason']}. Remove it, or pass `skip_bad_images=True` to leave such "
+                    "pairs out and list them in the manifest. What is finished is kept."
+                )
+            skipped.append(bad)
+
+    def _stored(self, features: np.ndarray, good: np.ndarray, index: int) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            stored = features.astype(self._plan["dtype"])
+        bad = good & ~np.isfinite(stored).reshape(len(good), -1).all(axis=1)
+        if bad.any():
+            row = index + int(np.flatnonzero(bad)[0])
+            raise ValueError(
+                f"Features should be finite numbers of {self._plan['dtype']}. Those of image {row} "
+                f"are not; the largest of its batch is {np.abs(features).max()}. Check the tower's "
+                'weights and value range, or store `dtype="float32"`.'
+            )
+        return stored
+
+
+def _as_rows(values: Any) -> Any:
+    if isinstance(values, tf.RaggedTensor):
+        return [row.numpy() for row in values]
+    return values.numpy()
+
+
+def _reason(raw: tf.Tensor) -> str:
+    """Why an image does not decode."""
+    try:
+        images.decode_image(raw)
+    except tf.errors.InvalidArgumentError as error:
+        message = error.message.split("}} ")[-1].split(" [Op:")[0]
+        return f"{message.strip().rstrip('.')} ({len(raw.numpy())} bytes)"
+    return "it cannot be preprocessed"
+
+
+def check_dataset(dataset: Any, tower: ImageTower, views: int) -> None:
+    """Raises ValueError unless `dataset` holds unbatched raw pairs that suit the tower."""
+    spec = getattr(dataset, "element_spec", None)
+    if not isinstance(spec, dict) or "image" not in spec:
+        raise ValueError(
+            'The dataset should be a tf.data.Dataset of dicts {"image", "text", ...}. Received: '
+            f"{spec if spec is not None else type(dataset).__name__}."
+        )
+    pairs.check_image(spec["image"], tower)
+    rank = 0 if spec["image"].dtype == tf.string else 3
+    if spec["image"].shape.rank != rank:
+        raise ValueError(
+            "The dataset should not be batched, since `batch_size` says what is encoded at a time. "
+            f"Received images of shape {spec['image'].shape}: call `unbatch()`."
+        )
+    preprocessor = tower.preprocessor
+    random = preprocessor.random_crop is not None or preprocessor.random_flip
+    if views > 1 and (spec["image"].dtype.is_floating or not random):
+        raise ValueError(
+            "Several `views` need raw images, and a tower whose `ImagePreprocessor` has a "
+            f"`random_crop` or `random_flip` (otherwise all were the same). Received: {views}."
+        )

@@ -1,0 +1,221 @@
+"""Encodes the images of a dataset once, in shards, and resumes where it was interrupted."""
+
+import itertools
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+import tqdm
+
+from keras_lit import checks, fingerprints, pairs
+from keras_lit.features import encoding, manifests, tfrecords
+from keras_lit.towers import ImageTower
+
+
+def precompute(
+    image_tower: ImageTower,
+    dataset: tf.data.Dataset,
+    directory: str | os.PathLike,
+    batch_size: int = 64,
+    shards: int = 16,
+    split: str = "train",
+    dtype: str = "float16",
+    views: int = 1,
+    seed: int = 0,
+    text_preprocessor: keras.layers.Layer | None = None,
+    skip_bad_images: bool = False,
+    shard_index: int = 0,
+    num_shards: int = 1,
+    verbose: bool = True,
+) -> manifests.Record | None:
+    """Writes the image tower's features of a dataset, once and for all.
+
+    Killed at any moment and run again with the same arguments, it goes on after the last finished
+    shard, and what it leaves is, byte for byte, what an uninterrupted run writes.
+
+    Args:
+        image_tower: an `ImageTower`; its pooled output before any head is stored. In a strategy's
+            scope its replicas share each batch.
+        dataset: unbatched {"image", "text", ...}, the same pairs in the same order whenever it is
+            read (give a shuffle a seed). Every other field (an id, a name, several captions
+            [None]) is stored too.
+        directory: where to write; `tfds.builder_from_directory` opens it.
+        batch_size: int, how many images to encode at a time.
+        shards: int, the number of files, at most the number of batches.
+        split: str, the name of this part; a directory can hold several, of one tower.
+        dtype: "float16" or "float32", as which the features are stored.
+        views: int, how many differently cropped and flipped views of an image to store, by the
+            tower's preprocessor; 1 stores the plain image.
+        seed: int, of these views.
+        text_preprocessor: a `TextPreprocessor` (`text_tower.preprocessor`), to store token ids
+            beside the text.
+        skip_bad_images: bool, whether to leave out images that do not decode and to list them in
+            the manifest; by default they are errors.
+        shard_index: int, which of `num_shards` independent jobs this is; each writes its part of
+            the shards. `keras_lit.features.merge` joins them.
+        num_shards: int, the number of jobs.
+        verbose: bool, whether to show progress.
+
+    Returns:
+        The manifest (`keras_lit.features.manifest.read`), or None for one of several jobs.
+
+    Raises:
+        ValueError: an image that does not decode, by name; features that are not finite; a dataset
+            without a known end; a directory that holds features of something else.
+        OSError: the disk is full, or the directory cannot be written.
+
+    Example:
+
+    >>> import tempfile
+    >>> tower = keras_lit.ImageTower(
+    ...     keras.Sequential([keras.Input([32, 32, 3]), keras.layers.Conv2D(8, 3)]))
+    >>> images = np.zeros([6, 40, 40, 3], "uint8")
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": ["a dog"] * 6})
+    >>> directory = tempfile.mkdtemp()
+    >>> keras_lit.features.precompute(tower, pairs, directory, 4, 2, verbose=False)["pairs"]
+    6
+    >>> next(iter(keras_lit.features.load(directory)))["image_features"].shape
+    TensorShape([8])
+
+    Reference: the LiT paper, section 5.6.
+    """
+    checks.check_one_of(dtype, ("float16", "float32"), "dtype")
+    for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
+        checks.check_positive(value, name)
+    checks.check_one_of(shard_index, range(num_shards), "shard_index")
+    encoding.check_dataset(dataset, image_tower, views)
+    directory = pathlib.Path(directory)
+    choices = {"split": split, "dtype": dtype, "views": views, "seed": seed, "shards": shards}
+    choices["batch_size"] = batch_size
+    plan = _plan(image_tower, dataset, directory, text_preprocessor, choices)
+    directory.mkdir(parents=True, exist_ok=True)
+    finished = manifests.agree_on_plan(directory, plan)
+    if finished is not None:
+        return finished
+    mine = range(shards * shard_index // num_shards, shards * (shard_index + 1) // num_shards)
+    missing = [shard for shard in manifests.missing_shards(directory, plan) if shard in mine]
+    encode = encoding.encoder(image_tower, batch_size)
+    rows = encoding.Rows(encode, plan, text_preprocessor, skip_bad_images)
+    total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
+    left = sum(stop - start for start, stop in (bounds(plan, shard) for shard in missing))
+    with tqdm.tqdm(total=total, initial=total - left, unit=" pairs", disable=not verbose) as bar:
+        for run in _runs(missing):
+            _write_run(rows, dataset, image_tower, directory, plan, run, bar)
+    if num_shards > 1:
+        return None
+    return manifests.finish(directory, plan, tfrecords.tfds_features(plan))
+
+
+def _plan(
+    tower: ImageTower,
+    dataset: tf.data.Dataset,
+    directory: pathlib.Path,
+    text_preprocessor: keras.layers.Layer | None,
+    choices: manifests.Record,
+) -> manifests.Record:
+    """All that decides the bytes of a cache."""
+    first = next(iter(dataset.take(1)), None)
+    if first is None:
+        raise ValueError(pairs.EMPTY)
+    fields = tfrecords.fields_of(dataset.element_spec)
+    tokens = None
+    if text_preprocessor is not None:
+        if fields.get("text") != {"dtype": "string", "shape": []}:
+            raise ValueError(
+                "Token ids are stored of one caption a pair. Received text: "
+                f"{fields.get('text')}. Leave `text_preprocessor` out, or choose a caption."
+            )
+        tokens = {
+            "length": text_preprocessor.sequence_length,
+            "preprocessor": fingerprints.of_preprocessor(text_preprocessor),
+        }
+    preprocessor = tower.preprocessor
+    crops = {"random_crop": preprocessor.random_crop, "random_flip": preprocessor.random_flip}
+    plan = {
+        **choices,
+        "format": manifests.FORMAT,
+        "dim": tower.feature_dim,
+        "pairs": _count_pairs(dataset, directory, choices["split"]),
+        "fields": fields,
+        "tokens": tokens,
+        "tower": fingerprints.fingerprint(tower),
+        "augmentation": crops if choices["views"] > 1 else None,
+        "first_input": int(encoding.hash_of(first)),
+    }
+    batches = -(-plan["pairs"] // plan["batch_size"])
+    if plan["shards"] > batches:
+        raise ValueError(
+            f"`shards` should be at most {batches}, the number of batches of "
+            f"{plan['batch_size']} pairs. Received: {plan['shards']}."
+        )
+    # As it will be read from its file, with lists for tuples.
+    return json.loads(json.dumps(plan))
+
+
+def _count_pairs(dataset: tf.data.Dataset, directory: pathlib.Path, split: str) -> int:
+    """Reads the dataset once to count it where nothing else tells."""
+    count = int(dataset.cardinality())
+    if count == tf.data.INFINITE_CARDINALITY:
+        raise ValueError("The dataset should end. Received an infinite one: leave `repeat` out.")
+    if count != tf.data.UNKNOWN_CARDINALITY:
+        return count
+    begun = manifests.known_plan(directory, split)
+    if begun is not None:
+        return begun["pairs"]
+    logging.info("Counting the pairs, since `dataset.cardinality()` is unknown.")
+    return int(dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+
+
+def bounds(plan: manifests.Record, shard: int) -> tuple[int, int]:
+    """The pairs of a shard, [start, stop): whole batches, so that no batch spans two shards."""
+    size, count, batches = (
+        plan["batch_size"],
+        plan["pairs"],
+        -(-plan["pairs"] // plan["batch_size"]),
+    )
+    edges = (batches * i // plan["shards"] * size for i in (shard, shard + 1))
+    start, stop = (min(edge, count) for edge in edges)
+    return start, stop
+
+
+def _write_run(
+    rows: encoding.Rows,
+    dataset: tf.data.Dataset,
+    tower: ImageTower,
+    directory: pathlib.Path,
+    plan: manifests.Record,
+    run: list[int],
+    bar: tqdm.tqdm,
+) -> None:
+    """Writes consecutive shards in one pass over their part of the dataset."""
+    start, stop = bounds(plan, run[0])[0], bounds(plan, run[-1])[1]
+    # One pair more than there should be shows a dataset that has grown.
+    part = dataset.take(stop + (stop == plan["pairs"]))
+    batches = iter(encoding.prepare(part, tower, plan, start))
+    after = manifests.last_input(directory, plan, run[0] - 1)
+    for shard in run:
+        notes: manifests.Record = {}
+        found = rows.of_shard(batches, *bounds(plan, shard), after, notes)
+        features = tfrecords.tfds_features(plan)
+        tfrecords.write(directory, plan, features, shard, _showing(found, bar), notes)
+        after = notes["last_input"]
+    if next(batches, None) is not None:
+        raise ValueError(
+            f"The dataset should hold {plan['pairs']} pairs, as when this began. It holds more."
+        )
+
+
+def _showing(rows: Iterator[tfrecords.Row], bar: tqdm.tqdm) -> Iterator[tfrecords.Row]:
+    for row in rows:
+        yield row
+        bar.update()
+
+
+def _runs(numbers: list[int]) -> list[list[int]]:
+    """Splits sorted numbers where they are not consecutive."""
+    groups = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    return [[number for _, number in group] for _, group in groups]

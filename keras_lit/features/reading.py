@@ -1,0 +1,200 @@
+"""Reads a feature cache as a stream of pairs, and checks its files."""
+
+import os
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_lit import checks, fingerprints, pairs
+from keras_lit.features import manifests, tfrecords
+
+SHUFFLE_BUFFER = 10_000
+ROWS_AT_A_TIME = 64
+FILES_AT_A_TIME = 8
+
+
+def load(
+    directory: str | os.PathLike,
+    split: str = "train",
+    shuffle: bool | int = False,
+    seed: int | None = None,
+    captions: str = "random",
+    view: str | int = "random",
+    text_preprocessor: keras.layers.Layer | None = None,
+) -> tf.data.Dataset:
+    """Reads pairs that `precompute` wrote, with constant memory.
+
+    Args:
+        directory: where they are.
+        split: str.
+        shuffle: bool or int: whether to shuffle the files and, within a buffer of so many pairs
+            (10,000 for True), the pairs, anew in each epoch.
+        seed: int, of the shuffle and of random captions and views; drawn when None.
+        captions: where a pair has several: "random" (one, anew in each epoch), "first" or "all" (a
+            pair for each).
+        view: where an image has several: "random" (one, anew in each epoch) or the number of one.
+        text_preprocessor: the `TextPreprocessor` that `precompute` was given: "text" then is the
+            stored token ids, so that an epoch does no tokenisation.
+
+    Returns:
+        A tf.data.Dataset of {"image_features": [dim], "text", ...}, unbatched, with the other
+        stored fields, and "image_tower", by which `LiT.fit` refuses features of a tower that is not
+        its own.
+
+    Raises:
+        FileNotFoundError: no such split, or an unfinished one; a file is missing.
+        ValueError: token ids of another preprocessor, or none; no such view.
+
+    Example: see `keras_lit.features.precompute`.
+    """
+    checks.check_one_of(captions, ("random", "first", "all"), "captions")
+    found = manifests.read(directory, split)
+    plan = found["plan"]
+    if view != "random":
+        checks.check_one_of(view, range(plan["views"]), "view")
+    if text_preprocessor is not None:
+        _check_tokens(plan, text_preprocessor)
+    files = [str(path) for path in shard_paths(directory, found)]
+    seed = pairs.draw_seed() if seed is None else seed
+    several = captions if plan["fields"].get("text", {}).get("shape") == [None] else None
+    several = None if text_preprocessor is not None else several
+    rows = _serialized(files, SHUFFLE_BUFFER if shuffle is True else int(shuffle), seed)
+    # Rows are parsed many at a time, which is several times as fast.
+    rows = rows.batch(ROWS_AT_A_TIME)
+    parse = _parser(plan, several, view, text_preprocessor is not None)
+    if (plan["views"] > 1 and view == "random") or several == "random":
+        seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+        rows = tf.data.Dataset.zip(rows, seeds.batch(2, drop_remainder=True))
+        parsed = rows.map(parse, tf.data.AUTOTUNE, deterministic=True)
+    else:
+        unused = tf.constant([0, 0], tf.int64)
+        parsed = rows.map(lambda x: parse(x, unused), tf.data.AUTOTUNE, deterministic=True)
+    parsed = parsed.unbatch()
+    if several == "all":
+        return parsed
+    return parsed.apply(tf.data.experimental.assert_cardinality(found["pairs"]))
+
+
+def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Record:
+    """Reads all files of a split and compares them with the manifest.
+
+    Args:
+        directory: where they are.
+        split: str.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: no such split, or an unfinished one.
+        ValueError: files that are missing or have changed, by name.
+    """
+    found = manifests.read(directory, split)
+    directory = pathlib.Path(directory)
+    bad = []
+    for shard in found["shards"]:
+        path = directory / shard["file"]
+        if not path.exists():
+            bad.append(f"{shard['file']} is missing")
+        elif path.stat().st_size != shard["bytes"]:
+            bad.append(f"{shard['file']} has {path.stat().st_size} bytes, not {shard['bytes']}")
+        elif tfrecords.checksum(path) != shard["sha256"]:
+            bad.append(f"{shard['file']} has another checksum")
+    if bad:
+        name = manifests.manifest_path(directory, split).name
+        raise ValueError(
+            f"The features in {str(directory)!r} are damaged: {'; '.join(bad)}. Copy these files "
+            f"again, or delete them and {name!r} and run `precompute` again."
+        )
+    return found
+
+
+def shard_paths(directory: str | os.PathLike, found: manifests.Record) -> list[pathlib.Path]:
+    """The files of a split, which must be there and as long as the manifest says."""
+    paths = [pathlib.Path(directory) / shard["file"] for shard in found["shards"]]
+    for path, shard in zip(paths, found["shards"], strict=True):
+        if not path.exists() or path.stat().st_size != shard["bytes"]:
+            raise FileNotFoundError(
+                f"{str(path)!r} is missing or has been cut off: {shard['bytes']} bytes expected. "
+                "`keras_lit.features.verify` lists all such files."
+            )
+    return paths
+
+
+def _serialized(files: list[str], buffer: int, seed: int) -> tf.data.Dataset:
+    """Serialized rows in order, or shuffled: the files, and then their rows within a buffer."""
+    if not buffer:
+        return tf.data.TFRecordDataset(files)
+    names = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed)
+    rows = names.interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=min(len(files), FILES_AT_A_TIME),
+        block_length=ROWS_AT_A_TIME,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return rows.shuffle(buffer, seed=seed + 1)
+
+
+def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens: bool) -> Any:
+    """A function from serialized rows [n] and a seed [2] to pairs."""
+    spec = {tfrecords.FEATURES: tf.io.FixedLenFeature([], tf.string)}
+    if tokens:
+        spec[tfrecords.TOKENS] = tf.io.FixedLenFeature([], tf.string)
+    for name, field in plan["fields"].items():
+        if field["shape"] == [None]:
+            spec[name] = tf.io.RaggedFeature(tf.string)
+        else:
+            dtype = tf.as_dtype(field["dtype"])
+            stored = dtype if dtype == tf.string else tf.float32 if dtype.is_floating else tf.int64
+            spec[name] = tf.io.FixedLenFeature(field["shape"], stored)
+    identity = fingerprints.identity(plan["tower"])
+
+    def parse(rows: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        pairs = tf.io.parse_example(rows, spec)
+        features = tf.io.decode_raw(pairs.pop(tfrecords.FEATURES), tf.as_dtype(plan["dtype"]))
+        features = tf.reshape(features, [-1, plan["views"], plan["dim"]])
+        if plan["views"] > 1 and view == "random":
+            drawn = _draw(seed, tf.fill(tf.shape(rows), plan["views"]))
+            features = tf.gather(features, drawn, batch_dims=1)
+        else:
+            features = features[:, 0 if view == "random" else view]
+        for name, field in plan["fields"].items():
+            pairs[name] = tf.cast(pairs[name], field["dtype"])
+        if several in ("first", "random"):
+            counts = tf.cast(pairs["text"].row_lengths(), tf.int32)
+            drawn = _draw(seed + 1, counts) if several == "random" else tf.zeros_like(counts)
+            pairs["text"] = tf.gather(pairs["text"], drawn, batch_dims=1)
+        elif several == "all":
+            owners = pairs["text"].value_rowids()
+            features = tf.gather(features, owners)
+            texts = pairs.pop("text").flat_values
+            pairs = {name: tf.gather(x, owners) for name, x in pairs.items()} | {"text": texts}
+        if tokens:
+            ids = tf.io.decode_raw(pairs.pop(tfrecords.TOKENS), tf.int32)
+            pairs["text"] = tf.reshape(ids, [-1, plan["tokens"]["length"]])
+        tower = tf.fill(tf.shape(features)[:1], tf.constant(identity, tf.int64))
+        return {tfrecords.FEATURES: features, **pairs, "image_tower": tower}
+
+    return parse
+
+
+def _draw(seed: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+    """[n] integers, each at random below its limit."""
+    uniform = tf.random.stateless_uniform(tf.shape(limits), seed)
+    return tf.minimum(tf.cast(uniform * tf.cast(limits, tf.float32), tf.int32), limits - 1)
+
+
+def _check_tokens(plan: manifests.Record, text_preprocessor: keras.layers.Layer) -> None:
+    if plan["tokens"] is None:
+        raise ValueError(
+            "No token ids are stored here. Run `precompute` with `text_preprocessor`, or leave it "
+            "out to read the text."
+        )
+    if plan["tokens"]["preprocessor"] != fingerprints.of_preprocessor(text_preprocessor):
+        raise ValueError(
+            "The token ids stored here are of another tokenizer or another choice of its options. "
+            "Leave `text_preprocessor` out to read the text, or pass the one that `precompute` had."
+        )

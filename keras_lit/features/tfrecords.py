@@ -1,0 +1,145 @@
+"""One shard of features: rows to a TFRecord file that is whole or not there."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_lit.features import manifests
+
+Row = dict[str, Any]
+FEATURES, TOKENS = "image_features", "token_ids"
+
+
+def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
+    """What a plan says of the fields that go with the image.
+
+    Raises:
+        ValueError: a field that has no fixed shape and is not a list of strings.
+    """
+    fields = {}
+    for name, value in sorted(spec.items()):
+        if name == "image":
+            continue
+        if name in (FEATURES, TOKENS) or not isinstance(value, tf.TensorSpec):
+            raise ValueError(
+                f"A field called {name!r} of {value} cannot be stored. Map your dataset to fields "
+                "that are tensors, with other names."
+            )
+        shape = None if value.shape.rank is None else value.shape.as_list()
+        strings = value.dtype == tf.string and shape == [None]
+        if shape is None or (None in shape and not strings):
+            raise ValueError(
+                f"The field {name!r} should have a fixed shape, or be a list of strings [None]. "
+                f"Received shape: {value.shape}. Map your dataset, or leave the field out."
+            )
+        fields[name] = {"dtype": value.dtype.name, "shape": shape}
+    return fields
+
+
+def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
+    """The features of a plan, as TensorFlow Datasets describes them."""
+    shape = [plan["dim"]] if plan["views"] == 1 else [plan["views"], plan["dim"]]
+    features = {FEATURES: _raw(shape, plan["dtype"])}
+    if plan["tokens"]:
+        features[TOKENS] = _raw([plan["tokens"]["length"]], "int32")
+    for name, field in plan["fields"].items():
+        if field["dtype"] == "string" and field["shape"] == []:
+            features[name] = tfds.features.Text()
+        elif field["dtype"] == "string" and field["shape"] == [None]:
+            features[name] = tfds.features.Sequence(tfds.features.Text())
+        else:
+            dtype = tf.as_dtype(field["dtype"])
+            features[name] = tfds.features.Tensor(shape=field["shape"], dtype=dtype)
+    return tfds.features.FeaturesDict(features)
+
+
+def _raw(shape: list[int], dtype: str) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=tf.as_dtype(dtype), encoding="bytes")
+
+
+def serialize(
+    features: tfds.features.FeaturesDict, rows: Iterable[Row]
+) -> Iterator[tuple[None, bytes]]:
+    """Rows of NumPy values as (no key, tf.train.Example), the same bytes in every process."""
+    serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
+    for row in rows:
+        example = serializer.get_tf_example(features.encode_example(row))
+        # Protocol buffers keep maps in any order, unless they are told not to.
+        yield None, example.SerializeToString(deterministic=True)
+
+
+def write(
+    directory: pathlib.Path,
+    plan: manifests.Record,
+    features: tfds.features.FeaturesDict,
+    shard: int,
+    rows: Iterable[Row],
+    notes: manifests.Record,
+) -> None:
+    """Writes the file of a shard under another name, renames it, and then writes its record.
+
+    Args:
+        directory: of the features.
+        plan: of the split.
+        features: `tfds_features(plan)`.
+        shard: int.
+        rows: the shard's rows; consumed as they are written.
+        notes: what the record also says; read after the rows have been consumed.
+
+    Raises:
+        OSError: the disk is full, or the directory cannot be written.
+    """
+    split = plan["split"]
+    path = directory / manifests.shard_file(split, shard, plan["shards"])
+    working = manifests.working_directory(directory, split) / f"{path.name}.{os.getpid()}.tmp"
+    for leftover in working.parent.glob(f"{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    count = 0
+    of_rows = None
+
+    def counted() -> Iterator[tuple[None, bytes]]:
+        nonlocal count, of_rows
+        try:
+            for item in serialize(features, rows):
+                count += 1
+                yield item
+        except Exception as error:
+            of_rows = error
+            raise
+
+    try:
+        writer = tfds.core.writer.ExampleWriter(tfds.core.FileFormat.TFRECORD)
+        writer.write(str(working), counted())
+        _flush(working)
+        record = {
+            "file": path.name,
+            "pairs": count,
+            "bytes": working.stat().st_size,
+            "sha256": checksum(working),
+            "plan": manifests.digest(plan),
+            **notes,
+        }
+        working.rename(path)
+    except (OSError, tf.errors.OpError) as error:
+        if error is of_rows:
+            raise
+        raise manifests.write_error(path, error) from error
+    finally:
+        working.unlink(missing_ok=True)
+    manifests.write_json(manifests.record_path(directory, split, shard), record)
+
+
+def checksum(path: pathlib.Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: pathlib.Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,128 @@
+"""What identifies a tower's features: architecture, weights, preprocessing and compute dtype."""
+
+import hashlib
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lit.towers import ImageTower
+
+Fingerprint = dict[str, str]
+# What a config holds that does not change what an inference computes. The compute dtype has an
+# entry of its own, since not every config tells it.
+_IGNORED = {
+    *("name", "dtype", "trainable", "seed", "build_config", "compile_config"),
+    *("shared_object_id", "registered_name", "batch_shape", "batch_input_shape"),
+}
+_IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_AUGMENTATION = ("random_crop", "random_flip")
+
+
+def fingerprint(tower: ImageTower) -> Fingerprint:
+    """Tells apart the features of different image towers; the head is not part of it.
+
+    Names of layers, initialisers and what is trainable do not count, nor do random crops and flips,
+    so that the same tower has the same fingerprint in every process.
+
+    Args:
+        tower: an `ImageTower`.
+
+    Returns:
+        {"architecture", "weights", "preprocessing"}: SHA-256 hashes in hexadecimal, and
+        {"compute_dtype"}: as in "float32", or "bfloat16+float32" where layers differ.
+        For `ImageTower.from_features`, what that was given.
+
+    Example:
+
+    >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
+    >>> keras_lit.fingerprints.fingerprint(keras_lit.ImageTower(backbone))["compute_dtype"]
+    'float32'
+    """
+    if tower.has_no_backbone:
+        return tower.backbone.fingerprint
+    parts = [part for part in (tower.backbone, tower.attention_pooling) if part is not None]
+    layers = [layer for part in parts for layer in part._flatten_layers()]
+    return {
+        "architecture": _hash([_canonical(part) for part in parts] + [tower.pooling]),
+        "weights": _weights(parts),
+        "preprocessing": of_preprocessor(tower.preprocessor),
+        "compute_dtype": "+".join(sorted({layer.compute_dtype for layer in layers})),
+    }
+
+
+def of_preprocessor(preprocessor: keras.layers.Layer) -> str:
+    """The hash of a preprocessor's configuration, a tokenizer's vocabulary included."""
+    parts = [_canonical(preprocessor)]
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if tokenizer is not None:
+        words = tokenizer.vocabulary_size() if hasattr(tokenizer, "vocabulary_size") else 0
+        parts.append([tokenizer.id_to_token(i) for i in range(words)])
+    return _hash(parts)
+
+
+def identity(fingerprint: Fingerprint) -> int:
+    """A fingerprint as one int64, which travels with each pair."""
+    return int(_hash(fingerprint)[:15], 16)
+
+
+def differences(expected: dict[str, Any], received: dict[str, Any]) -> list[str]:
+    """The entries in which two nested dicts differ, as "a.b: expected 1, received 2"."""
+    found = []
+    for name in sorted({*expected, *received}):
+        first, second = expected.get(name), received.get(name)
+        if isinstance(first, dict) and isinstance(second, dict):
+            found += [f"{name}.{line}" for line in differences(first, second)]
+        elif first != second:
+            found.append(f"{name}: expected {first!r}, received {second!r}")
+    return found
+
+
+def _weights(parts: list[keras.layers.Layer]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        for weight in part.weights:
+            value = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+            digest.update(f"{value.dtype.name}{value.shape}".encode())
+            digest.update(value.reshape(-1).view("uint8"))
+    return digest.hexdigest()
+
+
+def _canonical(layer: keras.layers.Layer) -> Any:
+    """The configuration without what differs between equal layers."""
+    try:
+        config = keras.saving.serialize_keras_object(layer)
+    except (NotImplementedError, TypeError):
+        return type(layer).__name__
+    names: dict[str, str] = {}
+    _collect_names(config, names)
+    return _clean(config, names)
+
+
+def _collect_names(config: Any, names: dict[str, str]) -> None:
+    """Automatic names count the layers of a process; their order of appearance does not."""
+    if isinstance(config, dict):
+        if isinstance(config.get("name"), str):
+            names.setdefault(config["name"], f"#{len(names)}")
+        for value in config.values():
+            _collect_names(value, names)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            _collect_names(value, names)
+
+
+def _clean(config: Any, names: dict[str, str]) -> Any:
+    if isinstance(config, dict):
+        return {
+            key: _clean(value, names)
+            for key, value in config.items()
+            if key not in (*_IGNORED, *_AUGMENTATION) and not key.endswith(_IGNORED_ENDINGS)
+        }
+    if isinstance(config, list | tuple):
+        return [_clean(value, names) for value in config]
+    return names.get(config, config) if isinstance(config, str) else config
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
