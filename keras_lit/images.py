@@ -2,13 +2,16 @@
 
 import tensorflow as tf
 
+from keras_lit.image_headers import check_size
+
 
 def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
     """Decodes an encoded image to RGB.
 
     Takes JPEG (grey and CMYK included), PNG (also grey, palette, 16-bit), BMP, WebP and the first
-    frame of a GIF. Transparent pixels are composited over `background`. EXIF orientation is not
-    applied, as in the reference implementations.
+    frame of a GIF, of up to 67 megapixels (`image_headers.MAX_PIXELS`). Transparent pixels are
+    composited over `background`. EXIF orientation is not applied, as in the reference
+    implementations.
 
     Args:
         contents: scalar string tensor, the bytes of a file.
@@ -18,7 +21,8 @@ def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
         [height, width, 3] uint8 tensor.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are not an image of these formats.
+        tf.errors.InvalidArgumentError: the bytes are not an image of these formats, or one that
+            is too large, by its header; then nothing is decoded.
 
     Example:
 
@@ -26,6 +30,7 @@ def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
     >>> keras_lit.images.decode_image(png).numpy().min()
     np.uint8(255)
     """
+    contents = check_size(contents)
     return to_rgb(tf.io.decode_image(contents, channels=0, expand_animations=False), background)
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 from keras_lit import checks
+from keras_lit.image_headers import MAX_PIXELS
 from keras_lit.images import decode_image, decodes, to_rgb
 
 # What a tower expects of its pixels: (x - mean) / deviation, x in 0..255.
@@ -139,39 +140,69 @@ class ImagePreprocessor(keras.layers.Layer):
         pixels = run(images, seed if randomly else None, names)
         return pixels[0] if unbatched else pixels
 
+    def with_valid(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Preprocesses encoded images, and lets those be blank that do not decode.
+
+        Args:
+            images: [batch] string tensor.
+
+        Returns:
+            [batch, *image_size, 3] float32 tensor, and [batch] bool: whether each image decodes.
+        """
+
+        def all_of_them(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return self._resize_all(images), tf.ones(tf.shape(images), tf.bool)
+
+        def the_good_ones(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            valid = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
+            blank = tf.io.encode_png(tf.fill([1, 1, 3], tf.constant(self.background, tf.uint8)))
+            return self._resize_all(tf.where(valid, images, blank)), valid
+
+        with tf.device("CPU"):
+            pixels, valid = _first_that_works([all_of_them, the_good_ones], images)
+            return self._scaled(tf.ensure_shape(pixels, [None, *self.image_size, 3])), valid
+
     def _preprocess(
         self, images: tf.Tensor, seed: tf.Tensor | None, names: tf.Tensor | None
     ) -> tf.Tensor:
-        def resize_all(images: tf.Tensor) -> tf.Tensor:
-            if images.dtype == tf.uint8 and seed is None:
-                return self._resize(to_rgb(images, self.background))
-            rows: Any = images
-            if seed is not None:
-                seeds = seed if seed.shape.rank == 2 else _split(seed, tf.shape(images)[0])
-                rows = (images, seeds)
-
-            def one(row: Any) -> tf.Tensor:
-                image, row_seed = (row, None) if seed is None else row
-                decode = decode_image if image.dtype == tf.string else to_rgb
-                return self._resize(decode(image, self.background), row_seed)
-
-            signature = tf.TensorSpec([*self.image_size, 3], tf.uint8)
-            return tf.map_fn(one, rows, fn_output_signature=signature)
+        def name_bad_rows(images: tf.Tensor) -> tf.Tensor:
+            return self._resize_all(_named_unless_all_decode(images, names), seed)
 
         with tf.device("CPU"):
             if images.dtype == tf.string:
-                pixels = _or_name_bad_rows(resize_all, images, names)
+                attempts = [lambda images: self._resize_all(images, seed), name_bad_rows]
+                pixels = _first_that_works(attempts, images)
             else:
-                pixels = resize_all(images)
-            pixels = tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3])
-            mean, deviation = (
-                VALUE_RANGES[self.value_range]
-                if isinstance(self.value_range, str)
-                else self.value_range
-            )
-            # Times and plus, because a graph turns a division into a product, eager code does not.
-            scale = 1.0 / np.array(deviation, "float32")
-            return tf.cast(pixels, tf.float32) * scale - np.array(mean, "float32") * scale
+                pixels = self._resize_all(images, seed)
+            return self._scaled(tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3]))
+
+    def _scaled(self, pixels: tf.Tensor) -> tf.Tensor:
+        """uint8 -> float32 in the tower's range of values."""
+        mean, deviation = (
+            VALUE_RANGES[self.value_range]
+            if isinstance(self.value_range, str)
+            else self.value_range
+        )
+        # Times and plus, because a graph turns a division into a product, eager code does not.
+        scale = 1.0 / np.array(deviation, "float32")
+        return tf.cast(pixels, tf.float32) * scale - np.array(mean, "float32") * scale
+
+    def _resize_all(self, images: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Encoded images or pixels, batched, -> [batch, *image_size, 3] uint8."""
+        if images.dtype == tf.uint8 and seed is None:
+            return self._resize(to_rgb(images, self.background))
+        rows: Any = images
+        if seed is not None:
+            seeds = seed if seed.shape.rank == 2 else _split(seed, tf.shape(images)[0])
+            rows = (images, seeds)
+
+        def one(row: Any) -> tf.Tensor:
+            image, row_seed = (row, None) if seed is None else row
+            decode = decode_image if image.dtype == tf.string else to_rgb
+            return self._resize(decode(image, self.background), row_seed)
+
+        signature = tf.TensorSpec([*self.image_size, 3], tf.uint8)
+        return tf.map_fn(one, rows, fn_output_signature=signature)
 
     def _resize(self, pixels: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """[..., h, w, 3] uint8 -> [..., *image_size, 3] uint8; at random for [h, w, 3] + seed."""
@@ -374,26 +405,34 @@ def _split(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_split(seed, count)
 
 
-def _or_name_bad_rows(resize_all: Any, images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
-    """`resize_all(images)`; when that fails, looks for the images that do not decode, by row.
+def _first_that_works(attempts: list[Any], images: tf.Tensor) -> Any:
+    """What the first of two functions of `images` gives; when that fails, what the second does.
 
     A graph has no try/except; a one-element dataset that drops errors and is followed by another
     element is one. The second is computed only when it is needed, so that a batch costs no more.
     """
-
-    def name_them(images: tf.Tensor) -> tf.Tensor:
-        good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
-        bad = tf.where(~good)[:, 0]
-        described = [
-            "An image does not decode: expected JPEG, PNG, GIF, BMP or WebP. Remove it, or read "
-            "with `image_text_pairs(..., skipped=set())` to leave such pairs out. Rows:",
-            bad,
-            "names:" if names is not None else "first bytes:",
-            tf.gather(tf.strings.substr(images, 0, 16) if names is None else names, bad),
-        ]
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), described, 10)]):
-            return resize_all(tf.identity(images))
-
     whole = tf.data.Dataset.from_tensors(images)
-    attempt = whole.map(resize_all).ignore_errors(log_warning=False)
-    return attempt.concatenate(whole.map(name_them)).take(1).get_single_element()
+    first, second = (whole.map(attempt) for attempt in attempts)
+    both = first.ignore_errors(log_warning=False).concatenate(second)
+    return both.take(1).get_single_element()
+
+
+def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
+    """Passes encoded images on, and fails with the rows of those that do not decode."""
+    good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
+    bad = tf.where(~good)[:, 0]
+    if names is None:
+        # An error that is not UTF-8 would be lost on its way to Python.
+        printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
+        first = tf.io.decode_raw(images, tf.uint8, fixed_length=16)
+        shown = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+    described = [
+        "An image does not decode: expected JPEG, PNG, GIF, BMP or WebP of at most "
+        f"{MAX_PIXELS:,} pixels. Remove it, or read with `image_text_pairs(..., skipped=set())` to "
+        "leave such pairs out. Rows:",
+        bad,
+        "names:" if names is not None else "first bytes:",
+        tf.gather(shown if names is None else names, bad),
+    ]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), described, 10)]):
+        return tf.identity(images)

@@ -1,0 +1,144 @@
+"""`save`: a LiT becomes a version in a directory that TF Serving serves."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from keras_lit import checks
+from keras_lit.evaluation.zero_shot import check_prompts, zero_shot_weights
+from keras_lit.export import signatures as of
+from keras_lit.export.publishing import publish
+from keras_lit.export.weights import ArtifactWeights
+from keras_lit.model import LiT
+
+TOWERS = ("both", "image", "text")
+ON_CORRUPT = ("fail", "nan")
+
+
+def save(
+    model: LiT,
+    directory: str | os.PathLike,
+    version: int | None = None,
+    class_names: Sequence[str] | None = None,
+    templates: Sequence[str] | None = None,
+    *,
+    towers: str = "both",
+    weights: str = "float32",
+    on_corrupt: str = "fail",
+    top_k: int = 5,
+) -> pathlib.Path:
+    """Writes `directory/<version>/`, a SavedModel that takes raw strings and image bytes.
+
+    | signature | inputs | outputs |
+    |---|---|---|
+    | `encode_image` | `image_bytes` string [n] | `embedding` float32 [n, dim], unit length |
+    | `encode_pixels` | `pixels` uint8 [n, height, width, 1 to 4] | `embedding` |
+    | `encode_text` | `text` string [n] | `embedding` |
+    | `similarity` | `image_bytes` [n], `text` [m] | `similarity` [n, m], cosines |
+    | `classify_labels` | `image_bytes` [n], `labels` string [m] | `scores` [n, m] |
+    | `classify` | `image_bytes` [n] | `scores` [n, classes], `classes` (their names, for each \
+row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
+
+    `serving_default` is `encode_text`, or `encode_image` where there is no text tower. `classify`
+    needs `class_names`, whose prompts are encoded once, now. Scores are probabilities: a softmax
+    over the row of the cosines times the temperature, or with the sigmoid loss each label's own.
+
+    The artifact is written under another name and renamed, so that a server that polls the
+    directory never sees half of it.
+
+    Args:
+        model: a `LiT` whose text tower has a tokenizer.
+        directory: where the versions of the model live.
+        version: a positive int; None takes the one after the highest.
+        class_names: the classes of `classify`, in the order of its scores.
+        templates: prompts with one `{}` for a class name or label, for `classify` and
+            `classify_labels`; their embeddings are averaged. None: the name alone.
+        towers: "both", or "image" or "text" for an artifact of that tower alone (an index builder
+            needs one, a query service the other). With `class_names` the image tower can classify.
+        weights: "float32", or "float16" or "bfloat16" to store them in half of the space; they are
+            cast when read.
+        on_corrupt: what a request gets whose image does not decode: "fail", an error that names
+            the row; "nan", NaN in that row, and an output `valid` (bool [n]) in every signature
+            that takes `image_bytes`.
+        top_k: int, how many classes `classify` lists.
+
+    Returns:
+        The path of the version.
+
+    Raises:
+        ValueError: the text tower has no tokenizer; the version exists or is not positive; a
+            template without a slot; an unknown option.
+
+    Example:
+
+    >>> import tempfile
+    >>> image_tower = keras_lit.ImageTower(
+    ...     keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(8, 3)]))
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a red balloon", "the sea"], 60)
+    >>> backbone = keras_lit.backbones.TextTransformer(tokenizer.vocabulary_size(), 8, 8, 1, 16, 2)
+    >>> model = keras_lit.LiT(image_tower, keras_lit.TextTower(backbone, tokenizer, 8))
+    >>> path = keras_lit.export.save(model, tempfile.mkdtemp(), class_names=["balloon", "sea"])
+    >>> path.name, sorted(tf.saved_model.load(str(path)).signatures)[:3]
+    ('1', ['classify', 'classify_labels', 'encode_image'])
+    """
+    checks.check_one_of(towers, TOWERS, "towers")
+    checks.check_one_of(on_corrupt, ON_CORRUPT, "on_corrupt")
+    checks.check_positive(top_k, "top_k")
+    templates = ("{}",) if templates is None else tuple(templates)
+    check_prompts(["a label"] if class_names is None else class_names, templates)
+    _check_can_encode(model, towers, class_names)
+    used = [
+        tower
+        for name, tower in (("image", model.image_tower), ("text", model.text_tower))
+        if towers in ("both", name)
+    ]
+    kept = ArtifactWeights(used, weights)
+    scores_of = of.probabilities(model, kept)
+    signatures = {}
+    if towers != "text":
+        found, encode_image = of.of_images(model, kept, on_corrupt)
+        signatures |= found
+    if towers != "image":
+        found, encode_text = of.of_text(model, kept)
+        signatures |= found
+    if towers == "both":
+        signatures |= of.of_both(scores_of, encode_image, encode_text, templates)
+    if class_names is not None:
+        class_weights = zero_shot_weights(model.encode_text, class_names, templates)
+        signatures |= of.of_classes(
+            kept, scores_of, encode_image, class_names, class_weights, top_k
+        )
+    default = "encode_image" if towers == "image" else "encode_text"
+    signatures["serving_default"] = signatures[default]
+
+    def write(path: pathlib.Path) -> None:
+        archive = keras.export.ExportArchive()
+        for resource in (kept, *(used if weights == "float32" else ())):
+            archive.track(resource)
+        if towers != "image":
+            archive.track(model.text_tower.preprocessor.tokenizer)
+        for name, signature in signatures.items():
+            archive.add_endpoint(name, signature.function, list(signature.inputs))
+        archive.write_out(str(path), verbose=False)
+
+    return publish(directory, version, write)
+
+
+def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None) -> None:
+    if towers == "text" and class_names is not None:
+        raise ValueError(
+            "`class_names` make a classifier of images, so `towers` should be 'both' or 'image'. "
+            "Received: 'text'."
+        )
+    if towers == "image" and class_names is None:
+        return
+    if model.text_tower.preprocessor is None:
+        raise ValueError(
+            "An artifact takes raw text, so the text tower needs a tokenizer: "
+            '`TextTower(..., tokenizer=...)`. (`towers="image"` needs none.)'
+        )
+    with tf.init_scope():
+        model.text_tower.preprocessor(["keras-nlp's tokenizers make their tables when called"])

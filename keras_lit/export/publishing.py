@@ -1,0 +1,104 @@
+"""Versions in a directory that a server polls: complete when they appear, whole until they go."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+
+from keras_lit import checks
+
+
+def publish(
+    directory: str | os.PathLike,
+    version: int | None,
+    write: Callable[[pathlib.Path], None],
+) -> pathlib.Path:
+    """Has `directory/<version>/` written under another name, and renames it.
+
+    Servers look at directories with integer names only, and a rename is atomic. A process that is
+    killed leaves a `tmp-...` directory behind, which no server reads and anyone may delete.
+
+    Args:
+        directory: where the versions live; made if it is not there.
+        version: a positive int; None takes the one after the highest, also when others publish at
+            the same time.
+        write: makes a directory at the path that it is given.
+
+    Returns:
+        The path of the version.
+
+    Raises:
+        ValueError: the version exists or is not positive.
+
+    Example:
+
+    >>> directory = tempfile.mkdtemp()
+    >>> publish(directory, None, lambda path: path.mkdir()).name
+    '1'
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if version is not None:
+        checks.check_positive(version, "version")
+        _check_free(directory, version)
+    working = pathlib.Path(tempfile.mkdtemp(prefix="tmp-", dir=directory))
+    try:
+        write(working / "version")
+        while True:
+            path = directory / str(max(versions(directory), default=0) + 1)
+            if version is not None:
+                path = directory / str(int(version))
+                _check_free(directory, version)
+            try:
+                return (working / "version").rename(path)
+            except OSError:  # Another process took the name meanwhile.
+                if not path.exists():
+                    raise
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def prune(directory: str | os.PathLike, keep: int = 2) -> list[int]:
+    """Deletes all but the newest versions, each at once for a server that polls.
+
+    Args:
+        directory: where the versions live.
+        keep: int, how many of the newest to keep. A server may still be loading the newest but
+            one when a new version appears, so 2 is safe.
+
+    Returns:
+        The versions that are gone, in order.
+
+    Raises:
+        ValueError: `keep` is not positive.
+
+    Example:
+
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> for version in "1 2 10".split():
+    ...     (directory / version).mkdir()
+    >>> prune(directory)
+    [1]
+    """
+    checks.check_positive(keep, "keep")
+    directory = pathlib.Path(directory)
+    gone = versions(directory)[: -int(keep)]
+    for version in gone:
+        working = pathlib.Path(tempfile.mkdtemp(prefix="tmp-", dir=directory))
+        (directory / str(version)).rename(working / "version")
+        shutil.rmtree(working, ignore_errors=True)
+    return gone
+
+
+def versions(directory: pathlib.Path) -> list[int]:
+    """The numbers of the versions in a directory, in order."""
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+
+
+def _check_free(directory: pathlib.Path, version: int) -> None:
+    if int(version) in versions(directory):
+        raise ValueError(
+            f"`version` should be a number that {directory} does not hold yet. Received: "
+            f"{version}. Pass None for the next free one."
+        )

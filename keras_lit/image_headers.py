@@ -1,0 +1,122 @@
+"""How large an encoded image is going to be, from its header: before memory is spent on it."""
+
+import tensorflow as tf
+
+MAX_PIXELS = 2**26
+# A GIF's first frame of up to 16 MB; each step takes some microseconds.
+_MAX_GIF_BLOCKS = 2**16
+_TOO_MANY = 2**62
+
+
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+def check_size(contents: tf.Tensor) -> tf.Tensor:
+    """Passes an encoded image on, and fails when it has more than `MAX_PIXELS` pixels.
+
+    A hundred bytes can claim any size, and decoders allocate what the header says. Of a GIF all
+    frames would be decoded, each with a size of its own, so it is cut after the first.
+
+    Args:
+        contents: scalar string tensor, the bytes of a file. Bytes of no known format pass.
+
+    Returns:
+        Scalar string tensor: the same, or a GIF without its later frames.
+
+    Raises:
+        tf.errors.InvalidArgumentError: too many pixels.
+
+    Example:
+
+    >>> png = tf.io.encode_png(tf.zeros([2, 3, 3], tf.uint8))
+    >>> check_size(png) == png
+    <tf.Tensor: shape=(), dtype=bool, numpy=True>
+    """
+    start = tf.strings.join([tf.strings.substr(contents, 0, 32), tf.constant(b"\0" * 32)])
+    head = tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)[:32]
+    formats = {b"\x89PNG": _png, b"\xff\xd8\xff": _jpeg, b"GIF8": _gif, b"BM": _bmp, b"RIFF": _webp}
+    matches = [
+        tf.reduce_all(head[: len(magic)] == tf.constant(list(magic), tf.int64)) for magic in formats
+    ]
+    index = tf.argmax([*matches, True], output_type=tf.int32)
+    branches = [lambda measure=measure: measure(head, contents) for measure in formats.values()]
+    pixels, contents = tf.switch_case(
+        index, [*branches, lambda: (tf.constant(0, tf.int64), contents)]
+    )
+    message = (
+        f"An image should have at most {MAX_PIXELS:,} pixels: shrink it. Received pixels, by its "
+        "header:"
+    )
+    with tf.control_dependencies([tf.debugging.Assert(pixels <= MAX_PIXELS, [message, pixels])]):
+        return tf.identity(contents)
+
+
+def _png(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return _number(head[16:20][::-1]) * _number(head[20:24][::-1]), contents
+
+
+def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.image.extract_jpeg_shape(contents, tf.int64)
+    return shape[0] * shape[1], contents
+
+
+def _bmp(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    height = tf.cast(tf.bitcast(tf.cast(_number(head[22:26]), tf.uint32), tf.int32), tf.int64)
+    return _number(head[18:22]) * tf.abs(height), contents
+
+
+def _webp(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    extended = (_number(head[24:27]) + 1) * (_number(head[27:30]) + 1)
+    lossy = (_number(head[26:28]) % 2**14) * (_number(head[28:30]) % 2**14)
+    bits = _number(head[21:25])
+    lossless = (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1)
+    kind = head[15]  # The last letter of "VP8X", "VP8L", "VP8 ".
+    pixels = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
+    return pixels, contents
+
+
+def _gif(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Walks over a GIF's blocks to the end of its first frame."""
+    data = tf.io.decode_raw(contents, tf.uint8)
+    size = tf.size(data)
+
+    def byte(position: tf.Tensor) -> tf.Tensor:
+        found = data[tf.minimum(position, size - 1)]
+        return tf.where(position < size, tf.cast(found, tf.int32), 0)
+
+    def table(flags: tf.Tensor) -> tf.Tensor:
+        return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
+
+    def step(position: tf.Tensor, inside: tf.Tensor, frame: tf.Tensor, done: tf.Tensor) -> tuple:
+        """`inside`: at the length of a sub-block; `frame`: where the first frame begins, or -1."""
+        value = byte(position)
+        extension = ~inside & (value == 0x21)
+        begins = ~inside & (value == 0x2C)
+        # An extension: its label; a frame: its size, colours and code size; then sub-blocks.
+        length = tf.where(begins, 11 + table(byte(position + 9)), tf.where(extension, 2, 0))
+        ends = inside & (value == 0) & (frame >= 0)
+        return (
+            position + tf.where(inside, value + 1, length),
+            (inside & (value != 0)) | extension | begins,
+            tf.where(begins, position, frame),
+            ends | ~(inside | extension | begins),
+        )
+
+    start = 13 + table(byte(tf.constant(10)))
+    end, _, frame, done = tf.while_loop(
+        lambda position, inside, frame, done: ~done & (position < size),
+        step,
+        (start, tf.constant(False), tf.constant(-1), tf.constant(False)),
+        maximum_iterations=_MAX_GIF_BLOCKS,
+        parallel_iterations=1,
+    )
+    end = tf.minimum(end, size)
+    width, height = (
+        tf.cast(byte(frame + at) + 256 * byte(frame + at + 1), tf.int64) for at in (5, 7)
+    )
+    pixels = tf.where(frame >= 0, width * height, 0)
+    pixels = tf.where(done | (end == size), pixels, _TOO_MANY)
+    return pixels, tf.strings.join([tf.strings.substr(contents, 0, end), tf.constant(b";")])
+
+
+def _number(little_endian: tf.Tensor) -> tf.Tensor:
+    """Up to four bytes as one int64."""
+    return tf.reduce_sum(little_endian * 256 ** tf.range(tf.size(little_endian, tf.int64)))

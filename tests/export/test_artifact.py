@@ -1,0 +1,195 @@
+"""Signatures in processes that have never heard of Keras, and what is refused."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import CLASSES, assert_equal_outputs
+from small import COLOURS, THINGS, make_model
+from tensorflow.core.protobuf import saved_model_pb2
+
+import keras_lit
+from keras_lit.backbones import TextTransformer
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+
+
+def in_a_fresh_process(path, inputs, directory):
+    """{loader: {signature: {output: array}}}."""
+    np.savez(directory / "inputs.npz", **inputs)
+    script = pathlib.Path(__file__).parent / "fresh_process.py"
+    files = [path, directory / "inputs.npz", directory / "outputs.npz"]
+    result = subprocess.run([sys.executable, script, *files], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = {"eager": {}, "session": {}}
+    for name, values in np.load(directory / "outputs.npz", allow_pickle=True).items():
+        loader, signature, output = name.split()
+        found[loader].setdefault(signature, {})[output] = values
+    return found
+
+
+def test_every_signature_in_a_fresh_process(saved, tmp_path):
+    found = in_a_fresh_process(saved.path, saved.inputs, tmp_path)
+    for loader in ("eager", "session"):
+        assert set(found[loader]) == set(saved.outputs)
+        for name, expected in saved.outputs.items():
+            assert_equal_outputs(found[loader][name], expected)
+
+
+@pytest.mark.slow
+def test_sentencepiece_and_sigmoid_scores(tmp_path):
+    captions = [f"a {colour} {thing} over the sea" for colour in COLOURS for thing in THINGS]
+    tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 60)
+    text = TextTransformer(tokenizer.vocabulary_size(), 8, 16, 1, 32, 4, pooling="last")
+    model = keras_lit.LiT(
+        make_model().image_tower, keras_lit.TextTower(text, tokenizer, 8), loss="sigmoid", bias=-3.0
+    )
+    inputs = {
+        "image_bytes": np.array(
+            [tf.io.encode_png(np.full([9, 9, 3], 77, "uint8")).numpy()], object
+        ),
+        "labels": np.array(["the green sea", "toucan"], object),
+        "text": np.array(captions[:5], object),
+        "pixels": np.full([1, 9, 9, 3], 77, "uint8"),
+    }
+    path = keras_lit.export.save(model, tmp_path, templates=["{}"])
+    cosines = model.encode_image(inputs["pixels"]) @ model.encode_text(list(inputs["labels"])).T
+    for found in in_a_fresh_process(path, inputs, tmp_path).values():
+        expected = {"embedding": model.encode_text(captions[:5])}
+        assert_equal_outputs(found["encode_text"], expected)
+        assert_equal_outputs(
+            found["classify_labels"], {"scores": 1 / (1 + np.exp(3.0 - 10.0 * cosines))}
+        )
+
+
+def test_every_op_is_one_that_stock_tf_serving_knows(saved):
+    saved_model = saved_model_pb2.SavedModel.FromString(
+        (saved.path / "saved_model.pb").read_bytes()
+    )
+    graph = saved_model.meta_graphs[0].graph_def
+    ops = {node.op for node in graph.node}
+    for function in graph.library.function:
+        ops |= {node.op for node in function.node_def}
+    allowed = (GOLDEN / "serving_text_ops.txt").read_text().splitlines()
+    of_text = {line for line in allowed if line and not line.startswith("#")}
+    assert any(op in ops for op in of_text), "the tokenizer should be inside"
+    assert {op for op in ops if "RoundRobin" in op} == set(), "TF Serving 2.20 has them, 2.19 not"
+    functions = {function.signature.name for function in graph.library.function}
+    assert ops - of_text - set(dir(tf.raw_ops)) - functions == set()
+    assert not {op for op in ops if "PyFunc" in op}
+
+
+def text_ops_of(path, signature):
+    """The tokenizer's ops and matrix products that a signature reaches."""
+    function = tf.saved_model.load(str(path)).signatures[signature]
+    graph = function.graph.as_graph_def()
+    library = {f.signature.name: f for f in graph.library.function}
+    ops, todo, seen = [], list(graph.node), set()
+    while todo:
+        node = todo.pop()
+        ops.append(node.op)
+        names = [node.op]
+        for attribute in node.attr.values():
+            names += [attribute.func.name, *(f.name for f in attribute.list.func)]
+        for name in set(names) & set(library) - seen:
+            seen.add(name)
+            todo += library[name].node_def
+    return {
+        "tokenizer": sum("Wordpiece" in op for op in ops),
+        "gathers": sum(op == "ResourceGather" for op in ops),
+        "products": sum(op in ("MatMul", "BatchMatMulV2", "Einsum") for op in ops),
+    }
+
+
+def test_classify_does_no_work_of_the_text_tower(saved):
+    assert text_ops_of(saved.path, "classify_labels")["tokenizer"] > 0
+    image, classify = (text_ops_of(saved.path, name) for name in ("encode_image", "classify"))
+    assert classify == {"tokenizer": 0, "gathers": 0, "products": image["products"] + 1}
+    assert image["products"] < text_ops_of(saved.path, "encode_text")["products"]
+
+
+def test_weights_are_variables(saved):
+    variables = tf.train.load_checkpoint(str(saved.path / "variables" / "variables"))
+    sizes = [np.prod(shape) for shape in variables.get_variable_to_shape_map().values()]
+    towers = saved.model.image_tower, saved.model.text_tower
+    assert sum(sizes) >= sum(np.prod(w.shape) for tower in towers for w in tower.weights)
+
+
+@pytest.mark.parametrize("names", ["image_bytes", "image_bytes text"])
+def test_a_corrupt_row_is_named(saved, names):
+    signature = "similarity" if "text" in names else "encode_image"
+    function = tf.saved_model.load(str(saved.path)).signatures[signature]
+    image = saved.inputs["image_bytes"][0]
+    inputs = {
+        "image_bytes": tf.constant([image, image, b"GIF?", image]),
+        "text": tf.constant(["a"]),
+    }
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"does not decode.*\[2\].*GIF\?"):
+        function(**{name: inputs[name] for name in names.split()})
+
+
+def test_corrupt_rows_as_nan(saved, tmp_path):
+    path = keras_lit.export.save(
+        saved.model, tmp_path, class_names=CLASSES, on_corrupt="nan", towers="image"
+    )
+    signatures = tf.saved_model.load(str(path)).signatures
+    images = list(saved.inputs["image_bytes"])
+    found = signatures["encode_image"](tf.constant([images[0], b"", images[1], b"\xff\xd8\xff"]))
+    np.testing.assert_array_equal(found["valid"], [True, False, True, False])
+    expected = saved.outputs["encode_image"]["embedding"]
+    np.testing.assert_allclose(found["embedding"][::2], expected[:2], atol=1e-6)
+    assert np.isnan(found["embedding"][1::2]).all()
+    found = signatures["classify"](tf.constant([b"bad", images[0]]))
+    np.testing.assert_array_equal(found["valid"], [False, True])
+    np.testing.assert_array_equal(np.isnan(found["scores"]).all(axis=1), [True, False])
+    assert found["classes"][0, 1] == CLASSES[1].encode()
+    assert signatures["encode_image"](tf.constant(images))["valid"].numpy().all()
+
+
+def test_saved_model_cli(saved, tmp_path):
+    def cli(*arguments):
+        program = "import tensorflow_text; from tensorflow.python.tools.saved_model_cli import main; main()"
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    common = "--dir", saved.path, "--tag_set", "serve"
+    shown = cli("show", *common, "--signature_def", "classify")
+    assert "inputs['image_bytes'] tensor_info" in shown and "outputs['top_classes']" in shown
+    expression = "text=['a red dog and a grey one']"
+    cli(
+        "run",
+        *common,
+        "--signature_def",
+        "encode_text",
+        "--input_exprs",
+        expression,
+        "--outdir",
+        tmp_path,
+    )
+    found = np.load(tmp_path / "embedding.npy")
+    np.testing.assert_allclose(found, saved.outputs["encode_text"]["embedding"][:1], atol=1e-6)
+
+
+def test_what_is_refused(saved, tmp_path):
+    for options, message in (
+        ({"towers": "vision"}, "`towers` should be one of 'both', 'image', 'text'"),
+        ({"on_corrupt": "skip"}, "`on_corrupt` should be one of 'fail', 'nan'"),
+        ({"weights": "int8"}, "`weights` should be one of 'float32', 'float16', 'bfloat16'"),
+        ({"top_k": 0}, "`top_k` should be a positive number"),
+        ({"templates": ["a photo"]}, r"one slot \{\}.*Received: 'a photo'"),
+        ({"towers": "text", "class_names": CLASSES}, "'both' or 'image'. Received: 'text'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            keras_lit.export.save(saved.model, tmp_path / "models", **options)
+    backbone = keras.Sequential([keras.layers.Embedding(9, 16)])
+    text_tower = keras_lit.TextTower(backbone, pooling="first")
+    model = keras_lit.LiT(saved.model.image_tower, text_tower)
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        keras_lit.export.save(model, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
