@@ -21,9 +21,9 @@ import keras_lit
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-version checks image_headers images legacy_torch data preprocessing tokenizers backbones towers fingerprints pairs
-distribution batches losses micro_batches optimizers model features evaluation pretrained
-checkpoints export
+version checks image_headers images legacy_torch data preprocessing tokenizers backbones towers
+fingerprints pairs distribution batches losses micro_batches optimizers model features evaluation
+pretrained checkpoints export
 """.split()
 
 
