@@ -16,6 +16,7 @@ if keras.config.backend() != "tensorflow":
 
 from keras_lit import (
     backbones,
+    callbacks,
     checkpoints,
     data,
     evaluation,
@@ -38,6 +39,7 @@ __all__ = [
     "TextTower",
     "__version__",
     "backbones",
+    "callbacks",
     "checkpoints",
     "data",
     "evaluation",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -56,6 +57,28 @@ def logs(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     if has_workers():
         return {name: tf.reshape(value, [1]) for name, value in values.items()}
     return values
+
+
+def on_replicas(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> np.ndarray:
+    """`function(rows)` for inference, of which each replica of this process computes a part.
+
+    Several workers compute all rows each, without talking to each other.
+
+    Args:
+        function: a tf.function from [batch, ...] to [batch, ...].
+        rows: [batch, ...] tensor, any number of rows above 0.
+    """
+    replicas = 1 if has_workers() else replica_count()
+    if replicas == 1:
+        return function(rows).numpy()
+    size = -(-len(rows) // replicas)
+    filled = tf.concat([rows, tf.repeat(rows[:1], size * replicas - len(rows), axis=0)], axis=0)
+    strategy = tf.distribute.get_strategy()
+    shares = strategy.experimental_distribute_values_from_function(
+        lambda context: filled[context.replica_id_in_sync_group * size :][:size]
+    )
+    results = strategy.experimental_local_results(strategy.run(function, (shares,)))
+    return np.concatenate([result.numpy() for result in results])[: len(rows)]
 
 
 def agreed(number: int) -> int:

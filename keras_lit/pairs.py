@@ -69,20 +69,23 @@ def preprocess(
     """
     pair = {name: tf.convert_to_tensor(values) for name, values in pair.items()}
     check_spec(pair, image_tower, text_tower)
-    ready = {}
-    if "image_features" in pair:
-        ready["image_features"] = finite(pair["image_features"], "image_features")
-    elif pair["image"].dtype.is_floating:
-        ready["image"] = finite(pair["image"], "image")
-    else:
-        ready["image"] = image_tower.preprocessor(
-            pair["image"], training=training, seed=pair.get("seed"), names=_names(pair)
-        )
     text = pair["text"]
     if text.dtype == tf.string:
         text = text_tower.preprocessor(_not_empty(text))
-    ready["text"] = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
-    return ready
+    token_ids = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
+    return {**preprocess_image(pair, image_tower, training), "text": token_ids}
+
+
+def preprocess_image(pair: Pairs, image_tower: ImageTower, training: bool = False) -> Pairs:
+    """The image's part of `preprocess`: {"image"} or {"image_features"}, ready for the tower."""
+    if "image_features" in pair:
+        return {"image_features": finite(pair["image_features"], "image_features")}
+    if pair["image"].dtype.is_floating:
+        return {"image": finite(pair["image"], "image")}
+    images = image_tower.preprocessor(
+        pair["image"], training=training, seed=pair.get("seed"), names=_names(pair)
+    )
+    return {"image": images}
 
 
 def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> None:
@@ -94,6 +97,11 @@ def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> Non
             'example `dataset.map(lambda image, text: {"image": image, "text": text})`.'
         )
     check_text(spec["text"], text_tower)
+    check_image_spec(spec, image_tower)
+
+
+def check_image_spec(spec: Any, image_tower: ImageTower) -> None:
+    """Raises ValueError unless "image_features" or "image" suits the tower."""
     if "image_features" in spec:
         if not image_tower.locked:
             raise ValueError(

@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = """
 version checks image_headers images legacy_torch data preprocessing tokenizers backbones towers
 fingerprints pairs distribution batches losses micro_batches optimizers model features evaluation
+callbacks
 pretrained checkpoints export
 """.split()
 

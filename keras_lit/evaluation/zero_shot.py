@@ -170,20 +170,29 @@ def zero_shot_confusions(
 
 def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
     """Raises ValueError unless there are class names, and templates with one slot each."""
-    for name, values in (("class_names", class_names), ("templates", templates)):
-        if isinstance(values, str) or not len(values):
-            raise ValueError(
-                f"`{name}` should be a list: there is at least one class name and one template. "
-                f"Received: {values!r}."
-            )
-        if not all(isinstance(value, str) and value.strip() for value in values):
-            bad = next(v for v in values if not (isinstance(v, str) and v.strip()))
-            raise ValueError(f"`{name}` should be strings that are not empty. Received: {bad!r}.")
+    _check_strings(class_names, "class_names")
+    check_templates(templates)
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Raises ValueError unless there are templates, each with one slot for a class name."""
+    _check_strings(templates, "templates")
     for template in templates:
         if template.count("{}") != 1:
             raise ValueError(
                 f"A template should have one slot {{}} for the class name. Received: {template!r}."
             )
+
+
+def _check_strings(values: Sequence[str], name: str) -> None:
+    if isinstance(values, str) or not len(values):
+        raise ValueError(
+            f"`{name}` should be a list: there is at least one class name and one template. "
+            f"Received: {values!r}."
+        )
+    bad = [value for value in values if not (isinstance(value, str) and value.strip())]
+    if bad:
+        raise ValueError(f"`{name}` should be strings that are not empty. Received: {bad[0]!r}.")
 
 
 def check_images_and_weights(

@@ -1,0 +1,207 @@
+"""From datasets to embeddings, once per evaluation, and once at all where the tower is locked."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import distribution, pairs
+from keras_lit.model import LiT, unit_length
+from keras_lit.towers import ImageTower
+
+
+class Images:
+    """The images of an evaluation, with columns such as labels that are read in the same pass.
+
+    A locked tower runs over them once; afterwards only its head does. `forget` starts anew.
+
+    Args:
+        data: a tf.data.Dataset, batched or not, of dicts {"image" or "image_features", ...} or of
+            tuples (image, label); or a dict of arrays. Images may be encoded (strings), uint8
+            pixels or preprocessed floats.
+        columns: the names of what else to read.
+        batch_size: int, how many images to encode at a time where `data` is not batched.
+        verbose: 0 or 1: a progress bar.
+
+    Raises:
+        ValueError: a column is missing, or no images.
+
+    Example:
+
+    >>> data = {"image": np.zeros([4, 8, 8, 3], "uint8"), "label": np.array([0, 1, 1, 0])}
+    >>> images = keras_lit.evaluation.Images(data)  # images.embeddings(model), images["label"]
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        columns: tuple[str, ...] = ("label",),
+        batch_size: int = 32,
+        verbose: int = 0,
+    ):
+        self._rows = as_rows(data, columns)
+        self._names = columns
+        self._batch_size = batch_size
+        self._verbose = verbose
+        self._columns: dict[str, np.ndarray] = {}
+        self.forget()
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """A column: [n] array, in the order of the latest embeddings."""
+        return self._columns[column]
+
+    def forget(self) -> None:
+        """Drops what a locked tower has computed."""
+        self._tower: ImageTower | None = None
+        self._features = np.zeros([0, 0])
+        self._encoder: Any = None
+
+    def features(self, model: LiT) -> np.ndarray:
+        """The pooled output of the image tower, before its head: [n, feature_dim] float32."""
+        tower = model.image_tower
+        if self._tower is not tower:
+            self.forget()
+            self._encoder = tf.function(
+                lambda x: tf.cast(tower.features(x), tf.float32), reduce_retracing=True
+            )
+        if self._tower is not tower or not tower.locked:
+            with model.distribute_strategy.scope():
+                self._features, self._columns = self._encode(tower)
+            self._tower = tower
+        return self._features
+
+    def embeddings(self, model: LiT) -> np.ndarray:
+        """The embeddings of the images: [n, dim] float32 of unit-length rows."""
+        features, project = self.features(model), model.image_tower.project
+        tiles = [features[i : i + 4096] for i in range(0, len(features), 4096)]
+        return np.concatenate([unit_length(project(tile)).numpy() for tile in tiles])
+
+    def _encode(self, tower: ImageTower) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        pairs.check_image_spec(self._rows.element_spec, tower)
+
+        def ready(row: pairs.Pairs) -> pairs.Pairs:
+            columns = {name: row[name] for name in self._names}
+            return {**columns, **pairs.preprocess_image(row, tower)}
+
+        rows = self._rows.map(ready, tf.data.AUTOTUNE)
+        if not _is_batched(self._rows.element_spec):
+            rows = rows.batch(self._batch_size)
+        count = rows.cardinality().numpy()
+        progress = keras.utils.Progbar(count if count > 0 else None, verbose=self._verbose)
+        found: dict[str, list[np.ndarray]] = {name: [] for name in ("features", *self._names)}
+        for batch in rows.prefetch(tf.data.AUTOTUNE):
+            if "image_features" in batch:
+                found["features"].append(tf.cast(batch["image_features"], tf.float32).numpy())
+            else:
+                found["features"].append(distribution.on_replicas(self._encoder, batch["image"]))
+            for name in self._names:
+                found[name].append(batch[name].numpy())
+            progress.add(1)
+        if not found["features"]:
+            raise ValueError("The images to evaluate on should be at least one. Received none.")
+        columns = {name: np.concatenate(parts) for name, parts in found.items()}
+        return columns.pop("features"), columns
+
+
+class ImagesAndTexts:
+    """The images and texts of a retrieval, each distinct image once.
+
+    Args:
+        data: like `Images`, of dicts {"image" or "image_features", "text"}. Rows with the same
+            "name" (as `keras_lit.data.image_text_pairs` gives them: an image with several
+            captions) share their image.
+        image_id: the name of that column; rows where it is missing or empty are images of their
+            own.
+        batch_size: int, how many images to encode at a time where `data` is not batched.
+        verbose: 0 or 1: a progress bar.
+
+    Raises:
+        ValueError: no "text", no pairs, or a dataset whose order changes.
+
+    Example:
+
+    >>> data = {"image": np.zeros([2, 8, 8, 3], "uint8"), "text": ["a cat", "a dog"]}
+    >>> pairs = keras_lit.evaluation.ImagesAndTexts(data)
+    >>> pairs.texts, pairs.image_index
+    (['a cat', 'a dog'], array([0, 1]))
+    """
+
+    def __init__(self, data: Any, image_id: str = "name", batch_size: int = 32, verbose: int = 0):
+        rows = as_rows(data, ("text",))
+        spec = rows.element_spec
+        named = image_id in spec
+        columns = ("text", image_id) if named else ("text",)
+        if _is_batched(spec) and named:
+            rows, spec = rows.unbatch(), None
+        read = list(rows.map(lambda row: [row[name] for name in columns]).as_numpy_iterator())
+        if not read:
+            raise ValueError(pairs.EMPTY)
+        texts, *names = ([row[i] for row in read] for i in range(len(columns)))
+        if spec is not None and _is_batched(spec):
+            texts = [text for batch in texts for text in batch]
+        self.texts: Any = _strings(texts)
+        self._names = names[0] if names else []
+        unique: dict[Any, int] = {}
+        keys = [i if name in (b"", "") else name for i, name in enumerate(self._names)]
+        keys = keys or range(len(texts))
+        self.image_index = np.array([unique.setdefault(key, len(unique)) for key in keys])
+        if len(unique) < len(texts):
+            first = np.unique(self.image_index, return_index=True)[1]
+            keep = tf.constant(np.isin(np.arange(len(texts)), first))
+            rows = rows.enumerate().filter(lambda i, _: keep[i]).map(lambda _, row: row)
+            self._names = [self._names[i] for i in first]
+        self._image_id = image_id
+        self.images = Images(rows, (image_id,) if named else (), batch_size, verbose)
+
+    def embeddings(self, model: LiT) -> tuple[np.ndarray, np.ndarray]:
+        """The embeddings [images, dim] and [texts, dim], of unit length."""
+        images = self.images.embeddings(model)
+        if self._names and list(self.images[self._image_id]) != list(self._names):
+            raise ValueError(
+                "The pairs should come in the same order each time they are read. Leave `shuffle` "
+                "away, or pass it a seed and `reshuffle_each_iteration=False`."
+            )
+        return images, model.encode_text(self.texts, verbose=0)
+
+    def groups_of_same_text(self) -> np.ndarray:
+        """[images] int array: the images with the same (first) text have the same number."""
+        texts = np.asarray(self.texts)
+        first = texts[np.unique(self.image_index, return_index=True)[1]]
+        return np.unique(first, axis=0, return_inverse=True)[1].ravel()
+
+
+def as_rows(data: Any, columns: tuple[str, ...]) -> tf.data.Dataset:
+    """A dataset of dicts {"image" or "image_features", *columns}, batched or not, checked."""
+    if isinstance(data, dict):
+        arrays = {name: pairs.as_array(values) for name, values in data.items()}
+        data = tf.data.Dataset.from_tensor_slices(arrays).batch(32)
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError(
+            f"The data should be a tf.data.Dataset or a dict of arrays. Received: {type(data)}."
+        )
+    if isinstance(data.element_spec, tuple) and len(data.element_spec) == 2:
+        data = data.map(lambda image, label: {"image": image, "label": label})
+    spec = data.element_spec
+    images = isinstance(spec, dict) and set(pairs.IMAGE_KEYS) & set(spec)
+    if not images or set(columns) - set(spec):
+        raise ValueError(
+            'The data should be dicts with "image" (or "image_features") and '
+            f"{', '.join(map(repr, columns))}. Received: "
+            f"{sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset."
+        )
+    return data
+
+
+def _is_batched(spec: Any) -> bool:
+    if "image_features" in spec:
+        return spec["image_features"].shape.rank == 2
+    image = spec["image"]
+    return image.shape.rank == (1 if image.dtype == tf.string else 4)
+
+
+def _strings(texts: list[Any]) -> Any:
+    """Python strings; token ids as they are."""
+    if isinstance(texts[0], bytes | str):
+        return [text.decode() if isinstance(text, bytes) else text for text in texts]
+    return np.stack(texts)
