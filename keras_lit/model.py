@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import batches, checks, distribution, losses, micro_batches, pairs
+from keras_lit import batches, checks, distribution, dual_encoders, losses, micro_batches, pairs
 from keras_lit.optimizers import Adafactor
 from keras_lit.towers import ImageTower, TextTower, Tower
 
@@ -116,6 +116,34 @@ class LiT(keras.Model):
             )
         self._trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
         self.built = True
+
+    @classmethod
+    def from_towers_of(
+        cls,
+        backbone: keras.Model,
+        tokenizer: keras.layers.Layer | None = None,
+        tuning: str = "LU",
+        **options: Any,
+    ) -> "LiT":
+        """A LiT of keras-hub's CLIP or SigLIP: zero-shot as it is, and a start for tuning.
+
+        The towers are the backbone's own encoders, not copies. Loss, temperature and bias are those
+        it was trained with. (SigLIP's text was also stripped of punctuation.)
+
+        Args:
+            backbone: a `keras_nlp.models.CLIPBackbone` or `SigLIPBackbone`.
+            tokenizer: of the same preset, for text as strings; without it, token ids only.
+            tuning: as for `LiT`.
+            **options: of `LiT`.
+
+        Raises:
+            ValueError: another kind of backbone.
+
+        Example: `keras_lit.LiT.from_towers_of(CLIPBackbone.from_preset("clip_vit_base_patch32"))`.
+        """
+        parts = dual_encoders.take_apart(backbone, tokenizer)
+        options = {**parts.options, **options}
+        return cls(parts.image_tower, parts.text_tower, tuning, **options)
 
     @property
     def tuning(self) -> str:

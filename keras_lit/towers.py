@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from keras_lit import checks
 from keras_lit.backbones import AttentionPooling, FeaturesOnly, TextTransformer
@@ -74,6 +75,8 @@ class Tower(keras.Model):
 
     def features(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
         """The pooled output of the backbone, before any head: [batch, feature_dim]."""
+        if isinstance(inputs, np.ndarray | list):
+            inputs = keras.ops.convert_to_tensor(inputs)
         return self._pool(inputs, self._states(inputs, training=training and not self.locked))
 
     def project(self, features: Any) -> keras.KerasTensor:
@@ -132,19 +135,23 @@ class Tower(keras.Model):
             return "mean"
         family = type(self.backbone).__name__
         for pooling, families in self.FAMILIES.items():
-            if family in families:
+            if family in families and not (pooling == "first" and self._lacks_class_token()):
                 return pooling
         raise ValueError(
             f"`pooling`='auto' does not know {family}, whose output has shape {states.shape}. "
             f"Choose one of {', '.join(map(repr, self.POOLINGS))}."
         )
 
+    def _lacks_class_token(self) -> bool:
+        names = ("class_token", "use_class_token")
+        return False in [getattr(self.backbone, name, True) for name in names]
+
     def _pool(self, inputs: Any, states: Any) -> keras.KerasTensor:
         if self.pooling == "none":
             return states
         mask = self._mask(inputs)
         if len(states.shape) == 4:
-            if self.pooling in ("first", "last"):
+            if self.pooling in ("first", "last", "end"):
                 raise ValueError(
                     f"`pooling`={self.pooling!r} is for token sequences. Received a feature map "
                     f"of shape {states.shape}; choose 'mean', 'max' or 'map'."
@@ -154,6 +161,8 @@ class Tower(keras.Model):
             return self.attention_pooling(states, mask=mask)
         if self.pooling == "first":
             return states[:, 0]
+        if self.pooling == "end":
+            return _at(states, keras.ops.argmax(inputs, axis=1))
         if self.pooling == "last":
             return states[:, -1] if mask is None else _last_real(states, mask)
         if self.pooling == "mean":
@@ -202,8 +211,8 @@ class ImageTower(Tower):
             [batch, h, w, dim], a pyramid of them (the coarsest is taken), tokens
             [batch, tokens, dim] or vectors [batch, dim].
         pooling: "mean", "first", "max", "map" (attention pooling), "none" (vectors), or "auto":
-            mean for feature maps, and what the family was trained with for keras-hub's token
-            sequences (first token for ViT, DeiT, DINOv2, DINOv3 and CLIP).
+            mean for feature maps, and what the family was trained with for token sequences (first
+            token for ViT, DeiT, DINOv2, DINOv3 and CLIP, mean for Swin and MLP-Mixer).
         projection_dim: int, the width of the linear head. None or 0: no head, as in LiT.
         preprocessor: a `keras_lit.preprocessing.ImagePreprocessor`. None makes one of the
             backbone's own image size (224 where that is free), with pixels in 0..255 for a
@@ -232,13 +241,15 @@ class ImageTower(Tower):
 
     POOLINGS = ("mean", "first", "max", "map", "none")
     FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "mean": ("MLPMixer", "SwinTransformerBackbone"),
         "first": (
+            "VisionTransformer",
             "ViTBackbone",
             "DeiTBackbone",
             "DINOV2Backbone",
             "DINOV3Backbone",
             "CLIPVisionEncoder",
-        )
+        ),
     }
 
     def __init__(
@@ -333,8 +344,9 @@ class TextTower(Tower):
             `preprocessor`) the tower takes token ids only, padded with 0.
         sequence_length: int, text is cut or padded to so many tokens (16 in the paper).
         pooling: "first", "last" (the last real token where the backbone takes a padding mask),
-            "mean" (over real tokens), "max", "map" (attention pooling), "none", or "auto": the
-            first token for BERT's relatives, the last for the paper's own transformer and GPT's.
+            "end" (the highest token id, which in CLIP ends the text), "mean" (over real tokens),
+            "max", "map" (attention pooling), "none", or "auto": the first token for BERT's
+            relatives, the last for the paper's own transformer and GPT's.
         projection_dim: int, the width of the linear head. None: a head as wide as the image
             embedding, settled when `LiT` joins the towers. 0: no head.
         preprocessor: a `keras_lit.preprocessing.TextPreprocessor`, in place of `tokenizer` and
@@ -360,7 +372,7 @@ class TextTower(Tower):
     Reference: the LiT paper, sections 4.2 and 5.4.
     """
 
-    POOLINGS = ("first", "last", "mean", "max", "map", "none")
+    POOLINGS = ("first", "last", "end", "mean", "max", "map", "none")
     FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {
         "first": (
             "BertEncoder",
@@ -374,6 +386,7 @@ class TextTower(Tower):
             "FNetBackbone",
             "RoformerV2Backbone",
         ),
+        "end": ("CLIPTextEncoder",),
         "last": (
             "TextTransformer",
             "GPT2Backbone",
@@ -538,8 +551,11 @@ def _mean(states: Any, mask: Any) -> keras.KerasTensor:
 
 def _last_real(states: Any, mask: Any) -> keras.KerasTensor:
     positions = keras.ops.arange(mask.shape[1])
-    last = keras.ops.max(keras.ops.where(mask, positions, 0), axis=1)
-    return keras.ops.take_along_axis(states, last[:, None, None], axis=1)[:, 0]
+    return _at(states, keras.ops.max(keras.ops.where(mask, positions, 0), axis=1))
+
+
+def _at(states: Any, positions: Any) -> keras.KerasTensor:
+    return keras.ops.take_along_axis(states, positions[:, None, None], axis=1)[:, 0]
 
 
 def _default_image_preprocessor(backbone: keras.Model) -> ImagePreprocessor:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lit import ImageTower, TextTower
-from keras_lit.backbones import AttentionPooling, TextTransformer
+from keras_lit.backbones import AttentionPooling, TextTransformer, VisionTransformer
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.tokenizers import train_sentencepiece
 
@@ -171,6 +171,30 @@ def test_class_token_families_are_known():
 def test_unknown_token_sequences_are_refused_by_auto():
     with pytest.raises(ValueError, match=r"'auto' does not know Functional.*Choose one of 'mean'"):
         ImageTower(image_backbone(lambda x: x[:, 0] * 2.0))
+
+
+def test_auto_asks_for_the_class_token():
+    vit = VisionTransformer(16, 8, 8, 1, 16, 2)
+    assert ImageTower(vit).pooling == "first"
+    with pytest.raises(ValueError, match="'auto' does not know VisionTransformer"):
+        ImageTower(VisionTransformer(16, 8, 8, 1, 16, 2, class_token=False))
+
+
+def test_attention_pooling_has_the_heads_of_the_backbone():
+    layer = ImageTower(VisionTransformer(16, 8, 8, 1, 20, 2), "map").attention_pooling
+    assert (layer.num_heads, layer.intermediate_dim) == (2, 20)
+    layer = ImageTower(image_backbone(lambda x: x[:, 0] * 2.0), "map").attention_pooling
+    assert (layer.num_heads, layer.intermediate_dim) == (1, None)
+
+
+def test_features_of_arrays():
+    tower = TextTower(text_backbone(padding_mask=True), sequence_length=3, pooling="last")
+    np.testing.assert_array_equal(tower.features(np.array([[7, 9, 0]])), [[9, 18]])
+
+
+def test_the_end_of_a_text_is_its_highest_id():
+    tower = TextTower(text_backbone(padding_mask=False), sequence_length=4, pooling="end")
+    np.testing.assert_array_equal(tower(np.array([[7, 9, 0, 0], [1, 2, 3, 9]])), [[9, 18]] * 2)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from keras_lit.backbones.attention_pooling import AttentionPooling
 from keras_lit.backbones.bert_encoder import BertEncoder
 from keras_lit.backbones.features_only import FeaturesOnly
 from keras_lit.backbones.mlp_mixer import MLPMixer
+from keras_lit.backbones.t5_encoder import t5_encoder
 from keras_lit.backbones.text_transformer import TextTransformer
 from keras_lit.backbones.vision_transformer import VisionTransformer
 
@@ -14,4 +15,5 @@ __all__ = [
     "MLPMixer",
     "TextTransformer",
     "VisionTransformer",
+    "t5_encoder",
 ]

@@ -1,0 +1,100 @@
+"""keras-hub's CLIP and SigLIP, taken apart into towers."""
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import keras_nlp
+import numpy as np
+
+from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
+from keras_lit.towers import ImageTower, TextTower
+
+# (mean, deviation) of pixels in 0..255.
+CLIP_VALUE_RANGE = (
+    (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255),
+    (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255),
+)
+CLIP_MAX_TEMPERATURE = 100.0
+
+
+class DualEncoder(NamedTuple):
+    """The parts of a pretrained pair of towers.
+
+    Attributes:
+        image_tower: with its head.
+        text_tower: with its head.
+        options: of `LiT`: loss, temperature, bias.
+    """
+
+    image_tower: ImageTower
+    text_tower: TextTower
+    options: dict[str, Any]
+
+
+def take_apart(backbone: keras.Model, tokenizer: keras.layers.Layer | None = None) -> DualEncoder:
+    """The towers of a CLIP or SigLIP, which share its weights, and what its loss was.
+
+    Args:
+        backbone: a `keras_nlp.models.CLIPBackbone` or `SigLIPBackbone`.
+        tokenizer: of the same preset, for text as strings.
+
+    Raises:
+        ValueError: another kind of backbone.
+
+    Example: `take_apart(keras_nlp.models.CLIPBackbone.from_preset("clip_vit_base_patch32"))`.
+
+    Reference: Radford et al. 2021 (arXiv 2103.00020); Zhai et al. 2023 (arXiv 2303.15343).
+    """
+    for kind, parts in (
+        (keras_nlp.models.CLIPBackbone, _clip),
+        (keras_nlp.models.SigLIPBackbone, _siglip),
+    ):
+        if isinstance(backbone, kind):
+            return parts(backbone, tokenizer)
+    raise ValueError(
+        "`backbone` should be a `keras_nlp.models.CLIPBackbone` or `SigLIPBackbone`. Received: "
+        f"{type(backbone).__name__}. Make an `ImageTower` and a `TextTower` of its encoders."
+    )
+
+
+def _clip(backbone: keras.Model, tokenizer: keras.layers.Layer | None) -> DualEncoder:
+    preprocessor = ImagePreprocessor(
+        backbone.vision_encoder.image_shape[:2],
+        resize="crop",
+        value_range=CLIP_VALUE_RANGE,
+        interpolation="bicubic",
+        antialias=True,
+    )
+    dim = backbone.projection_dim
+    image_tower = ImageTower(backbone.vision_encoder, "first", dim, preprocessor)
+    text_tower = _text_tower(backbone.text_encoder, tokenizer, pooling="end", projection_dim=dim)
+    for tower, projection in (
+        (image_tower, backbone.vision_projection),
+        (text_tower, backbone.text_projection),
+    ):
+        tower.head.kernel.assign(projection.kernel)  # CLIP has no bias, and 0 is none.
+    temperature = math.exp(np.float64(backbone.clip_head.logit_scale))
+    longest = max(CLIP_MAX_TEMPERATURE, temperature)
+    options = {"loss": "softmax", "temperature": temperature, "max_temperature": longest}
+    return DualEncoder(image_tower, text_tower, options)
+
+
+def _siglip(backbone: keras.Model, tokenizer: keras.layers.Layer | None) -> DualEncoder:
+    image_tower = ImageTower(backbone.vision_encoder, "none")  # Pixels in -1..1, as by default.
+    text_tower = _text_tower(backbone.text_encoder, tokenizer, pooling="none", projection_dim=0)
+    head = backbone.siglip_head
+    options = {
+        "loss": "sigmoid",
+        "temperature": math.exp(np.float64(head.logit_scale)),
+        "bias": float(head.logit_bias),
+    }
+    return DualEncoder(image_tower, text_tower, options)
+
+
+def _text_tower(
+    encoder: keras.Model, tokenizer: keras.layers.Layer | None, **options: Any
+) -> TextTower:
+    length = encoder.max_sequence_length
+    preprocessor = tokenizer and TextPreprocessor(tokenizer, length, lowercase=True)
+    return TextTower(encoder, sequence_length=length, preprocessor=preprocessor, **options)
