@@ -34,6 +34,11 @@ def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
     return to_rgb(tf.io.decode_image(contents, channels=0, expand_animations=False), background)
 
 
+def decode_mask(contents: tf.Tensor) -> tf.Tensor:
+    """Decodes an encoded mask of 0 and 1 to black and white: scalar string -> [h, w, 1] uint8."""
+    return tf.io.decode_image(contents, channels=1, expand_animations=False) * 255
+
+
 def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
     """Makes RGB of grey, grey + alpha, RGB or RGBA pixels.
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
 IMAGE_KEYS = ("image", "image_features")
@@ -73,16 +74,17 @@ def preprocess(
     if text.dtype == tf.string:
         text = text_tower.preprocessor(_not_empty(text))
     token_ids = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
-    return {**preprocess_image(pair, image_tower, training), "text": token_ids}
+    image = preprocess_image(pair, image_tower.preprocessor, training)
+    return {**image, "text": token_ids}
 
 
-def preprocess_image(pair: Pairs, image_tower: ImageTower, training: bool = False) -> Pairs:
+def preprocess_image(pair: Pairs, preprocessor: ImagePreprocessor, training: bool = False) -> Pairs:
     """The image's part of `preprocess`: {"image"} or {"image_features"}, ready for the tower."""
     if "image_features" in pair:
         return {"image_features": finite(pair["image_features"], "image_features")}
     if pair["image"].dtype.is_floating:
         return {"image": finite(pair["image"], "image")}
-    images = image_tower.preprocessor(
+    images = preprocessor(
         pair["image"], training=training, seed=pair.get("seed"), names=_names(pair)
     )
     return {"image": images}

@@ -1,9 +1,11 @@
 """Evaluation as in the paper: pure functions over embeddings."""
 
+from keras_lit.evaluation import datasets, prompts
 from keras_lit.evaluation.encoding import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.evaluation.retrieval import retrieval_recall
+from keras_lit.evaluation.selection import Choice, select
 from keras_lit.evaluation.zero_shot import (
     Confusion,
     check_prompts,
@@ -13,14 +15,18 @@ from keras_lit.evaluation.zero_shot import (
 )
 
 __all__ = [
+    "Choice",
     "Confusion",
     "Images",
     "ImagesAndTexts",
     "check_prompts",
+    "datasets",
     "few_shot_accuracy",
     "linear_probe_accuracy",
     "multi_label_accuracy",
+    "prompts",
     "retrieval_recall",
+    "select",
     "zero_shot_accuracy",
     "zero_shot_confusions",
     "zero_shot_weights",

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_lit import distribution, pairs
 from keras_lit.model import LiT, unit_length
+from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower
 
 
@@ -23,6 +24,8 @@ class Images:
         columns: the names of what else to read.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
+        preprocessor: an `ImagePreprocessor` in place of the tower's own.
+        count: int, to take only so many images, from the first on.
 
     Raises:
         ValueError: a column is missing, or no images.
@@ -39,8 +42,15 @@ class Images:
         columns: tuple[str, ...] = ("label",),
         batch_size: int = 32,
         verbose: int = 0,
+        preprocessor: ImagePreprocessor | None = None,
+        count: int | None = None,
     ):
         self._rows = as_rows(data, columns)
+        if count is not None:
+            if _is_batched(self._rows.element_spec):
+                self._rows = self._rows.unbatch()
+            self._rows = self._rows.take(count)
+        self._preprocessor = preprocessor
         self._names = columns
         self._batch_size = batch_size
         self._verbose = verbose
@@ -79,10 +89,11 @@ class Images:
 
     def _encode(self, tower: ImageTower) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         pairs.check_image_spec(self._rows.element_spec, tower)
+        preprocessor = self._preprocessor or tower.preprocessor
 
         def ready(row: pairs.Pairs) -> pairs.Pairs:
             columns = {name: row[name] for name in self._names}
-            return {**columns, **pairs.preprocess_image(row, tower)}
+            return {**columns, **pairs.preprocess_image(row, preprocessor)}
 
         rows = self._rows.map(ready, tf.data.AUTOTUNE)
         if not _is_batched(self._rows.element_spec):

@@ -1,0 +1,274 @@
+"""The datasets of the paper's tables over TensorFlow Datasets, each a small record."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_lit import checks, images
+from keras_lit.evaluation import labels, prompts
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """How a dataset is evaluated.
+
+    Attributes:
+        builder: its name in TensorFlow Datasets, with config.
+        group: "imagenet", VTAB's "natural", "specialised" and "structured", or "retrieval".
+        split: what is evaluated, VTAB's test split where the dataset belongs to it.
+        validation: the split on which prompts and preprocessing are selected.
+        train: the split that few-shot probes draw from.
+        label: the feature that holds the label.
+        make_label: a function that makes the label of that feature, None for none.
+        names: the class names: the name of a set of `prompts.class_names`, a list, or None for the
+            dataset's own.
+        subset: "imagenet_a" or "imagenet_r", where the labels are ImageNet's but only some occur.
+        templates: names of sets of `prompts.templates`, the usual one first.
+        preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
+        several_labels: whether any of several labels is right (ReaL).
+        decode: a function from the encoded to the wanted image, None for none.
+        manual: how to get a dataset that does not download by itself.
+    """
+
+    builder: str
+    group: str
+    split: str = "test"
+    validation: str | None = None
+    train: str | None = None
+    label: str = "label"
+    make_label: Callable[[Any], tf.Tensor] | None = None
+    names: str | Sequence[str] | None = None
+    subset: str | None = None
+    templates: tuple[str, ...] = ("clip_80", "clip_best_7", "photo", "name")
+    preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
+    several_labels: bool = False
+    decode: Callable[[tf.Tensor], tf.Tensor] | None = None
+    manual: str = ""
+
+    def class_names(self) -> list[str]:
+        """The class names, in the order of the labels (of `classes`)."""
+        if isinstance(self.names, str):
+            return prompts.class_names(self.names)
+        if self.names is not None:
+            return list(self.names)
+        feature = tfds.builder(self.builder).info.features[self.label]
+        return [name.replace("_", " ") for name in feature.names]
+
+    def classes(self) -> list[int] | None:
+        """The labels that the class names stand for; None where these are 0, 1, 2..."""
+        return prompts.imagenet_subset(self.subset) if self.subset else None
+
+    def load(
+        self,
+        split: str | None = None,
+        data_dir: str | os.PathLike | None = None,
+        download: bool = False,
+    ) -> tf.data.Dataset:
+        """Reads the images and labels.
+
+        Args:
+            split: None for `split`; "train" and "validation" mean the attributes of these names,
+                anything else is a split of the dataset itself.
+            data_dir: where TensorFlow Datasets keeps its data.
+            download: bool, whether to download and prepare the dataset if need be.
+
+        Returns:
+            A tf.data.Dataset of {"image": scalar string (encoded) or uint8 pixels, "label":
+            scalar int64, or [16] padded with -1}, in the same order each time.
+
+        Raises:
+            FileNotFoundError: the dataset is not on the disk; the message says how to get it.
+            ValueError: it has no such split.
+        """
+        builder = tfds.builder(self.builder, data_dir=data_dir)
+        named = {None: self.split, "train": self.train, "validation": self.validation}
+        wanted = named.get(split, split)
+        if wanted is None:
+            raise ValueError(f"{self.builder} has no {split} split here.")
+        if download:
+            builder.download_and_prepare()
+        decoders = tfds.decode.PartialDecoding(
+            {"image": True, self.label: True}, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        try:
+            rows = builder.as_dataset(split=wanted, decoders=decoders, shuffle_files=False)
+        except AssertionError as error:  # What TensorFlow Datasets raises for data that is missing.
+            raise FileNotFoundError(
+                f"{self.builder} is not in {builder.data_path.parent}. "
+                + (self.manual or "Pass `download=True`, or run")
+                + f" `tfds build {self.builder}`."
+            ) from error
+        return rows.map(self._row, tf.data.AUTOTUNE)
+
+    def _row(self, example: Row) -> Row:
+        label = example[self.label]
+        label = self.make_label(label) if self.make_label else label
+        image = self.decode(example["image"]) if self.decode else example["image"]
+        return {"image": image, "label": tf.cast(label, tf.int64)}
+
+
+def get(name: str) -> Dataset:
+    """The record of a dataset.
+
+    Args:
+        name: one of `names()`.
+
+    Raises:
+        ValueError: an unknown name. (ObjectNet, which the paper reports too, is not in TensorFlow
+            Datasets and may only be evaluated on: read its folders with `tf.data`, name its 113
+            classes that ImageNet shares, and pass both to `zero_shot_accuracy`.)
+
+    Example:
+
+    >>> keras_lit.evaluation.datasets.get("imagenet_a").preprocessing
+    {'resize': 'crop', 'crop_fraction': 0.75}
+    """
+    checks.check_one_of(name, DATASETS, "name")
+    return DATASETS[name]
+
+
+def names(group: str | None = None) -> list[str]:
+    """The names of all datasets, or of those of a group."""
+    return [name for name, dataset in DATASETS.items() if group in (None, dataset.group)]
+
+
+_IMAGENET = {"group": "imagenet", "names": "imagenet2012"}
+_BY_HAND = "Download its archives by hand from {} into `manual_dir`, then run"
+_IMAGENET_BY_HAND = {"manual": _BY_HAND.format("image-net.org")}
+
+
+def _vtab(builder: str, group: str, own_templates: str, **settings: Any) -> Dataset:
+    templates = (own_templates, *Dataset.templates)
+    return Dataset(builder, group, templates=templates, **settings)
+
+
+def _natural(builder: str, train: str, validation: str, **settings: Any) -> Dataset:
+    name = builder.split("/")[0]
+    return _vtab(builder, "natural", name, train=train, validation=validation, **settings)
+
+
+_TRAIN_90 = {"train": "train[:90%]", "validation": "train[90%:]"}
+_TRAIN_80 = {"train": "train[:80%]", "validation": "train[80%:]"}
+_THREE = {"train": "train", "validation": "validation"}
+_60_20_20 = {"train": "train[:60%]", "validation": "train[60%:80%]", "split": "train[80%:]"}
+_80_10_10 = {"train": "train[:80%]", "validation": "train[80%:90%]", "split": "train[90%:]"}
+_NORB = {"train": "train", "validation": "test[:50%]", "split": "test[50%:]"}
+_CLEVR = {**_TRAIN_90, "split": "validation"}
+
+# Splits and labels of VTAB as in google-research/task_adaptation; groups as in the VTAB paper.
+DATASETS: dict[str, Dataset] = {
+    "imagenet2012": Dataset(
+        "imagenet2012", split="validation", train="train[:65000]", **_IMAGENET, **_IMAGENET_BY_HAND
+    ),
+    "imagenet_v2": Dataset("imagenet_v2", **_IMAGENET),
+    "imagenet_a": Dataset(
+        "imagenet_a",
+        "imagenet",
+        names="imagenet_a",
+        subset="imagenet_a",
+        preprocessing={"resize": "crop", "crop_fraction": 0.75},
+    ),
+    "imagenet_r": Dataset("imagenet_r", "imagenet", names="imagenet_r", subset="imagenet_r"),
+    "imagenet2012_real": Dataset(
+        "imagenet2012_real",
+        split="validation",
+        label="real_label",
+        make_label=labels.padded,
+        several_labels=True,
+        **_IMAGENET,
+        **_IMAGENET_BY_HAND,
+    ),
+    "caltech101": _natural("caltech101", **_TRAIN_90, names="caltech101"),
+    "cifar100": _natural("cifar100", **_TRAIN_90),
+    "dtd": _natural("dtd", **_THREE),
+    "oxford_flowers102": _natural("oxford_flowers102", **_THREE),
+    "oxford_iiit_pet": _natural("oxford_iiit_pet", **_TRAIN_80, names="oxford_iiit_pet"),
+    "sun397": _natural("sun397/tfds", **_THREE),
+    "svhn_cropped": _natural("svhn_cropped", **_TRAIN_90, names="svhn_cropped"),
+    "eurosat": _vtab("eurosat/rgb", "specialised", "eurosat", **_60_20_20, names="eurosat"),
+    "resisc45": _vtab(
+        "resisc45", "specialised", "resisc45", **_60_20_20, manual=_BY_HAND.format("its authors")
+    ),
+    "patch_camelyon": _vtab(
+        "patch_camelyon", "specialised", "patch_camelyon", **_THREE, names="patch_camelyon"
+    ),
+    "diabetic_retinopathy": _vtab(
+        "diabetic_retinopathy_detection/btgraham-300",
+        "specialised",
+        "diabetic_retinopathy",
+        **_THREE,
+        names="diabetic_retinopathy",
+        manual=_BY_HAND.format("Kaggle"),
+    ),
+    "clevr_count_all": _vtab(
+        "clevr",
+        "structured",
+        "clevr_count_all",
+        **_CLEVR,
+        label="objects",
+        make_label=labels.clevr_count,
+        names="clevr_count_all",
+    ),
+    "clevr_closest_object_distance": _vtab(
+        "clevr",
+        "structured",
+        "clevr_closest_object_distance",
+        **_CLEVR,
+        label="objects",
+        make_label=labels.clevr_distance,
+        names="clevr_closest_object_distance",
+    ),
+    "dmlab": _vtab("dmlab", "structured", "dmlab", **_THREE, names="dmlab"),
+    "dsprites_label_x_position": _vtab(
+        "dsprites",
+        "structured",
+        "dsprites_label_x_position",
+        **_80_10_10,
+        label="label_x_position",
+        make_label=labels.grouped(32, 16),
+        names=[f"{100 * (i + 0.5) / 16:.0f}" for i in range(16)],
+        decode=images.decode_mask,
+    ),
+    "dsprites_label_orientation": _vtab(
+        "dsprites",
+        "structured",
+        "dsprites_label_orientation",
+        **_80_10_10,
+        label="label_orientation",
+        make_label=labels.grouped(40, 16),
+        names=[f"{360 * i / 16:.0f} degrees" for i in range(16)],
+        decode=images.decode_mask,
+    ),
+    "kitti_closest_vehicle_distance": _vtab(
+        "kitti",
+        "structured",
+        "kitti_closest_vehicle_distance",
+        **_THREE,
+        label="objects",
+        make_label=labels.kitti_distance,
+        names="kitti_closest_vehicle_distance",
+    ),
+    "smallnorb_label_azimuth": _vtab(
+        "smallnorb",
+        "structured",
+        "smallnorb_label_azimuth",
+        **_NORB,
+        label="label_azimuth",
+        names=[f"{20 * i} degrees" for i in range(18)],
+    ),
+    "smallnorb_label_elevation": _vtab(
+        "smallnorb",
+        "structured",
+        "smallnorb_label_elevation",
+        **_NORB,
+        label="label_elevation",
+        names=[f"{30 + 5 * i} degrees" for i in range(9)],
+    ),
+    "coco_captions": Dataset("coco_captions", "retrieval"),
+}
