@@ -11,7 +11,7 @@ from keras_lit import distribution, pairs
 from keras_lit.pairs import Pairs
 from keras_lit.towers import ImageTower, TextTower
 
-KEYS = (*pairs.IMAGE_KEYS, "text")
+KEYS = (*pairs.IMAGE_KEYS, "text", "name", "image_tower")
 
 
 def for_training(
@@ -41,17 +41,23 @@ def for_training(
         result = pairs.preprocess(pair, image_tower, text_tower, training)
         return {**result, **{name: pair[name] for name in ("mask",) if name in pair}}
 
-    x = x.map(lambda pair: {name: pair[name] for name in (*KEYS, "name") if name in pair})
+    x = x.map(lambda pair: {name: pair[name] for name in KEYS if name in pair})
     x = x.enumerate().map(lambda i, pair: _check_size(i, pair, replicas if training else 1))
-    if training:
+    if training and "image" in x.element_spec:
         x = pairs.with_seeds(x, distribution.agreed(pairs.draw_seed()))
     return distribution.split_over_replicas(x.map(lambda pair: fill_up(pair, replicas)), ready)
 
 
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:
-    """Batches of [batch, height, width, 3] preprocessed images; see `LiT.encode_image`."""
+    """Batches of [batch, height, width, 3] preprocessed images; see `LiT.encode_image`.
+
+    Features [batch, feature_dim] stay what they are.
+    """
 
     def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> tf.Tensor:
+        if batch.dtype.is_floating and batch.shape.rank == 2:
+            pairs.check_features(batch, tower)
+            return pairs.finite(tf.cast(batch, tf.float32), "image_features")
         pairs.check_image(batch, tower)
         if batch.dtype.is_floating:
             return pairs.finite(batch, "image")

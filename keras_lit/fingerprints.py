@@ -20,7 +20,7 @@ _IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _AUGMENTATION = ("random_crop", "random_flip")
 
 
-def fingerprint(tower: ImageTower) -> Fingerprint:
+def fingerprint(tower: ImageTower) -> Fingerprint | None:
     """Tells apart the features of different image towers; the head is not part of it.
 
     Names of layers, initialisers and what is trainable do not count, nor do random crops and flips,
@@ -32,7 +32,7 @@ def fingerprint(tower: ImageTower) -> Fingerprint:
     Returns:
         {"architecture", "weights", "preprocessing"}: SHA-256 hashes in hexadecimal, and
         {"compute_dtype"}: as in "float32", or "bfloat16+float32" where layers differ.
-        For `ImageTower.from_features`, what that was given.
+        For `ImageTower.from_features`, what that was given, which may be None.
 
     Example:
 

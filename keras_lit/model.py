@@ -7,7 +7,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import batches, checks, distribution, dual_encoders, losses, micro_batches, pairs
+from keras_lit import (
+    batches,
+    checks,
+    distribution,
+    dual_encoders,
+    fingerprints,
+    losses,
+    micro_batches,
+    pairs,
+)
 from keras_lit.optimizers import Adafactor
 from keras_lit.towers import ImageTower, TextTower, Tower
 
@@ -364,7 +373,8 @@ class LiT(keras.Model):
             images: a list of file names (str or path), of encoded images (bytes) or of uint8 arrays
                 [height, width, channels], which may differ in size; or an array or tensor of
                 encoded images [n], uint8 pixels [n, height, width, channels] or preprocessed floats
-                [n, height, width, 3]; or a tf.data.Dataset of batches of these (but file names).
+                [n, height, width, 3] or precomputed features [n, feature_dim]; or a
+                tf.data.Dataset of batches of these (but file names).
             batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
@@ -397,7 +407,43 @@ class LiT(keras.Model):
         text = batches.of_text(text, self.text_tower, batch_size)
         return _embed(self.text_tower, text, verbose)
 
-    # Saving.
+    # Another image tower, and saving.
+
+    def with_image_tower(self, image_tower: ImageTower) -> "LiT":
+        """This model with the image tower whose features it was trained on, to encode and export.
+
+        Args:
+            image_tower: an `ImageTower` without a head; it receives this model's image head. Text
+                tower and image tower are shared with the new model, not copied.
+
+        Returns:
+            A `LiT`, not compiled, with this model's weights.
+
+        Raises:
+            ValueError: the features were another tower's, or it has a head already.
+
+        Example:
+
+        >>> text_tower = keras_lit.TextTower.from_size("Ti", vocabulary_size=100)
+        >>> model = keras_lit.LiT(keras_lit.ImageTower.from_features(8), text_tower)
+        >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
+        >>> model = model.with_image_tower(keras_lit.ImageTower(backbone))
+        >>> model.encode_image(np.zeros([2, 40, 40, 3], "uint8")).shape
+        (2, 8)
+        """
+        _check_same_features(self.image_tower, image_tower)
+        config = {name: value for name, value in self.get_config().items() if "tower" not in name}
+        tuning = config.pop("tuning")
+        with self.distribute_strategy.scope():
+            if self.image_tower.head is not None:
+                image_tower.add_head(self.image_tower.projection_dim)
+                image_tower.head.set_weights(self.image_tower.head.get_weights())
+            model = type(self)(image_tower, self.text_tower, tuning.replace("u", "U"), **config)
+        model.tuning = tuning
+        model.log_temperature.assign(self.log_temperature)
+        if self.loss_name == "sigmoid":
+            model.bias.assign(self.bias)
+        return model
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -447,6 +493,25 @@ def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
             "Image and text embeddings should have the same width. Received: image "
             f"{image_tower.embedding_dim}, text {text_tower.embedding_dim}. Give a tower a head "
             f"that fits, for example `TextTower(..., projection_dim={image_tower.embedding_dim})`."
+        )
+
+
+def _check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
+    if image_tower.head is not None:
+        raise ValueError(
+            "The image tower that is attached should have no head: the features are its pooled "
+            "output, and the model has its own head for them. Received `projection_dim`: "
+            f"{image_tower.projection_dim}."
+        )
+    expected, received = {"dim": stand_in.feature_dim}, {"dim": image_tower.feature_dim}
+    if (known := fingerprints.fingerprint(stand_in)) is not None:
+        expected |= known
+        received |= fingerprints.fingerprint(image_tower)
+    found = fingerprints.differences(expected, received)
+    if found:
+        raise ValueError(
+            "The image tower should be the one whose features the model was trained on. "
+            f"Differences: {'; '.join(found)}."
         )
 
 

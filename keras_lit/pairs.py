@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lit import fingerprints
+from keras_lit.backbones import features_only
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
@@ -65,8 +67,8 @@ def preprocess(
     """{"image" or "image_features", "text"} raw or not -> the same, ready for the towers.
 
     What is raw (strings, uint8 pixels) is preprocessed, what is not passes through, all is checked.
-    A "seed" decides random crops and flips, a string "name" is what an error calls a bad row by;
-    other keys are left out.
+    A "seed" decides random crops and flips, a string "name" is what an error calls a bad row by,
+    "image_tower" (from `features.load`) tells whose features they are; other keys are left out.
     """
     pair = {name: tf.convert_to_tensor(values) for name, values in pair.items()}
     check_spec(pair, image_tower, text_tower)
@@ -75,13 +77,17 @@ def preprocess(
         text = text_tower.preprocessor(_not_empty(text))
     token_ids = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
     image = preprocess_image(pair, image_tower.preprocessor, training)
+    if "image_features" in image and "image_tower" in pair:
+        features = _of_tower(image["image_features"], pair["image_tower"], image_tower)
+        image = {"image_features": features}
     return {**image, "text": token_ids}
 
 
 def preprocess_image(pair: Pairs, preprocessor: ImagePreprocessor, training: bool = False) -> Pairs:
     """The image's part of `preprocess`: {"image"} or {"image_features"}, ready for the tower."""
     if "image_features" in pair:
-        return {"image_features": finite(pair["image_features"], "image_features")}
+        features = finite(tf.cast(pair["image_features"], tf.float32), "image_features")
+        return {"image_features": features}
     if pair["image"].dtype.is_floating:
         return {"image": finite(pair["image"], "image")}
     images = preprocessor(
@@ -110,13 +116,23 @@ def check_image_spec(spec: Any, image_tower: ImageTower) -> None:
                 '"image_features" are for a locked image tower (`tuning` "L."), since a tower that '
                 'trains changes its features. Pass "image" instead.'
             )
-        _check_shape(spec["image_features"], (image_tower.feature_dim,), "image_features")
+        check_features(spec["image_features"], image_tower)
     else:
         check_image(spec["image"], image_tower)
 
 
+def check_features(spec: Any, image_tower: ImageTower) -> None:
+    """Raises ValueError unless features are floats as wide as the tower's."""
+    dtype = tf.as_dtype(spec.dtype)
+    if not dtype.is_floating:
+        raise ValueError(f"`image_features` should be floats. Received: {dtype.name}.")
+    _check_shape(spec, (image_tower.feature_dim,), "image_features")
+
+
 def check_image(spec: Any, image_tower: ImageTower) -> None:
     """Raises ValueError unless images are encoded, uint8 pixels or preprocessed."""
+    if image_tower.has_no_backbone:
+        raise ValueError(features_only.MESSAGE)
     dtype = tf.as_dtype(spec.dtype)
     if dtype.is_floating:
         _check_shape(spec, (*image_tower.preprocessor.image_size, 3), "image")
@@ -192,6 +208,23 @@ def _not_empty(text: tf.Tensor) -> tf.Tensor:
         [tf.debugging.Assert(tf.logical_not(tf.reduce_any(empty)), [message, rows])]
     ):
         return tf.identity(text)
+
+
+def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: ImageTower) -> tf.Tensor:
+    """Passes features on, and fails when they are not those of this tower."""
+    with tf.init_scope():
+        expected = fingerprints.fingerprint(tower)
+    if expected is None:
+        return features
+    message = (
+        "These features are of another image tower: its architecture, weights, preprocessing or "
+        "compute dtype differ from this model's. Precompute them with this model's tower. "
+        '`keras_lit.features.manifest(directory)["plan"]["tower"]` and '
+        "`keras_lit.fingerprints.fingerprint(model.image_tower)` show the differences."
+    )
+    same = tf.reduce_all(identities == fingerprints.identity(expected))
+    with tf.control_dependencies([tf.debugging.Assert(same, [message])]):
+        return tf.identity(features)
 
 
 def _names(pair: Pairs) -> tf.Tensor | None:

@@ -220,7 +220,8 @@ class ImageTower(Tower):
             LiT, for any other: pass one where the backbone was trained differently.
 
     Call arguments:
-        inputs: [batch, height, width, 3] float tensor of preprocessed images.
+        inputs: [batch, height, width, 3] float tensor of preprocessed images, or [batch,
+            feature_dim], their features (before the head).
         training: bool.
 
     Returns:
@@ -299,6 +300,11 @@ class ImageTower(Tower):
         Reference: the LiT paper, section 5.6.
         """
         return cls(FeaturesOnly(dim, fingerprint), "none", projection_dim, **kwargs)
+
+    def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
+        if len(inputs.shape) == 2:  # Features that were computed before.
+            return self.project(inputs)
+        return super().call(inputs, training=training)
 
     @property
     def has_no_backbone(self) -> bool:

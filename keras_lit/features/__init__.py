@@ -2,6 +2,6 @@
 
 from keras_lit.features.manifests import read as manifest
 from keras_lit.features.precomputing import precompute
-from keras_lit.features.reading import load, verify
+from keras_lit.features.reading import image_tower, load, verify
 
-__all__ = ["load", "manifest", "precompute", "verify"]
+__all__ = ["image_tower", "load", "manifest", "precompute", "verify"]

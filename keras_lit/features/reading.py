@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_lit import checks, fingerprints, pairs
 from keras_lit.features import manifests, tfrecords
+from keras_lit.towers import ImageTower
 
 SHUFFLE_BUFFER = 10_000
 ROWS_AT_A_TIME = 64
@@ -75,6 +76,24 @@ def load(
     if several == "all":
         return parsed
     return parsed.apply(tf.data.experimental.assert_cardinality(found["pairs"]))
+
+
+def image_tower(
+    directory: str | os.PathLike, split: str = "train", projection_dim: int | None = None
+) -> ImageTower:
+    """Stands for the tower that wrote a cache, which need not be in memory to train on it.
+
+    Args:
+        directory: where the features are.
+        split: str.
+        projection_dim: int, the width of a linear head. None or 0: no head.
+
+    Returns:
+        `ImageTower.from_features` of their width, which refuses those of another tower;
+        `LiT.with_image_tower` puts the real one in its place afterwards.
+    """
+    plan = manifests.read(directory, split)["plan"]
+    return ImageTower.from_features(plan["dim"], projection_dim, plan["tower"])
 
 
 def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Record:
