@@ -17,6 +17,7 @@ WORDS = 40
 IMAGE = {
     "VisionTransformer": lambda: backbones.VisionTransformer(SIZE, 8, 12, 2, 24, 3),
     "MLPMixer": lambda: backbones.MLPMixer(SIZE, 8, 12, 2, 6, 24),
+    "BiTResNet": lambda: backbones.BiTResNet((1, 1), 8, 4),
     "ViT": lambda: models.ViTBackbone((SIZE, SIZE, 3), 8, 1, 2, 12, 24),
     "DINOv2": lambda: models.DINOV2Backbone(8, 1, 12, 2, 24, image_shape=(SIZE, SIZE, 3)),
     "DINOv3": lambda: models.DINOV3Backbone(8, 1, 12, 3, 24, image_shape=(SIZE, SIZE, 3)),

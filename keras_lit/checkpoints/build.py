@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from keras_lit.backbones import BertEncoder, MLPMixer, TextTransformer, VisionTransformer
+from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
 from keras_lit.checkpoints.names import Array
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from keras_lit.towers import ImageTower, TextTower
@@ -24,6 +24,8 @@ def image_tower(arrays: Arrays, prefix: str = "", image_size: int | None = None)
     """
     if f"{prefix}stem/kernel" in arrays:
         return _mlp_mixer(arrays, prefix, image_size)
+    if f"{prefix}root_block/conv_root/kernel" in arrays:
+        return _bit_resnet(arrays, prefix, image_size)
     return _vision_transformer(arrays, prefix, image_size)
 
 
@@ -43,6 +45,18 @@ def _mlp_mixer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTowe
         own_size, tuple(patch), width, _count(arrays, block), tokens_dim, channels_dim
     )
     return ImageTower(backbone, "mean", _head(arrays, prefix), ImagePreprocessor(own_size))
+
+
+def _bit_resnet(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTower:
+    blocks = range(1, _count(arrays, f"{prefix}block", 1) + 1)
+    depths = tuple(_count(arrays, f"{prefix}block{i}/unit", 1) for i in blocks)
+    width = _shape(arrays, f"{prefix}root_block/conv_root/kernel", 4)[3]
+    return ImageTower(
+        BiTResNet(depths, width),
+        "mean",
+        _head(arrays, prefix),
+        ImagePreprocessor(image_size or 224),
+    )
 
 
 def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTower:
@@ -188,14 +202,14 @@ def _head(arrays: Arrays, prefix: str) -> int | None:
     )
 
 
-def _count(arrays: Arrays, prefix: str) -> int:
-    """How many numbers follow `prefix` in the names, 0, 1, 2, ... without a gap."""
+def _count(arrays: Arrays, prefix: str, first: int = 0) -> int:
+    """How many numbers follow `prefix` in the names, from `first` on without a gap."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)/")
     found = {int(match[1]) for name in arrays if (match := pattern.match(name))}
-    if found != set(range(len(found))) or not found:
+    if found != set(range(first, first + len(found))) or not found:
         raise ValueError(
-            f"The blocks {prefix + '*'!r} should be numbered 0, 1, 2, ... without a gap. Received: "
-            f"{sorted(found)}."
+            f"The blocks {prefix + '*'!r} should be numbered {first}, {first + 1}, ... without a "
+            f"gap. Received: {sorted(found)}."
         )
     return len(found)
 

@@ -20,10 +20,11 @@ def load_image_tower(
     """Loads a pretrained image tower, to be locked in a `LiT`.
 
     Args:
-        path: an `.npz` file of vit_jax or big_vision: a ViT (AugReg's and the original ones; pooled
-            by class token, mean or attention) or an MLP-Mixer.
+        path: an `.npz` file of vit_jax, big_vision or BiT: a ViT (AugReg's and the original ones;
+            pooled by class token, mean or attention), an MLP-Mixer or a BiT ResNet.
         image_size: int, the image's side in pixels, where it should not be the file's: a ViT's
-            position embeddings are resampled.
+            position embeddings are resampled. A BiT takes any size (by default 224), an MLP-Mixer
+            no other.
         head: bool, whether to keep the file's linear head. In pretraining that is a classifier, so
             it is left out by default, as in LiT.
 

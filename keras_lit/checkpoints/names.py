@@ -18,6 +18,19 @@ _RENAMES = [
         # Before flax.linen all modules of a block were counted together: 0, 1, 2, 3.
         (r"(encoderblock_\d+)/LayerNorm_2/", r"\1/LayerNorm_1/"),
         (r"(encoderblock_\d+)/(MlpBlock|MultiHeadDotProductAttention)_\d+/", r"\1/\2_0/"),
+        # BiT's own files.
+        (r"/standardized_conv2d(_\d+|)/", "/"),
+        (r"^(img/|)resnet/root_block/kernel$", r"\1root_block/conv_root/kernel"),
+        (r"^(img/|)resnet/head/conv2d/", r"\1head/"),
+        (r"^(img/|)resnet/group_norm/", r"\1norm-pre-head/"),
+        (r"^(img/|)resnet/(block\d+/unit\d+)/a/proj/", r"\1\2/conv_proj/"),
+        *(
+            (rf"^(img/|)resnet/(block\d+/unit\d+)/{letter}/{old}", rf"\1\2/{new}{i}/")
+            for i, letter in enumerate("abc", 1)
+            for old, new in (("group_norm/", "gn"), ("", "conv"))
+        ),
+        (r"(/gn\d|norm-pre-head)/gamma$", r"\1/scale"),
+        (r"(/gn\d|norm-pre-head)/beta$", r"\1/bias"),
         # ViT-g's attention pooling was once part of the model itself.
         (
             r"^(img/|)(probe$|(?:MlpBlock|MultiHeadDotProductAttention|LayerNorm)_0/)",
@@ -25,6 +38,7 @@ _RENAMES = [
         ),
     )
 ]
+_GROUP_NORM = re.compile(r"(/gn\d|norm-pre-head)/(scale|bias)$")
 
 
 class Array(NamedTuple):
@@ -69,8 +83,20 @@ def canonical(archive: Archive) -> dict[str, Array]:
                 f"{archive.path} holds {arrays[new].name!r} and {name!r}, which are the same "
                 "array in different layouts. Expected one layout."
             )
-        arrays[new] = Array(name, shape, lambda name=name: archive.read(name))
+        shape = _shape_now(new, shape)
+        arrays[new] = Array(
+            name, shape, lambda name=name, shape=shape: archive.read(name).reshape(shape)
+        )
     return _with_single_positions(arrays)
+
+
+def _shape_now(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """BiT's own files have group norms without the leading axes, and a convolution as head."""
+    if len(shape) == 1 and _GROUP_NORM.search(name):
+        return (1, 1, 1, *shape)
+    if len(shape) == 4 and shape[:2] == (1, 1) and name.removeprefix("img/") == "head/kernel":
+        return shape[2:]
+    return shape
 
 
 def _with_single_positions(arrays: dict[str, Array]) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_lit.backbones import BertEncoder, MLPMixer, TextTransformer, VisionTransformer
+from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
 from keras_lit.model import LiT
 from keras_lit.towers import Tower
 
@@ -83,6 +83,26 @@ def _mlp_mixer(backbone: MLPMixer) -> Slots:
             for k, dense in enumerate(block.mlps[j]):
                 yield from _dense(f"MixerBlock_{i}/{mixing}/Dense_{k}", dense)
     yield from _norm("pre_head_layer_norm", backbone.get_layer("layer_norm"))
+
+
+def _bit_resnet(backbone: BiTResNet) -> Slots:
+    layers = {layer.name: layer for layer in backbone.layers}
+    yield "root_block/conv_root/kernel", _as_it_is(layers["conv_root"].kernel)
+    yield from _group_norm("norm-pre-head", layers["norm_pre_head"])
+    for i, depth in enumerate(backbone.depths, 1):
+        for j in range(1, depth + 1):
+            unit, prefix = f"block{i}/unit{j:02d}", f"block{i}_unit{j:02d}"
+            for name in ("conv1", "conv2", "conv3", "conv_proj"):
+                if f"{prefix}_{name}" in layers:
+                    yield f"{unit}/{name}/kernel", _as_it_is(layers[f"{prefix}_{name}"].kernel)
+            for name in ("gn1", "gn2", "gn3"):
+                yield from _group_norm(f"{unit}/{name}", layers[f"{prefix}_{name}"])
+
+
+def _group_norm(prefix: str, layer: keras.layers.GroupNormalization) -> Slots:
+    shape = (1, 1, 1, *layer.gamma.shape)
+    yield f"{prefix}/scale", Slot(layer.gamma, shape)
+    yield f"{prefix}/bias", Slot(layer.beta, shape)
 
 
 def _text_transformer(backbone: TextTransformer) -> Slots:
@@ -181,6 +201,7 @@ def _flat(variable: keras.Variable) -> tuple[int, ...]:
 _BACKBONES: dict[type, Callable[[Any], Slots]] = {
     VisionTransformer: _vision_transformer,
     MLPMixer: _mlp_mixer,
+    BiTResNet: _bit_resnet,
     TextTransformer: _text_transformer,
     BertEncoder: _bert_encoder,
 }
