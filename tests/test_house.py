@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import importlib
 import pathlib
 import pkgutil
@@ -114,6 +115,16 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     ].shape == (2, 2)
     assert pathlib.Path("models/lit/1/saved_model.pb").exists()
     assert len(list(names["pairs"])) == 1
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *ROOT.glob("docs/*.md")], ids=lambda p: p.name
+)
+def test_documents_name_what_exists(path):
+    found = re.findall(r"keras_lit((?:\.\w+)+)", path.read_text())
+    assert found
+    for name in found:
+        functools.reduce(getattr, name.split(".")[1:], keras_lit)
 
 
 def test_another_backend_is_refused(monkeypatch):
