@@ -29,10 +29,22 @@ def test_workers(photos, tmp_path):
     assert (tmp_path / "model.keras").stat().st_size > 1000
 
 
+def test_find_duplicates(photos, tmp_path):
+    (photos / "even" / "copy.png").write_bytes((photos / "odd" / "1.png").read_bytes())
+    with (photos / "captions.csv").open("a") as table:
+        table.write("\neven/copy.png,the same again")
+    arguments = f"--source {photos} --hash-only --max-distance 0 --output {tmp_path}"
+    run("find_duplicates.py", arguments, tmp_path)
+    assert (tmp_path / "drop.txt").read_text() == f"{photos}/even/copy.png\n"
+    best = json.loads((tmp_path / "duplicates.json").read_text())[0]
+    assert best["reference"].endswith("odd/1.png") and best["score"] == 1
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "cases"),
     [
         ("loss", "--batches 16 --dims 8 --dtypes bfloat16 --replicas 1 2", 5),
+        ("duplicates", "--images 6000", 4),
         ("train_step", "--batch 4 --rounds 1", 3),
     ],
 )

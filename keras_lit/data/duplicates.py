@@ -1,0 +1,315 @@
+"""Near-duplicates of images: by perceptual hash and by embedding, in less than quadratic time.
+
+The paper removed from its training images those that occur in its test sets (section 5.5, Appendix
+K): match the images to train on (queries) against the test images (references), and drop the
+queries that `Matches.queries` names. Without references the images are matched with each other.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import checks
+from keras_lit.data.filters import Filter
+from keras_lit.images import decode_image, to_rgb
+
+_QUERIES = 4096  # searched for at a time
+_EXACT_BELOW = 5_000  # so few references need no cells
+
+
+@dataclass
+class Matches:
+    """Pairs of images that look the same.
+
+    Args:
+        queries: [n] int64 rows of the queries, ascending.
+        references: [n] int64 rows of the references (of the queries where there were none; then
+            below `queries`).
+        scores: [n] float32, the cosine similarity or the part of equal bits; 1 is equal.
+    """
+
+    queries: np.ndarray
+    references: np.ndarray
+    scores: np.ndarray
+
+    def __or__(self, other: "Matches") -> "Matches":
+        """What either found; of what both found this one's score."""
+        pairs = np.stack(
+            [np.concatenate(sides) for sides in zip(self._rows(), other._rows(), strict=True)]
+        )
+        unique, first = np.unique(pairs, axis=1, return_index=True)
+        return Matches(*unique, np.concatenate([self.scores, other.scores])[first])
+
+    def report(
+        self, query_names: Iterable[str], reference_names: Iterable[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """One {"query", "reference", "score"} a match, by the images' names, best first."""
+        queries = list(query_names)
+        references = queries if reference_names is None else list(reference_names)
+        order = np.argsort(-self.scores, kind="stable")
+        rows = zip(self.queries[order], self.references[order], self.scores[order], strict=True)
+        return [
+            {"query": queries[q], "reference": references[r], "score": round(float(score), 4)}
+            for q, r, score in rows
+        ]
+
+    def groups(self, images: int) -> np.ndarray:
+        """[images] int: images that matches within one set connect have the same number."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        links = coo_array((np.ones(len(self.queries)), self._rows()), shape=(images, images))
+        return connected_components(links, directed=False)[1]
+
+    def repeats(self, images: int) -> np.ndarray:
+        """The rows to drop so that the first of each group stays: matches within one set."""
+        groups = self.groups(images)
+        first = np.unique(groups, return_index=True)[1]
+        return np.setdiff1d(np.arange(images), first)
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.queries, self.references
+
+
+def not_named(names: Iterable[str]) -> Filter:
+    """A filter that drops the pairs with one of these "name"s.
+
+    Example:
+
+    >>> rule = keras_lit.data.duplicates.not_named(["photos/a.jpg"])
+    >>> bool(rule.keep({"name": tf.constant("photos/a.jpg")}))
+    False
+    """
+    dropped = tf.constant(sorted(set(names)), tf.string)
+    values = tf.ones_like(dropped, tf.int32)
+    initializer = tf.lookup.KeyValueTensorInitializer(dropped, values)
+    table = tf.lookup.StaticHashTable(initializer, default_value=0)
+    return Filter("no duplicate", lambda pair: table.lookup(pair["name"]) == 0)
+
+
+def perceptual_hashes(
+    images: Iterable[Any] | tf.data.Dataset, hash_size: int = 16, mirrored: bool = False
+) -> np.ndarray:
+    """Perceptual hashes (the signs of an image's lowest frequencies), as a stream.
+
+    Args:
+        images: encoded images (bytes or scalar string tensors) or uint8 pixels [height, width,
+            channels]; or an unbatched tf.data.Dataset of these or of pairs with an "image".
+        hash_size: int, the root of the number of bits, a multiple of 4.
+        mirrored: bool, whether to hash the mirror images: matched against the hashes of others as
+            they are, they find what was mirrored.
+
+    Returns:
+        [n, hash_size**2 / 8] uint8 array.
+
+    Raises:
+        ValueError: `hash_size` is no multiple of 4.
+        tf.errors.InvalidArgumentError: an image does not decode.
+
+    Example:
+
+    >>> keras_lit.data.duplicates.perceptual_hashes(np.zeros([2, 8, 8, 3], "uint8")).shape
+    (2, 32)
+
+    Reference: `imagehash.phash` of the package ImageHash.
+    """
+    if hash_size % 4:
+        raise ValueError(f"`hash_size` should be a multiple of 4. Received: {hash_size}.")
+    try:
+        import imagehash
+        from PIL import Image
+    except ImportError as error:
+        raise _missing("imagehash") from error
+    hashes = []
+    for image in images:
+        image = image["image"] if isinstance(image, dict) else image
+        image = tf.convert_to_tensor(image)
+        pixels = (decode_image if image.dtype == tf.string else to_rgb)(image).numpy()
+        picture = Image.fromarray(pixels[:, ::-1] if mirrored else pixels)
+        hashes.append(np.packbits(imagehash.phash(picture, hash_size).hash))
+    return np.array(hashes, np.uint8).reshape(len(hashes), hash_size**2 // 8)
+
+
+def match_hashes(
+    queries: np.ndarray, references: np.ndarray | None = None, max_distance: int = 32
+) -> Matches:
+    """All hashes that differ in at most `max_distance` bits, exactly.
+
+    The bits are cut into so many pieces that two near hashes agree in one of them but for one bit;
+    only those that do are compared (multi-index hashing). Of several references with the same hash
+    the first stands for all; memory grows with the hashes and the matches.
+
+    Args:
+        queries: [n, bytes] uint8 array from `perceptual_hashes`.
+        references: [m, bytes] uint8 array; None: match the queries with each other.
+        max_distance: int, in bits, at most a sixth of their number.
+
+    Returns:
+        `Matches`; scores are the part of equal bits.
+
+    Raises:
+        ValueError: the widths differ, or `max_distance` is too large for an exact search.
+
+    Example:
+
+    >>> hashes = np.array([[0, 0, 0], [255, 255, 255], [0, 0, 1]], "uint8")
+    >>> keras_lit.data.duplicates.match_hashes(hashes, max_distance=2)
+    Matches(queries=array([2]), references=array([0]), scores=array([0.958...], dtype=float32))
+    """
+    faiss = _faiss()
+    found, against = _check_widths(queries, references, np.uint8)
+    bits = 8 * found.shape[1]
+    pieces = max_distance // 2 + 1  # with one flipped bit each: exact up to 2 * pieces - 1
+    if not 0 <= max_distance <= bits // 6:
+        raise ValueError(
+            f"`max_distance` should be from 0 to {bits // 6}, a sixth of the {bits} bits. "
+            f"Received: {max_distance}."
+        )
+    different, first, inverse = np.unique(against, axis=0, return_index=True, return_inverse=True)
+    index = faiss.IndexBinaryMultiHash(bits, pieces, min(bits // pieces, 24))
+    index.nflip = 1
+    index.add(different)
+    parts = []
+    for start in range(0, len(found), _QUERIES):
+        limits, distances, rows = index.range_search(
+            np.ascontiguousarray(found[start : start + _QUERIES]), max_distance + 1
+        )
+        rows_of_queries = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(int)))
+        parts.append((rows_of_queries, first[rows], 1 - distances / bits))
+    if references is None:  # Equal hashes were one to the index.
+        inverse = inverse.ravel()
+        parts.append((np.arange(len(found)), first[inverse], np.ones(len(found))))
+    return _matches(parts, within=references is None)
+
+
+def match_embeddings(
+    queries: np.ndarray,
+    references: np.ndarray | None = None,
+    min_similarity: float = 0.9,
+    whiten: float | None = None,
+    neighbours: int = 10,
+    probes: int = 16,
+) -> Matches:
+    """Embeddings whose cosine similarity is at least `min_similarity`.
+
+    The references are divided into cells around some 4 * sqrt(n) centres, and a query is compared
+    with those in its `probes` nearest cells, in time n ** 1.5. Up to 5,000 references are all
+    compared. Memory: 2 bytes for each number of the references, beside the arrays passed in.
+
+    Args:
+        queries: [n, dim] float array of embeddings, of a tower for example. May be a
+            `np.memmap`; parts are read as they are needed.
+        references: [m, dim] float array; None: match the queries with each other.
+        min_similarity: float, the smallest cosine similarity of a match.
+        whiten: float, take the mean of all away and even their directions out before the
+            comparison, which tells images apart that a tower finds much alike. The number is what
+            is added to the variances, in multiples of their mean: 0.1 is strong, 10 weak. Some
+            hundred images or more should be there to estimate them.
+        neighbours: int, at most so many matches for each query.
+        probes: int, how many cells to look into: more find more of the distant ones.
+
+    Returns:
+        `Matches`; scores are cosine similarities.
+
+    Raises:
+        ValueError: the widths differ, or an embedding is NaN.
+
+    Example:
+
+    >>> embeddings = np.array([[1, 0], [0, 1], [1, 0.1]])
+    >>> keras_lit.data.duplicates.match_embeddings(embeddings)
+    Matches(queries=array([2]), references=array([0]), scores=array([0.995...], dtype=float32))
+    """
+    faiss = _faiss()
+    found, against = _check_widths(queries, references, None)
+    prepare = _whitening((found, against), whiten) if whiten is not None else _unit_length
+    count, dim = against.shape
+    cells = 1 if count <= _EXACT_BELOW else int(4 * count**0.5)
+    quantizer = faiss.IndexFlatIP(dim)
+    index = faiss.IndexIVFScalarQuantizer(
+        quantizer, dim, cells, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
+    )
+    index.cp.niter, index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 5, 1, 40
+    index.nprobe = min(probes, cells)
+    index.train(prepare(against[:: max(1, count // (40 * cells))]))
+    for start in range(0, count, _QUERIES):
+        index.add(prepare(against[start : start + _QUERIES]))
+    parts = []
+    wanted = min(count, neighbours + (references is None))
+    for start in range(0, len(found), _QUERIES):
+        rows = prepare(found[start : start + _QUERIES])
+        similarities, near = index.search(rows, wanted)
+        # Half precision misses by less than 0.002.
+        query, column = np.nonzero((similarities > min_similarity - 0.002) & (near >= 0))
+        reference = near[query, column]
+        for part in np.array_split(np.arange(len(query)), 1 + len(query) // _QUERIES):
+            exact = np.einsum("nd,nd->n", rows[query[part]], prepare(against[reference[part]]))
+            close = exact >= min_similarity
+            parts.append((start + query[part][close], reference[part][close], exact[close]))
+    return _matches(parts, within=references is None)
+
+
+def _matches(parts: list[tuple[np.ndarray, ...]], within: bool) -> Matches:
+    """Joins parts; within one set each pair once, the later row as the query."""
+    if not parts:
+        parts = [(np.zeros(0, np.int64),) * 3]
+    queries, references, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if within:
+        queries, references = np.maximum(queries, references), np.minimum(queries, references)
+        different = queries != references
+        queries, references, scores = (x[different] for x in (queries, references, scores))
+    matches = Matches(
+        queries.astype(np.int64), references.astype(np.int64), scores.astype(np.float32)
+    )
+    none = Matches(*(x[:0] for x in (matches.queries, matches.references, matches.scores)))
+    return matches | none
+
+
+def _whitening(embeddings: tuple[np.ndarray, ...], penalty: float) -> Any:
+    sample = np.concatenate([rows[:: max(1, len(rows) // 10_000)] for rows in embeddings])
+    mean = sample.mean(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(sample.T).reshape([sample.shape[1]] * 2))
+    deviations = np.sqrt(np.maximum(variances, 0) + penalty * variances.mean())
+    kernel = (directions / deviations @ directions.T).astype(np.float32)
+    return lambda rows: _unit_length((rows - mean) @ kernel)
+
+
+def _unit_length(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError("Embeddings should be finite. Received NaN or infinite values.")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.ascontiguousarray(rows / np.maximum(lengths, 1e-12))
+
+
+def _check_widths(
+    queries: np.ndarray, references: np.ndarray | None, dtype: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    against = queries if references is None else references
+    for name, rows in (("queries", queries), ("references", against)):
+        checks.check_rank(tf.TensorSpec(rows.shape), 2, name, "one row an image")
+        if dtype is not None and rows.dtype != dtype:
+            raise ValueError(f"`{name}` should be uint8 hashes. Received: {rows.dtype}.")
+    if queries.shape[1] != against.shape[1]:
+        raise ValueError(
+            "Queries and references should have the same width, that of one tower or one hash. "
+            f"Received: {queries.shape} and {against.shape}."
+        )
+    return queries, against
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise _missing("faiss-cpu") from error
+    return faiss
+
+
+def _missing(package: str) -> ImportError:
+    return ImportError(
+        f"Looking for duplicates needs the package {package}. Run `pip install 'keras_lit[data]'`."
+    )
