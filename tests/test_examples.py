@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.small import make_model
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 pytestmark = pytest.mark.slow
@@ -52,3 +54,13 @@ def test_benchmarks(script, arguments, cases, tmp_path):
     run(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json", tmp_path)
     results = json.loads((tmp_path / "out.json").read_text())
     assert len(results) == cases and all(result["seconds"] > 0 for result in results)
+
+
+def test_evaluate(photos, tmp_path):
+    make_model().save(tmp_path / "model.keras")
+    arguments = f"model.keras --datasets {photos} cifar100 --data-dir {tmp_path} --output report"
+    printed = run("evaluate.py", arguments, tmp_path)
+    assert "text_to_image_recall@1" in printed and "left out: cifar100 is not in" in printed
+    record = json.loads((tmp_path / "report" / "results.json").read_text())[0]
+    assert record["count"] == 80 and "image_retrieval_recall@5" in record["metrics"]
+    assert (tmp_path / "report" / "report.html").read_text().count("data:image/png") == 8 * 5

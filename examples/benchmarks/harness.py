@@ -26,7 +26,7 @@ def measure(step: Callable[[], Any], repeats: int) -> dict[str, float]:
         step()
         seconds.append(time.perf_counter() - start)
     return {
-        "seconds": statistics.median(seconds[1:]),  # The first one traces or compiles.
+        "seconds": statistics.median(seconds[1:] or seconds),  # The first one traces or compiles.
         "growth_mb": max(0.0, _memory("VmHWM") - before),
     }
 

@@ -4,8 +4,10 @@ from keras_lit.evaluation import datasets, prompts
 from keras_lit.evaluation.encoding import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.multi_label import multi_label_accuracy
+from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.retrieval import retrieval_recall
-from keras_lit.evaluation.selection import Choice, select
+from keras_lit.evaluation.running import Result, classify, retrieve
+from keras_lit.evaluation.selection import Choice, preprocessor, select
 from keras_lit.evaluation.zero_shot import (
     Confusion,
     check_prompts,
@@ -19,13 +21,18 @@ __all__ = [
     "Confusion",
     "Images",
     "ImagesAndTexts",
+    "Result",
     "check_prompts",
+    "classify",
     "datasets",
     "few_shot_accuracy",
     "linear_probe_accuracy",
     "multi_label_accuracy",
+    "preprocessor",
     "prompts",
+    "report",
     "retrieval_recall",
+    "retrieve",
     "select",
     "zero_shot_accuracy",
     "zero_shot_confusions",

@@ -47,9 +47,7 @@ class Images:
     ):
         self._rows = as_rows(data, columns)
         if count is not None:
-            if _is_batched(self._rows.element_spec):
-                self._rows = self._rows.unbatch()
-            self._rows = self._rows.take(count)
+            self._rows = self.rows().take(count)
         self._preprocessor = preprocessor
         self._names = columns
         self._batch_size = batch_size
@@ -60,6 +58,11 @@ class Images:
     def __getitem__(self, column: str) -> np.ndarray:
         """A column: [n] array, in the order of the latest embeddings."""
         return self._columns[column]
+
+    def rows(self) -> tf.data.Dataset:
+        """The data as it is, a row at a time."""
+        rows = self._rows
+        return rows.unbatch() if _is_batched(rows.element_spec) else rows
 
     def forget(self) -> None:
         """Drops what a locked tower has computed."""

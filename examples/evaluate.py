@@ -1,0 +1,116 @@
+"""Evaluates a saved LiT on datasets and writes a report.
+
+    python examples/evaluate.py runs/quickstart/model.keras --datasets tux_paint_stamps
+    python examples/evaluate.py MODEL --datasets cifar100 oxford_iiit_pet coco_captions --download
+    python examples/evaluate.py MODEL --datasets natural --select   # VTAB-natural, App. I.2
+    python examples/evaluate.py MODEL --datasets photos             # a folder, see the README
+
+Names of `keras_lit.evaluation.datasets` (or of their groups: imagenet, natural, specialised,
+structured) are evaluated as the paper does; anything else that `keras_lit.data.image_text_pairs`
+reads is evaluated for retrieval. Writes results.json and report.html to --output.
+"""
+
+import argparse
+import pathlib
+
+import keras
+import tensorflow_datasets as tfds
+
+import keras_lit
+from keras_lit import evaluation
+
+PREPROCESSING = {"plain": {}, "crop": {"resize": "crop", "crop_fraction": 0.875}}
+
+
+def main() -> None:
+    """Evaluates on one dataset after the other; one that is missing does not stop the rest."""
+    args = parse_arguments()
+    model = keras.saving.load_model(args.model)
+    names = []
+    for name in args.datasets:
+        names += evaluation.datasets.names(name) or [name]
+    results, missing = [], []
+    for name in names:
+        try:
+            result = evaluate(model, name, args)
+        except FileNotFoundError as error:
+            missing.append(str(error))
+            continue
+        results.append(result)
+        print(
+            f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in result.metrics.items()), flush=True
+        )
+    for message in missing:
+        print(f"left out: {message}")
+    if not results:
+        raise SystemExit("Nothing was evaluated.")
+    title = f"Evaluation of {args.model.name}"
+    print(f"written to {evaluation.report(results, args.output, title, str(args.model))}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=pathlib.Path, help="a .keras file")
+    parser.add_argument("--datasets", nargs="+", required=True)
+    parser.add_argument("--split", help="another than the usual one (test, for retrieval)")
+    parser.add_argument("--templates", help="a set of keras_lit.evaluation.prompts")
+    parser.add_argument("--select", action="store_true", help="choose on validation images")
+    parser.add_argument("--count", type=int, help="only so many images")
+    parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data")
+    parser.add_argument("--download", action="store_true")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/evaluation"))
+    return parser.parse_args()
+
+
+def evaluate(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evaluation.Result:
+    """Zero-shot classification, or retrieval for what has captions."""
+    records = evaluation.datasets.DATASETS
+    if name not in records or records[name].group == "retrieval":
+        return retrieve(model, name, args)
+    dataset = records[name]
+    class_names, options = dataset.class_names(), dataset.preprocessing
+    templates = args.templates or dataset.templates[0]
+    if args.select and dataset.validation:
+        best = evaluation.select(
+            model,
+            dataset.load("validation", args.data_dir, args.download),
+            {"own": class_names},
+            {key: evaluation.prompts.templates(key) for key in dataset.templates},
+            PREPROCESSING,
+            classes=dataset.classes(),
+        )[0]
+        print(f"{name}, on validation images: {best}")
+        templates, options = best.templates, PREPROCESSING[best.preprocessing]
+    images = evaluation.Images(
+        dataset.load(args.split, args.data_dir, args.download),
+        preprocessor=evaluation.preprocessor(model, options),
+        count=args.count,
+        verbose=1,
+    )
+    return evaluation.classify(
+        model,
+        images,
+        class_names,
+        evaluation.prompts.templates(templates),
+        name,
+        dataset.classes(),
+        dataset.several_labels,
+    )
+
+
+def retrieve(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evaluation.Result:
+    """Retrieval on the pairs of a folder, a table or a TensorFlow dataset."""
+    is_files = pathlib.Path(name).exists()
+    if not is_files and not args.download:
+        builder = tfds.builder(name, data_dir=args.data_dir)
+        if not builder.data_path.exists():
+            raise FileNotFoundError(f"{name} is not in {builder.data_path}. Pass --download.")
+    split = args.split or ("train" if is_files else "test")
+    pairs = keras_lit.data.image_text_pairs(name, split, data_dir=args.data_dir)
+    pairs = pairs.take(args.count) if args.count else pairs
+    return evaluation.retrieve(model, evaluation.ImagesAndTexts(pairs, verbose=1), name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Results as JSON with CLIP_benchmark's keys, and as one page of HTML that needs nothing else."""
+
+import base64
+import html
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_lit.evaluation import sheets
+from keras_lit.evaluation.running import Result
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; background: #fff }
+h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #eee }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+.sheet td { border: 0; padding: .2rem } .sheet td:first-child { max-width: 16rem }
+.sheet img { display: block; border: 4px solid #ccc; border-radius: 3px }
+.sheet img.right { border-color: #228b3c } .sheet small, .note { color: #666 }
+"""
+
+
+def report(
+    results: Sequence[Result],
+    directory: str | os.PathLike,
+    title: str = "Evaluation",
+    model: str = "",
+) -> pathlib.Path:
+    """Writes `results.json` and `report.html`.
+
+    Args:
+        results: what `classify` and `retrieve` return.
+        directory: where to write; made if need be.
+        title: str, the title of the page.
+        model: str, the name of the model.
+
+    Returns:
+        The path of the page, one file that opens without a network.
+
+    Raises:
+        ValueError: no results.
+
+    Example:
+
+    >>> import tempfile
+    >>> result = keras_lit.evaluation.Result(
+    ...     "pets", "zeroshot_classification", {"accuracy@1": 0.5}, count=10)
+    >>> keras_lit.evaluation.report([result], tempfile.mkdtemp()).name
+    'report.html'
+    """
+    if not results:
+        raise ValueError("There should be at least one result to report. Received none.")
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    records = [_record(result, model) for result in results]
+    (directory / "results.json").write_text(json.dumps(records, indent=2) + "\n")
+    page = directory / "report.html"
+    body = "".join(map(_section, results))
+    head = f"<h1>{html.escape(title)}</h1>" + (f"<p>{html.escape(model)}</p>" if model else "")
+    page.write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
+        f"</title><style>{_STYLE}</style></head><body>{head}{_summary(results)}{body}</body></html>\n",
+        encoding="utf-8",
+    )
+    return page
+
+
+def benchmark_key(name: str) -> str:
+    """The name of a metric in CLIP_benchmark, which names a retrieval after what is found."""
+    name = re.sub(r"^accuracy@(\d+)$", r"acc\1", name)
+    return name.replace("text_to_image_", "image_retrieval_").replace(
+        "image_to_text_", "text_retrieval_"
+    )
+
+
+def _record(result: Result, model: str) -> dict[str, Any]:
+    return {
+        "dataset": result.dataset,
+        "model": model,
+        "task": result.task,
+        "language": "en",
+        "metrics": {benchmark_key(name): value for name, value in result.metrics.items()},
+        "count": result.count,
+        "settings": result.settings,
+        "confusions": result.confusions,
+    }
+
+
+def _summary(results: Sequence[Result]) -> str:
+    rows = []
+    for result in results:
+        name = next(iter(result.metrics))
+        rows.append((result.dataset, _words(name), _value(name, result.metrics[name])))
+    return _table(("dataset", "metric", "value"), rows)
+
+
+def _section(result: Result) -> str:
+    settings = ", ".join(
+        f"{name.replace('_', ' ')}: {value}" for name, value in result.settings.items()
+    )
+    note = html.escape(f"{result.task}, {result.count} images; {settings}")
+    parts = [
+        f"<h2>{html.escape(result.dataset)}</h2>",
+        f'<p class="note">{note}</p>',
+        _table(("metric", "value"), [(_words(n), _value(n, v)) for n, v in result.metrics.items()]),
+    ]
+    if result.confusions:
+        rows = [(a, b, str(n), f"{100 * part:.1f}%") for a, b, n, part in result.confusions]
+        parts.append("<h3>Worst confusions</h3>")
+        parts.append(_table(("class", "taken for", "images", "of the class"), rows))
+    if result.sheet:
+        parts.append("<h3>Nearest pictures</h3>" + "".join(_sheet(result.sheet)))
+    return "".join(parts)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cell(text: str) -> str:
+        kind = ' class="number"' if re.fullmatch(r"[\d.]+%?", text) else ""
+        return f"<td{kind}>{html.escape(text)}</td>"
+
+    lines = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
+    titles = "".join(f"<th>{html.escape(text)}</th>" for text in head)
+    return f"<table><tr>{titles}</tr>{lines}</table>"
+
+
+def _sheet(rows: Sequence[sheets.SheetRow]) -> list[str]:
+    lines = ['<table class="sheet">']
+    for row in rows:
+        cells = [f"<td>{html.escape(row.query)}</td>"]
+        for hit in row.hits:
+            png = base64.b64encode(tf.io.encode_png(hit.pixels).numpy()).decode()
+            kind, text = ("right", "right") if hit.right else ("wrong", "")
+            cells.append(
+                f'<td><img class="{kind}" alt="{text}" src="data:image/png;base64,{png}">'
+                f"<small>{hit.similarity:.2f}</small></td>"
+            )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    note = "A green frame marks a right picture; below it is its cosine similarity to the text."
+    return [*lines, f'</table><p class="note">{note}</p>']
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _value(name: str, value: float) -> str:
+    """Parts of 1 in per cent; ranks and counts as they are."""
+    is_part = any(word in name for word in ("accuracy", "recall", "deviation"))
+    return f"{100 * value:.2f}%" if is_part else f"{value:g}"

@@ -1,0 +1,142 @@
+"""Evaluates a model on a dataset, with what a report shows beside the numbers."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_lit.evaluation import retrieval, sheets, zero_shot
+from keras_lit.evaluation.encoding import Images, ImagesAndTexts
+from keras_lit.evaluation.multi_label import multi_label_accuracy
+from keras_lit.model import LiT
+
+
+@dataclasses.dataclass
+class Result:
+    """The evaluation of a model on a dataset.
+
+    Attributes:
+        dataset: its name.
+        task: "zeroshot_classification", "zeroshot_retrieval" or "linear_probe".
+        metrics: {name: value}.
+        count: how many images were evaluated.
+        settings: what else matters, such as the templates; strings and numbers.
+        confusions: [(class, taken for, how many, part of the class)], the most frequent first.
+        sheet: rows of a contact sheet.
+    """
+
+    dataset: str
+    task: str
+    metrics: dict[str, float]
+    count: int
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    confusions: list[tuple[str, str, int, float]] = dataclasses.field(default_factory=list)
+    sheet: list[sheets.SheetRow] = dataclasses.field(default_factory=list)
+
+
+def classify(
+    model: LiT,
+    images: Images,
+    class_names: Sequence[str],
+    templates: Sequence[str] = ("{}",),
+    dataset: str = "",
+    classes: Sequence[int] | None = None,
+    several_labels: bool = False,
+    queries: int = 8,
+) -> Result:
+    """Zero-shot classification of a dataset.
+
+    Args:
+        model: a `LiT`.
+        images: `Images` with "label".
+        class_names: the names of the classes.
+        templates: prompts with one `{}`.
+        dataset: str, its name in the report.
+        classes: as for `zero_shot_accuracy`.
+        several_labels: bool, whether "label" is [n, most] padded with -1 and any of them is right.
+        queries: int, for how many classes, spread evenly, to show the nearest pictures.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        ValueError: as `zero_shot_accuracy` and `multi_label_accuracy`.
+
+    Example:
+
+    >>> images = keras_lit.evaluation.Images(photos)  # doctest: +SKIP
+    >>> result = keras_lit.evaluation.classify(model, images, ["cat", "dog"])  # doctest: +SKIP
+    >>> keras_lit.evaluation.report([result], "report")  # doctest: +SKIP
+    """
+    weights = zero_shot.zero_shot_weights(
+        lambda texts: model.encode_text(texts, verbose=0), class_names, templates
+    )
+    embeddings, labels = images.embeddings(model), images["label"]
+    confusions = []
+    if several_labels:
+        metrics = multi_label_accuracy(embeddings, labels, weights)
+    else:
+        arguments = embeddings, labels, weights
+        metrics = zero_shot.zero_shot_accuracy(*arguments, classes=classes)
+        names = dict(
+            zip(range(len(weights)) if classes is None else classes, class_names, strict=True)
+        )
+        confusions = [
+            (names[pair.label], names[pair.predicted], pair.count, pair.fraction)
+            for pair in zero_shot.zero_shot_confusions(*arguments, classes=classes)
+        ]
+    shown = np.unique(
+        np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
+    )
+    wanted = shown if classes is None else np.asarray(classes)[shown]
+    marks = labels if several_labels else labels[:, np.newaxis]
+    sheet = sheets.nearest_pictures(
+        [class_names[i] for i in shown],
+        weights[shown],
+        embeddings,
+        (marks == wanted[:, np.newaxis, np.newaxis]).any(axis=2),
+        images,
+    )
+    settings = {"classes": len(weights), "templates": len(templates), "template": templates[0]}
+    task = "zeroshot_classification"
+    return Result(dataset, task, metrics, len(embeddings), settings, confusions, sheet)
+
+
+def retrieve(
+    model: LiT,
+    pairs: ImagesAndTexts,
+    dataset: str = "",
+    ks: Sequence[int] = (1, 5, 10),
+    same_text: bool = False,
+    queries: int = 8,
+) -> Result:
+    """Text-image retrieval on a dataset.
+
+    Args:
+        model: a `LiT`.
+        pairs: `ImagesAndTexts`.
+        dataset: str, its name in the report.
+        ks: the k of the recalls.
+        same_text: bool, whether images with the same text are equally right.
+        queries: int, for how many texts, drawn at random, to show the nearest pictures.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        ValueError: as `retrieval_recall`.
+    """
+    images, texts = pairs.embeddings(model)
+    groups = pairs.groups_of_same_text() if same_text else np.arange(len(images))
+    metrics = retrieval.retrieval_recall(images, texts, pairs.image_index, ks, groups)
+    shown = np.random.default_rng(0).permutation(len(texts))[:queries]
+    sheet = sheets.nearest_pictures(
+        [str(pairs.texts[i]) for i in shown],
+        texts[shown],
+        images,
+        groups == groups[pairs.image_index[shown]][:, np.newaxis],
+        pairs.images,
+    )
+    settings = {"texts": len(texts), "same_text": same_text}
+    return Result(dataset, "zeroshot_retrieval", metrics, len(images), settings, [], sheet)

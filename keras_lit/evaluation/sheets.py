@@ -1,0 +1,109 @@
+"""What a person looks at: nearest pictures of a few texts, and matrices of similarities."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.evaluation.encoding import Images
+from keras_lit.preprocessing import ImagePreprocessor
+
+GREEN, GREY = (34, 139, 60), (205, 205, 205)
+# From dark blue over green to yellow, evenly bright.
+_COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
+
+
+class Hit(NamedTuple):
+    """A picture that was found: uint8 pixels, its similarity, whether it is right."""
+
+    pixels: np.ndarray
+    similarity: float
+    right: bool
+
+
+class SheetRow(NamedTuple):
+    """A text and its nearest pictures, the nearest first."""
+
+    query: str
+    hits: list[Hit]
+
+
+def nearest_pictures(
+    queries: Sequence[str],
+    query_embeddings: np.ndarray,
+    image_embeddings: np.ndarray,
+    right: np.ndarray,
+    images: Images,
+    count: int = 5,
+    size: int = 96,
+) -> list[SheetRow]:
+    """A contact sheet: for each query its nearest pictures.
+
+    Args:
+        queries: texts.
+        query_embeddings: [queries, dim] float array.
+        image_embeddings: [images, dim] float array.
+        right: [queries, images] bool array, which pictures are right.
+        images: the `Images` that were embedded. They are read once more, as they are in the data.
+        count: int, how many pictures to show for a query.
+        size: int, the side of a thumbnail in pixels.
+
+    Returns:
+        A list of `SheetRow`; empty where the data holds features in place of images.
+    """
+    similarities = np.asarray(query_embeddings) @ np.asarray(image_embeddings).T
+    nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
+    pictures = thumbnails(images, set(nearest.ravel().tolist()), size)
+    if not pictures:
+        return []
+    return [
+        SheetRow(query, [Hit(pictures[i], float(scores[i]), bool(marks[i])) for i in row.tolist()])
+        for query, row, scores, marks in zip(queries, nearest, similarities, right, strict=True)
+    ]
+
+
+def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np.ndarray]:
+    """{row: [size, size, 3] uint8 pixels}, whole pictures on white; none for features."""
+    rows = images.rows()
+    if "image" not in rows.element_spec:
+        return {}
+    preprocess = ImagePreprocessor(size, "pad", value_range="0..255", antialias=True)
+    pictures = {}
+    for i, row in enumerate(rows):
+        if i not in wanted:
+            continue
+        image = row["image"]
+        if image.dtype.is_floating:
+            low, high = tf.reduce_min(image), tf.reduce_max(image)
+            image = tf.cast(255 * (image - low) / tf.maximum(high - low, 1e-6), tf.uint8)
+        pictures[i] = preprocess(image).numpy().astype("uint8")
+    return pictures
+
+
+def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
+    """[height, width, 3] uint8 pixels of a contact sheet; right pictures have a green frame."""
+    lines = []
+    for row in rows:
+        cells = []
+        for hit in row.hits:
+            colour = GREEN if hit.right else GREY
+            cell = np.full(
+                [hit.pixels.shape[0] + 4 * frame, hit.pixels.shape[1] + 4 * frame, 3], 255
+            )
+            cell[frame:-frame, frame:-frame] = colour
+            cell[2 * frame : -2 * frame, 2 * frame : -2 * frame] = hit.pixels
+            cells.append(cell)
+        lines.append(np.concatenate(cells, axis=1))
+    return np.concatenate(lines).astype("uint8")
+
+
+def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
+    """[rows, columns] floats -> uint8 pixels about `size` wide, dark for low, yellow for high."""
+    low, high = similarities.min(), similarities.max()
+    position = (similarities - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
+    lower = np.minimum(position.astype(int), len(_COLOURS) - 2)
+    part = (position - lower)[..., np.newaxis]
+    pixels = (1 - part) * _COLOURS[lower] + part * _COLOURS[lower + 1]
+    scale = max(1, size // max(similarities.shape))
+    return np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1).round().astype("uint8")

@@ -1,0 +1,128 @@
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lit import evaluation
+from keras_lit.evaluation import reporting, sheets
+from tests.small import make_model, make_pairs
+
+NAMES = ["balloon", "dog", "cat", "banana", "moon", "toucan"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def results(model):
+    rows = list(make_pairs(18).as_numpy_iterator())
+    pixels, texts = np.stack([row["image"] for row in rows]), [row["text"] for row in rows]
+    labelled = {"image": pixels, "label": np.arange(18) % 6}
+    pairs = {"image": pixels, "text": [f"<{text.decode()}>" for text in texts]}
+    return [
+        evaluation.classify(model, evaluation.Images(labelled), NAMES, ["a {}"], "things & more"),
+        evaluation.retrieve(model, evaluation.ImagesAndTexts(pairs), "captions", queries=3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("accuracy@1", "acc1"),
+        ("accuracy@5", "acc5"),
+        ("mean_per_class_recall", "mean_per_class_recall"),
+        ("text_to_image_recall@5", "image_retrieval_recall@5"),
+        ("image_to_text_recall@5", "text_retrieval_recall@5"),
+        ("image_to_text_median_rank", "text_retrieval_median_rank"),
+        ("5shot_accuracy", "5shot_accuracy"),
+    ],
+)
+def test_keys_of_clip_benchmark(ours, theirs):
+    assert reporting.benchmark_key(ours) == theirs
+
+
+def test_numbers_are_those_of_the_functions(model, results):
+    pixels = np.stack([row["image"] for row in make_pairs(18).as_numpy_iterator()])
+    weights = evaluation.zero_shot_weights(model.encode_text, NAMES, ["a {}"])
+    arguments = model.encode_image(pixels), np.arange(18) % 6, weights
+    assert results[0].metrics == evaluation.zero_shot_accuracy(*arguments)
+    confusions = evaluation.zero_shot_confusions(*arguments)
+    assert results[0].confusions == [(NAMES[a], NAMES[b], n, part) for a, b, n, part in confusions]
+    similarities = arguments[0] @ weights.T
+    for row in results[0].sheet:
+        column = similarities[:, NAMES.index(row.query)]
+        nearest = np.argsort(-column)[:5]
+        assert [hit.similarity for hit in row.hits] == pytest.approx(column[nearest].tolist())
+        assert [hit.right for hit in row.hits] == [NAMES[i % 6] == row.query for i in nearest]
+    assert [len(result.sheet) for result in results] == [6, 3]
+
+
+def test_several_labels(model):
+    pixels = np.stack([row["image"] for row in make_pairs(6).as_numpy_iterator()])
+    everything = {"image": pixels, "label": np.tile(np.arange(6), [6, 1])}
+    result = evaluation.classify(
+        model, evaluation.Images(everything), NAMES, dataset="real", several_labels=True
+    )
+    assert result.metrics == {"accuracy@1": 1.0, "accuracy@5": 1.0, "labelled": 6}
+
+
+def test_json_and_page(results, tmp_path):
+    page = evaluation.report(results, tmp_path / "new" / "report", "A <title>", "model.keras")
+    records = json.loads((page.parent / "results.json").read_text())
+    assert [record["dataset"] for record in records] == ["things & more", "captions"]
+    assert [record["task"] for record in records] == [
+        "zeroshot_classification",
+        "zeroshot_retrieval",
+    ]
+    assert {"acc1", "acc5", "mean_per_class_recall"} == set(records[0]["metrics"])
+    assert records[0]["metrics"]["acc1"] == results[0].metrics["accuracy@1"]
+    found = results[1].metrics["text_to_image_recall@5"]
+    assert records[1]["metrics"]["image_retrieval_recall@5"] == found
+    text = page.read_text()
+    # Nothing from elsewhere, nothing that is not escaped.
+    assert not re.search(r"(src|href)=\"(?!data:)", text) and "<script" not in text
+    assert "things &amp; more" in text and "&lt;a " in text and "A &lt;title&gt;" in text
+    assert f"{100 * results[0].metrics['accuracy@1']:.2f}%" in text
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == 5 * 6 + 5 * 3
+    first = tf.io.decode_png(base64.b64decode(pictures[0])).numpy()
+    np.testing.assert_array_equal(first, results[0].sheet[0].hits[0].pixels)
+    with pytest.raises(ValueError, match="at least one result"):
+        evaluation.report([], tmp_path)
+
+
+def test_thumbnails_are_the_pictures_in_the_order_of_the_data():
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], "uint8")
+    pixels = np.broadcast_to(colours[:, None, None], [3, 10, 20, 3])
+    for data in (
+        {"image": pixels},
+        {"image": [tf.io.encode_png(picture).numpy() for picture in pixels]},
+    ):
+        found = sheets.thumbnails(evaluation.Images(data, ()), {0, 2}, size=20)
+        assert set(found) == {0, 2}
+        for i, picture in found.items():
+            assert picture.shape == (20, 20, 3)
+            assert (picture[10, 10] == colours[i]).all() and (picture[0, 0] == 255).all()
+    assert sheets.thumbnails(evaluation.Images({"image_features": np.ones([3, 4])}, ()), {0}) == {}
+
+
+def test_sheet_as_a_picture():
+    black = np.zeros([10, 10, 3], "uint8")
+    row = sheets.SheetRow("x", [sheets.Hit(black, 1.0, True), sheets.Hit(black, 0.5, False)])
+    picture = sheets.sheet_picture([row, row], frame=2)
+    assert picture.shape == (2 * 18, 2 * 18, 3)
+    assert (picture[3, 3] == sheets.GREEN).all() and (picture[3, 21] == sheets.GREY).all()
+    assert (picture[0, 0] == 255).all() and (picture[9, 9] == 0).all()
+
+
+def test_similarities_as_a_picture():
+    picture = sheets.similarity_picture(np.array([[1.0, 0.0], [0.5, 1.0]]), size=4)
+    assert picture.shape == (4, 4, 3)
+    assert (picture[:2, :2] == (253, 231, 37)).all() and (picture[:2, 2:] == (68, 1, 84)).all()
+    assert (picture[2:, :2] == (33, 145, 140)).all()
+    assert sheets.similarity_picture(np.ones([3, 3])).shape == (384, 384, 3)
