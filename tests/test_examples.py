@@ -5,7 +5,9 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.small import make_model
 
@@ -64,3 +66,31 @@ def test_evaluate(photos, tmp_path):
     record = json.loads((tmp_path / "report" / "results.json").read_text())[0]
     assert record["count"] == 80 and "image_retrieval_recall@5" in record["metrics"]
     assert (tmp_path / "report" / "report.html").read_text().count("data:image/png") == 8 * 5
+
+
+def test_checkpoints(tmp_path):
+    arguments = "--load LiT-B16B_2 --count LiT-B16B LiT-L16S --rounds 1 --output out.json"
+    run("benchmarks/checkpoints.py", arguments, tmp_path)
+    *counts, loaded = json.loads((tmp_path / "out.json").read_text())
+    assert [result["parameters"] for result in counts] == [195_871_489, 331_140_353]
+    assert loaded["file_mb"] == pytest.approx(195_280_897 * 4 / 2**20, rel=1e-3)
+    # 15 s is the bar of a quiet machine.
+    assert loaded["seconds"] < 60 and loaded["growth_of_file"] < 2.5
+
+
+def test_zero_shot_released(tmp_path):
+    golden = EXAMPLES.parent / "tests" / "golden" / "lit_bert_no_image_head.npz"
+    (tmp_path / "lit.npz").write_bytes(golden.read_bytes())
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cat", "photo", "of"]
+    (tmp_path / "lit.txt").write_text("\n".join(words))
+    for name, grey in (("a", 0), ("b", 200)):
+        pixels = np.full([9, 7, 3], grey, "uint8")
+        (tmp_path / f"{name}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    arguments = "a.png b.png --classes dog cat --checkpoint lit.npz --text-heads 4"
+    lines = run("zero_shot_released.py", arguments, tmp_path).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["a.png", "b.png"]
+    for line in lines:
+        shares = [float(share.rstrip("%")) for share in line.replace(",", "").split()[2::2]]
+        assert (
+            len(shares) == 2 and shares[0] >= shares[1] and sum(shares) == pytest.approx(100, 1e-3)
+        )
