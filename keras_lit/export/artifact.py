@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -10,6 +11,8 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.evaluation.zero_shot import check_prompts, zero_shot_weights
 from keras_lit.export import signatures as of
+from keras_lit.export import warm_up
+from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
 from keras_lit.export.weights import ArtifactWeights
 from keras_lit.model import LiT
@@ -29,6 +32,7 @@ def save(
     weights: str = "float32",
     on_corrupt: str = "fail",
     top_k: int = 5,
+    card: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes `directory/<version>/`, a SavedModel that takes raw strings and image bytes.
 
@@ -47,7 +51,8 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     over the row of the cosines times the temperature, or with the sigmoid loss each label's own.
 
     The artifact is written under another name and renamed, so that a server that polls the
-    directory never sees half of it.
+    directory never sees half of it. It holds requests that TF Serving replays before it puts the
+    version into service, and a model card.
 
     Args:
         model: a `LiT` whose text tower has a tokenizer.
@@ -64,6 +69,8 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
             the row; "nan", NaN in that row, and an output `valid` (bool [n]) in every signature
             that takes `image_bytes`.
         top_k: int, how many classes `classify` lists.
+        card: what the model card (`README.md` in the artifact) says beside what the model knows of
+            itself: section -> text or mapping, above all "data", "metrics" and "limits".
 
     Returns:
         The path of the version.
@@ -123,6 +130,9 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
         for name, signature in signatures.items():
             archive.add_endpoint(name, signature.function, list(signature.inputs))
         archive.write_out(str(path), verbose=False)
+        warm_up.write(path, signatures, model.image_tower.preprocessor.image_size)
+        text = model_card(model, signatures, weights, class_names, templates, card or {})
+        (path / "README.md").write_text(text)
 
     return publish(directory, version, write)
 

@@ -1,0 +1,135 @@
+"""The README of an artifact: what is inside, what it takes, where it came from, what it cannot."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_lit.export.signatures import Signature
+from keras_lit.image_headers import MAX_PIXELS
+from keras_lit.model import LiT
+from keras_lit.preprocessing import TextPreprocessor
+from keras_lit.towers import Tower
+from keras_lit.version import __version__
+
+# What a model cannot know of itself; a user's own sections come after these.
+ASKED = ("data", "metrics", "limits")
+TUNINGS = {"L": "pretrained, locked", "U": "trained from what was given", "u": "trained anew"}
+
+
+def model_card(
+    model: LiT,
+    signatures: Mapping[str, Signature],
+    weights: str,
+    class_names: Sequence[str] | None,
+    templates: Sequence[str],
+    sections: Mapping[str, Any],
+) -> str:
+    """Markdown written from the model and from what its makers say.
+
+    Args:
+        model: the model.
+        signatures: what the artifact answers.
+        weights: the dtype in which weights are stored.
+        class_names: the classes of `classify`, or None.
+        templates: the prompts.
+        sections: title -> text, or a mapping that becomes a table. "data", "metrics" and "limits"
+            should be there; where they are not, the card says so.
+
+    Returns:
+        The text.
+    """
+    parts = ["# LiT model", "Embeds images and text in one space: Locked-image text Tuning."]
+    towers = {"image": model.image_tower, "text": model.text_tower}
+    for (name, tower), letter in zip(towers.items(), model.tuning, strict=True):
+        if f"encode_{name}" in signatures:
+            parts += [f"## {name.capitalize()} tower", _table(_tower(tower, TUNINGS[letter]))]
+    if "encode_image" in signatures:
+        parts += ["## Pictures", _table(_plain(model.image_tower.preprocessor))]
+    if "encode_text" in signatures:
+        parts += ["## Vocabulary", _table(_vocabulary(model.text_tower.preprocessor))]
+    parts += ["## Scores", _table(_scores(model, class_names, templates, weights))]
+    parts += ["## Signatures", _signatures(signatures)]
+    said = {**dict.fromkeys(ASKED, "Not stated."), **sections}
+    said["limits"] = f"{said['limits']}\n\n{_limits(model, signatures)}"
+    for title, content in said.items():
+        text = _table(content) if isinstance(content, Mapping) else str(content)
+        parts += [f"## {title[:1].upper()}{title[1:]}", text]
+    versions = f"keras_lit {__version__}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
+    return "\n\n".join([*parts, f"Written by {versions}."]) + "\n"
+
+
+def _tower(tower: Tower, tuning: str) -> dict[str, Any]:
+    head = tower.projection_dim
+    return {
+        "backbone": f"{type(tower.backbone).__name__} ({tower.backbone.name})",
+        "weights": f"{tower.count_params():,}",
+        "tuning": tuning,
+        "pooling": tower.pooling,
+        "linear head": f"{tower.feature_dim} to {head}" if head else "none",
+        "embedding": f"float32 [n, {tower.embedding_dim}], unit length",
+    }
+
+
+def _plain(layer: keras.layers.Layer) -> dict[str, Any]:
+    return {k: v for k, v in layer.get_config().items() if isinstance(v, int | float | str | tuple)}
+
+
+def _vocabulary(preprocessor: TextPreprocessor) -> dict[str, Any]:
+    tokenizer = preprocessor.tokenizer
+    return {
+        "tokenizer": type(tokenizer).__name__,
+        "size": f"{tokenizer.vocabulary_size():,}",
+        **_plain(preprocessor),
+    }
+
+
+def _scores(
+    model: LiT, class_names: Sequence[str] | None, templates: Sequence[str], weights: str
+) -> dict[str, Any]:
+    of_classes = {} if class_names is None else {"classes": ", ".join(class_names)}
+    return {
+        "loss": model.loss_name,
+        "temperature": f"{float(model.temperature):.4g}",
+        **of_classes,
+        "prompts": " / ".join(templates),
+        "stored weights": weights,
+    }
+
+
+def _signatures(signatures: Mapping[str, Signature]) -> str:
+    rows = {
+        f"`{name}`": ", ".join(f"`{s.name}` {s.dtype.name} {list(s.shape)}" for s in s_.inputs)
+        for name, s_ in signatures.items()
+    }
+    return _table(rows)
+
+
+def _limits(model: LiT, signatures: Mapping[str, Signature]) -> str:
+    found = [
+        "Scores compare the labels that are given; a high one does not say that a label is right."
+    ]
+    if "encode_image" in signatures:
+        found += [
+            f"Pictures: JPEG, PNG, BMP, WebP, the first frame of a GIF; at most {MAX_PIXELS:,} "
+            "pixels; EXIF orientation is not applied."
+        ]
+    if "encode_text" in signatures:
+        length = model.text_tower.sequence_length
+        found += [f"Text beyond {length} tokens is cut off."]
+    if "similarity" in signatures:
+        found += [
+            "`similarity` and `classify_labels` take n pictures and m texts: over REST in columns "
+            '(`"inputs"`), and not together with the batching of the server.'
+        ]
+    return "\n".join(f"- {line}" for line in found)
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    def cell(value: Any) -> str:
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        return shown.replace("|", "\\|").replace("\n", " ")
+
+    lines = [f"| {cell(name)} | {cell(value)} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
