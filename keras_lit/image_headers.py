@@ -5,6 +5,8 @@ import tensorflow as tf
 MAX_PIXELS = 2**26
 # A GIF's first frame of up to 16 MB; each step takes some microseconds.
 _MAX_GIF_BLOCKS = 2**16
+# Encoders write some ten; each pass over all pixels costs an attacker a few bytes.
+_MAX_JPEG_SCANS = 100
 _TOO_MANY = 2**62
 
 
@@ -13,7 +15,8 @@ def check_size(contents: tf.Tensor) -> tf.Tensor:
     """Passes an encoded image on, and fails when it has more than `MAX_PIXELS` pixels.
 
     A hundred bytes can claim any size, and decoders allocate what the header says. Of a GIF all
-    frames would be decoded, each with a size of its own, so it is cut after the first.
+    frames would be decoded, each with a size of its own, so it is cut after the first. TensorFlow
+    2.21 aborts the process on an animated WebP, so that is refused.
 
     Args:
         contents: scalar string tensor, the bytes of a file. Bytes of no known format pass.
@@ -22,7 +25,7 @@ def check_size(contents: tf.Tensor) -> tf.Tensor:
         Scalar string tensor: the same, or a GIF without its later frames.
 
     Raises:
-        tf.errors.InvalidArgumentError: too many pixels.
+        tf.errors.InvalidArgumentError: too many pixels or scans of them, or an animated WebP.
 
     Example:
 
@@ -55,7 +58,11 @@ def _png(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     shape = tf.image.extract_jpeg_shape(contents, tf.int64)
-    return shape[0] * shape[1], contents
+    data = tf.io.decode_raw(contents, tf.uint8)
+    scans = tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
+    message = f"A JPEG should have at most {_MAX_JPEG_SCANS} scans. Received:"
+    with tf.control_dependencies([tf.debugging.Assert(scans <= _MAX_JPEG_SCANS, [message, scans])]):
+        return shape[0] * shape[1], tf.identity(contents)
 
 
 def _bmp(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -70,7 +77,10 @@ def _webp(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     lossless = (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1)
     kind = head[15]  # The last letter of "VP8X", "VP8L", "VP8 ".
     pixels = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
-    return pixels, contents
+    animated = (kind == ord("X")) & (head[20] // 2 % 2 == 1)
+    message = "A WebP should not be animated. Pass its first frame."
+    with tf.control_dependencies([tf.debugging.Assert(~animated, [message])]):
+        return tf.identity(pixels), contents
 
 
 def _gif(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 from PIL import Image
-from test_image_headers import TOO_LARGE, encode, gif, noise
+from test_image_headers import TOO_LARGE, encode, gif, many_scans, noise
 
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
 
@@ -31,7 +31,7 @@ def images():
     }
     fixed = {
         **sources,
-        **TOO_LARGE,
+        **{f"large {name}": contents for name, contents in TOO_LARGE.items()},
         "nothing": b"",
         "one byte": b"\xff",
         "nul": b"\0" * 1000,
@@ -44,7 +44,7 @@ def images():
         "many large frames": gif(65_535, 65_535, 1000),
         "a whole png of 100 megapixels": _large_png(),
         "64 megapixels": encode(Image.new("L", (8192, 8192)), "JPEG"),
-        "many scans": _many_scans(),
+        "many scans": many_scans(2000),
         "tiff": encode(noise(9, 9), "TIFF"),
         "pdf": encode(noise(9, 9), "PDF"),
     }
@@ -91,10 +91,3 @@ def _large_png():
     file = io.BytesIO()
     Image.new("L", (10_000, 10_000)).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def _many_scans():
-    """A progressive JPEG of 4 megapixels whose last scan comes two thousand times."""
-    whole = encode(Image.new("L", (2048, 2048), 9), "JPEG", progressive=True)
-    last = whole[whole.rindex(b"\xff\xda") : -2]
-    return whole[:-2] + last * 2000 + whole[-2:]

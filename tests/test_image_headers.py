@@ -147,6 +147,27 @@ def test_a_gif_of_endless_blocks_is_refused_in_bounded_time():
         decode_image(endless)
 
 
+def many_scans(count):
+    """A progressive JPEG of 4 megapixels whose last scan comes again and again."""
+    whole = encode(Image.new("L", (2048, 2048), 9), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * count + whole[-2:]
+
+
+def test_a_jpeg_of_endless_scans_is_refused():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 100 scans. Received"):
+        decode_image(many_scans(2000))
+    assert decode_image(many_scans(1)).shape == (2048, 2048, 3)
+
+
+def test_an_animated_webp_is_refused():
+    """TensorFlow 2.21's decoder would abort the process."""
+    frames = [noise(30, 20, seed=seed) for seed in range(3)]
+    moving = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="A WebP should not be animated"):
+        decode_image(moving)
+
+
 def test_a_batch_names_the_row_that_is_too_large():
     batch = tf.constant([encode(noise(9, 9), "PNG"), png(10_000, 10_000)])
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"67,108,864 pixels.*\[1\].*\.PNG"):

@@ -1,4 +1,4 @@
-"""Asks TF Serving over gRPC: about a third less to send than base64 in JSON. Needs keras_lit[serve].
+"""Asks TF Serving over gRPC: bytes as they are, where JSON needs base64. Needs keras_lit[serve].
 
 python examples/serve/grpc_client.py encode_text --text "a toucan" "a red balloon"
 python examples/serve/grpc_client.py encode_image --images a.jpg b.png

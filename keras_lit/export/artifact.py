@@ -122,9 +122,8 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     signatures["serving_default"] = signatures[default]
 
     def write(path: pathlib.Path) -> None:
+        # Keras 3.15 writes variables that the signatures use by itself, and twice if asked to track.
         archive = keras.export.ExportArchive()
-        for resource in (kept, *(used if weights == "float32" else ())):
-            archive.track(resource)
         if towers != "image":
             archive.track(model.text_tower.preprocessor.tokenizer)
         for name, signature in signatures.items():

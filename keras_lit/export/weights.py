@@ -13,8 +13,8 @@ from keras_lit.towers import Tower
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-class ArtifactWeights(keras.layers.Layer):
-    """What an artifact keeps in `variables/` beside (or in place of) the towers' weights.
+class ArtifactWeights:
+    """The variables that an artifact has beside (or in place of) the towers' weights.
 
     Args:
         towers: the towers that the artifact needs.
@@ -28,34 +28,33 @@ class ArtifactWeights(keras.layers.Layer):
 
     def __init__(self, towers: list[Tower], dtype: str):
         checks.check_one_of(dtype, DTYPES, "weights")
-        super().__init__(dtype="float32", autocast=False, trainable=False)
-        self.built = True
-        self._copies: dict[int, Any] = {}
+        self._kept: list[tf.Variable] = []  # Graphs hold their variables weakly.
+        self._copies: dict[int, tf.Variable] = {}
         for variable in (v for tower in towers for v in tower.weights if dtype != "float32"):
-            small = len(variable.shape) < 2 or variable.dtype != "float32"
+            as_it_is = len(variable.shape) < 2 or variable.dtype != "float32"
             values = variable.numpy()
-            if dtype == "float16" and not small and np.abs(values).max() > np.finfo(dtype).max:
-                raise ValueError(
-                    f"{variable.path} reaches {np.abs(values).max():.3g}, more than float16 holds "
-                    '(65504). Use `weights="bfloat16"`.'
-                )
-            name = f"{len(self._copies)}_{variable.name}"
-            copy = self.keep(name, values, variable.dtype if small else dtype)
-            self._copies[id(variable)] = copy
+            if dtype == "float16" and not as_it_is:
+                _check_range(values, variable.path)
+            kept = variable.dtype if as_it_is else dtype
+            self._copies[id(variable)] = self.keep(variable.name, tf.cast(values, kept))
 
-    def keep(self, name: str, values: Any, dtype: str = "float32") -> keras.Variable:
+    def keep(self, name: str, values: Any) -> tf.Variable:
         """A new variable that is saved with the artifact."""
-        values = tf.convert_to_tensor(values)
-        return self.add_weight(
-            shape=values.shape,
-            initializer=lambda shape, dtype: tf.cast(values, dtype),
-            dtype=dtype,
-            name=name,
-        )
+        self._kept.append(tf.Variable(values, trainable=False, name=name))
+        return self._kept[-1]
 
     def of(self, tower: Tower) -> contextlib.AbstractContextManager:
         """Inside, the tower computes with the artifact's weights."""
         if not self._copies:
             return contextlib.nullcontext()
-        mapping = [(v, tf.cast(self._copies[id(v)].value, v.dtype)) for v in tower.weights]
+        mapping = [(v, tf.cast(self._copies[id(v)], v.dtype)) for v in tower.weights]
         return keras.StatelessScope(state_mapping=mapping)
+
+
+def _check_range(values: np.ndarray, path: str) -> None:
+    largest = np.abs(values).max()
+    if largest > np.finfo("float16").max:
+        raise ValueError(
+            f"{path} reaches {largest:.3g}, more than float16 holds (65504). Use "
+            '`weights="bfloat16"`.'
+        )

@@ -61,8 +61,8 @@ def attack(saved, image_count, text_count):
 
 def test_hostile_inputs(saved):
     results = attack(saved, 46, 18)
-    answered = "jpeg, cmyk, 16-bit, animated gif, animated webp, webp, 64 megapixels"
-    refused = "one byte, nothing, svg, png square, bmp upside down, a whole png of 100 megapixels"
+    answered = "jpeg, cmyk, 16-bit, animated gif, webp, 64 megapixels"
+    refused = "animated webp, nothing, svg, large png square, a whole png of 100 megapixels, tiff"
     assert {results[name] for name in answered.split(", ")} == {"answered"}
     assert {results[name] for name in refused.split(", ")} == {"refused"}
 

@@ -123,7 +123,7 @@ def test_grpc_client(saved, server):
         for name, expected in saved.outputs.items():
             found = client.predict(channel, "lit", name, inputs_of(saved, server, name))
             assert_equal_outputs(found, expected)
-        with pytest.raises(SystemExit, match=r"INVALID_ARGUMENT.*does not decode.*\[1\]"):
+        with pytest.raises(SystemExit, match=r"(?s)INVALID_ARGUMENT.*does not decode.*\[1\]"):
             images = [saved.inputs["image_bytes"][0], b"bad"]
             client.predict(channel, "lit", "encode_image", {"image_bytes": images})
 
@@ -157,7 +157,7 @@ def test_rest_client(saved, server, tmp_path, monkeypatch, capsys):
                     np.testing.assert_allclose(found[key], values, atol=1e-6)
         files[1].write_bytes(b"bad")
         monkeypatch.setattr("sys.argv", ["client", "classify", "--server", url, *images])
-        with pytest.raises(SystemExit, match=r"400: .*does not decode"):
+        with pytest.raises(SystemExit, match=r"(?s)400: .*does not decode"):
             client.main()
 
 
