@@ -122,7 +122,7 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     signatures["serving_default"] = signatures[default]
 
     def write(path: pathlib.Path) -> None:
-        # Keras 3.15 writes variables that the signatures use by itself, and twice if asked to track.
+        # Variables that the signatures use are written anyway; tracked ones a second time.
         archive = keras.export.ExportArchive()
         if towers != "image":
             archive.track(model.text_tower.preprocessor.tokenizer)
