@@ -1,6 +1,7 @@
 """From lists, arrays, files and datasets to batches that are checked and ready for the towers."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,11 +22,12 @@ def for_training(
     batch_size: int | None = None,
     training: bool = False,
     shuffle: bool = False,
+    continue_data: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
 ) -> Any:
     """What `fit` and `evaluate` hand to Keras; anything but datasets and arrays as it is.
 
     Under a strategy a batch that the replicas do not divide is filled up with rows that the "mask"
-    marks; `fit` takes that for the last batch only.
+    marks; `fit` takes that for the last batch only. `continue_data` is `ExactResume`'s.
     """
     x = _as_dataset(x, batch_size, shuffle)
     if not isinstance(x, tf.data.Dataset):
@@ -45,7 +47,10 @@ def for_training(
     x = x.enumerate().map(lambda i, pair: _check_size(i, pair, replicas if training else 1))
     if training and "image" in x.element_spec:
         x = pairs.with_seeds(x, distribution.agreed(pairs.draw_seed()))
-    return distribution.split_over_replicas(x.map(lambda pair: fill_up(pair, replicas)), ready)
+    x = x.map(lambda pair: fill_up(pair, replicas))
+    count = int(x.cardinality())
+    x = x if continue_data is None else continue_data(x)
+    return distribution.split_over_replicas(x, ready, count)
 
 
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:

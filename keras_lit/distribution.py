@@ -96,7 +96,9 @@ def has_workers() -> bool:
 
 
 def split_over_replicas(
-    batches: tf.data.Dataset, function: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+    batches: tf.data.Dataset,
+    function: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+    count: int | None = None,
 ) -> Any:
     """Hands each replica its consecutive rows of every global batch, mapped by `function`.
 
@@ -105,13 +107,17 @@ def split_over_replicas(
     Args:
         batches: of dicts of [batch, ...] tensors; batch a multiple of the replicas.
         function: from such a dict of a replica's rows to what its step takes.
+        count: int, the number of batches of an epoch, where `batches` does not tell.
 
     Returns:
         A tf.data.Dataset, under a strategy a distributed one.
     """
     replicas = replica_count()
     if replicas == 1:
-        return batches.map(function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        rows = batches.map(function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        if count is not None:
+            rows.cardinality = lambda: tf.constant(count, tf.int64)
+        return rows
 
     def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         here = replicas // context.num_input_pipelines
@@ -129,5 +135,5 @@ def split_over_replicas(
 
     distributed = tf.distribute.get_strategy().distribute_datasets_from_function(of_worker)
     # The number of steps; TensorFlow counts the rows of all local replicas, if it knows them.
-    distributed._cardinality = batches.cardinality().numpy()
+    distributed._cardinality = batches.cardinality().numpy() if count is None else count
     return distributed

@@ -248,7 +248,8 @@ class LiT(keras.Model):
         """
         if y is not None:
             raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
-        x = self._batches(x, batch_size, training=True, shuffle=shuffle)
+        resume = _resume_callback(args, kwargs)
+        x = self._batches(x, batch_size, True, shuffle, resume and resume.continue_data)
         if validation_data is not None:
             rows = batch_size if isinstance(validation_data, dict) else None
             validation_data = self._batches(validation_data, rows)
@@ -494,6 +495,18 @@ def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
             f"{image_tower.embedding_dim}, text {text_tower.embedding_dim}. Give a tower a head "
             f"that fits, for example `TextTower(..., projection_dim={image_tower.embedding_dim})`."
         )
+
+
+def _resume_callback(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The `callbacks.ExactResume` among the arguments of `fit`, if there is one."""
+    given = kwargs.get("callbacks", args[2] if len(args) > 2 else None)
+    found = [x for x in keras.tree.flatten(given) if hasattr(x, "continue_data")]
+    if found and (kwargs.get("steps_per_epoch") or len(args) > 5):
+        raise ValueError(
+            "`ExactResume` counts whole epochs of the dataset. Leave `steps_per_epoch` out; "
+            "`pairs.take(n)` makes an epoch of n batches."
+        )
+    return found[0] if found else None
 
 
 def _check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:

@@ -1,9 +1,10 @@
-"""Callbacks for `fit`: evaluation, pictures for TensorBoard."""
+"""Callbacks for `fit`: evaluation, pictures for TensorBoard, exact resume."""
 
 from keras_lit.callbacks.evaluation import (
     FewShotEvaluation,
     RetrievalEvaluation,
     ZeroShotEvaluation,
 )
+from keras_lit.callbacks.exact_resume import ExactResume
 
-__all__ = ["FewShotEvaluation", "RetrievalEvaluation", "ZeroShotEvaluation"]
+__all__ = ["ExactResume", "FewShotEvaluation", "RetrievalEvaluation", "ZeroShotEvaluation"]

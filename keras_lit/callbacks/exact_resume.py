@@ -1,0 +1,193 @@
+"""A training run that is killed and started again ends with the weights that it would have had."""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import ml_dtypes
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import checks
+
+FILE = "checkpoint.npz"
+# Ends an epoch and not the training, unless another callback says so.
+REST_IS_DONE = "the rest of the epoch is done"
+
+
+class ExactResume(keras.callbacks.Callback):
+    """Saves all that decides the rest of a training run, and goes on from there.
+
+    Run the same script again after a crash: `fit` then continues at the next batch of the same
+    epoch, with the weights, the optimizer's slots, the running means of the metrics and the states
+    of dropout as they were. What is drawn in the data (the order of each epoch, crops, views) comes
+    out the same if the script sets the seeds (`keras.utils.set_random_seed`) and builds its dataset
+    as before; batches that were trained on are read once more and thrown away. Keras'
+    `BackupAndRestore` repeats the epoch instead. State of other callbacks is not saved.
+
+    Args:
+        directory: where to keep the checkpoint, one for each run. Several workers share it.
+        save_freq: int, how many batches to train between two checkpoints, besides those at the end
+            of each epoch; or "epoch" for these alone.
+
+    Raises (in `fit`):
+        ValueError: the checkpoint is of another model or dataset; `steps_per_epoch` is used; the
+            dataset's number of batches is unknown.
+
+    Example:
+
+    >>> import tempfile
+    >>> resume = keras_lit.callbacks.ExactResume(tempfile.mkdtemp(), save_freq=100)
+    >>> # model.fit(pairs.batch(512), epochs=10, callbacks=[resume])
+    """
+
+    def __init__(self, directory: str | os.PathLike, save_freq: int | str = "epoch"):
+        super().__init__()
+        if save_freq != "epoch":
+            checks.check_positive(save_freq, "save_freq")
+        self.path = pathlib.Path(directory) / FILE
+        self.save_freq = save_freq
+        self._saved: dict[str, np.ndarray] = {}
+        self._position = {"epoch": 0, "step": 0, "steps_per_epoch": 0}
+
+    # `LiT.fit` asks for the rest of the data before it trains.
+
+    def continue_data(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """What is left of the epoch that was interrupted, and whole epochs after that."""
+        steps = int(batches.cardinality())
+        if steps < 0:
+            raise ValueError(
+                "`ExactResume` needs a dataset with a known number of batches. Tell it with "
+                "`dataset.apply(tf.data.experimental.assert_cardinality(batches))`, and cut an "
+                "endless one with `take`."
+            )
+        self._position = {"epoch": 0, "step": 0, "steps_per_epoch": steps}
+        self._read(steps)
+        # Reading the first batch of an epoch draws what that epoch drew.
+        passed = [(0, 1)] * self._position["epoch"] + [(self._position["step"], -1)]
+
+        def parts() -> Iterator[tuple[int, int]]:  # Asked anew in each epoch.
+            yield from [passed.pop(0) for _ in list(passed)] or [(0, -1)]
+
+        signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64))
+        return (
+            tf.data.Dataset.from_generator(parts, output_signature=signature)
+            .flat_map(lambda skip, take: _part(batches, skip, take))
+            .filter(lambda wanted, batch: wanted)
+            .map(lambda wanted, batch: batch)
+        )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._offset = self._position["step"]
+        if self._saved:
+            self._assign(self._variables())
+        if self._position["epoch"]:
+            self.model._initial_epoch = self._position["epoch"]
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        if self._saved and self._offset:  # `fit` has reset the metrics of this epoch.
+            self._assign(self._variables())
+        self._saved = {}
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        step = self._offset + batch + 1
+        every = self.save_freq
+        if step >= self._position["steps_per_epoch"]:
+            if self._offset:
+                # Keras would ask for one batch more, and count a step even though there is none.
+                self.model.stop_training = REST_IS_DONE
+            return
+        if every == "epoch":
+            return
+        if step // every > (step - self.model.steps_per_execution) // every:
+            self._save(self._epoch, step)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._offset = 0
+        if self.model.stop_training == REST_IS_DONE:
+            self.model.stop_training = False
+        self._save(epoch + 1, 0)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.model._initial_epoch = None
+
+    def _variables(self) -> dict[str, Any]:
+        """All that training changes, which a locked tower is not."""
+        locked = {
+            id(variable)
+            for tower in (self.model.image_tower, self.model.text_tower)
+            if tower.locked
+            for part in (tower.backbone, tower.attention_pooling)
+            if part is not None
+            for variable in part.variables
+        }
+        metrics = [variable for metric in self.model.metrics for variable in metric.variables]
+        variables = [*self.model.variables, *metrics, *self.model.optimizer.variables]
+        unique = {id(variable): variable for variable in variables if id(variable) not in locked}
+        # Automatic names count the layers of a process.
+        paths = [re.sub(r"_\d+", "", variable.path) for variable in unique.values()]
+        return {
+            f"{i:05}/{path}/{variable.dtype}": variable
+            for i, (path, variable) in enumerate(zip(paths, unique.values(), strict=True))
+        }
+
+    def _save(self, epoch: int, step: int) -> None:
+        resolver = tf.distribute.get_strategy().cluster_resolver
+        if resolver is not None and resolver.task_id not in (0, None):
+            return
+        position = {**self._position, "epoch": epoch, "step": step}
+        arrays = {
+            name: _plain(keras.ops.convert_to_numpy(variable))
+            for name, variable in self._variables().items()
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        working = self.path.with_name(f"{FILE}.{os.getpid()}.tmp")
+        with open(working, "wb") as file:
+            np.savez(file, position=np.array(json.dumps(position)), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        working.rename(self.path)
+
+    def _read(self, steps: int) -> None:
+        for leftover in self.path.parent.glob(f"{FILE}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        if not self.path.exists():
+            return
+        with np.load(self.path, allow_pickle=False) as file:
+            self._saved = {name: file[name] for name in file.files}
+        self._position = json.loads(str(self._saved.pop("position")))
+        if self._position["steps_per_epoch"] != steps:
+            raise ValueError(
+                f"{str(self.path)!r} is of a run with {self._position['steps_per_epoch']} batches "
+                f"in an epoch, and this one has {steps}. Pass the same batches, or another "
+                "`directory` for a new run."
+            )
+
+    def _assign(self, variables: dict[str, Any]) -> None:
+        wrong = set(variables) ^ set(self._saved)
+        wrong |= {n for n, v in variables.items() if not wrong and self._saved[n].shape != v.shape}
+        if wrong:
+            raise ValueError(
+                f"{str(self.path)!r} is of another model or optimizer. Pass another `directory` "
+                f"for a new run. First difference: {min(wrong)}."
+            )
+        for name, variable in variables.items():
+            value = self._saved[name]
+            if name.endswith("/bfloat16"):
+                value = value.view(ml_dtypes.bfloat16)
+            variable.assign(value)
+
+
+def _part(batches: tf.data.Dataset, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    """Whether a batch is wanted, and the batch: those of whole epochs are, the peeks are not."""
+    return batches.skip(skip).take(take).map(lambda batch: (take < 0, batch))
+
+
+def _plain(value: np.ndarray) -> np.ndarray:
+    """bfloat16 as the integers of its bits: NumPy's files do not know it."""
+    return value.view("uint16") if value.dtype == ml_dtypes.bfloat16 else value

@@ -1,0 +1,112 @@
+"""A run that is interrupted and started again ends as if it had not been."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lit
+from keras_lit.callbacks import ExactResume
+from tests.small import make_model, make_pairs, mirrored
+
+COUNT, BATCH = 24, 4
+
+
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def data(batch=BATCH):
+    return make_pairs(COUNT).shuffle(COUNT, seed=7).batch(batch, drop_remainder=True)
+
+
+def run(directory, after=None, epochs=3, save_freq=2, callbacks=(), pairs=None, **options):
+    """Random crops, a shuffle, dropout, momentum and a learning rate that changes."""
+    model = make_model(dropout=0.2)
+    schedule = keras_lit.optimizers.WarmupSchedule(1e-2, 18, 4)
+    model.compile(keras_lit.optimizers.Adafactor(schedule), **options)
+    callbacks = [ExactResume(directory, save_freq), *callbacks]
+    if after is not None:
+        callbacks.append(Interrupt(after))
+    keras.utils.set_random_seed(9)
+    try:
+        history = model.fit(pairs or data(), epochs=epochs, verbose=0, callbacks=callbacks)
+    except KeyboardInterrupt:
+        return None
+    return history.history.get("loss"), [np.array(weight) for weight in model.get_weights()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("interruptions", [(9, 5), (7,), (12,)])
+def test_same_weights_and_losses(tmp_path, whole, interruptions):
+    """Six batches an epoch: in the second, twice; and right after its end."""
+    for after in interruptions:
+        assert run(tmp_path, after) is None
+    losses, weights = run(tmp_path)
+    assert losses == whole[0][-len(losses) :] and 1 <= len(losses) < 3
+    for found, expected in zip(weights, whole[1], strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_finished_run_gives_its_weights(tmp_path, whole):
+    run(tmp_path)
+    losses, weights = run(tmp_path)
+    assert losses is None
+    for found, expected in zip(weights, whole[1], strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+def test_replicas(tmp_path):
+    """The global batch's order and weights on two replicas, bfloat16 momentum and all."""
+    with mirrored(2).scope():
+        expected = run(tmp_path / "whole")
+        assert run(tmp_path / "killed", 9) is None
+        found = run(tmp_path / "killed")
+    assert found[0] == expected[0][1:]
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_callback_may_still_stop(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    assert run(tmp_path, 9) is None
+    assert len(run(tmp_path, callbacks=[Stop()])[0]) == 1
+
+
+def test_what_cannot_be_resumed(tmp_path):
+    run(tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="run with 6 batches in an epoch, and this one has 3"):
+        run(tmp_path, pairs=data(8))
+    model = make_model("LL")
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="of another model or optimizer. Pass another `directory`"):
+        model.fit(data(), callbacks=[ExactResume(tmp_path)])
+    with pytest.raises(ValueError, match="needs a dataset with a known number of batches"):
+        model.fit(data().filter(lambda pair: True), callbacks=[ExactResume(tmp_path / "new")])
+    with pytest.raises(ValueError, match="Leave `steps_per_epoch` out"):
+        model.fit(data(), callbacks=ExactResume(tmp_path), steps_per_epoch=3)
+    with pytest.raises(ValueError, match="`save_freq` should be a positive number"):
+        ExactResume(tmp_path, 0)
+
+
+def test_a_locked_tower_is_not_saved(tmp_path):
+    run(tmp_path, epochs=1)
+    with np.load(tmp_path / "checkpoint.npz", allow_pickle=False) as file:
+        assert not [name for name in file.files if "conv" in name or "batch_norm" in name]
+        assert [name for name in file.files if "log_temperature" in name]
+    assert tf.executing_eagerly()

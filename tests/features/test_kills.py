@@ -1,0 +1,44 @@
+"""Killed (-9) at random moments, again and again: nothing is lost and nothing is done twice.
+
+KERAS_LIT_KILLS=50 python -m pytest -m slow tests/features/test_kills.py    # 6 by default
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.features import small
+from tests.features.small import files, precompute
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+KILLS = int(os.environ.get("KERAS_LIT_KILLS", 6))
+
+pytestmark = pytest.mark.slow
+
+
+def run(job, directory, kills):
+    command = [sys.executable, "-m", "tests.features.kills", job, directory, str(kills), "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert f"survived {kills} kills" in child.stdout, child.stdout + child.stderr[-2000:]
+    print(child.stdout)
+
+
+def test_precompute(tmp_path):
+    run("precompute", tmp_path / "whole", 0)
+    run("precompute", tmp_path / "killed", KILLS)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_train(tmp_path):
+    precompute(tmp_path / "cache", pairs=small.make_pairs(60))
+    run("train", tmp_path / "whole", 0)
+    run("train", tmp_path / "killed", KILLS)
+    expected, found = (np.load(tmp_path / name / "weights.npz") for name in ("whole", "killed"))
+    assert len(expected.files) > 10
+    for name in expected.files:
+        np.testing.assert_array_equal(found[name], expected[name])
