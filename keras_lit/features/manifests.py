@@ -110,10 +110,16 @@ def known_plan(directory: pathlib.Path, split: str) -> Record | None:
     return json.loads(begun.read_text()) if begun.exists() else None
 
 
+def read_record(directory: pathlib.Path, split: str, shard: int) -> Record | None:
+    """The record of a finished shard, None where there is none."""
+    path = record_path(directory, split, shard)
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def last_input(directory: pathlib.Path, plan: Record, shard: int) -> int | None:
     """The hash of the last pair of a finished shard, None where there is none."""
-    path = record_path(directory, plan["split"], shard)
-    return json.loads(path.read_text())["last_input"] if shard >= 0 and path.exists() else None
+    record = None if shard < 0 else read_record(directory, plan["split"], shard)
+    return record and record["last_input"]
 
 
 def check_same(expected: Record, received: Record, directory: pathlib.Path) -> None:
@@ -138,7 +144,7 @@ def finish(directory: pathlib.Path, plan: Record, features: tfds.features.Featur
     All shards must be there; `missing_shards` tells.
     """
     split, shards = plan["split"], plan["shards"]
-    records = [json.loads(record_path(directory, split, i).read_text()) for i in range(shards)]
+    records = [read_record(directory, split, shard) for shard in range(shards)]
     manifest = {
         "plan": plan,
         "pairs": sum(record["pairs"] for record in records),
@@ -170,8 +176,7 @@ def missing_shards(directory: pathlib.Path, plan: Record) -> list[int]:
     """
     missing = []
     for shard in range(plan["shards"]):
-        path = record_path(directory, plan["split"], shard)
-        record = json.loads(path.read_text()) if path.exists() else None
+        record = read_record(directory, plan["split"], shard)
         file = directory / shard_file(plan["split"], shard, plan["shards"])
         if record is None or not file.exists() or file.stat().st_size != record["bytes"]:
             missing.append(shard)
@@ -179,7 +184,7 @@ def missing_shards(directory: pathlib.Path, plan: Record) -> list[int]:
             raise ValueError(
                 f"Shard {shard} in {str(directory)!r} was written by a job with another tower, "
                 "dataset or choice of arguments. Delete "
-                f"{str(path)!r} and run that job again with those of the others."
+                f"{str(file)!r} and run that job again with those of the others."
             )
     return missing
 

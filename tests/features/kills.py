@@ -1,7 +1,7 @@
 """Kills a job again and again: python -m tests.features.kills JOB DIRECTORY KILLS SEED.
 
 The job ("precompute" or "train") runs in a forked process, which is killed (-9) after a random time,
-KILLS times, and then runs to its end. It prints how far the job had come at each kill.
+KILLS times, and then runs to its end (DIRECTORY-0, and so on, when it came there before).
 """
 
 import os
@@ -15,7 +15,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_lit
 from tests.features import small
@@ -58,32 +57,41 @@ def run_child(job, directory):
 
 JOBS = {"precompute": precompute, "train": train}
 
+
+def kill_once(job, directory):
+    """Whether the job was killed, and had not come to its end before."""
+    before = progress(directory)
+    pid = run_child(job, directory)
+    # Most kills come soon after a new file, some before one.
+    early = time.time() + chance.uniform(0, 3) if chance.random() < 0.2 else float("inf")
+    while progress(directory) == before and time.time() < early:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.3))
+    os.kill(pid, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def finish(job, directory, index):
+    """Runs the job to its end and puts its result away."""
+    _, status = os.waitpid(run_child(job, directory), 0)
+    assert status == 0
+    directory.rename(directory.with_name(f"{directory.name}-{index}"))
+
+
 if __name__ == "__main__":
     job, directory, kills = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
-    directory.mkdir(parents=True, exist_ok=True)
     chance = random.Random(int(sys.argv[4]))
-    assert tf.executing_eagerly()
-    killed = 0
+    killed = finished = 0
     while killed < kills:
-        before = progress(directory)
-        pid = run_child(job, directory)
-        # Most kills come soon after the first new file; some come earlier.
-        until = time.time() + chance.uniform(0, 3)
-        while (
-            chance.random() < 0.999 and progress(directory) == before and time.time() < until + 60
-        ):
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                pid = 0
-                break
-            time.sleep(0.005)
-        if not pid:
-            break
-        time.sleep(chance.uniform(0, 0.3))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        killed += 1
-        print(f"kill {killed}: {len(list(directory.rglob('*')))} files", flush=True)
-    if killed == kills:
-        _, status = os.waitpid(run_child(job, directory), 0)
-        assert status == 0
-    print(f"survived {killed} kills")
+        directory.mkdir(parents=True, exist_ok=True)
+        if kill_once(job, directory):
+            killed += 1
+            print(f"kill {killed}: {len(list(directory.rglob('*')))} files", flush=True)
+        else:
+            finish(job, directory, finished)
+            finished += 1
+    directory.mkdir(parents=True, exist_ok=True)
+    finish(job, directory, finished)
+    print(f"survived {killed} kills; finished {finished + 1} times")

@@ -1,0 +1,86 @@
+"""Independent jobs, joined, give what one job writes."""
+
+import json
+import shutil
+
+import pytest
+
+import keras_lit
+from tests.features.small import files, make_tower, precompute
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    precompute(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory):
+    """Two jobs, each with a disk of its own."""
+    directory = tmp_path_factory.mktemp("disks")
+    for i in range(2):
+        assert precompute(directory / f"{i}", shard_index=i, num_shards=2) is None
+    return directory
+
+
+def test_jobs_on_one_disk(tmp_path, whole):
+    for i in (2, 0, 1):
+        precompute(tmp_path, shard_index=i, num_shards=3)
+        if i == 0:
+            with pytest.raises(ValueError, match="1 of 3 shards .*missing: 1. Run the jobs"):
+                keras_lit.features.merge(tmp_path)
+    assert keras_lit.features.merge(tmp_path) == keras_lit.features.manifest(whole)
+    assert files(tmp_path) == files(whole)
+
+
+def test_jobs_on_two_disks(tmp_path, whole, disks):
+    before = files(disks)
+    parts = [disks / "0", disks / "1"]
+    keras_lit.features.merge(tmp_path / "joined", parts=parts)
+    assert files(tmp_path / "joined") == files(whole)
+    assert files(disks) == before
+    assert keras_lit.features.merge(tmp_path / "joined", parts=parts)["pairs"] == 22
+
+
+def test_more_jobs_than_shards(tmp_path, whole):
+    for i in range(4):
+        precompute(tmp_path, shard_index=i, num_shards=4)
+    keras_lit.features.merge(tmp_path)
+    assert files(tmp_path) == files(whole)
+
+
+def test_a_shard_that_has_changed(tmp_path, disks):
+    shutil.copytree(disks, tmp_path, dirs_exist_ok=True)
+    path = next((tmp_path / "0").glob("features-*"))
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+    parts = [tmp_path / "0", tmp_path / "1"]
+    with pytest.raises(ValueError, match=f"changed since they were written: {path.name}. Delete"):
+        keras_lit.features.merge(tmp_path / "joined", parts=parts)
+
+
+def test_jobs_with_different_towers(tmp_path, disks):
+    precompute(tmp_path / "1", make_tower(seed=2), shard_index=1, num_shards=2)
+    with pytest.raises(ValueError, match="another tower.*tower.weights"):
+        keras_lit.features.merge(tmp_path / "joined", parts=[disks / "0", tmp_path / "1"])
+
+
+def test_a_record_of_another_plan(tmp_path, disks):
+    """As two jobs that begin at the same moment could leave it."""
+    shutil.copytree(disks / "0", tmp_path, dirs_exist_ok=True)
+    plan = tmp_path / ".precompute-train" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "seed": 5}))
+    with pytest.raises(ValueError, match="Shard 0 .* was written by a job with another tower"):
+        keras_lit.features.merge(tmp_path)
+
+
+def test_wrong_arguments(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No job has written split 'train'"):
+        keras_lit.features.merge(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No job has written split 'test' to '.*part'"):
+        keras_lit.features.merge(tmp_path, "test", parts=[tmp_path / "part"])
+    with pytest.raises(ValueError, match="`shard_index` should be one of 0, 1. Received: 2"):
+        precompute(tmp_path, shard_index=2, num_shards=2)
