@@ -94,3 +94,29 @@ def test_zero_shot_released(tmp_path):
         assert (
             len(shares) == 2 and shares[0] >= shares[1] and sum(shares) == pytest.approx(100, 1e-3)
         )
+
+
+def test_features(photos, tmp_path):
+    """Two jobs, joined, and a text tower trained on what they wrote."""
+    for job in ("--job 0 --jobs 2", "--job 1 --jobs 2", "--merge"):
+        arguments = f"--dataset {photos} --output {tmp_path}/features --shards 2 {job}"
+        printed = run("precompute_features.py", arguments, tmp_path)
+    assert "train: 80 pairs of " in printed and "0 images skipped" in printed
+    arguments = f"--features {tmp_path}/features --output {tmp_path}/run --vocabulary 60"
+    assert "on 80 pairs" in run("train_from_features.py", arguments, tmp_path)
+    assert (tmp_path / "run" / "saved_model" / "1" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ("read --pairs 600 --repeats 1", ["pairs_per_second"]),
+        ("fit --pairs 16 --batch 8 --sizes Ti --repeats 1", ["ratio"]),
+        ("stream --pairs 6000 --repeats 2", ["bytes_per_pair", "writing_growth", "reading_growth"]),
+        ("step --batch 2 --towers Ti/32 --repeats 1", ["pairs_per_second"]),
+    ],
+)
+def test_benchmark_of_features(arguments, names, tmp_path):
+    run("benchmarks/features.py", f"{arguments} --rounds 1 --output out.json", tmp_path)
+    for result in json.loads((tmp_path / "out.json").read_text()):
+        assert all(np.isfinite(result[name]) for name in names)

@@ -1,6 +1,6 @@
 """Killed (-9) at random moments, again and again: nothing is lost and nothing is done twice.
 
-KERAS_LIT_KILLS=50 python -m pytest -m slow tests/features/test_kills.py    # 6 by default
+KERAS_LIT_KILLS=50 python -m pytest -m slow tests/features/test_kills.py    # 4 by default
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.features import small
 from tests.features.small import files, precompute
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-KILLS = int(os.environ.get("KERAS_LIT_KILLS", 6))
+KILLS = int(os.environ.get("KERAS_LIT_KILLS", 4))
 
 pytestmark = pytest.mark.slow
 
