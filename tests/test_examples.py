@@ -33,6 +33,20 @@ def test_workers(photos, tmp_path):
     assert (tmp_path / "model.keras").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_multilingual(stamps, layers, tmp_path):
+    """The script runs, with few pictures' worth of training; its full run takes minutes."""
+    arguments = f"--data-dir {stamps.data_path.parents[1]} --output {tmp_path} --epochs 4"
+    if layers:
+        arguments += " --layers 1 --width 64 --vocabulary-size 2000"
+    run("multilingual.py", arguments, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["recall@10"]["languages"] == 58
+    # Ten of some 170 pictures by chance.
+    assert metrics["recall@10"]["mean"] > 100 * 10 / 170
+    assert (tmp_path / "languages.png").exists() and (tmp_path / "multilingual.keras").exists()
+
+
 def test_find_duplicates(photos, tmp_path):
     (photos / "even" / "copy.png").write_bytes((photos / "odd" / "1.png").read_bytes())
     with (photos / "captions.csv").open("a") as table:

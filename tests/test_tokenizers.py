@@ -1,3 +1,5 @@
+import unicodedata
+
 import keras
 import numpy as np
 import pytest
@@ -66,3 +68,47 @@ def test_a_seed_does_not_kill_the_vocabulary(sentencepiece):
     np.testing.assert_array_equal(preprocessor("the sea"), before)
     other = TextPreprocessor(tokenizers.train_sentencepiece(CAPTIONS[:2] * 9, 40), 8)
     assert (other("the sea") != before).numpy().any(), "each vocabulary has its own table"
+
+
+# Real captions of Tux Paint's stamps (the toucan, the onion, the electric guitar).
+SCRIPTS = [
+    "وإيكيدنا.",
+    "الغيتار الكهربائي.",
+    "גיטרה חשמלית.",
+    "エレキギター",
+    "たまねぎ！",
+    "ひよこ",
+    "电吉他。",
+    "전자 기타.",
+    "กีตาร์ไฟฟ้า",
+    "एक इलेक्ट्रिक गिटार.",
+    "ഒരു ഇലക്ട്രിക് ഗിറ്റാർ.",
+    "ហ្គីតាអគ្គីសនី",
+    "Μια ηλεκτρική κιθάρα.",
+    "Một cây đàn ghi-ta điện.",
+    "Elektro gitāra.",
+]
+
+
+def test_scripts_survive_normalisation():
+    """Right-to-left, CJK, combining marks: NFKC and case folding, and nothing else."""
+    tokenizer = tokenizers.train_sentencepiece(SCRIPTS * 4, 400, character_coverage=1.0)
+    ids = tf.function(tokenizer.tokenize)(tf.constant(SCRIPTS))
+    assert not (ids.flat_values == tokenizer.token_to_id("<unk>")).numpy().any()
+    for text, back in zip(SCRIPTS, tf.function(tokenizer.detokenize)(ids).numpy(), strict=True):
+        expected = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        assert back.decode() == expected
+
+
+@pytest.mark.slow
+def test_scripts_of_all_stamps_survive(stamps):
+    examples = stamps.as_dataset(split="test").as_numpy_iterator()
+    captions = [text.decode() for example in examples for text in example["captions"]["text"]]
+    tokenizer = tokenizers.train_sentencepiece(captions, 8_000, character_coverage=1.0)
+    ids = tf.function(tokenizer.tokenize)(tf.constant(captions))
+    assert not (ids.flat_values == tokenizer.token_to_id("<unk>")).numpy().any()
+    letters = 0
+    for text, back in zip(captions, tf.function(tokenizer.detokenize)(ids).numpy(), strict=True):
+        expected = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        letters += "".join(back.decode().split()) == "".join(expected.split())
+    assert letters / len(captions) > 0.99

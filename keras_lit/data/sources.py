@@ -1,10 +1,11 @@
-"""Image-text pairs from a folder, a table or a TensorFlow Datasets name."""
+"""Image-text pairs from a folder, a table, shards or a TensorFlow Datasets name."""
 
 import csv
 import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_lit import checks
+from keras_lit.data.captions import draw
+from keras_lit.data.shards import read_shards, shard_files
 from keras_lit.images import decodes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
@@ -22,7 +25,7 @@ NAME_KEYS = ("path", "name", "image/filename", "file_name", "filename", "image/i
 
 
 def image_text_pairs(
-    source: str | os.PathLike | tfds.core.DatasetBuilder,
+    source: str | os.PathLike | list[str] | tfds.core.DatasetBuilder,
     split: str = "train",
     image_key: str | None = None,
     text_key: str | None = None,
@@ -32,6 +35,7 @@ def image_text_pairs(
     skipped: set[str] | None = None,
     data_dir: str | os.PathLike | None = None,
     test_fraction: float = 0.0,
+    shard: tuple[int, int] | None = None,
 ) -> tf.data.Dataset:
     """Reads pairs for `LiT.fit`.
 
@@ -41,24 +45,30 @@ def image_text_pairs(
               a line; or with one .csv, .tsv or .jsonl file in it, see next;
             - a .csv, .tsv or .jsonl file with a column for the image (a path, relative to the file)
               and one for the text (in .jsonl also a list of texts);
+            - shards: .tar (webdataset, img2dataset) or .tfrecord files, as a path, a folder, a
+              glob or a list of these; see `keras_lit.data.shards`;
             - the name of a TensorFlow dataset (downloaded and prepared if need be), or its builder.
         split: of a TensorFlow dataset; of files "train" or "test", see `test_fraction`.
         image_key: the column or feature that holds the image. None: the first of "image",
             "image_path", "path", "file_name", "filename", "file" that exists.
         text_key: the same for the text ("captions/text" for nested features). None: the first of
             "text", "caption", "captions", "captions/text", "title", "description".
-        captions: "all" makes a pair of each caption of an image, "first" takes the first.
+        captions: "all" makes a pair of each caption of an image, "first" takes the first, "random"
+            draws one anew in each epoch.
         shuffle_buffer: int, how many pairs to draw from at random, in a new order each epoch; 0
             for none. Files are shuffled before they are read, so that a buffer as large as the
             dataset costs little.
         seed: int, of the shuffling.
-        skipped: None: an image that is missing or does not decode is an error. A set: such pairs
-            are left out and their names added to it as the dataset is read, so that `len(skipped)`
-            counts them (each image is then decoded once more).
+        skipped: None: an image that is missing or does not decode is an error, and so is a caption
+            that is empty or not UTF-8. A set: such pairs are left out and named in it, as the
+            dataset is read, so that `len(skipped)` counts them (each image is then decoded once
+            more).
         data_dir: where TensorFlow Datasets keeps its data.
         test_fraction: float in 0..1, the part of a folder's or table's images that is "test". A
             hash of the image's path relative to the folder decides, so that an image keeps its
             split, with all of its captions, when others are added. At 0 all are "train".
+        shard: (index, count), to read one part of `count` equal ones, for one of so many workers;
+            the same in each epoch. Shards are dealt out as whole files.
 
     Returns:
         A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
@@ -73,14 +83,29 @@ def image_text_pairs(
     >>> pairs = keras_lit.data.image_text_pairs("photos")  # doctest: +SKIP
     >>> model.fit(pairs.shuffle(1000).batch(256))  # doctest: +SKIP
     """
-    checks.check_one_of(captions, ("all", "first"), "captions")
+    checks.check_one_of(captions, ("all", "first", "random"), "captions")
+    index, count = shard or (0, 1)
+    if not 0 <= index < count:
+        raise ValueError(f"`shard` should be (index, count), index below count. Received: {shard}.")
     if isinstance(source, tfds.core.DatasetBuilder):
         builder = source
+    elif files := shard_files(source):
+        if len(files) < count:
+            raise ValueError(
+                f"{count} workers need at least so many shards. Received: {len(files)} files."
+            )
+        pairs = read_shards(
+            files[index::count], image_key, text_key, skipped, bool(shuffle_buffer), seed
+        )
+        pairs = _choose(pairs, captions, seed)
+        pairs = pairs if skipped is None else _skip(pairs, skipped)
+        return pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
     elif _is_path(source):
         checks.check_one_of(split, ("train", "test"), "split")
         rows = _file_rows(pathlib.Path(source), image_key, text_key, captions, skipped)
         rows = [row for row in rows if (_part(row[0], source) < test_fraction) == (split == "test")]
-        pairs = _read_files(rows, source, split, shuffle_buffer, seed)
+        images = _by_image(rows, captions)[index::count]
+        pairs = _read_files(images, source, split, captions, shuffle_buffer, seed)
         return pairs if skipped is None else _skip(pairs, skipped)
     else:
         builder = tfds.builder(str(source), data_dir=data_dir)
@@ -90,7 +115,9 @@ def image_text_pairs(
             f'with `split`, for example split="train[80%:]". Received: {test_fraction}.'
         )
     builder.download_and_prepare()
-    pairs = _tfds_pairs(builder, split, image_key, text_key, captions)
+    if shard is not None:
+        split = tfds.even_splits(split, count)[index]
+    pairs = _choose(_tfds_pairs(builder, split, image_key, text_key), captions, seed)
     if skipped is not None:
         pairs = _skip(pairs, skipped)
     return pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
@@ -125,11 +152,15 @@ def _file_rows(
     rows = []
     for where, image, texts in records:
         texts = texts if isinstance(texts, list) else [texts]
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ValueError(
-                f"{where}: expected a caption, or a list of them, of at least one character. "
-                f"Received: {texts!r}."
+        if not texts or not all(_is_caption(text) for text in texts):
+            message = (
+                f"{where}: expected a caption, or a list of them, of at least one character, in "
+                f"UTF-8. Received: {texts!r}."
             )
+            if skipped is None:
+                raise ValueError(message)
+            skipped.add(message)
+            continue
         if not image.is_file():
             if skipped is None:
                 raise FileNotFoundError(
@@ -138,9 +169,24 @@ def _file_rows(
                 )
             skipped.add(str(image))
             continue
-        chosen = texts if captions == "all" else texts[:1]
+        chosen = texts[:1] if captions == "first" else texts
         rows += [(str(image), text.strip()) for text in chosen]
     return rows
+
+
+def _is_caption(text: Any) -> bool:
+    # A byte that is not UTF-8 was read as half of a surrogate pair.
+    return isinstance(text, str) and bool(text.strip()) and not re.search(r"[\ud800-\udfff]", text)
+
+
+def _by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list[str]]]:
+    """(image, its captions) to draw from, or else each caption by itself."""
+    if captions != "random":
+        return [(image, [text]) for image, text in rows]
+    texts: dict[str, list[str]] = {}
+    for image, text in rows:
+        texts.setdefault(image, []).append(text)
+    return list(texts.items())
 
 
 def _part(image: str, source: str | os.PathLike) -> float:
@@ -154,14 +200,14 @@ def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
     for image in sorted(path.rglob("*")):
         beside = image.with_suffix(".txt")
         if image.suffix.lower() in IMAGE_SUFFIXES and beside.exists():
-            lines = beside.read_text(encoding="utf-8").splitlines()
+            lines = beside.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             yield str(beside), image, [line for line in lines if line.strip()]
 
 
 def _table(
     path: pathlib.Path, image_key: str | None, text_key: str | None
 ) -> Iterator[tuple[str, pathlib.Path, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if path.suffix == ".jsonl":
             lines = ((i, line) for i, line in enumerate(file, 1) if line.strip())
             records: Any = ((i, json.loads(line)) for i, line in lines)
@@ -179,18 +225,25 @@ def _table(
 
 
 def _read_files(
-    rows: list[tuple[str, str]], source: Any, split: str, shuffle_buffer: int, seed: int | None
+    images: list[tuple[str, list[str]]],
+    source: Any,
+    split: str,
+    captions: str,
+    shuffle_buffer: int,
+    seed: int | None,
 ) -> tf.data.Dataset:
-    if not rows:
+    if not images:
         raise ValueError(
             f"There are no {split} pairs in {str(source)!r}: expected pictures "
             f"({', '.join(IMAGE_SUFFIXES)}), each beside a .txt, or a table "
             f"({', '.join(TABLE_SUFFIXES)}) that names them; for a test split, `test_fraction`."
         )
-    names, texts = zip(*rows, strict=True)
-    files = tf.data.Dataset.from_tensor_slices({"text": list(texts), "name": list(names)})
+    names, texts = zip(*images, strict=True)
+    text = tf.ragged.constant(texts) if captions == "random" else [each[0] for each in texts]
+    files = tf.data.Dataset.from_tensor_slices({"text": text, "name": list(names)})
     if shuffle_buffer:
-        files = files.shuffle(min(shuffle_buffer, len(rows)), seed=seed)
+        files = files.shuffle(min(shuffle_buffer, len(images)), seed=seed)
+    files = draw(files, seed=seed) if captions == "random" else files
     return files.map(
         lambda pair: {"image": tf.io.read_file(pair["name"]), **pair},
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -202,7 +255,6 @@ def _tfds_pairs(
     split: str,
     image_key: str | None,
     text_key: str | None,
-    captions: str,
 ) -> tf.data.Dataset:
     features = _flat(builder.info.features)
     image_key = _key(features, image_key, IMAGE_KEYS, "image_key", builder.name)
@@ -214,15 +266,24 @@ def _tfds_pairs(
         split=split, decoders={image_key: tfds.decode.SkipDecoding()}, shuffle_files=False
     )
 
-    def pairs_of(example: dict[str, Any]) -> tf.data.Dataset:
-        texts = tf.reshape(_get(example, text_key), [-1])
-        texts = texts[:1] if captions == "first" else texts
+    def pair(example: dict[str, Any]) -> dict[str, tf.Tensor]:
         name = tf.strings.as_string(_get(example, name_key)) if name_key else tf.constant("")
-        return tf.data.Dataset.from_tensor_slices(texts).map(
-            lambda text: {"image": example[image_key], "text": text, "name": name}
-        )
+        texts = tf.reshape(_get(example, text_key), [-1])
+        return {"image": example[image_key], "text": texts, "name": name}
 
-    return dataset.flat_map(pairs_of)
+    return dataset.map(pair)
+
+
+def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.Dataset:
+    """Of pairs with a [n] "text" those with one each."""
+    if captions == "random":
+        return draw(pairs.filter(lambda pair: tf.size(pair["text"]) > 0), seed=seed)
+
+    def each(pair: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        texts = pair["text"][:1] if captions == "first" else pair["text"]
+        return tf.data.Dataset.from_tensor_slices(texts).map(lambda text: {**pair, "text": text})
+
+    return pairs.flat_map(each)
 
 
 def _flat(features: Any, prefix: str = "") -> dict[str, Any]:

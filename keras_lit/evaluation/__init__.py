@@ -3,6 +3,7 @@
 from keras_lit.evaluation import datasets, prompts
 from keras_lit.evaluation.encoding import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
+from keras_lit.evaluation.languages import recall_by_language
 from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.retrieval import retrieval_recall
@@ -30,6 +31,7 @@ __all__ = [
     "multi_label_accuracy",
     "preprocessor",
     "prompts",
+    "recall_by_language",
     "report",
     "retrieval_recall",
     "retrieve",

@@ -131,6 +131,31 @@ def test_a_caption_that_is_no_string(folder):
         image_text_pairs(folder)
 
 
+def test_captions_that_are_not_utf8_are_named(folder):
+    (folder / "a.txt").write_bytes(b"an a\n")
+    (folder / "inside" / "b.txt").write_bytes(b"caf\xe9")
+    skipped = set()
+    assert rows(image_text_pairs(folder, skipped=skipped)) == EXPECTED[:1]
+    (message,) = skipped
+    assert message.startswith(f"{folder}/inside/b.txt: expected a caption") and "UTF-8" in message
+    with pytest.raises(ValueError, match=r"b\.txt: expected a caption.*in UTF-8"):
+        image_text_pairs(folder)
+    (folder / "t.csv").write_bytes(b"image,text\na.png,caf\xe9\ninside/b.png,a b\n")
+    skipped.clear()
+    assert rows(image_text_pairs(folder / "t.csv", skipped=skipped)) == EXPECTED[1:2]
+    assert len(skipped) == 1 and "line 2" in skipped.pop()
+
+
+def test_random_captions_and_parts_of_a_table(folder):
+    lines = ["image,text", "a.png,an a", "inside/b.png,a b", "inside/b.png,another b"]
+    (folder / "t.csv").write_text("\n".join(lines))
+    pairs = image_text_pairs(folder / "t.csv", captions="random", seed=1)
+    epochs = {tuple(text for _, text in rows(pairs)) for _ in range(12)}
+    assert epochs == {("an a", "a b"), ("an a", "another b")}
+    parts = [rows(image_text_pairs(folder / "t.csv", shard=(i, 2))) for i in range(2)]
+    assert parts == [[EXPECTED[0], EXPECTED[2]], [EXPECTED[1]]]
+
+
 def test_a_missing_source():
     with pytest.raises(FileNotFoundError, match="There is no file or folder '/nowhere/at/all'"):
         image_text_pairs("/nowhere/at/all")
@@ -176,3 +201,10 @@ def test_tensorflow_datasets(tmp_path):
     }
     by_name = image_text_pairs("two_captions", data_dir=tmp_path, captions="first")
     assert len(rows(by_name)) == 2
+    drawn = image_text_pairs("two_captions", data_dir=tmp_path, captions="random")
+    assert len({tuple(sorted(text for _, text in rows(drawn))) for _ in range(20)}) == 2
+    parts = [
+        image_text_pairs("two_captions", data_dir=tmp_path, shard=(i, 2), captions="first")
+        for i in range(2)
+    ]
+    assert [len(rows(part)) for part in parts] == [1, 1]

@@ -1,0 +1,147 @@
+"""One caption of several, drawn anew each epoch: any, of a language, or a back-translation."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+Example = dict[str, Any]
+
+
+def draw(examples: tf.data.Dataset, key: str = "text", seed: int | None = None) -> tf.data.Dataset:
+    """Draws one of an image's captions, another in each epoch.
+
+    Args:
+        examples: unbatched tf.data.Dataset of dicts with `key`, a [n] string tensor, n > 0.
+        key: str, which entry holds the captions.
+        seed: int, of the draws.
+
+    Returns:
+        The examples, with a scalar string under `key`.
+
+    Example:
+
+    >>> examples = tf.data.Dataset.from_tensor_slices({"text": [["a dog", "a puppy"]]})
+    >>> drawn = {next(iter(draw(examples)))["text"].numpy() for _ in range(100)}
+    >>> sorted(drawn)
+    [b'a dog', b'a puppy']
+    """
+
+    def choose(example: Example, number: tf.Tensor) -> Example:
+        texts = tf.reshape(example[key], [-1])
+        return {**example, key: texts[_below(tf.size(texts), number)]}
+
+    return _with_numbers(examples, seed).map(choose)
+
+
+def draw_language(
+    examples: tf.data.Dataset,
+    languages: Iterable[str] | Mapping[str, float] | None = None,
+    seed: int | None = None,
+) -> tf.data.Dataset:
+    """Draws a language for each image in each epoch, and takes its caption.
+
+    Args:
+        examples: unbatched tf.data.Dataset of dicts with "captions": {"language": [n] string,
+            "text": [n] string}, as `TuxPaintStamps` has.
+        languages: which may be drawn, for example ["en", "fr"]; or how often, in any unit:
+            {"en": 2.0, "fr": 1.0}. None: all alike. An image that has none of them is left out.
+        seed: int, of the draws.
+
+    Returns:
+        The examples, with "text" and "language" (scalar strings) in place of "captions".
+
+    Example:
+
+    >>> captions = {"language": [["en", "fr"]], "text": [["a dog", "un chien"]]}
+    >>> examples = tf.data.Dataset.from_tensor_slices({"captions": captions})
+    >>> [pair["text"].numpy() for pair in draw_language(examples, ["fr"])]
+    [b'un chien']
+
+    Reference: the LiT paper, section 5.7.
+    """
+    weight = _weights(languages)
+
+    def weigh(example: Example) -> tf.Tensor:
+        return weight(tf.reshape(example["captions"]["language"], [-1]))
+
+    def choose(example: Example, number: tf.Tensor) -> Example:
+        weights = tf.cumsum(weigh(example))
+        # A draw on a border belongs to what comes after it, which has a weight.
+        drawn = weights[-1] * tf.cast(number, tf.float64) / 2.0**32
+        index = tf.searchsorted(weights, [drawn], side="right")[0]
+        captions = {name: tf.reshape(x, [-1])[index] for name, x in example["captions"].items()}
+        rest = {name: value for name, value in example.items() if name != "captions"}
+        return {**rest, "text": captions["text"], "language": captions["language"]}
+
+    usable = examples.filter(lambda example: tf.reduce_sum(weigh(example)) > 0)
+    return _with_numbers(usable, seed).map(choose)
+
+
+def with_alternatives(
+    pairs: tf.data.Dataset,
+    probability: float = 0.1,
+    key: str = "alternatives",
+    seed: int | None = None,
+) -> tf.data.Dataset:
+    """Replaces a caption, with a probability, by one of its alternatives: its back-translations.
+
+    Args:
+        pairs: unbatched tf.data.Dataset of pairs with "text" (scalar string) and `key`, a [n]
+            string tensor; n may be 0.
+        probability: float in 0..1, how often any of the alternatives is taken (0.1 in the paper).
+        key: str, which entry holds the alternatives; it is taken out.
+        seed: int, of the draws, which are new in each epoch.
+
+    Returns:
+        The pairs without `key`.
+
+    Raises:
+        ValueError: `probability` is not in 0..1.
+
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensors({"text": "a dog", "alternatives": ["one dog"]})
+    >>> [pair["text"].numpy() for pair in with_alternatives(pairs, 1.0)]
+    [b'one dog']
+
+    Reference: the LiT paper, section 5.7 and Appendix J.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"`probability` should be in 0..1. Received: {probability}.")
+
+    def choose(pair: Example, number: tf.Tensor, other: tf.Tensor) -> Example:
+        texts = tf.reshape(pair[key], [-1])
+        # Without alternatives the text itself is the only choice.
+        choices = tf.concat([texts, [pair["text"]]], axis=0)
+        alternative = choices[_below(tf.maximum(tf.size(texts), 1), other)]
+        replaced = tf.cast(number, tf.float64) < probability * 2.0**32
+        rest = {name: value for name, value in pair.items() if name != key}
+        return {**rest, "text": tf.where(replaced, alternative, pair["text"])}
+
+    numbers = _numbers(seed).batch(2, drop_remainder=True)
+    return tf.data.Dataset.zip(pairs, numbers).map(lambda p, two: choose(p, two[0], two[1]))
+
+
+def _weights(languages: Iterable[str] | Mapping[str, float] | None) -> Any:
+    if languages is None:
+        return lambda names: tf.ones_like(names, tf.float64)
+    if not isinstance(languages, Mapping):
+        languages = dict.fromkeys(languages, 1.0)
+    initializer = tf.lookup.KeyValueTensorInitializer(
+        list(languages), [float(weight) for weight in languages.values()], tf.string, tf.float64
+    )
+    return tf.lookup.StaticHashTable(initializer, default_value=0.0).lookup
+
+
+def _numbers(seed: int | None) -> tf.data.Dataset:
+    """Whole numbers in [0, 2**32), others in each epoch."""
+    return tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+
+
+def _with_numbers(examples: tf.data.Dataset, seed: int | None) -> tf.data.Dataset:
+    return tf.data.Dataset.zip(examples, _numbers(seed))
+
+
+def _below(count: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    return tf.cast(number % tf.cast(count, tf.int64), tf.int32)

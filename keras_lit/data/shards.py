@@ -1,0 +1,160 @@
+"""Pairs from tar shards (webdataset, img2dataset) and TFRecords, as a stream of constant memory."""
+
+import json
+import pathlib
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+SHARD_SUFFIXES = (".tar", ".tfrecord", ".tfrecords")
+IMAGE_ENTRIES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "image", "image/encoded")
+TEXT_ENTRIES = ("txt", "text", "caption", "captions")
+Record = tuple[bytes, list[bytes], str]
+
+
+def shard_files(source: Any) -> list[str]:
+    """The shards that a source names: a shard, a folder of them, a glob, or a list of these.
+
+    Example:
+
+    >>> shard_files("no_such_folder/*.tar")
+    []
+    """
+    if isinstance(source, list | tuple):
+        return [file for each in source for file in shard_files(each)]
+    path = pathlib.Path(source)
+    if path.is_dir():
+        return [str(file) for file in sorted(path.iterdir()) if file.suffix in SHARD_SUFFIXES]
+    if path.suffix not in SHARD_SUFFIXES:
+        return []
+    return sorted(tf.io.gfile.glob(str(source))) if "*" in str(source) else [str(source)]
+
+
+def read_shards(
+    files: Sequence[str],
+    image_key: str | None = None,
+    text_key: str | None = None,
+    skipped: set[str] | None = None,
+    shuffle: bool = False,
+    seed: int | None = None,
+    parallel: int = 4,
+) -> tf.data.Dataset:
+    """Reads the records of shards, some shards at a time.
+
+    A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), those of a key in a
+    row, as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
+
+    Args:
+        files: from `shard_files`.
+        image_key: extension or feature that holds the image. None: "jpg", "png", ...
+        text_key: extension or feature of the text, or a key of the .json. None: "txt", "caption"...
+        skipped: None: a bad record is an error. A set: bad records are left out and added to it by
+            name with what is wrong: half a pair, text that is not UTF-8 or empty. After a damaged
+            place the rest of a shard cannot be read; that is added too. All else is read.
+        shuffle: bool, whether to read the shards in another order each epoch.
+        seed: int, of the shuffling.
+        parallel: int, how many shards to read at a time.
+
+    Returns:
+        A tf.data.Dataset of {"image": scalar string, "text": [captions] string, "name"}.
+    """
+
+    def records(file: bytes) -> Iterator[Record]:
+        path = file.decode()
+        reader = _tar_records if path.endswith(".tar") else _example_records
+        count = 0
+        try:
+            for key, entries in reader(path):
+                count += 1
+                try:
+                    image, texts = _pair(entries, image_key, text_key)
+                except ValueError as error:
+                    _bad(f"{path}/{key}: {error}", skipped)
+                    continue
+                yield image, texts, f"{path}/{key}"
+        except (OSError, tarfile.TarError, tf.errors.OpError) as error:
+            what = f"{type(error).__name__} {error}".split("\n")[0]
+            _bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
+
+    signature = (
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([None], tf.string),
+        tf.TensorSpec([], tf.string),
+    )
+    paths = tf.data.Dataset.from_tensor_slices(list(files))
+    if shuffle:
+        paths = paths.shuffle(len(files), seed=seed)
+    return paths.interleave(
+        lambda path: tf.data.Dataset.from_generator(
+            records, args=(path,), output_signature=signature
+        ),
+        cycle_length=min(parallel, len(files)),
+    ).map(lambda image, texts, name: {"image": image, "text": texts, "name": name})
+
+
+def _tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, {extension: content}) of neighbouring files with the same key."""
+    key, entries = None, {}
+    with tarfile.open(path, "r|*") as tar:
+        for member in tar:
+            if not member.isfile():
+                continue
+            folder, _, name = member.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            this = f"{folder}/{stem}" if folder else stem
+            if this != key:
+                if key is not None:
+                    yield key, entries
+                key, entries = this, {}
+            entries[extension.lower()] = tar.extractfile(member).read()
+    if key is not None:
+        yield key, entries
+
+
+def _example_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
+        features = tf.train.Example.FromString(record).features.feature
+        entries = {name: list(value.bytes_list.value) for name, value in features.items()}
+        key = entries.get("key") or entries.get("__key__")
+        yield (key[0].decode("utf-8", "replace") if key else str(number)), entries
+
+
+def _pair(
+    entries: dict[str, Any], image_key: str | None, text_key: str | None
+) -> tuple[bytes, list[bytes]]:
+    """The image and the captions, checked; ValueError says what is wrong."""
+    images = _first(entries, (image_key,) if image_key else IMAGE_ENTRIES)
+    texts = _first(entries, (text_key,) if text_key else TEXT_ENTRIES)
+    if not texts and "json" in entries:
+        texts = _first(json.loads(entries["json"]), (text_key,) if text_key else TEXT_ENTRIES)
+    for what, found in (("image", images), ("text", texts)):
+        if not found:
+            raise ValueError(f"no {what} among {', '.join(sorted(entries))}")
+    captions = []
+    for text in texts:
+        try:
+            text = text.decode() if isinstance(text, bytes) else str(text)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the text is not UTF-8: {text[:40]!r}") from error
+        if not text.strip():
+            raise ValueError("the text is empty")
+        captions.append(text.strip().encode())
+    return images[0], captions
+
+
+def _first(entries: dict[str, Any], names: tuple[str | None, ...]) -> list[Any]:
+    for name in names:
+        if entries.get(name):
+            value = entries[name]
+            return value if isinstance(value, list) else [value]
+    return []
+
+
+def _bad(message: str, skipped: set[str] | None) -> None:
+    if skipped is None:
+        raise ValueError(
+            f"{message}. Mend it, or pass `skipped=set()` to leave such records out and count them."
+        )
+    skipped.add(message)

@@ -1,0 +1,186 @@
+"""Tar shards and TFRecords, whole and damaged: what is bad is counted and named, nothing else lost."""
+
+import io
+import json
+import tarfile
+
+import pytest
+import tensorflow as tf
+
+from keras_lit.data import image_text_pairs
+
+
+def png(value):
+    return tf.io.encode_png(tf.fill([4, 5, 3], tf.constant(value, tf.uint8))).numpy()
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            content = content if isinstance(content, bytes) else content.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_records(path, rows):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for row in rows:
+            features = {
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+                for name, values in row.items()
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+    return path
+
+
+def texts(pairs):
+    return [pair["text"].decode() for pair in pairs.as_numpy_iterator()]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Four tars of ten pairs each."""
+    for shard in range(4):
+        files = []
+        for i in range(10):
+            files += [
+                (f"{shard}{i}.png", png(10 * shard + i)),
+                (f"{shard}{i}.txt", f"pair {shard}{i}\n"),
+            ]
+        write_tar(tmp_path / f"{shard}.tar", files)
+    return tmp_path
+
+
+ALL = [f"pair {shard}{i}" for shard in range(4) for i in range(10)]
+
+
+def test_tars_of_a_folder_a_glob_and_a_list(shards):
+    pairs = list(image_text_pairs(shards).as_numpy_iterator())
+    assert sorted(pair["text"].decode() for pair in pairs) == ALL
+    pair = next(pair for pair in pairs if pair["text"] == b"pair 23")
+    assert pair["image"] == png(23) and pair["name"].decode() == f"{shards}/2.tar/23"
+    assert sorted(texts(image_text_pairs(f"{shards}/*.tar"))) == ALL
+    assert texts(image_text_pairs([str(shards / "3.tar")])) == ALL[30:]
+
+
+def test_webdataset_and_img2dataset_layouts(tmp_path):
+    write_tar(
+        tmp_path / "a.tar",
+        [
+            ("00/1.0.jpg", tf.io.encode_jpeg(tf.zeros([8, 8, 3], tf.uint8)).numpy()),
+            ("00/1.0.json", json.dumps({"caption": ["one", "two"], "url": "x"})),
+            ("00/2.json", json.dumps({"caption": "the json's", "key": "2"})),
+            ("00/2.PNG", png(1)),
+            ("00/2.txt", "the text's, which goes first"),
+            ("00/2.cls", "7"),
+        ],
+    )
+    # webdataset cuts at the first dot, so "1" has the extensions "0.jpg" and "0.json".
+    pairs = image_text_pairs(
+        tmp_path / "a.tar", image_key="0.jpg", text_key="0.json", skipped=set()
+    )
+    assert len(texts(pairs)) == 1
+    assert texts(image_text_pairs(tmp_path / "a.tar", skipped=set())) == [
+        "the text's, which goes first"
+    ]
+    captions = image_text_pairs(tmp_path / "a.tar", text_key="caption", skipped=set())
+    assert texts(captions) == ["the json's"]
+
+
+def test_records_with_several_captions(tmp_path):
+    rows = [
+        {"image": [png(0)], "caption": [b"a", b"b"], "key": [b"k"]},
+        {"jpg": [png(1)], "txt": [b"c"]},
+    ]
+    path = write_records(tmp_path / "a.tfrecord", rows)
+    assert texts(image_text_pairs(path)) == ["a", "b", "c"]
+    assert texts(image_text_pairs(path, captions="first")) == ["a", "c"]
+    drawn = image_text_pairs(path, captions="random", seed=1)
+    assert {tuple(texts(drawn)) for _ in range(12)} == {("a", "c"), ("b", "c")}
+    names = [pair["name"].decode() for pair in image_text_pairs(path).as_numpy_iterator()]
+    assert names == [f"{path}/k", f"{path}/k", f"{path}/1"]
+
+
+def test_half_pairs_bad_text_and_bad_images_are_named(shards):
+    write_tar(
+        shards / "1.tar",
+        [
+            ("a.png", png(0)),
+            ("b.png", png(1)),
+            ("b.txt", "good"),
+            ("c.txt", "no image"),
+            ("d.png", png(2)),
+            ("d.txt", b"caf\xe9"),
+            ("e.png", png(3)),
+            ("e.txt", "  \n"),
+            ("f.png", b"no image at all"),
+            ("f.txt", "does not decode"),
+            ("g.png", png(4)),
+            ("g.txt", "good, too"),
+        ],
+    )
+    skipped = set()
+    pairs = image_text_pairs(shards, skipped=skipped)
+    good = sorted([*ALL[:10], *ALL[20:], "good", "good, too"])
+    assert sorted(texts(pairs)) == good
+    assert sorted(texts(pairs)) == good  # another epoch counts nothing twice
+    assert sorted(message.removeprefix(f"{shards}/1.tar/") for message in skipped) == [
+        "a: no text among png",
+        "c: no image among txt",
+        "d: the text is not UTF-8: b'caf\\xe9'",
+        "e: the text is empty",
+        "f",
+    ]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"1\.tar/a: no text.*skipped=set"):
+        texts(image_text_pairs(shards))
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tfrecord"])
+def test_a_truncated_shard_loses_its_rest_only(suffix, shards):
+    if suffix == "tfrecord":
+        for shard in range(4):
+            (shards / f"{shard}.tar").unlink()
+            rows = [{"image": [png(i)], "text": [ALL[10 * shard + i].encode()]} for i in range(10)]
+            write_records(shards / f"{shard}.tfrecord", rows)
+    path = shards / f"2.{suffix}"
+    content = path.read_bytes()
+    # A tar block is 512 bytes: pair 4 ends at 4 * 5 blocks or so; a record's length is the same.
+    path.write_bytes(content[: 10 * 1024 + 700 if suffix == "tar" else len(content) * 55 // 100])
+    skipped = set()
+    found = sorted(texts(image_text_pairs(shards, skipped=skipped)))
+    assert set(found) >= {*ALL[:20], *ALL[30:]} and 22 <= len(found) - 10 < 38
+    assert found == sorted(set(found)) and set(found) <= set(ALL)
+    (message,) = skipped
+    assert message.startswith(f"{path}: cannot be read on after ")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"2.{suffix}: cannot be read on"):
+        texts(image_text_pairs(shards))
+
+
+def test_a_missing_shard_does_not_stop_the_others(shards):
+    files = [*map(str, sorted(shards.iterdir())), f"{shards}/gone.tar"]
+    skipped = set()
+    assert sorted(texts(image_text_pairs(files, skipped=skipped))) == ALL
+    assert len(skipped) == 1 and "gone.tar: cannot be read on after 0 records" in skipped.pop()
+
+
+def test_workers_read_disjoint_parts(shards):
+    parts = [texts(image_text_pairs(shards, shard=(i, 2))) for i in range(2)]
+    assert sorted(parts[0] + parts[1]) == ALL and len(parts[0]) == 20
+    assert texts(image_text_pairs(shards, shard=(1, 2))) == parts[1]
+    with pytest.raises(ValueError, match="5 workers need at least so many shards. Received: 4"):
+        image_text_pairs(shards, shard=(0, 5))
+    with pytest.raises(ValueError, match=r"index below count. Received: \(2, 2\)"):
+        image_text_pairs(shards, shard=(2, 2))
+
+
+def test_shards_are_shuffled_by_seed(shards):
+    def read(seed):
+        pairs = image_text_pairs(shards, shuffle_buffer=10, seed=seed)
+        return texts(pairs), texts(pairs)
+
+    (first, second), again, other = read(1), read(1), read(2)
+    assert first != second and (first, second) == again != other
+    assert sorted(first) == sorted(second) == ALL
