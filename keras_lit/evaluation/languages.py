@@ -34,8 +34,8 @@ def recall_by_language(
     >>> eye = np.eye(2)
     >>> encode = lambda texts: eye[[int("cat" in text) for text in texts]]
     >>> captions = [{"en": "a dog", "fr": "un chien"}, {"en": "a cat"}]
-    >>> keras_lit.evaluation.recall_by_language(encode, eye, captions, ks=(1,))["en"]
-    {'images': 2, 'image_to_text_recall@1': 1.0, 'text_to_image_recall@1': 1.0}
+    >>> keras_lit.evaluation.recall_by_language(encode, eye, captions, ks=(1,))["fr"]["images"]
+    1
 
     Reference: the LiT paper, section 5.7 and Appendix J.
     """
