@@ -55,7 +55,12 @@ def test_imports_go_one_way():
 
 
 # Their examples need the network or files.
-NEED_FILES = ("keras_lit.pretrained", "keras_lit.data.tux_paint", "keras_lit.legacy_torch")
+NEED_FILES = (
+    "keras_lit.pretrained",
+    "keras_lit.data.tux_paint",
+    "keras_lit.legacy_torch",
+    "keras_lit.features.beam",
+)
 
 
 def modules():

@@ -14,7 +14,13 @@ from keras_lit.towers import ImageTower
 Batch = dict[str, Any]
 
 
-def prepare(dataset: tf.data.Dataset, tower: ImageTower, plan: dict[str, Any], start: int) -> Any:
+def prepare(
+    dataset: tf.data.Dataset,
+    tower: ImageTower,
+    plan: dict[str, Any],
+    start: int,
+    skip: int | None = None,
+) -> tf.data.Dataset:
     """Decodes and preprocesses raw pairs in parallel, and keeps their order.
 
     Args:
@@ -22,6 +28,7 @@ def prepare(dataset: tf.data.Dataset, tower: ImageTower, plan: dict[str, Any], s
         tower: whose preprocessor is applied.
         plan: of the split.
         start: int, the number of the pair to begin with. Numbers decide random views.
+        skip: int, how many pairs of the dataset come before it; `start` by default.
 
     Returns:
         A tf.data.Dataset of batches of {"pixels": [batch, views, height, width, 3], "good":
@@ -59,9 +66,10 @@ def prepare(dataset: tf.data.Dataset, tower: ImageTower, plan: dict[str, Any], s
         fields = {name: x for name, x in pair.items() if name in plan["fields"]}
         return {**row, "pixels": pixels, "good": good, "raw": raw, "fields": fields}
 
-    before = min(start, 1)
+    skip = start if skip is None else skip
+    before = min(skip, 1)
     return (
-        dataset.skip(start - before)
+        dataset.skip(skip - before)
         .scan(tf.constant(0, tf.int64), with_hashes)
         .skip(before)
         .enumerate(start)

@@ -83,17 +83,10 @@ def precompute(
 
     Reference: the LiT paper, section 5.6.
     """
-    checks.check_one_of(dtype, ("float16", "float32"), "dtype")
-    for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
-        checks.check_positive(value, name)
     checks.check_one_of(shard_index, range(num_shards), "shard_index")
-    encoding.check_dataset(dataset, image_tower, views)
     directory = pathlib.Path(directory)
-    choices = {"split": split, "dtype": dtype, "views": views, "seed": seed, "shards": shards}
-    choices["batch_size"] = batch_size
-    plan = _plan(image_tower, dataset, directory, text_preprocessor, choices)
-    directory.mkdir(parents=True, exist_ok=True)
-    finished = manifests.agree_on_plan(directory, plan)
+    choices = (batch_size, shards, split, dtype, views, seed, text_preprocessor)
+    plan, finished = begin(image_tower, dataset, directory, *choices)
     if finished is not None:
         return finished
     mine = range(shards * shard_index // num_shards, shards * (shard_index + 1) // num_shards)
@@ -108,6 +101,34 @@ def precompute(
     if num_shards > 1:
         return None
     return manifests.finish(directory, plan, tfrecords.tfds_features(plan))
+
+
+def begin(
+    image_tower: ImageTower,
+    dataset: tf.data.Dataset,
+    directory: pathlib.Path,
+    batch_size: int = 64,
+    shards: int = 16,
+    split: str = "train",
+    dtype: str = "float16",
+    views: int = 1,
+    seed: int = 0,
+    text_preprocessor: keras.layers.Layer | None = None,
+) -> tuple[manifests.Record, manifests.Record | None]:
+    """Checks the arguments of `precompute` and writes its plan, or compares it with that there.
+
+    Returns:
+        The plan, and the manifest where the split is finished already.
+    """
+    checks.check_one_of(dtype, ("float16", "float32"), "dtype")
+    for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
+        checks.check_positive(value, name)
+    encoding.check_dataset(dataset, image_tower, views)
+    choices = {"split": split, "dtype": dtype, "views": views, "seed": seed, "shards": shards}
+    choices["batch_size"] = batch_size
+    plan = _plan(image_tower, dataset, directory, text_preprocessor, choices)
+    directory.mkdir(parents=True, exist_ok=True)
+    return plan, manifests.agree_on_plan(directory, plan)
 
 
 def _plan(
@@ -180,6 +201,12 @@ def bounds(plan: manifests.Record, shard: int) -> tuple[int, int]:
     edges = (batches * i // plan["shards"] * size for i in (shard, shard + 1))
     start, stop = (min(edge, count) for edge in edges)
     return start, stop
+
+
+def shard_of(plan: manifests.Record, number: int) -> int:
+    """The shard of a pair, by `bounds`."""
+    batches = -(-plan["pairs"] // plan["batch_size"])
+    return ((number // plan["batch_size"] + 1) * plan["shards"] - 1) // batches
 
 
 def _write_run(
