@@ -12,6 +12,7 @@ reads is evaluated for retrieval. Writes results.json and report.html to --outpu
 
 import argparse
 import pathlib
+from typing import Any
 
 import keras
 import tensorflow_datasets as tfds
@@ -56,6 +57,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", help="another than the usual one (test, for retrieval)")
     parser.add_argument("--templates", help="a set of keras_lit.evaluation.prompts")
     parser.add_argument("--select", action="store_true", help="choose on validation images")
+    parser.add_argument(
+        "--train", help="what it was trained on, to evaluate without duplicates too"
+    )
+    parser.add_argument("--same-text", action="store_true", help="images of one text are all right")
     parser.add_argument("--count", type=int, help="only so many images")
     parser.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data")
     parser.add_argument("--download", action="store_true")
@@ -96,6 +101,7 @@ def evaluate(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evalu
         name,
         dataset.classes(),
         dataset.several_labels,
+        duplicates=seen(images, args),
     )
 
 
@@ -109,7 +115,18 @@ def retrieve(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evalu
     split = args.split or ("train" if is_files else "test")
     pairs = keras_lit.data.image_text_pairs(name, split, data_dir=args.data_dir)
     pairs = pairs.take(args.count) if args.count else pairs
-    return evaluation.retrieve(model, evaluation.ImagesAndTexts(pairs, verbose=1), name)
+    pairs = evaluation.ImagesAndTexts(pairs, verbose=1)
+    return evaluation.retrieve(
+        model, pairs, name, same_text=args.same_text, duplicates=seen(pairs.images, args)
+    )
+
+
+def seen(images: evaluation.Images, args: argparse.Namespace) -> Any:
+    """The images that are in the training set as well."""
+    if args.train is None:
+        return None
+    pairs = keras_lit.data.image_text_pairs(args.train, captions="first", data_dir=args.data_dir)
+    return evaluation.seen_in_training(images, pairs)
 
 
 if __name__ == "__main__":

@@ -6,5 +6,13 @@ from keras_lit.callbacks.evaluation import (
     ZeroShotEvaluation,
 )
 from keras_lit.callbacks.exact_resume import ExactResume
+from keras_lit.callbacks.pictures import RetrievalPictures, write_projector
 
-__all__ = ["ExactResume", "FewShotEvaluation", "RetrievalEvaluation", "ZeroShotEvaluation"]
+__all__ = [
+    "ExactResume",
+    "FewShotEvaluation",
+    "RetrievalEvaluation",
+    "RetrievalPictures",
+    "ZeroShotEvaluation",
+    "write_projector",
+]

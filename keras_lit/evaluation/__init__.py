@@ -8,6 +8,7 @@ from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.retrieval import retrieval_recall
 from keras_lit.evaluation.running import Result, classify, retrieve
+from keras_lit.evaluation.seen import seen_in_training
 from keras_lit.evaluation.selection import Choice, preprocessor, select
 from keras_lit.evaluation.zero_shot import (
     Confusion,
@@ -35,6 +36,7 @@ __all__ = [
     "report",
     "retrieval_recall",
     "retrieve",
+    "seen_in_training",
     "select",
     "zero_shot_accuracy",
     "zero_shot_confusions",

@@ -74,7 +74,7 @@ def report(
 
 def benchmark_key(name: str) -> str:
     """The name of a metric in CLIP_benchmark, which names a retrieval after what is found."""
-    name = re.sub(r"^accuracy@(\d+)$", r"acc\1", name)
+    name = re.sub(r"^accuracy@(\d+)", r"acc\1", name)
     return name.replace("text_to_image_", "image_retrieval_").replace(
         "image_to_text_", "text_retrieval_"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lit.evaluation import retrieval, sheets, zero_shot
+from keras_lit.evaluation import retrieval, seen, sheets, zero_shot
 from keras_lit.evaluation.encoding import Images, ImagesAndTexts
 from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.model import LiT
@@ -44,6 +44,7 @@ def classify(
     classes: Sequence[int] | None = None,
     several_labels: bool = False,
     queries: int = 8,
+    duplicates: Any = None,
 ) -> Result:
     """Zero-shot classification of a dataset.
 
@@ -56,6 +57,8 @@ def classify(
         classes: as for `zero_shot_accuracy`.
         several_labels: bool, whether "label" is [n, most] padded with -1 and any of them is right.
         queries: int, for how many classes, spread evenly, to show the nearest pictures.
+        duplicates: rows of images (or a mask of them), for example of `seen_in_training`, to
+            evaluate without as well.
 
     Returns:
         A `Result`.
@@ -74,17 +77,21 @@ def classify(
     )
     embeddings, labels = images.embeddings(model), images["label"]
     confusions = []
-    if several_labels:
-        metrics = multi_label_accuracy(embeddings, labels, weights)
-    else:
-        arguments = embeddings, labels, weights
-        metrics = zero_shot.zero_shot_accuracy(*arguments, classes=classes)
+
+    def evaluate(chosen: np.ndarray) -> dict[str, float]:
+        arguments = embeddings[chosen], labels[chosen], weights
+        if several_labels:
+            return multi_label_accuracy(*arguments)
+        return zero_shot.zero_shot_accuracy(*arguments, classes=classes)
+
+    metrics = seen.with_and_without(evaluate, len(embeddings), duplicates)
+    if not several_labels:
         names = dict(
             zip(range(len(weights)) if classes is None else classes, class_names, strict=True)
         )
         confusions = [
             (names[pair.label], names[pair.predicted], pair.count, pair.fraction)
-            for pair in zero_shot.zero_shot_confusions(*arguments, classes=classes)
+            for pair in zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
         ]
     shown = np.unique(
         np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
@@ -110,6 +117,7 @@ def retrieve(
     ks: Sequence[int] = (1, 5, 10),
     same_text: bool = False,
     queries: int = 8,
+    duplicates: Any = None,
 ) -> Result:
     """Text-image retrieval on a dataset.
 
@@ -120,6 +128,8 @@ def retrieve(
         ks: the k of the recalls.
         same_text: bool, whether images with the same text are equally right.
         queries: int, for how many texts, drawn at random, to show the nearest pictures.
+        duplicates: rows of images (or a mask of them) to evaluate without as well, and without
+            their texts.
 
     Returns:
         A `Result`.
@@ -129,7 +139,13 @@ def retrieve(
     """
     images, texts = pairs.embeddings(model)
     groups = pairs.groups_of_same_text() if same_text else np.arange(len(images))
-    metrics = retrieval.retrieval_recall(images, texts, pairs.image_index, ks, groups)
+
+    def evaluate(chosen: np.ndarray) -> dict[str, float]:
+        kept = chosen[pairs.image_index]
+        index = (np.cumsum(chosen) - 1)[pairs.image_index[kept]]
+        return retrieval.retrieval_recall(images[chosen], texts[kept], index, ks, groups[chosen])
+
+    metrics = seen.with_and_without(evaluate, len(images), duplicates)
     shown = np.random.default_rng(0).permutation(len(texts))[:queries]
     sheet = sheets.nearest_pictures(
         [str(pairs.texts[i]) for i in shown],

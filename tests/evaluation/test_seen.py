@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lit import evaluation
+from keras_lit.evaluation import seen
+from tests.small import make_model, make_pairs
+
+
+def pictures(count):
+    """Smooth noise, so that each has a hash of its own."""
+    rng = np.random.default_rng(1)
+    small = rng.integers(60, 196, [count, 20, 20, 3]).astype("float32")
+    return tf.image.resize(small, [80, 80], "bicubic").numpy().clip(0, 255).astype("uint8")
+
+
+def test_near_duplicates_are_found_each_time_they_occur():
+    test = pictures(8)
+    test[5] = test[2]
+    larger = tf.image.resize(test[[2, 6]].astype("float32"), [100, 100]).numpy().astype("uint8")
+    training = [*pictures(20)[10:], tf.io.encode_jpeg(larger[0]).numpy(), larger[1]]
+    found = seen.seen_in_training(evaluation.Images({"image": test}, ()), training)
+    assert found.tolist() == [2, 5, 6]
+
+
+def test_retrieval_without_duplicates_is_that_of_the_others_alone():
+    model = make_model()
+    pixels = np.stack([row["image"] for row in make_pairs(12).as_numpy_iterator()])
+    index = np.array([0, 0, 1, *range(2, 12)])
+    texts = [row["text"] for row in make_pairs(13).as_numpy_iterator()]
+    names = np.array([f"{i}" for i in index])
+    pairs = evaluation.ImagesAndTexts({"image": pixels[index], "text": texts, "name": names})
+    kept = [1, 2, 3, 5, 6, 8, 9, 10, 11]
+    for duplicates in ([0, 4, 7], np.isin(np.arange(12), [0, 4, 7])):
+        result = evaluation.retrieve(model, pairs, duplicates=duplicates)
+        rows = [j for j in range(13) if index[j] in kept]
+        expected = evaluation.retrieval_recall(
+            model.encode_image(pixels[kept]),
+            model.encode_text([texts[j] for j in rows]),
+            [kept.index(index[j]) for j in rows],
+        )
+        for name, value in expected.items():
+            assert result.metrics[f"{name}_without_duplicates"] == pytest.approx(value), name
+        plain = evaluation.retrieve(model, pairs).metrics
+        assert plain.items() <= result.metrics.items()
+        assert result.metrics["duplicates"] == 3
+        assert len(result.metrics) == 2 * len(plain) + 1
+
+
+def test_classification_with_and_without():
+    calls = []
+    found = seen.with_and_without(
+        lambda chosen: calls.append(chosen) or {"x": chosen.sum()}, 5, [4, 1]
+    )
+    assert found == {"x": 5, "x_without_duplicates": 3, "duplicates": 2}
+    assert calls[1].tolist() == [True, False, True, True, False]
+    assert seen.with_and_without(lambda chosen: {"x": 1}, 5, []) == {
+        "x": 1,
+        "x_without_duplicates": 1,
+        "duplicates": 0,
+    }
+    model = make_model()
+    pixels = np.stack([row["image"] for row in make_pairs(9).as_numpy_iterator()])
+    labels, names = np.arange(9) % 3, ["balloon", "dog", "cat"]
+    images = evaluation.Images({"image": pixels, "label": labels})
+    result = evaluation.classify(model, images, names, duplicates=[0, 1])
+    expected = evaluation.zero_shot_accuracy(
+        model.encode_image(pixels[2:]),
+        labels[2:],
+        evaluation.zero_shot_weights(model.encode_text, names),
+    )
+    for name, value in expected.items():
+        assert result.metrics[f"{name}_without_duplicates"] == value
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "message"),
+    [
+        ([5], r"rows in \[0, 5\).*from 5 to 5"),
+        ([-1], "from -1 to -1"),
+        (np.ones(4, bool), r"mask of duplicates should have shape \(5,\)"),
+        (np.ones(5, bool), "All 5 images are duplicates"),
+    ],
+)
+def test_bad_duplicates(duplicates, message):
+    with pytest.raises(ValueError, match=message):
+        seen.with_and_without(lambda chosen: {}, 5, duplicates)
