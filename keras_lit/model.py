@@ -555,7 +555,14 @@ def unit_length(embeddings: Any) -> tf.Tensor:
 def _embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
     if verbose == "auto":
         verbose = int(not 0 <= inputs.cardinality() <= 10)
-    replicas = tower.distribute_strategy.num_replicas_in_sync
+    strategy = tower.distribute_strategy
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        # Keras would give each worker other rows; here each computes all of them by itself.
+        with strategy.scope():
+            encode = tf.function(tower, reduce_retracing=True)
+            rows = [distribution.on_replicas(encode, batch) for batch in inputs]
+        return unit_length(np.concatenate(rows)).numpy()
+    replicas = strategy.num_replicas_in_sync
     inputs = inputs.map(lambda rows: batches.fill_up({"inputs": rows}, replicas))
     outputs = tower.predict(inputs, verbose=verbose)
     embeddings = outputs["embeddings"][outputs.get("mask", slice(None))]
