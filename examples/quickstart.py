@@ -446,29 +446,27 @@ def contact_sheet(
     model: keras_lit.LiT, test: dict[str, Any], pairs: tf.data.Dataset, path: pathlib.Path
 ) -> None:
     """Queries with their five nearest pictures; a green frame marks the caption's own."""
-    queries = np.random.default_rng(0).permutation(len(test["text"]))[:8]
-    similarities = model.encode_text(test["text"][queries]) @ embed(model, test["features"]).T
-    nearest = np.argsort(-similarities, axis=1)[:, :5]
-    thumbnail = keras_lit.preprocessing.ImagePreprocessor(
-        128, "pad", value_range="0..255", antialias=True
+    texts = test["text"]
+    queries = texts[np.random.default_rng(0).permutation(len(texts))[:8]]
+    rows = evaluation.sheets.nearest_pictures(
+        queries,
+        model.encode_text(queries),
+        embed(model, test["features"]),
+        texts == queries[:, np.newaxis],
+        evaluation.Images(pairs, ()),
+        size=128,
     )
-    wanted = set(nearest.ravel())
-    pictures = {
-        i: thumbnail(pair["image"]).numpy().astype("uint8")
-        for i, pair in enumerate(pairs)
-        if i in wanted
-    }
-    figure, grid = plt.subplots(len(queries), 6, figsize=(9.5, 1.55 * len(queries)))
-    for row, query, best, scores in zip(grid, queries, nearest, similarities, strict=True):
-        row[0].text(1, 0.5, test["text"][query], ha="right", va="center", wrap=True, fontsize=9)
-        row[0].axis("off")
-        for axes, index in zip(row[1:], best, strict=True):
-            hit = test["text"][index] == test["text"][query]
-            axes.imshow(pictures[index])
+    figure, grid = plt.subplots(len(rows), 6, figsize=(9.5, 1.55 * len(rows)))
+    for line, row in zip(grid, rows, strict=True):
+        line[0].text(1, 0.5, row.query, ha="right", va="center", wrap=True, fontsize=9)
+        line[0].axis("off")
+        for axes, hit in zip(line[1:], row.hits, strict=True):
+            axes.imshow(hit.pixels)
             axes.set(xticks=[], yticks=[])
-            axes.set_xlabel(f"{scores[index]:.2f}", fontsize=7, labelpad=2)
+            axes.set_xlabel(f"{hit.similarity:.2f}", fontsize=7, labelpad=2)
             for spine in axes.spines.values():
-                spine.set(color="tab:green" if hit else "lightgrey", linewidth=4 if hit else 1)
+                colour, width = ("tab:green", 4) if hit.right else ("lightgrey", 1)
+                spine.set(color=colour, linewidth=width)
     figure.suptitle("Test captions and their five nearest test pictures (green: the right one)")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

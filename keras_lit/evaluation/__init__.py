@@ -1,6 +1,6 @@
 """Evaluation as in the paper: pure functions over embeddings."""
 
-from keras_lit.evaluation import datasets, prompts
+from keras_lit.evaluation import datasets, prompts, sheets
 from keras_lit.evaluation.encoding import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.languages import recall_by_language
@@ -38,6 +38,7 @@ __all__ = [
     "retrieve",
     "seen_in_training",
     "select",
+    "sheets",
     "zero_shot_accuracy",
     "zero_shot_confusions",
     "zero_shot_weights",
