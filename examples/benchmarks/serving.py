@@ -116,7 +116,7 @@ def compare_weights(model: keras_lit.LiT, directory: str, args: argparse.Namespa
             {
                 "weights": dtype,
                 "megabytes": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) / 1e6,
-                **{name: 100 * value for name, value in recalls.items()},
+                **{name: 100 * value for name, value in recalls.items() if "recall" in name},
                 "worst_cosine": min(
                     float((a * b).sum(axis=1).min()) for a, b in zip(found, exact, strict=True)
                 ),
