@@ -1,10 +1,13 @@
 """Released LiT models: what the authors' code computes from files of the same layout."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
 from keras_lit import checkpoints, tokenizers
+from keras_lit.pretrained import MINILM_FOLDER, MINILM_PACKAGE, package_file
 from tests.checkpoints.files import GOLDEN, RELEASES, arrays_of, renamed
 
 TEXT = "lit_text_transformer"
@@ -222,3 +225,17 @@ def test_a_vocabulary_beside_a_text_transformer(tmp_path):
     assert end not in long[:15] and long[15] == end
     again = load(GOLDEN / f"{TEXT}.npz", tokenizer=tmp_path / "lit.model")
     np.testing.assert_array_equal(again.encode_text(["a dog"]), model.encode_text(["a dog"]))
+
+
+@pytest.mark.slow
+def test_berts_vocabulary_gives_the_authors_token_ids(tmp_path):
+    """The standard vocabulary beside a small BERT with as many words."""
+    vocabulary = package_file(MINILM_PACKAGE, f"{MINILM_FOLDER}/vocab.txt")
+    (tmp_path / "lit.txt").write_bytes(vocabulary.read_bytes())
+    arrays = arrays_of(BERT)
+    arrays["txt/BertEncoder_0/embedder/embedders_token_ids/embedding"] = np.zeros([30_522, 40], "f")
+    np.savez(tmp_path / "lit.npz", **arrays)
+    texts = json.loads((GOLDEN / "preprocessing.json").read_text())["texts"]
+    expected = np.load(GOLDEN / "preprocessing.npz")["token_ids"]
+    found = load(tmp_path / "lit.npz").text_tower.preprocessor(texts)
+    np.testing.assert_array_equal(found, expected)

@@ -48,6 +48,10 @@ def rename(arrays):
     arrays[KERNEL.replace("Dense_0", "Dense_7")] = arrays.pop(KERNEL)
 
 
+def add(arrays):
+    arrays["img/pre_logits/kernel"] = np.ones([40, 40], "f")
+
+
 def rename_block(arrays):
     for name in list(arrays):
         if "img/Transformer/encoderblock_1/" in name:
@@ -102,6 +106,7 @@ def not_an_array(arrays):
     ("change", "named"),
     [
         (rename, rf"Missing: '{KERNEL}'. Left over: '.*Dense_7/kernel'"),
+        (add, "Missing: none. Left over: 'img/pre_logits/kernel'"),
         (rename_block, r"'img/Transformer/encoderblock_\*' should be numbered.*Received: \[0, 3\]"),
         (drop, "lacks 'img/embedding/kernel'"),
         (reshape, rf"'{KERNEL}' of .* should have the shape \(24, 48\).*Received: \(48, 24\)"),
