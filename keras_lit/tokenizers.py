@@ -1,9 +1,12 @@
-"""Vocabularies: train SentencePiece and WordPiece tokenizers on a stream of captions."""
+"""Vocabularies: train SentencePiece and WordPiece tokenizers on captions; files of them."""
 
 import io
+import os
+import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import keras
 import keras_nlp
 import sentencepiece
 import tensorflow as tf
@@ -119,3 +122,78 @@ def _strings(captions: Iterable[str | bytes] | tf.data.Dataset) -> Iterator[str]
         yield caption if isinstance(caption, str) else caption.decode("utf-8")
     if caption is None:
         raise ValueError("There are no captions to train a vocabulary on.")
+
+
+def save(tokenizer: keras.layers.Layer, path: str | os.PathLike) -> pathlib.Path:
+    """Writes a vocabulary as the file that other programs read, too.
+
+    Args:
+        tokenizer: a SentencePiece or WordPiece tokenizer of keras-nlp.
+        path: ending in .model for SentencePiece, in .txt for WordPiece (one token a line).
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: another tokenizer, or another ending.
+
+    Example:
+
+    >>> tokenizer = keras_lit.tokenizers.train_sentencepiece(["the sea", "a dog"], 30)
+    >>> keras_lit.tokenizers.save(tokenizer, "sea.model")  # doctest: +SKIP
+    PosixPath('sea.model')
+    """
+    path = pathlib.Path(path)
+    if isinstance(tokenizer, keras_nlp.tokenizers.SentencePieceTokenizer):
+        checks.check_one_of(path.suffix, (".model",), "path's ending")
+        path.write_bytes(tokenizer.proto)
+    elif isinstance(tokenizer, keras_nlp.tokenizers.WordPieceTokenizer):
+        checks.check_one_of(path.suffix, (".txt",), "path's ending")
+        path.write_text("".join(f"{token}\n" for token in tokenizer.get_vocabulary()), "utf-8")
+    else:
+        raise ValueError(
+            "`tokenizer` should be a SentencePiece or WordPiece tokenizer. Received: "
+            f"{type(tokenizer).__name__}."
+        )
+    return path
+
+
+def load(path: str | os.PathLike, lowercase: bool = True) -> keras.layers.Layer:
+    """Reads a vocabulary: one saved here, or that of a released LiT or BERT model.
+
+    Args:
+        path: a .model file of SentencePiece, or a .txt file of WordPiece, one token a line.
+        lowercase: bool, for WordPiece, whether to lower-case and to strip accents, as BERT's
+            uncased models want. SentencePiece files hold their normalisation themselves; the
+            released small LiT models' does not fold case (`TextPreprocessor(lowercase=True)`).
+
+    Returns:
+        A keras-nlp `SentencePieceTokenizer` or `BertTokenizer`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another ending, or no vocabulary.
+
+    Example:
+
+    >>> keras_lit.tokenizers.load("lit_vocabulary.txt")  # doctest: +SKIP
+
+    Reference: the LiT model card; vision_transformer's `models_lit`.
+    """
+    path = pathlib.Path(path)
+    checks.check_one_of(path.suffix, (".model", ".txt"), "path's ending")
+    if path.suffix == ".txt":
+        tokens = path.read_text("utf-8").split("\n")
+        tokens = tokens[:-1] if not tokens[-1] else tokens
+        missing = [token for token in _BERT_TOKENS[:4] if token not in tokens]
+        if missing:
+            raise ValueError(f"{path} should hold BERT's tokens, one a line. Missing: {missing}.")
+        return keras_nlp.models.BertTokenizer(
+            vocabulary=tokens, lowercase=lowercase, strip_accents=lowercase
+        )
+    proto = path.read_bytes()
+    try:
+        sentencepiece.SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise ValueError(f"{path} should be a SentencePiece model: {error}") from error
+    return keras_nlp.tokenizers.SentencePieceTokenizer(proto=proto)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sentencepiece import SentencePieceProcessor
 
 from keras_lit import tokenizers
 from keras_lit.preprocessing import TextPreprocessor
@@ -112,3 +113,54 @@ def test_scripts_of_all_stamps_survive(stamps):
         expected = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
         letters += "".join(back.decode().split()) == "".join(expected.split())
     assert letters / len(captions) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("train", "ending"),
+    [(tokenizers.train_sentencepiece, "model"), (tokenizers.train_wordpiece, "txt")],
+)
+def test_a_file_gives_the_same_ids_everywhere(train, ending, tmp_path):
+    trained = train(CAPTIONS, 80)
+    path = tokenizers.save(trained, tmp_path / f"vocabulary.{ending}")
+    preprocessor = TextPreprocessor(tokenizers.load(path), 8)
+    texts = ["a red BALLOON", "two dogs", "naïve snow"]
+    expected = TextPreprocessor(trained, 8)(texts).numpy()
+    np.testing.assert_array_equal(preprocessor(texts), expected)
+    mapped = tf.data.Dataset.from_tensor_slices(texts).batch(3).map(preprocessor)
+    np.testing.assert_array_equal(next(iter(mapped)), expected)
+    archive = keras.export.ExportArchive()
+    archive.track(preprocessor)
+    archive.add_endpoint(
+        "serve", preprocessor.call, [tf.TensorSpec([None], tf.string, name="text")]
+    )
+    archive.write_out(str(tmp_path / "saved"), verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved")).serve(tf.constant(texts))
+    np.testing.assert_array_equal(served, expected)
+
+
+def test_the_file_is_the_stock_format(tmp_path):
+    path = tokenizers.save(tokenizers.train_sentencepiece(CAPTIONS, 60), tmp_path / "v.model")
+    stock = SentencePieceProcessor(model_file=str(path))
+    np.testing.assert_array_equal(
+        TextPreprocessor(tokenizers.load(path), 12)("the sea")[: len(stock.encode("the sea"))],
+        stock.encode("the sea"),
+    )
+    path = tokenizers.save(tokenizers.train_wordpiece(CAPTIONS, 80), tmp_path / "v.txt")
+    assert path.read_text().split("\n")[:3] == ["[PAD]", "[UNK]", "[CLS]"]
+
+
+def test_files_that_are_no_vocabularies(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "a.model").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"BERT's tokens.*Missing: \['\[PAD\]'"):
+        tokenizers.load(tmp_path / "a.txt")
+    with pytest.raises(ValueError, match="should be a SentencePiece model"):
+        tokenizers.load(tmp_path / "a.model")
+    with pytest.raises(ValueError, match="'.model', '.txt'. Received: '.json'"):
+        tokenizers.load(tmp_path / "a.json")
+    with pytest.raises(FileNotFoundError):
+        tokenizers.load(tmp_path / "none.model")
+    with pytest.raises(ValueError, match="one of '.txt'. Received: '.model'"):
+        tokenizers.save(tokenizers.train_wordpiece(CAPTIONS, 80), tmp_path / "v.model")
+    with pytest.raises(ValueError, match="SentencePiece or WordPiece tokenizer. Received: Dense"):
+        tokenizers.save(keras.layers.Dense(1), tmp_path / "v.model")
