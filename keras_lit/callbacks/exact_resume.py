@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
 
+BFLOAT16 = tf.bfloat16.as_numpy_dtype
 FILE = "checkpoint.npz"
 # Ends an epoch and not the training, unless another callback says so.
 REST_IS_DONE = "the rest of the epoch is done"
@@ -179,7 +179,7 @@ class ExactResume(keras.callbacks.Callback):
         for name, variable in variables.items():
             value = self._saved[name]
             if name.endswith("/bfloat16"):
-                value = value.view(ml_dtypes.bfloat16)
+                value = value.view(BFLOAT16)
             variable.assign(value)
 
 
@@ -190,4 +190,4 @@ def _part(batches: tf.data.Dataset, skip: tf.Tensor, take: tf.Tensor) -> tf.data
 
 def _plain(value: np.ndarray) -> np.ndarray:
     """bfloat16 as the integers of its bits: NumPy's files do not know it."""
-    return value.view("uint16") if value.dtype == ml_dtypes.bfloat16 else value
+    return value.view("uint16") if value.dtype == BFLOAT16 else value
