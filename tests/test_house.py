@@ -58,6 +58,7 @@ def test_imports_go_one_way():
 NEED_FILES = (
     "keras_lit.pretrained",
     "keras_lit.data.tux_paint",
+    "keras_lit.data.web_captions",
     "keras_lit.legacy_torch",
     "keras_lit.features.beam",
 )

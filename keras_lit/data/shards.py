@@ -63,7 +63,7 @@ def read_shards(
 
     def records(file: bytes) -> Iterator[Record]:
         path = file.decode()
-        reader = _tar_records if path.endswith(".tar") else _example_records
+        reader = tar_records if path.endswith(".tar") else _example_records
         count = 0
         try:
             for key, entries in reader(path):
@@ -94,7 +94,7 @@ def read_shards(
     ).map(lambda image, texts, name: {"image": image, "text": texts, "name": name})
 
 
-def _tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of neighbouring files with the same key."""
     key, entries = None, {}
     with tarfile.open(path, "r|*") as tar:

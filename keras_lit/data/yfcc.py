@@ -1,0 +1,116 @@
+"""The three texts of a Flickr photo (title, description, tags) as the paper uses them."""
+
+import urllib.parse
+from typing import Any
+
+import tensorflow as tf
+
+from keras_lit.data.captions import draw
+
+_TEXTS = ("title", "description", "tags")
+SEPARATORS = (" ", "\n", ", ", "; ", ". ", " | ", " - ")
+Example = dict[str, Any]
+
+
+def usable_title(title: str) -> bool:
+    """Whether a title may say something of its photo: the paper's rule.
+
+    Not what is empty, begins with "DSC", "IMG" or "Picture", is the word "image", or consists of
+    digits for more than a half. Upper and lower case differ, as the paper writes them.
+
+    Example:
+
+    >>> [usable_title(title) for title in ("IMG_0520", "image", "2008-07-26", "Route 66")]
+    [False, False, False, True]
+
+    Reference: the LiT paper, Appendix E.
+    """
+    if not title or title.startswith(("DSC", "IMG", "Picture")) or title == "image":
+        return False
+    return 2 * sum(letter.isdigit() for letter in title) <= len(title)
+
+
+def unquote(text: str) -> str:
+    """A text of YFCC100M's table, which is URL-encoded.
+
+    Example:
+
+    >>> unquote("Mom%27s+garden")
+    "Mom's garden"
+    """
+    return urllib.parse.unquote_plus(text, errors="surrogateescape")
+
+
+def split_tags(tags: str) -> list[str]:
+    """The tags of a column of YFCC100M's table; a comma within a tag is encoded there.
+
+    Example:
+
+    >>> split_tags("red,new+york,a%2Cb")
+    ['red', 'new york', 'a,b']
+    """
+    return [unquote(tag) for tag in tags.split(",") if tag]
+
+
+def three_texts(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.Dataset:
+    """Title, description and tags of each photo, to train on jointly.
+
+    The tags are shuffled and joined by a space, a newline or punctuation, one draw for each text,
+    other ones in each epoch. `LiT.fit` sums a contrastive loss over the three texts.
+
+    Args:
+        examples: unbatched tf.data.Dataset of {"image", "title", "description": scalar string,
+            "tags": [n] string, ...}, as `YFCC100MCLIP` has.
+        seed: int, of the draws.
+
+    Returns:
+        The examples with "text", [3] string, in place of the three; "" for one that is missing.
+
+    Example:
+
+    >>> photo = {"title": "Mila", "description": "", "tags": ["cat"]}
+    >>> [p["text"].numpy().tolist() for p in three_texts(tf.data.Dataset.from_tensors(photo))]
+    [[b'Mila', b'', b'cat']]
+
+    Reference: the LiT paper, Appendix E.
+    """
+
+    def join(example: Example, seeds: tf.Tensor) -> Example:
+        tags = tf.random.experimental.stateless_shuffle(example["tags"], seeds[:2])
+        drawn = tf.random.stateless_uniform([], seeds[1:], 0, len(SEPARATORS), tf.int32)
+        separator = tf.gather(tf.constant(SEPARATORS), drawn)
+        tags = tf.where(tf.range(tf.size(tags)) > 0, separator + tags, tags)
+        texts = [example["title"], example["description"], tf.strings.reduce_join(tags)]
+        rest = {key: x for key, x in example.items() if key not in _TEXTS}
+        return {**rest, "text": tf.stack(texts)}
+
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    return tf.data.Dataset.zip(examples, seeds.batch(3, drop_remainder=True)).map(join)
+
+
+def one_text(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.Dataset:
+    """One of the photo's texts, drawn anew in each epoch, for the loss of one text.
+
+    Args:
+        examples: as for `three_texts`.
+        seed: int, of the draws.
+
+    Returns:
+        The examples with "text", a scalar string, in place of the three. Photos without any text
+        are left out.
+
+    Example:
+
+    >>> photo = {"title": "Mila", "description": "", "tags": ["cat"]}
+    >>> photos = tf.data.Dataset.from_tensors(photo).repeat(20)
+    >>> sorted({pair["text"].numpy() for pair in one_text(photos, seed=0)})
+    [b'Mila', b'cat']
+
+    Reference: the LiT paper, Appendix E.
+    """
+
+    def given(pair: Example) -> Example:
+        return {**pair, "text": tf.boolean_mask(pair["text"], pair["text"] != "")}
+
+    photos = three_texts(examples, seed).map(given)
+    return draw(photos.filter(lambda pair: tf.size(pair["text"]) > 0), seed=seed)
