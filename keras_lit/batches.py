@@ -12,7 +12,7 @@ from keras_lit import distribution, pairs
 from keras_lit.pairs import Pairs
 from keras_lit.towers import ImageTower, TextTower
 
-KEYS = (*pairs.IMAGE_KEYS, "text", "name", "image_tower")
+KEYS = (*pairs.IMAGE_KEYS, *pairs.TEXT_KEYS, "name", "image_tower")
 
 
 def for_training(
@@ -35,12 +35,14 @@ def for_training(
     pairs.check_spec(x.element_spec, image_tower, text_tower)
     if x.cardinality() == 0:
         raise ValueError(pairs.EMPTY)
-    if not pairs.is_batched(x.element_spec["text"]):
+    if not pairs.are_batched(x.element_spec):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
     replicas = distribution.replica_count()
 
     def ready(pair: Pairs) -> Pairs:
         result = pairs.preprocess(pair, image_tower, text_tower, training)
+        if "mask" in pair and "text_mask" in result:
+            result["text_mask"] &= pair["mask"][:, None]
         return {**result, **{name: pair[name] for name in ("mask",) if name in pair}}
 
     x = x.map(lambda pair: {name: pair[name] for name in KEYS if name in pair})
@@ -104,7 +106,7 @@ def _as_dataset(x: Any, batch_size: int | None = None, shuffle: bool = False) ->
 
 def _check_size(index: tf.Tensor, batch: Pairs, replicas: int) -> Pairs:
     """Fails when the first batch holds a single pair, or cannot be shared out evenly."""
-    size = tf.shape(batch["text"])[0]
+    size = tf.shape(next(batch[name] for name in pairs.TEXT_KEYS if name in batch))[0]
     alone = (
         "A contrastive loss needs at least two pairs in a batch, since the others are the "
         "negatives. Received a batch of 1: use a larger batch."

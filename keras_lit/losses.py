@@ -311,9 +311,9 @@ def _gather(image: tf.Tensor, text: tf.Tensor, mask: tf.Tensor | None, local: bo
         index += distribution.replica_id() * count
     weights = tf.ones([count]) if mask is None else _float32(mask)
     all_weights = tf.ones([rows]) if mask is None else gather(weights)
-    pairs = tf.reduce_sum(all_weights)
+    pairs = tf.maximum(tf.reduce_sum(all_weights), 1.0)
     if local:
-        pairs = tf.maximum(pairs, 1.0) * distribution.replica_count()
+        pairs *= distribution.replica_count()
     bias, own_bias = ((1.0 - w) * _NEVER for w in (all_weights, weights))
     return _Batch(images, texts, rows, index, bias, own_bias, weights, pairs, local)
 

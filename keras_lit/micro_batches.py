@@ -43,15 +43,18 @@ def loss_and_gradients(
             tf.TensorSpec([size, tower.feature_dim]),
         )
         data = {"image_features": _joined(features, data["text"]), "text": data["text"]}
-    chunks = {name: _chunks(x, size) for name, x in data.items() if name != "mask"}
+    chunks = {name: _chunks(x, size) for name, x in data.items() if "mask" not in name}
 
     states = _states(model)
     before = [tf.identity(state) for state in states]
-    row = tf.TensorSpec([size, model.image_tower.embedding_dim])
+    dim = model.image_tower.embedding_dim
     embeddings = _map(
         lambda chunk: model(chunk, training=True),
         chunks,
-        {"image_embeddings": row, "text_embeddings": row},
+        {
+            "image_embeddings": tf.TensorSpec([size, dim]),
+            "text_embeddings": tf.TensorSpec([size, *data["text"].shape[1:-1], dim]),
+        },
     )
     embeddings = {name: _joined(x, data["text"]) for name, x in embeddings.items()}
     for state, value in zip(states, before, strict=True):

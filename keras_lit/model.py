@@ -47,12 +47,13 @@ class LiT(keras.Model):
 
     Call arguments:
         inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
-            sequence_length] int}. For a locked image tower {"image_features": [batch, dim]}, its
-            pooled output, may stand for "image".
+            sequence_length] (or [batch, texts, sequence_length]) int}. For a locked image tower
+            {"image_features": [batch, dim]}, its pooled output, may stand for "image".
         training: bool.
 
     Returns:
-        {"image_embeddings", "text_embeddings"}: [batch, dim] float32 of unit-length rows.
+        {"image_embeddings", "text_embeddings"}: [batch, dim] (of several texts [batch, texts, dim])
+        float32 of unit-length rows.
 
     Raises:
         ValueError: unknown tuning; embeddings of different width.
@@ -176,8 +177,13 @@ class LiT(keras.Model):
             image = self.image_tower.project(inputs["image_features"])
         else:
             image = self.image_tower(inputs["image"], training=training)
-        text = self.text_tower(inputs["text"], training=training)
-        return {"image_embeddings": unit_length(image), "text_embeddings": unit_length(text)}
+        token_ids = tf.convert_to_tensor(inputs["text"])
+        several = token_ids.shape.rank == 3
+        rows = tf.reshape(token_ids, [-1, token_ids.shape[2]]) if several else token_ids
+        text = unit_length(self.text_tower(rows, training=training))
+        if several:
+            text = tf.reshape(text, [-1, token_ids.shape[1], text.shape[-1]])
+        return {"image_embeddings": unit_length(image), "text_embeddings": text}
 
     # Training: fit -> train_step -> loss -> gradient.
 
@@ -229,7 +235,8 @@ class LiT(keras.Model):
                 encoded (strings of JPEG, PNG, GIF, BMP, WebP), uint8 pixels, or preprocessed
                 floats, or "image_features" (pooled output of the locked tower); text strings or
                 token ids. Raw ones are preprocessed inside tf.data, with the random crop and flip
-                of the image tower's preprocessor.
+                of the image tower's preprocessor. "texts", strings [batch, n], may stand for
+                "text": then the loss is the sum of those of n kinds of text; "" is a missing one.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
             *args: as in `keras.Model.fit`, from `epochs` on.
@@ -312,6 +319,14 @@ class LiT(keras.Model):
             )
             for side in ("image", "text")
         )
+        if "text_mask" in data:
+            kinds = zip(*(tf.unstack(x, axis=1) for x in (text, data["text_mask"])), strict=True)
+            found = [
+                self._contrast({**embeddings, "text_embeddings": rows}, {"mask": mask})
+                for rows, mask in kinds
+            ]
+            loss, accuracies = keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
+            return loss, {name: x / len(found) for name, x in accuracies.items()}
         options = {"mask": data.get("mask"), "local": self.local_loss}
         if self.loss_name == "sigmoid":
             return losses.sigmoid_contrastive(
@@ -324,13 +339,16 @@ class LiT(keras.Model):
     ) -> dict[str, tf.Tensor]:
         """Adds the global batch, the same on every replica, to the means since the epoch began."""
         pairs = tf.cast(tf.shape(data["text"])[0], tf.float32)
-        if "mask" in data:
-            pairs = tf.reduce_sum(tf.cast(data["mask"], tf.float32))
-        loss, *accuracies, pairs = distribution.sum_over_replicas(
-            [loss, *accuracies.values(), pairs]
-        )
+        mask = data.get("text_mask", data.get("mask"))
+        if mask is not None:
+            pairs = tf.reduce_sum(tf.cast(mask, tf.float32), axis=0)
+        pairs = tf.unstack(tf.reshape(pairs, [-1]))  # of each kind of text
+        sums = distribution.sum_over_replicas([loss, *accuracies.values(), *pairs])
+        loss, accuracies, pairs = sums[0], sums[1:3], tf.stack(sums[3:])
         contrasted = pairs / distribution.replica_count() if self.local_loss else pairs
-        values = (loss, tf.math.log(contrasted), *accuracies)
+        chance_loss = tf.reduce_sum(tf.math.log(tf.maximum(contrasted, 1.0)))
+        values = (loss, chance_loss, *accuracies)
+        pairs = tf.reduce_sum(pairs)
         for tracker, value in zip(self._trackers.values(), values, strict=True):
             tracker.update_state(value, sample_weight=pairs)
         logs = {name: tracker.result() for name, tracker in self._trackers.items()}

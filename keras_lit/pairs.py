@@ -11,6 +11,7 @@ from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
 IMAGE_KEYS = ("image", "image_features")
+TEXT_KEYS = ("text", "texts")
 EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
 
@@ -51,8 +52,9 @@ def with_seeds(pairs: tf.data.Dataset, seed: int) -> tf.data.Dataset:
     seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
 
     def add(pair: Pairs, seed: tf.Tensor) -> Pairs:
-        if is_batched(pair["text"]):
-            seed = tf.random.experimental.stateless_split(seed, tf.shape(pair["text"])[0])
+        if are_batched(pair):
+            count = tf.shape(next(pair[name] for name in TEXT_KEYS if name in pair))[0]
+            seed = tf.random.experimental.stateless_split(seed, count)
         return {**pair, "seed": seed}
 
     return tf.data.Dataset.zip(pairs, seeds.batch(2, drop_remainder=True)).map(add)
@@ -69,10 +71,16 @@ def preprocess(
     What is raw (strings, uint8 pixels) is preprocessed, what is not passes through, all is checked.
     A "seed" decides random crops and flips, a string "name" is what an error calls a bad row by,
     "image_tower" (from `features.load`) tells whose features they are; other keys are left out.
+    "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length] and "text_mask"
+    [batch, n], False where a text was "".
     """
     pair = {name: tf.convert_to_tensor(values) for name, values in pair.items()}
     check_spec(pair, image_tower, text_tower)
-    text = pair["text"]
+    if "texts" in pair:
+        text, mask = _several(pair["texts"], text_tower)
+        mask = {"text_mask": mask}
+    else:
+        text, mask = pair["text"], {}
     if text.dtype == tf.string:
         text = text_tower.preprocessor(_not_empty(text))
     token_ids = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
@@ -80,7 +88,7 @@ def preprocess(
     if "image_features" in image and "image_tower" in pair:
         features = _of_tower(image["image_features"], pair["image_tower"], image_tower)
         image = {"image_features": features}
-    return {**image, "text": token_ids}
+    return {**image, "text": token_ids, **mask}
 
 
 def preprocess_image(pair: Pairs, preprocessor: ImagePreprocessor, training: bool = False) -> Pairs:
@@ -98,13 +106,17 @@ def preprocess_image(pair: Pairs, preprocessor: ImagePreprocessor, training: boo
 
 def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> None:
     """Raises ValueError unless dtypes and shapes of the pairs suit the towers."""
-    if not isinstance(spec, dict) or "text" not in spec or not set(IMAGE_KEYS) & set(spec):
+    is_pair = isinstance(spec, dict) and all(set(k) & set(spec) for k in (TEXT_KEYS, IMAGE_KEYS))
+    if not is_pair:
         raise ValueError(
             'Pairs should be dicts {"image": ..., "text": ...} (or "image_features" for "image"). '
             f"Received: {sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset, for "
             'example `dataset.map(lambda image, text: {"image": image, "text": text})`.'
         )
-    check_text(spec["text"], text_tower)
+    if "texts" in spec:
+        check_texts(spec, text_tower)
+    else:
+        check_text(spec["text"], text_tower)
     check_image_spec(spec, image_tower)
 
 
@@ -186,6 +198,26 @@ def check_text(spec: Any, text_tower: TextTower) -> None:
         )
 
 
+def check_texts(spec: Any, text_tower: TextTower) -> None:
+    """Raises ValueError unless "texts" are a batch's strings, as many for each image."""
+    texts = spec["texts"]
+    if "text" in spec or text_tower.preprocessor is None:
+        raise ValueError(
+            '"texts" stand for "text", and are strings, for a text tower with a tokenizer. '
+            f"Received: {sorted(spec)}, tokenizer {text_tower.preprocessor}."
+        )
+    if tf.as_dtype(texts.dtype) != tf.string or texts.shape.rank != 2 or not texts.shape[1]:
+        raise ValueError(
+            '`texts` should be strings [batch, n], n fixed, "" for one that is missing: batch the '
+            f"pairs. Received: {tf.as_dtype(texts.dtype).name} of shape {texts.shape}."
+        )
+
+
+def are_batched(spec: Any) -> bool:
+    """Whether pairs (tensors or their spec) are a batch."""
+    return "texts" in spec or is_batched(spec["text"])
+
+
 def is_batched(text: Any) -> bool:
     """Whether text (a tensor or its spec) is that of a batch."""
     return text.shape.rank == (1 if tf.as_dtype(text.dtype) == tf.string else 2)
@@ -208,6 +240,16 @@ def _not_empty(text: tf.Tensor) -> tf.Tensor:
         [tf.debugging.Assert(tf.logical_not(tf.reduce_any(empty)), [message, rows])]
     ):
         return tf.identity(text)
+
+
+def _several(texts: tf.Tensor, text_tower: TextTower) -> tuple[tf.Tensor, tf.Tensor]:
+    """[batch, n] strings -> [batch, n, sequence_length] token ids, [batch, n] bool: not empty."""
+    given = tf.strings.length(tf.strings.strip(texts)) > 0
+    # A missing text is another one of its image, for a tower that cannot embed nothing.
+    index = tf.argmax(tf.cast(given, tf.int32), axis=1)
+    filled = tf.where(given, texts, tf.gather(texts, index, batch_dims=1)[:, tf.newaxis])
+    token_ids = text_tower.preprocessor(_not_empty(tf.reshape(filled, [-1])))
+    return tf.reshape(token_ids, [-1, texts.shape[1], token_ids.shape[-1]]), given
 
 
 def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: ImageTower) -> tf.Tensor:

@@ -64,12 +64,12 @@ def three_texts(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.D
         seed: int, of the draws.
 
     Returns:
-        The examples with "text", [3] string, in place of the three; "" for one that is missing.
+        The examples with "texts", [3] string, in place of the three; "" for one that is missing.
 
     Example:
 
     >>> photo = {"title": "Mila", "description": "", "tags": ["cat"]}
-    >>> [p["text"].numpy().tolist() for p in three_texts(tf.data.Dataset.from_tensors(photo))]
+    >>> [p["texts"].numpy().tolist() for p in three_texts(tf.data.Dataset.from_tensors(photo))]
     [[b'Mila', b'', b'cat']]
 
     Reference: the LiT paper, Appendix E.
@@ -82,7 +82,7 @@ def three_texts(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.D
         tags = tf.where(tf.range(tf.size(tags)) > 0, separator + tags, tags)
         texts = [example["title"], example["description"], tf.strings.reduce_join(tags)]
         rest = {key: x for key, x in example.items() if key not in _TEXTS}
-        return {**rest, "text": tf.stack(texts)}
+        return {**rest, "texts": tf.stack(texts)}
 
     seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
     return tf.data.Dataset.zip(examples, seeds.batch(3, drop_remainder=True)).map(join)
@@ -110,7 +110,8 @@ def one_text(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.Data
     """
 
     def given(pair: Example) -> Example:
-        return {**pair, "text": tf.boolean_mask(pair["text"], pair["text"] != "")}
+        texts = pair.pop("texts")
+        return {**pair, "text": tf.boolean_mask(texts, texts != "")}
 
     photos = three_texts(examples, seed).map(given)
     return draw(photos.filter(lambda pair: tf.size(pair["text"]) > 0), seed=seed)

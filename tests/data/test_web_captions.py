@@ -139,7 +139,7 @@ def test_yfcc(yfcc100m, tmp_path):
         "id6: no image file",
         "id7: the image does not decode",
     ]
-    texts = {p["name"].decode(): p["text"] for p in yfcc.three_texts(photos).as_numpy_iterator()}
+    texts = {p["name"].decode(): p["texts"] for p in yfcc.three_texts(photos).as_numpy_iterator()}
     assert texts["id2"].tolist() == [b"A house", b"", b""]
 
 
@@ -168,7 +168,7 @@ def test_tags_are_shuffled_and_joined_anew():
     example = {"title": "t", "description": "d", "tags": ["one", "two", "three"], "name": "n"}
     photos = tf.data.Dataset.from_tensors(example).repeat(300)
     drawn = yfcc.three_texts(photos, seed=3)
-    first, second = ([p["text"].numpy() for p in drawn] for _ in range(2))
+    first, second = ([p["texts"].numpy() for p in drawn] for _ in range(2))
     assert {tuple(text[:2]) for text in first} == {(b"t", b"d")}
     joined = [text[2].decode() for text in first]
     orders, separators = set(), set()
@@ -181,7 +181,7 @@ def test_tags_are_shuffled_and_joined_anew():
     assert len(orders) == 6
     assert separators == {" ", "\n", ", ", "; ", ". ", " | ", " - "}
     assert joined != [text[2].decode() for text in second]
-    again = [p["text"].numpy()[2].decode() for p in yfcc.three_texts(photos, seed=3)]
+    again = [p["texts"].numpy()[2].decode() for p in yfcc.three_texts(photos, seed=3)]
     assert joined == again
 
 
