@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_lit.data import image_text_pairs
 from tests.small import make_model
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
@@ -58,6 +59,44 @@ def test_find_duplicates(photos, tmp_path):
     assert best["reference"].endswith("odd/1.png") and best["score"] == 1
 
 
+@pytest.mark.parametrize("form", ["tar", "jsonl"])
+def test_prepare_data(photos, form, tmp_path):
+    """A repeat, a broken and a small image, a name to drop: counted, and all else is kept."""
+    (photos / "odd" / "again.png").write_bytes((photos / "odd" / "1.png").read_bytes())
+    (photos / "odd" / "broken.png").write_bytes(b"no image")
+    small = np.zeros([39, 60, 3], "uint8")
+    (photos / "odd" / "small.png").write_bytes(tf.io.encode_png(small).numpy())
+    with (photos / "captions.csv").open("a") as table:
+        for name in ("again", "broken", "small"):
+            table.write(f"\nodd/{name}.png,called {name}")
+    (tmp_path / "drop.txt").write_text(f"{photos}/even/0.png\n")
+    options = (
+        f"--drop drop.txt --short-side 39 --max-distance 0 --pairs-per-shard 50 --format {form}"
+    )
+    printed = run("prepare_data.py", f"--source {photos} --output out {options}", tmp_path)
+    assert "1 pairs of 1 images that repeat others dropped, 1 bad records left out, 79" in printed
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report == {
+        "written": 79,
+        "dropped": {"no duplicate": 1, "short side > 39": 1},
+        "repeats": [f"{photos}/odd/again.png"],
+        "bad_records": [f"{photos}/odd/broken.png"],
+    }
+    found = {
+        (pair["image"], pair["text"].decode())
+        for pair in image_text_pairs(tmp_path / "out").as_numpy_iterator()
+    }
+    colours = ["red", "green", "blue", "grey"]
+    assert found == {
+        (
+            (photos / ("odd" if i % 2 else "even") / f"{i}.png").read_bytes(),
+            f"a {colours[i % 4]} picture number {i}",
+        )
+        for i in range(1, 80)
+    }
+    assert len(list((tmp_path / "out").glob("*.tar"))) == (2 if form == "tar" else 0)
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "cases"),
     [
@@ -71,6 +110,16 @@ def test_benchmarks(script, arguments, cases, tmp_path):
     run(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json", tmp_path)
     results = json.loads((tmp_path / "out.json").read_text())
     assert len(results) == cases and all(result["seconds"] > 0 for result in results)
+
+
+def test_benchmark_of_the_input_pipeline(tmp_path):
+    arguments = "--records 80 --batch 8 --warm-up 2 --rounds 1 --output out.json"
+    assert "keras_lit / plain: " in run("benchmarks/input_pipeline.py", arguments, tmp_path)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [result["library"] for result in results] == ["keras_lit", "plain"]
+    for result in results:
+        seconds = (80 - 2 * 8) / result["images_per_second"]
+        assert result["growth_mb"] >= 0 and result["seconds"] == pytest.approx(seconds)
 
 
 def test_evaluate(photos, tmp_path):

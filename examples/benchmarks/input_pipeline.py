@@ -1,0 +1,127 @@
+"""Images a second per core of the input pipeline, beside a loader of PIL and NumPy (or torch).
+
+    python examples/benchmarks/input_pipeline.py
+    python examples/benchmarks/input_pipeline.py --records 1000000   # memory over many records
+
+A record is a JPEG of 500 x 375 pixels and a caption; it becomes 224 x 224 x 3 floats in -1..1 and
+16 token ids. keras_lit: `LiT.preprocess` in tf.data. The other: PIL decodes and resizes, NumPy (or
+torch, where it is importable) converts, stacks batches, SentencePiece tokenises, in one process.
+Each runs pinned to one core. "growth_mb" is by how much the process grew after its first --warm-up
+batches, over all of the others.
+"""
+
+import argparse
+import io
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import harness
+import numpy as np
+
+WORDS = ("red", "green", "small", "dog", "cat", "house", "boat", "on", "snow", "street", "old", "a")
+
+
+def run(case: harness.Case) -> dict[str, float]:
+    """Measures one case in this process, on one core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    images, captions = records()
+    load = {"keras_lit": keras_lit_batches, "plain": plain_batches}[case["library"]]
+    batches = load(images, captions, case["records"], case["batch"])
+    for _ in range(case["warm_up"]):
+        next(batches)
+    found = harness.measure(lambda: sum(1 for _ in batches), 0)
+    timed = case["records"] - case["warm_up"] * case["batch"]
+    return {**found, "images_per_second": timed / found["seconds"]}
+
+
+def records(count: int = 64) -> tuple[list[bytes], list[str]]:
+    """JPEGs with as much detail as photos have, and captions."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, [48, 64, 3]).astype("uint8"))
+        buffer = io.BytesIO()
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+        images.append(buffer.getvalue())
+    return images, [" ".join(rng.choice(WORDS, 12)) for _ in range(count)]
+
+
+def keras_lit_batches(
+    images: list[bytes], captions: list[str], count: int, size: int
+) -> Iterator[Any]:
+    """Batches of `size` from `LiT.preprocess`."""
+    import keras
+    import tensorflow as tf
+
+    import keras_lit
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 28)
+    model = keras_lit.LiT(
+        keras_lit.ImageTower(
+            keras.Sequential([keras.layers.Conv2D(4, 16, strides=16)]),
+            preprocessor=keras_lit.preprocessing.ImagePreprocessor(224),
+        ),
+        keras_lit.TextTower.from_size("Ti", tokenizer=tokenizer, sequence_length=16),
+    )
+    pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": captions})
+    return iter(model.preprocess(pairs.repeat().take(count).batch(size)))
+
+
+def plain_batches(images: list[bytes], captions: list[str], count: int, size: int) -> Iterator[Any]:
+    """Batches of `size` from PIL, SentencePiece and torch or NumPy."""
+    import sentencepiece
+    from PIL import Image
+
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(captions), model_writer=model, vocab_size=28, minloglevel=2
+    )
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+
+    def row(number: int) -> tuple[np.ndarray, np.ndarray]:
+        image = Image.open(io.BytesIO(images[number % len(images)])).convert("RGB")
+        pixels = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR), np.float32)
+        ids = np.full(16, 1, np.int32)
+        tokens = tokenizer.encode(captions[number % len(captions)])[:16]
+        ids[: len(tokens)] = tokens
+        return pixels / 127.5 - 1.0, ids
+
+    for start in range(0, count, size):
+        rows = [row(number) for number in range(start, min(start + size, count))]
+        pixels, ids = (np.stack(column) for column in zip(*rows, strict=True))
+        yield (pixels, ids) if torch is None else (torch.from_numpy(pixels), torch.from_numpy(ids))
+
+
+def main() -> None:
+    """Runs both in turns, prints the table, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=int, default=6_400)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--warm-up", type=int, default=10, help="batches before the clock starts")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--output", type=pathlib.Path, default=pathlib.Path("runs/input_pipeline.json")
+    )
+    args = parser.parse_args([] if "--case" in sys.argv else None)
+    if args.records <= args.warm_up * args.batch:
+        parser.error("--records should be more than the warm-up reads.")
+    options = {name: getattr(args, name) for name in ("records", "batch", "warm_up")}
+    cases = [{"library": library, **options} for library in ("keras_lit", "plain")]
+    results = harness.main(__file__, run, cases, args.rounds, "")
+    harness.report(results, args.output)
+    ratio = results[0]["images_per_second"] / results[1]["images_per_second"]
+    print(f"keras_lit / plain: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

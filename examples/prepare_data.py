@@ -1,0 +1,138 @@
+"""Prepares pairs for training: reads a source, filters, leaves duplicates out, writes shards.
+
+    python examples/prepare_data.py --source photos --output prepared
+    python examples/prepare_data.py --source "cc12m/*.tar" --rules align --drop drop.txt
+    python examples/prepare_data.py --source photos --format jsonl  # pictures and a table
+
+Writes to --output 00000.tar, 00001.tar, ... (webdataset's layout; or images/ and captions.jsonl),
+which `keras_lit.data.image_text_pairs` reads, and report.json: how many pairs each rule dropped,
+the bad records by name, and the images that repeat earlier ones. --drop takes lists of names, such
+as those of `examples/find_duplicates.py --against` a test set.
+"""
+
+import argparse
+import collections
+import io
+import itertools
+import json
+import pathlib
+import tarfile
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.data import duplicates, filters, image_text_pairs, statistics
+
+Pair = dict[str, bytes]
+
+
+def main() -> None:
+    """Reads, filters, writes, reports."""
+    args = parse_arguments()
+    if args.output.exists() and any(args.output.iterdir()):
+        raise SystemExit(f"{args.output} should be empty: it would mix with what is written.")
+    skipped: set[str] = set()
+    pairs = image_text_pairs(args.source, args.split, skipped=skipped)
+    counts: collections.Counter[str] = collections.Counter()
+    clean = filters.apply(pairs, rules(args, pairs), counts)
+    repeats = [] if args.max_distance < 0 else repeated(clean, args.max_distance)
+    clean = filters.apply(clean, [duplicates.not_named(repeats)])
+    counts.clear()  # Looking for repeats has read the pairs once already.
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    write = {"tar": write_tars, "jsonl": write_jsonl}[args.format]
+    written = write(clean.as_numpy_iterator(), args.output, args.pairs_per_shard)
+    report = {
+        "written": written,
+        "dropped": {name: count for name, count in counts.items() if name != "kept"},
+        "repeats": repeats,
+        "bad_records": sorted(skipped),
+    }
+    (args.output / "report.json").write_text(json.dumps(report, indent=1))
+    for name, count in report["dropped"].items():
+        print(f"{count} dropped by the rule: {name}")
+    print(
+        f"{counts['kept'] - written} pairs of {len(repeats)} images that repeat others dropped, "
+        f"{len(skipped)} bad records left out, {written} pairs written to {args.output}"
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", required=True, help="as for `image_text_pairs`")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--rules", choices=["lit", "align", "none"], default="lit")
+    parser.add_argument("--short-side", type=int, default=200, help="images should have more")
+    parser.add_argument("--drop", nargs="*", type=pathlib.Path, default=[], help="lists of names")
+    parser.add_argument("--max-distance", type=int, default=4, help="of repeats, in 256; -1: keep")
+    parser.add_argument("--format", choices=["tar", "jsonl"], default="tar")
+    parser.add_argument("--pairs-per-shard", type=int, default=10_000)
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("prepared"))
+    return parser.parse_args()
+
+
+def rules(args: argparse.Namespace, pairs: tf.data.Dataset) -> list[filters.Filter]:
+    """The rules for images, those for texts, and the names to drop."""
+    dropped = [name for file in args.drop for name in file.read_text().splitlines()]
+    named = [duplicates.not_named(dropped)] if dropped else []
+    if args.rules == "none":
+        return named
+    corpus = statistics.collect(pairs)
+    texts = {"lit": filters.lit_text_rules, "align": filters.align_text_rules}[args.rules]
+    size, *images = filters.align_image_rules(corpus)
+    size = filters.short_side(args.short_side)
+    return [*named, size, *images, *texts(corpus)]
+
+
+def repeated(pairs: tf.data.Dataset, max_distance: int) -> list[str]:
+    """Names of the images that look like an earlier one; captions of one image are no repeats."""
+    hashes: dict[bytes, np.ndarray] = {}
+    for pair in pairs:
+        name = pair["name"].numpy()
+        if name not in hashes:
+            hashes[name] = duplicates.perceptual_hashes([pair["image"]])[0]
+    if not hashes:
+        return []
+    names = [name.decode() for name in hashes]
+    matches = duplicates.match_hashes(np.array(list(hashes.values())), max_distance=max_distance)
+    return [names[row] for row in matches.repeats(len(names))]
+
+
+def write_tars(pairs: Iterator[Pair], output: pathlib.Path, pairs_per_shard: int) -> int:
+    """Shards of (000000000.jpg, 000000000.txt), ...; the number of pairs."""
+    number = -1
+    shards = itertools.groupby(enumerate(pairs), lambda row: row[0] // pairs_per_shard)
+    for shard, rows in shards:
+        with tarfile.open(output / f"{shard:05d}.tar", "w") as tar:
+            for number, pair in rows:
+                for ending, key in ((suffix(pair["image"]), "image"), ("txt", "text")):
+                    member = tarfile.TarInfo(f"{number:09d}.{ending}")
+                    member.size = len(pair[key])
+                    tar.addfile(member, io.BytesIO(pair[key]))
+    return number + 1
+
+
+def write_jsonl(pairs: Iterator[Pair], output: pathlib.Path, pairs_per_folder: int) -> int:
+    """images/00000/000000000.jpg, ... and captions.jsonl; the number of pairs."""
+    number = -1
+    with (output / "captions.jsonl").open("w", encoding="utf-8") as table:
+        for number, pair in enumerate(pairs):
+            name = f"images/{number // pairs_per_folder:05d}/{number:09d}.{suffix(pair['image'])}"
+            path = output / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pair["image"])
+            row = {"image": name, "text": pair["text"].decode()}
+            table.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return number + 1
+
+
+def suffix(image: bytes) -> str:
+    """The ending of the image's format."""
+    starts = {b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"RIFF": "webp"}
+    return next((name for start, name in starts.items() if image.startswith(start)), "jpg")
+
+
+if __name__ == "__main__":
+    main()
