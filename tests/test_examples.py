@@ -39,7 +39,7 @@ def test_multilingual(stamps, layers, tmp_path):
     """The script runs, with few pictures' worth of training; its full run takes minutes."""
     arguments = f"--data-dir {stamps.data_path.parents[1]} --output {tmp_path} --epochs 4"
     if layers:
-        arguments += " --layers 1 --width 64 --vocabulary-size 2000"
+        arguments += " --layers 1 --width 64 --vocabulary-size 4000"
     run("multilingual.py", arguments, tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["recall@10"]["languages"] == 58
