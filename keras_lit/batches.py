@@ -49,7 +49,7 @@ def for_training(
     x = x.enumerate().map(lambda i, pair: _check_size(i, pair, replicas if training else 1))
     if training and "image" in x.element_spec:
         x = pairs.with_seeds(x, distribution.agreed(pairs.draw_seed()))
-    x = x.map(lambda pair: fill_up(pair, replicas))
+    x = x.map(lambda pair: _fill_up(pair, replicas))
     count = int(x.cardinality())
     x = x if continue_data is None else continue_data(x)
     return distribution.split_over_replicas(x, ready, count)
@@ -106,7 +106,7 @@ def _as_dataset(x: Any, batch_size: int | None = None, shuffle: bool = False) ->
 
 def _check_size(index: tf.Tensor, batch: Pairs, replicas: int) -> Pairs:
     """Fails when the first batch holds a single pair, or cannot be shared out evenly."""
-    size = tf.shape(next(batch[name] for name in pairs.TEXT_KEYS if name in batch))[0]
+    size = pairs.batch_size(batch)
     alone = (
         "A contrastive loss needs at least two pairs in a batch, since the others are the "
         "negatives. Received a batch of 1: use a larger batch."
@@ -123,7 +123,7 @@ def _check_size(index: tf.Tensor, batch: Pairs, replicas: int) -> Pairs:
         return keras.tree.map_structure(tf.identity, batch)
 
 
-def fill_up(batch: Pairs, replicas: int) -> Pairs:
+def _fill_up(batch: Pairs, replicas: int) -> Pairs:
     """Repeats the first row until the replicas divide the batch; the "mask" tells which is real."""
     rows = next(iter(batch.values()))
     if replicas == 1 or (rows.shape[0] is not None and rows.shape[0] % replicas == 0):

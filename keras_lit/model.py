@@ -571,17 +571,15 @@ def unit_length(embeddings: Any) -> tf.Tensor:
 
 
 def _embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
+    count = int(inputs.cardinality())
     if verbose == "auto":
-        verbose = int(not 0 <= inputs.cardinality() <= 10)
-    strategy = tower.distribute_strategy
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        # Keras would give each worker other rows; here each computes all of them by itself.
-        with strategy.scope():
-            encode = tf.function(tower, reduce_retracing=True)
-            rows = [distribution.on_replicas(encode, batch) for batch in inputs]
-        return unit_length(np.concatenate(rows)).numpy()
-    replicas = strategy.num_replicas_in_sync
-    inputs = inputs.map(lambda rows: batches.fill_up({"inputs": rows}, replicas))
-    outputs = tower.predict(inputs, verbose=verbose)
-    embeddings = outputs["embeddings"][outputs.get("mask", slice(None))]
-    return unit_length(embeddings).numpy()
+        verbose = int(not 0 <= count <= 10)
+    progress = keras.utils.Progbar(count if count >= 0 else None, verbose=verbose)
+    rows = []
+    with tower.distribute_strategy.scope():
+        for batch in inputs:
+            rows.append(distribution.on_replicas(tower.inference(), batch))
+            progress.add(1)
+    if not rows:
+        raise ValueError("There should be something to embed. Received an empty dataset.")
+    return unit_length(np.concatenate(rows)).numpy()

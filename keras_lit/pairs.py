@@ -53,8 +53,7 @@ def with_seeds(pairs: tf.data.Dataset, seed: int) -> tf.data.Dataset:
 
     def add(pair: Pairs, seed: tf.Tensor) -> Pairs:
         if are_batched(pair):
-            count = tf.shape(next(pair[name] for name in TEXT_KEYS if name in pair))[0]
-            seed = tf.random.experimental.stateless_split(seed, count)
+            seed = tf.random.experimental.stateless_split(seed, batch_size(pair))
         return {**pair, "seed": seed}
 
     return tf.data.Dataset.zip(pairs, seeds.batch(2, drop_remainder=True)).map(add)
@@ -216,6 +215,11 @@ def check_texts(spec: Any, text_tower: TextTower) -> None:
 def are_batched(spec: Any) -> bool:
     """Whether pairs (tensors or their spec) are a batch."""
     return "texts" in spec or is_batched(spec["text"])
+
+
+def batch_size(batch: Pairs) -> tf.Tensor:
+    """The number of pairs in a batch."""
+    return tf.shape(next(batch[name] for name in TEXT_KEYS if name in batch))[0]
 
 
 def is_batched(text: Any) -> bool:

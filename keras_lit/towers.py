@@ -1,9 +1,12 @@
 """Image and text towers: backbone -> pooling -> optional linear head, and the preprocessing."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.backbones import AttentionPooling, FeaturesOnly, TextTransformer
@@ -62,6 +65,7 @@ class Tower(keras.Model):
 
     def add_head(self, projection_dim: int) -> None:
         """Gives the tower a new linear head (with bias) of this width."""
+        self.__dict__.pop("inference", None)  # It was traced without this head.
         self.projection_dim = projection_dim
         self.head = keras.layers.Dense(
             projection_dim, kernel_initializer="lecun_normal", name="head"
@@ -86,12 +90,14 @@ class Tower(keras.Model):
     def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
         return self.project(self.features(inputs, training=training))
 
-    def predict_step(self, data: Any) -> Any:
-        """Also takes {"inputs", ...}, adds the "embeddings" to it and hands on the rest."""
-        if isinstance(data, dict) and "inputs" in data:
-            data = dict(data)
-            return {"embeddings": super().predict_step(data.pop("inputs")), **data}
-        return super().predict_step(data)
+    @functools.cached_property
+    def inference(self) -> Callable[[], Any]:
+        """Gives the tower as a tf.function, which is traced once for all callers.
+
+        Behind a call, since a SavedModel keeps every tf.function that it finds.
+        """
+        compiled = tf.function(self, reduce_retracing=True)
+        return lambda: compiled
 
     def lock(self, locked: bool = True, head: bool = False) -> None:
         """Locks (or unlocks) backbone and pooling; the head only together with them and `head`.

@@ -557,3 +557,13 @@ def test_gradient_accumulation_on_one_device(model):
     assert not any(changed(before, model.trainable_variables))
     model.fit(dataset(12), verbose=0)
     assert any(changed(before, model.trainable_variables))
+
+
+def test_a_head_that_comes_after_encoding_is_used():
+    images = np.zeros([2, 40, 40, 3], "uint8")
+    image_tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    text_tower = keras_lit.TextTower.from_size("Ti", vocabulary_size=100)
+    assert keras_lit.LiT(image_tower, text_tower).encode_image(images).shape == (2, 8)
+    image_tower.add_head(5)
+    text_tower = keras_lit.TextTower.from_size("Ti", vocabulary_size=100)
+    assert keras_lit.LiT(image_tower, text_tower).encode_image(images).shape == (2, 5)
