@@ -1,8 +1,13 @@
 """Encoded images to RGB pixels."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from keras_lit.image_headers import check_size
+
+Function = Callable[[tf.Tensor], Any]
 
 
 def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
@@ -67,9 +72,18 @@ def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
 
 def decodes(contents: tf.Tensor) -> tf.Tensor:
     """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor, in a graph."""
-    attempt = tf.data.Dataset.from_tensors(contents).map(lambda c: tf.size(decode_image(c)) > 0)
-    otherwise = tf.data.Dataset.from_tensors(False)
-    return attempt.ignore_errors().concatenate(otherwise).take(1).get_single_element()
+    return first_that_works(lambda c: tf.size(decode_image(c)) > 0, lambda _: False, contents)
+
+
+def first_that_works(attempt: Function, otherwise: Function, images: tf.Tensor) -> Any:
+    """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
+
+    A graph has no try/except; a one-element dataset that drops errors and is followed by another
+    element is one. The second is computed only when it is needed, so that a batch costs no more.
+    """
+    whole = tf.data.Dataset.from_tensors(images)
+    both = whole.map(attempt).ignore_errors(log_warning=False).concatenate(whole.map(otherwise))
+    return both.take(1).get_single_element()
 
 
 def image_size(image: tf.Tensor) -> tf.Tensor:

@@ -16,7 +16,7 @@ from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 from keras_lit import checks
 from keras_lit.image_headers import MAX_PIXELS
-from keras_lit.images import decode_image, decodes, to_rgb
+from keras_lit.images import decode_image, decodes, first_that_works, to_rgb
 
 # What a tower expects of its pixels: (x - mean) / deviation, x in 0..255.
 VALUE_RANGES: dict[str, tuple[Any, Any]] = {
@@ -159,7 +159,7 @@ class ImagePreprocessor(keras.layers.Layer):
             return self._resize_all(tf.where(valid, images, blank)), valid
 
         with tf.device("CPU"):
-            pixels, valid = _first_that_works([all_of_them, the_good_ones], images)
+            pixels, valid = first_that_works(all_of_them, the_good_ones, images)
             return self._scaled(tf.ensure_shape(pixels, [None, *self.image_size, 3])), valid
 
     def _preprocess(
@@ -170,8 +170,9 @@ class ImagePreprocessor(keras.layers.Layer):
 
         with tf.device("CPU"):
             if images.dtype == tf.string:
-                attempts = [lambda images: self._resize_all(images, seed), name_bad_rows]
-                pixels = _first_that_works(attempts, images)
+                pixels = first_that_works(
+                    lambda images: self._resize_all(images, seed), name_bad_rows, images
+                )
             else:
                 pixels = self._resize_all(images, seed)
             return self._scaled(tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3]))
@@ -403,18 +404,6 @@ def _keep_alive(tokenizer: keras.layers.Layer) -> None:
 
 def _split(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_split(seed, count)
-
-
-def _first_that_works(attempts: list[Any], images: tf.Tensor) -> Any:
-    """What the first of two functions of `images` gives; when that fails, what the second does.
-
-    A graph has no try/except; a one-element dataset that drops errors and is followed by another
-    element is one. The second is computed only when it is needed, so that a batch costs no more.
-    """
-    whole = tf.data.Dataset.from_tensors(images)
-    first, second = (whole.map(attempt) for attempt in attempts)
-    both = first.ignore_errors(log_warning=False).concatenate(second)
-    return both.take(1).get_single_element()
 
 
 def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import images, pairs
+from keras_lit import distribution, images, pairs
 from keras_lit.features import tfrecords
 from keras_lit.towers import ImageTower
 
@@ -57,11 +57,9 @@ def prepare(
                 pixels = tower.preprocessor(rows, training=True, seed=seeds)
             return tf.ensure_shape(pixels, size)
 
-        # In a graph, a dataset that drops errors is a try/except.
-        whole = tf.data.Dataset.from_tensors(image)
-        attempt = whole.map(lambda x: (preprocessed(x), True)).ignore_errors(log_warning=False)
-        otherwise = tf.data.Dataset.from_tensors(0).map(lambda _: (tf.zeros(size), False))
-        pixels, good = attempt.concatenate(otherwise).take(1).get_single_element()
+        pixels, good = images.first_that_works(
+            lambda image: (preprocessed(image), True), lambda _: (tf.zeros(size), False), image
+        )
         raw = tf.where(good, "", image) if image.dtype == tf.string else tf.constant("")
         fields = {name: x for name, x in pair.items() if name in plan["fields"]}
         return {**row, "pixels": pixels, "good": good, "raw": raw, "fields": fields}
@@ -91,9 +89,8 @@ def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.nda
     In a strategy's scope the replicas share the batch. A smaller batch is filled up, so that all
     have one shape, and a pair's features do not depend on how many follow it.
     """
-    strategy = tf.distribute.get_strategy()
-    replicas = strategy.num_replicas_in_sync
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    replicas = distribution.replica_count()
+    if distribution.has_workers():
         raise ValueError(
             "`precompute` uses the replicas of one process. Run one job a worker, with "
             "`shard_index` and `num_shards` and without MultiWorkerMirroredStrategy."
@@ -111,16 +108,7 @@ def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.nda
         missing = batch_size - len(images)
         if missing:
             images = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
-        if replicas == 1:
-            features = encode(tf.constant(images)).numpy()
-        else:
-            parts = np.split(images, replicas)
-            rows = strategy.experimental_distribute_values_from_function(
-                lambda context: tf.constant(parts[context.replica_id_in_sync_group])
-            )
-            results = strategy.experimental_local_results(strategy.run(encode, (rows,)))
-            features = np.concatenate([result.numpy() for result in results])
-        return features[: batch_size - missing]
+        return distribution.on_replicas(encode, tf.constant(images))[: batch_size - missing]
 
     return encode_batch
 

@@ -61,7 +61,7 @@ def precompute(
         verbose: bool, whether to show progress.
 
     Returns:
-        The manifest (`keras_lit.features.manifest.read`), or None for one of several jobs.
+        The manifest (`keras_lit.features.manifest`), or None for one of several jobs.
 
     Raises:
         ValueError: an image that does not decode, by name; features that are not finite; a dataset
@@ -167,7 +167,7 @@ def _plan(
         "augmentation": crops if choices["views"] > 1 else None,
         "first_input": int(encoding.hash_of(first)),
     }
-    batches = -(-plan["pairs"] // plan["batch_size"])
+    batches = _batch_count(plan)
     if plan["shards"] > batches:
         raise ValueError(
             f"`shards` should be at most {batches}, the number of batches of "
@@ -193,20 +193,18 @@ def _count_pairs(dataset: tf.data.Dataset, directory: pathlib.Path, split: str) 
 
 def bounds(plan: manifests.Record, shard: int) -> tuple[int, int]:
     """The pairs of a shard, [start, stop): whole batches, so that no batch spans two shards."""
-    size, count, batches = (
-        plan["batch_size"],
-        plan["pairs"],
-        -(-plan["pairs"] // plan["batch_size"]),
-    )
-    edges = (batches * i // plan["shards"] * size for i in (shard, shard + 1))
-    start, stop = (min(edge, count) for edge in edges)
+    edges = (_batch_count(plan) * i // plan["shards"] for i in (shard, shard + 1))
+    start, stop = (min(edge * plan["batch_size"], plan["pairs"]) for edge in edges)
     return start, stop
 
 
 def shard_of(plan: manifests.Record, number: int) -> int:
     """The shard of a pair, by `bounds`."""
-    batches = -(-plan["pairs"] // plan["batch_size"])
-    return ((number // plan["batch_size"] + 1) * plan["shards"] - 1) // batches
+    return ((number // plan["batch_size"] + 1) * plan["shards"] - 1) // _batch_count(plan)
+
+
+def _batch_count(plan: manifests.Record) -> int:
+    return -(-plan["pairs"] // plan["batch_size"])
 
 
 def _write_run(
