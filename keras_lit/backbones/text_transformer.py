@@ -72,6 +72,39 @@ class TransformerBlock(keras_nlp.layers.TransformerEncoder):
         return config
 
 
+def transformer(
+    x: keras.KerasTensor,
+    num_layers: int,
+    intermediate_dim: int,
+    num_heads: int,
+    dropout: float,
+    dtype: Any,
+    pooling: str | None = None,
+) -> keras.KerasTensor:
+    """Blocks and the final LayerNormalization of the ViT papers.
+
+    [batch, tokens, dim] -> the same, or [batch, dim] where `pooling` is "first" or "last".
+    """
+    for i in range(num_layers):
+        x = TransformerBlock(
+            intermediate_dim,
+            num_heads,
+            dropout=dropout,
+            activation=gelu_tanh,
+            layer_norm_epsilon=LAYER_NORM_EPSILON,
+            kernel_initializer="glorot_uniform",
+            bias_initializer="zeros",
+            only=pooling if i == num_layers - 1 else None,
+            dtype=dtype,
+            name=f"transformer_layer_{i}",
+        )(x)
+    if pooling is not None:
+        x = x[:, 0]
+    return keras.layers.LayerNormalization(
+        epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="layer_norm"
+    )(x)
+
+
 @keras.saving.register_keras_serializable("keras_lit")
 class TextTransformer(keras_nlp.models.Backbone):
     """Token ids [batch, length] int32 -> hidden states [batch, length, hidden_dim] (or pooled).
@@ -132,24 +165,7 @@ class TextTransformer(keras_nlp.models.Backbone):
             name="token_and_position_embedding",
         )
         x = embedding(token_ids)
-        for i in range(num_layers):
-            x = TransformerBlock(
-                intermediate_dim,
-                num_heads,
-                dropout=dropout,
-                activation=gelu_tanh,
-                layer_norm_epsilon=LAYER_NORM_EPSILON,
-                kernel_initializer="glorot_uniform",
-                bias_initializer="zeros",
-                only=pooling if i == num_layers - 1 else None,
-                dtype=dtype,
-                name=f"transformer_layer_{i}",
-            )(x)
-        if pooling is not None:
-            x = x[:, 0]
-        x = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="layer_norm"
-        )(x)
+        x = transformer(x, num_layers, intermediate_dim, num_heads, dropout, dtype, pooling)
         super().__init__(inputs=token_ids, outputs=x, dtype=dtype, **kwargs)
         self.token_embedding = embedding.token_embedding
         self.vocabulary_size = vocabulary_size

@@ -6,12 +6,7 @@ import keras
 import keras_nlp
 
 from keras_lit import checks
-from keras_lit.backbones.text_transformer import (
-    LAYER_NORM_EPSILON,
-    SIZES,
-    TransformerBlock,
-    gelu_tanh,
-)
+from keras_lit.backbones.text_transformer import SIZES, transformer
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -141,21 +136,7 @@ class VisionTransformer(keras_nlp.models.Backbone):
             image_size, patch_size, hidden_dim, class_token, dtype=dtype, name="patch_embedding"
         )
         x = keras.layers.Dropout(dropout, dtype=dtype, name="dropout")(embedding(images))
-        for i in range(num_layers):
-            x = TransformerBlock(
-                intermediate_dim,
-                num_heads,
-                dropout=dropout,
-                activation=gelu_tanh,
-                layer_norm_epsilon=LAYER_NORM_EPSILON,
-                kernel_initializer="glorot_uniform",
-                bias_initializer="zeros",
-                dtype=dtype,
-                name=f"transformer_layer_{i}",
-            )(x)
-        x = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="layer_norm"
-        )(x)
+        x = transformer(x, num_layers, intermediate_dim, num_heads, dropout, dtype)
         super().__init__(inputs=images, outputs=x, dtype=dtype, **kwargs)
         self.image_size = image_size
         self.patch_size = patch_size
