@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_lit
+from keras_lit import evaluation
 from keras_lit.data import duplicates
 
 matplotlib.use("Agg")
@@ -98,14 +99,10 @@ def contact_sheet(
     """Twenty matches, from the least to the most certain quantile."""
     order = np.argsort(matches.scores)
     chosen = order[np.linspace(0, len(order) - 1, min(20, len(order))).astype(int)]
-    small = keras_lit.preprocessing.ImagePreprocessor(96, "pad", value_range="0..255")
-
-    def pictures(dataset: tf.data.Dataset, rows: np.ndarray) -> dict[int, np.ndarray]:
-        wanted = set(rows.tolist())
-        images = ((i, pair["image"]) for i, pair in enumerate(dataset) if i in wanted)
-        return {i: small(image).numpy().astype("uint8") for i, image in images}
-
-    left, right = pictures(pairs, matches.queries), pictures(references, matches.references)
+    left, right = (
+        evaluation.sheets.thumbnails(evaluation.Images(dataset, ()), set(rows.tolist()))
+        for dataset, rows in ((pairs, matches.queries), (references, matches.references))
+    )
     figure, grid = plt.subplots(4, 5, figsize=(10, 5))
     for axes, match in itertools.zip_longest(grid.ravel(), chosen):
         axes.axis("off")

@@ -173,7 +173,7 @@ def evaluate(
     model: keras_lit.LiT, test: dict[str, Any], languages: list[str]
 ) -> dict[str, dict[str, float]]:
     """Recalls by language."""
-    images = keras.utils.normalize(np.asarray(model.image_tower.project(test["features"])))
+    images = model.encode_image(test["features"])
     captions = [
         {language: text for language, text in each.items() if language in languages}
         for each in test["captions"]

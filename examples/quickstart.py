@@ -87,7 +87,9 @@ def main() -> None:
     clock.lap("training")
 
     metrics = {
-        **recalls(embed(model, test["features"]), model.encode_text(test["text"]), test["text"]),
+        **recalls(
+            model.encode_image(test["features"]), model.encode_text(test["text"]), test["text"]
+        ),
         "ridge_baseline": baseline,
         "zero_shot": zero_shot(model, test),
         "pairs": {
@@ -304,7 +306,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Evaluates once."""
-        images = embed(self.model, self.features)
+        images = self.model.encode_image(self.features)
         texts = self.model.encode_text(self.text)
         self.scores.append(mean_recall(recalls(images, texts, self.text)))
         if self.scores[-1] == max(self.scores):
@@ -312,11 +314,6 @@ class KeepBest(keras.callbacks.Callback):
 
 
 # Evaluation.
-
-
-def embed(model: keras_lit.LiT, image_features: np.ndarray) -> np.ndarray:
-    """Unit-length embeddings of precomputed features."""
-    return keras.utils.normalize(np.asarray(model.image_tower.project(image_features)))
 
 
 def text_features(text_tower: keras_lit.TextTower, texts: np.ndarray) -> np.ndarray:
@@ -392,7 +389,7 @@ def zero_shot(model: keras_lit.LiT, test: dict[str, Any]) -> dict[str, Any] | No
     names = [CATEGORY_NAMES.get(folder, folder) for folder in classes]
     weights = evaluation.zero_shot_weights(model.encode_text, names, TEMPLATES)
     labels = [classes.index(folder) for folder in folders]
-    accuracy = evaluation.zero_shot_accuracy(embed(model, test["features"]), labels, weights)
+    accuracy = evaluation.zero_shot_accuracy(model.encode_image(test["features"]), labels, weights)
     return {
         **accuracy,
         "chance": 1 / len(classes),
@@ -451,7 +448,7 @@ def contact_sheet(
     rows = evaluation.sheets.nearest_pictures(
         queries,
         model.encode_text(queries),
-        embed(model, test["features"]),
+        model.encode_image(test["features"]),
         texts == queries[:, np.newaxis],
         evaluation.Images(pairs, ()),
         size=128,

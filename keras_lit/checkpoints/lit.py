@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import keras_nlp
-
+from keras_lit import checks, tokenizers
 from keras_lit.checkpoints import build
 from keras_lit.checkpoints.fill import fill
 from keras_lit.checkpoints.names import canonical
@@ -82,17 +81,13 @@ def _local(path: str | os.PathLike, cache_dir: str | os.PathLike | None) -> Path
 def _preprocessor(
     tokenizer: Any, path: Path, bert: bool, sequence_length: int
 ) -> TextPreprocessor | None:
+    ending = ".txt" if bert else ".model"
     if tokenizer is None:
-        beside = path.with_suffix(".txt" if bert else ".model")
+        beside = path.with_suffix(ending)
         tokenizer = beside if beside.exists() else None
     if isinstance(tokenizer, str | os.PathLike):
-        tokenizer = str(tokenizer)
-        # BERT's lower-casing strips accents too.
-        tokenizer = (
-            keras_nlp.models.BertTokenizer(tokenizer, lowercase=True, strip_accents=True)
-            if bert
-            else keras_nlp.tokenizers.SentencePieceTokenizer(tokenizer)
-        )
+        checks.check_one_of(Path(tokenizer).suffix, (ending,), "tokenizer's ending")
+        tokenizer = tokenizers.load(tokenizer)
     if tokenizer is None:
         return None
     if bert:  # [CLS] and the words, without [SEP].

@@ -1,11 +1,24 @@
 """One caption of several, drawn anew each epoch: any, of a language, or a back-translation."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 Example = dict[str, Any]
+
+
+def is_utf8(text: str) -> bool:
+    """Whether all of a text that was read with `errors="surrogateescape"` is UTF-8.
+
+    Example:
+
+    >>> is_utf8(b"caf\\xe9".decode("utf-8", "surrogateescape"))
+    False
+    """
+    # A byte that is not UTF-8 was read as half of a surrogate pair.
+    return not re.search(r"[\ud800-\udfff]", text)
 
 
 def draw(examples: tf.data.Dataset, key: str = "text", seed: int | None = None) -> tf.data.Dataset:

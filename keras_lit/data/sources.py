@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_lit import checks
-from keras_lit.data.captions import draw
+from keras_lit.data.captions import draw, is_utf8
 from keras_lit.data.shards import read_shards, shard_files
 from keras_lit.images import decodes
 
@@ -175,8 +174,7 @@ def _file_rows(
 
 
 def _is_caption(text: Any) -> bool:
-    # A byte that is not UTF-8 was read as half of a surrogate pair.
-    return isinstance(text, str) and bool(text.strip()) and not re.search(r"[\ud800-\udfff]", text)
+    return isinstance(text, str) and bool(text.strip()) and is_utf8(text)
 
 
 def _by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list[str]]]:

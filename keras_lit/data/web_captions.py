@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from keras_lit.data.captions import is_utf8
 from keras_lit.data.shards import IMAGE_ENTRIES, tar_records
 from keras_lit.data.yfcc import split_tags, unquote, usable_title
 from keras_lit.images import decodes
@@ -179,8 +180,7 @@ def _open(folder: Path, stems: list[str]) -> TextIO:
 
 def _valid(text: str) -> str:
     """Without the blanks around it; "" for what is not UTF-8."""
-    # A byte that is not UTF-8 was read as half of a surrogate pair.
-    return "" if any("\ud800" <= letter <= "\udfff" for letter in text) else text.strip()
+    return text.strip() if is_utf8(text) else ""
 
 
 def _cc12m(folder: Path, first: int, end: int | None) -> Iterator[Found]:

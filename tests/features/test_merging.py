@@ -10,13 +10,6 @@ from tests.features.small import files, make_tower, precompute
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("whole")
-    precompute(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def disks(tmp_path_factory):
     """Two jobs, each with a disk of its own."""
     directory = tmp_path_factory.mktemp("disks")

@@ -21,14 +21,6 @@ ROOT = small.pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The directory of an uninterrupted run."""
-    directory = tmp_path_factory.mktemp("whole")
-    precompute(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def unfinished(tmp_path_factory):
     """All shards are there, but not the manifest."""
     directory = tmp_path_factory.mktemp("unfinished")
