@@ -168,7 +168,7 @@ def match_hashes(
             f"`max_distance` should be from 0 to {bits // 6}, a sixth of the {bits} bits. "
             f"Received: {max_distance}."
         )
-    different, first, inverse = np.unique(against, axis=0, return_index=True, return_inverse=True)
+    different, first = np.unique(against, axis=0, return_index=True)
     index = faiss.IndexBinaryMultiHash(bits, pieces, min(bits // pieces, 24))
     index.nflip = 1
     index.add(different)
@@ -179,9 +179,6 @@ def match_hashes(
         )
         rows_of_queries = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(int)))
         parts.append((rows_of_queries, first[rows], 1 - distances / bits))
-    if references is None:  # Equal hashes were one to the index.
-        inverse = inverse.ravel()
-        parts.append((np.arange(len(found)), first[inverse], np.ones(len(found))))
     return _matches(parts, within=references is None)
 
 

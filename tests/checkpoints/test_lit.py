@@ -212,6 +212,12 @@ def test_a_vocabulary_beside_a_bert(tmp_path):
     )
 
 
+def test_a_vocabulary_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "lit.model").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"tokenizer's ending.*'.txt'.*Received: '.model'"):
+        load(GOLDEN / f"{BERT}.npz", tokenizer=tmp_path / "lit.model")
+
+
 def test_a_vocabulary_beside_a_text_transformer(tmp_path):
     """Lower case, at most 15 pieces, `</s>` after the end."""
     (tmp_path / "lit.npz").write_bytes((GOLDEN / f"{TEXT}.npz").read_bytes())

@@ -47,6 +47,14 @@ def test_hashes_match_as_all_pairs_do(distance):
     assert found(match_hashes(hashes, max_distance=distance)) == within
 
 
+def test_hashes_that_differ_in_every_piece():
+    """Three pieces of 24 bits, and one bit of each."""
+    hash_ = np.random.default_rng(0).integers(0, 256, [1, 32]).astype("uint8")
+    other = hash_.copy()
+    other[0, [0, 3, 6]] ^= 1
+    assert found(match_hashes(hash_, other, max_distance=4)) == {(0, 0)}
+
+
 def test_equal_hashes_do_not_multiply():
     hashes = np.zeros([2000, 8], "uint8")
     matches = match_hashes(hashes, max_distance=4)

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_lit
+from keras_lit.features import precomputing
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from tests.features import small
 from tests.features.small import files, make_pairs, make_tower, precompute
@@ -104,6 +105,22 @@ def test_a_lost_shard_is_written_again(tmp_path, whole, unfinished):
     (tmp_path / "features-train.tfrecord-00001-of-00003").unlink()
     precompute(tmp_path)
     assert files(tmp_path) == files(whole)
+
+
+def test_a_shard_that_was_cut_off_is_written_again(tmp_path, whole, unfinished):
+    shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
+    with open(tmp_path / "features-train.tfrecord-00001-of-00003", "r+b") as file:
+        file.truncate(100)
+    precompute(tmp_path)
+    assert files(tmp_path) == files(whole)
+
+
+@pytest.mark.parametrize(("batch", "shards", "pairs"), [(4, 3, 22), (1, 7, 7), (5, 2, 11)])
+def test_each_pair_belongs_to_the_shard_whose_bounds_hold_it(batch, shards, pairs):
+    plan = {"batch_size": batch, "shards": shards, "pairs": pairs}
+    for number in range(pairs):
+        start, stop = precomputing.bounds(plan, precomputing.shard_of(plan, number))
+        assert start <= number < stop
 
 
 def test_a_finished_one_does_nothing(whole, monkeypatch):
