@@ -126,3 +126,31 @@ def _clean(config: Any, names: dict[str, str]) -> Any:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
+    """Refuses to put a tower in the place of one whose features were others.
+
+    Args:
+        stand_in: the tower that a model was trained with, often an `ImageTower.from_features`.
+        image_tower: the one to attach.
+
+    Raises:
+        ValueError: it has a head, or other features; the differences are named.
+    """
+    if image_tower.head is not None:
+        raise ValueError(
+            "The image tower that is attached should have no head: the features are its pooled "
+            "output, and the model has its own head for them. Received `projection_dim`: "
+            f"{image_tower.projection_dim}."
+        )
+    expected, received = {"dim": stand_in.feature_dim}, {"dim": image_tower.feature_dim}
+    if (known := fingerprint(stand_in)) is not None:
+        expected |= known
+        received |= fingerprint(image_tower)
+    found = differences(expected, received)
+    if found:
+        raise ValueError(
+            "The image tower should be the one whose features the model was trained on. "
+            f"Differences: {'; '.join(found)}."
+        )

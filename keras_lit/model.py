@@ -12,13 +12,14 @@ from keras_lit import (
     checks,
     distribution,
     dual_encoders,
+    embedding,
     fingerprints,
     losses,
     micro_batches,
+    optimizers,
     pairs,
 )
-from keras_lit.optimizers import Adafactor
-from keras_lit.towers import ImageTower, TextTower, Tower
+from keras_lit.towers import ImageTower, TextTower
 
 TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
 LOSSES = ("softmax", "sigmoid")
@@ -180,10 +181,10 @@ class LiT(keras.Model):
         token_ids = tf.convert_to_tensor(inputs["text"])
         several = token_ids.shape.rank == 3
         rows = tf.reshape(token_ids, [-1, token_ids.shape[2]]) if several else token_ids
-        text = unit_length(self.text_tower(rows, training=training))
+        text = embedding.unit_length(self.text_tower(rows, training=training))
         if several:
             text = tf.reshape(text, [-1, token_ids.shape[1], text.shape[-1]])
-        return {"image_embeddings": unit_length(image), "text_embeddings": text}
+        return {"image_embeddings": embedding.unit_length(image), "text_embeddings": text}
 
     # Training: fit -> train_step -> loss -> gradient.
 
@@ -213,7 +214,7 @@ class LiT(keras.Model):
                 )
         self.tuning = self.tuning  # `model.trainable = True` must not have unlocked anything.
         super().compile(optimizer=optimizer, **kwargs)
-        _check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
+        optimizers.check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         # Slots made now spare the first step from being traced a second time.
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
@@ -406,7 +407,7 @@ class LiT(keras.Model):
             tf.errors.NotFoundError: no such file, named in the message.
         """
         images = batches.of_images(images, self.image_tower, batch_size)
-        return _embed(self.image_tower, images, verbose)
+        return embedding.embed(self.image_tower, images, verbose)
 
     def encode_text(self, text: Any, batch_size: int = 256, verbose: Any = "auto") -> np.ndarray:
         """Embeds text.
@@ -424,7 +425,7 @@ class LiT(keras.Model):
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
         """
         text = batches.of_text(text, self.text_tower, batch_size)
-        return _embed(self.text_tower, text, verbose)
+        return embedding.embed(self.text_tower, text, verbose)
 
     # Another image tower, and saving.
 
@@ -450,7 +451,7 @@ class LiT(keras.Model):
         >>> model.encode_image(np.zeros([2, 40, 40, 3], "uint8")).shape
         (2, 8)
         """
-        _check_same_features(self.image_tower, image_tower)
+        fingerprints.check_same_features(self.image_tower, image_tower)
         config = {name: value for name, value in self.get_config().items() if "tower" not in name}
         tuning = config.pop("tuning")
         with self.distribute_strategy.scope():
@@ -525,61 +526,3 @@ def _resume_callback(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             "`pairs.take(n)` makes an epoch of n batches."
         )
     return found[0] if found else None
-
-
-def _check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
-    if image_tower.head is not None:
-        raise ValueError(
-            "The image tower that is attached should have no head: the features are its pooled "
-            "output, and the model has its own head for them. Received `projection_dim`: "
-            f"{image_tower.projection_dim}."
-        )
-    expected, received = {"dim": stand_in.feature_dim}, {"dim": image_tower.feature_dim}
-    if (known := fingerprints.fingerprint(stand_in)) is not None:
-        expected |= known
-        received |= fingerprints.fingerprint(image_tower)
-    found = fingerprints.differences(expected, received)
-    if found:
-        raise ValueError(
-            "The image tower should be the one whose features the model was trained on. "
-            f"Differences: {'; '.join(found)}."
-        )
-
-
-def _check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    names = ("clipnorm", "clipvalue", "global_clipnorm")
-    clips = [name for name in names if getattr(optimizer, name, None) is not None]
-    if replicas > 1 and clips and not isinstance(optimizer, Adafactor):
-        raise ValueError(
-            f"Keras clips each replica's gradient before their sum, so `{clips[0]}` would train "
-            f"something else on {replicas} replicas than on one. Clip with "
-            "`keras_lit.optimizers.Adafactor`, which clips the sum, or not at all. Received: "
-            f"{type(optimizer).__name__}."
-        )
-    if replicas > 1 and getattr(optimizer, "gradient_accumulation_steps", None):
-        raise ValueError(
-            "Keras cannot accumulate gradients on several replicas. Make a large batch fit with "
-            "`compile(..., micro_batch_size=...)`, which also keeps all its negatives. Received: "
-            f"{optimizer.gradient_accumulation_steps} steps on {replicas} replicas."
-        )
-
-
-def unit_length(embeddings: Any) -> tf.Tensor:
-    """[batch, dim] -> float32 rows of length 1."""
-    return tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=1)
-
-
-def _embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
-    count = int(inputs.cardinality())
-    if verbose == "auto":
-        verbose = int(not 0 <= count <= 10)
-    progress = keras.utils.Progbar(count if count >= 0 else None, verbose=verbose)
-    rows = []
-    with tower.distribute_strategy.scope():
-        for batch in inputs:
-            rows.append(distribution.on_replicas(tower.inference(), batch))
-            progress.add(1)
-    if not rows:
-        raise ValueError("There should be something to embed. Received an empty dataset.")
-    return unit_length(np.concatenate(rows)).numpy()

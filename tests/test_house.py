@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
 version checks image_headers images legacy_torch data preprocessing tokenizers backbones towers
-dual_encoders fingerprints pairs distribution batches losses micro_batches optimizers model
+dual_encoders fingerprints pairs distribution batches embedding losses micro_batches optimizers model
 features evaluation callbacks pretrained checkpoints export
 """.split()
 

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import distribution, pairs
-from keras_lit.model import LiT, unit_length
+from keras_lit.embedding import unit_length
+from keras_lit.model import LiT
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower
 

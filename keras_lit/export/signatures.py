@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from keras_lit.embedding import unit_length
 from keras_lit.export.weights import ArtifactWeights
-from keras_lit.model import LiT, unit_length
+from keras_lit.model import LiT
 
 Tensors = dict[str, tf.Tensor]
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")

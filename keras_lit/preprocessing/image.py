@@ -1,22 +1,15 @@
-"""Image and text preprocessing as Keras layers: one definition for eager, tf.data and export.
+"""Images to the pixels that an image tower takes."""
 
-Both layers always run TensorFlow ops (in a traced function when called eagerly), so that the same
-input gives the same tensor everywhere. (keras-hub's tokenizers would take another, pure Python
-path when called eagerly.)
-"""
-
-import hashlib
 from typing import Any
 
 import keras
-import keras_nlp
 import numpy as np
 import tensorflow as tf
-from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 from keras_lit import checks
 from keras_lit.image_headers import MAX_PIXELS
 from keras_lit.images import decode_image, decodes, first_that_works, to_rgb
+from keras_lit.preprocessing.raw_input import takes_raw_input
 
 # What a tower expects of its pixels: (x - mean) / deviation, x in 0..255.
 VALUE_RANGES: dict[str, tuple[Any, Any]] = {
@@ -110,7 +103,7 @@ class ImagePreprocessor(keras.layers.Layer):
         self.antialias = antialias
         self.random_crop = tuple(random_crop) if random_crop else None
         self.random_flip = random_flip
-        _takes_raw_input(self)
+        takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
 
     def call(
@@ -267,139 +260,6 @@ class ImagePreprocessor(keras.layers.Layer):
             "random_crop random_flip"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
-
-
-@keras.saving.register_keras_serializable("keras_lit")
-class TextPreprocessor(keras.layers.Layer):
-    """Turns strings into the token ids that a text tower takes.
-
-    Text that is longer than `sequence_length` is cut. The three special tokens are "auto", an id,
-    or None for none. "auto" asks the tokenizer: BERT's gives [CLS] and [SEP] around the text and
-    pads with [PAD]; a plain SentencePiece tokenizer follows LiT: no start and no end token, the
-    text cut to `sequence_length - 1` and padded with `</s>`, so that the last token always is
-    `</s>`. The released BERT LiT models want `end_token_id=None`.
-
-    Args:
-        tokenizer: a keras-nlp tokenizer, or another Keras layer from strings to ragged token ids.
-        sequence_length: int, the number of token ids, special tokens included.
-        lowercase: bool, whether to lower-case the text (as UTF-8) first.
-        start_token_id: "auto", int or None.
-        end_token_id: "auto", int or None.
-        pad_token_id: "auto" or int.
-
-    Call arguments:
-        text: [batch] or scalar string tensor, or a list of str.
-
-    Returns:
-        [batch, sequence_length] (or [sequence_length]) int32 tensor.
-
-    Raises:
-        ValueError: the text is not strings.
-
-    Example:
-
-    >>> tokenizer = keras_nlp.models.BertTokenizer(
-    ...     vocabulary=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"])
-    >>> keras_lit.preprocessing.TextPreprocessor(tokenizer, 5)(["a dog"]).numpy()
-    array([[2, 5, 6, 3, 0]], dtype=int32)
-
-    Reference: the LiT paper, section 4.2 and Appendix E (16 tokens).
-    """
-
-    def __init__(
-        self,
-        tokenizer: keras.layers.Layer,
-        sequence_length: int = 16,
-        lowercase: bool = False,
-        start_token_id: str | int | None = "auto",
-        end_token_id: str | int | None = "auto",
-        pad_token_id: str | int = "auto",
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        checks.check_positive(sequence_length, "sequence_length")
-        # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
-        sticky = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
-        if start_token_id == "auto":
-            start_token_id = getattr(tokenizer, "start_token_id", None)
-        if end_token_id == "auto":
-            end_token_id = getattr(tokenizer, "end_token_id", None)
-        if pad_token_id == "auto":
-            pad_token_id = (
-                tokenizer.token_to_id("</s>") if sticky else getattr(tokenizer, "pad_token_id", 0)
-            )
-            if sticky and end_token_id is None:
-                end_token_id = pad_token_id
-        self.tokenizer = tokenizer
-        self.sequence_length = int(sequence_length)
-        self.lowercase = lowercase
-        self.start_token_id = start_token_id
-        self.end_token_id = end_token_id
-        self.pad_token_id = pad_token_id
-        self._packer = keras_nlp.layers.StartEndPacker(
-            self.sequence_length, start_token_id, end_token_id, pad_token_id
-        )
-        _takes_raw_input(self)
-        self._traced = tf.function(self._preprocess, reduce_retracing=True)
-
-    def call(self, text: Any) -> tf.Tensor:
-        text = tf.convert_to_tensor(text)
-        if text.dtype != tf.string or text.shape.rank not in (0, 1):
-            raise ValueError(
-                "Text should be strings of rank 0 or 1, one caption a row. Received: "
-                f"{text.dtype.name} of shape {text.shape}."
-            )
-        _keep_alive(self.tokenizer)
-        rows = text[tf.newaxis] if text.shape.rank == 0 else text
-        run = self._traced if tf.executing_eagerly() else self._preprocess
-        token_ids = tf.ensure_shape(run(rows), [rows.shape[0], self.sequence_length])
-        return token_ids[0] if text.shape.rank == 0 else token_ids
-
-    def _preprocess(self, text: tf.Tensor) -> tf.Tensor:
-        with tf.device("CPU"):
-            if self.lowercase:
-                text = tf.strings.lower(text, encoding="utf-8")
-            return tf.cast(self._packer(self.tokenizer(text)), tf.int32)
-
-    def compute_output_spec(self, text: Any, **kwargs: Any) -> keras.KerasTensor:
-        return keras.KerasTensor([None, self.sequence_length], "int32")
-
-    def get_config(self) -> dict[str, Any]:
-        names = "sequence_length lowercase start_token_id end_token_id pad_token_id"
-        return {
-            **super().get_config(),
-            "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
-            **{name: getattr(self, name) for name in names.split()},
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "TextPreprocessor":
-        tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
-        return cls(**{**config, "tokenizer": tokenizer})
-
-
-def _takes_raw_input(layer: keras.layers.Layer) -> None:
-    """Lets a layer take Python strings and string tensors, as Keras' TextVectorization does."""
-    layer._convert_input_args = False
-    layer._allow_non_tensor_positional_args = True
-    layer.built = True
-
-
-def _keep_alive(tokenizer: keras.layers.Layer) -> None:
-    """Gives a SentencePiece tokenizer's table a name of its own, so that it outlives a seed.
-
-    TF-Text's table belongs to an eager kernel, and `tf.random.set_seed` (so
-    `keras.utils.set_random_seed`) throws those away: "Resource ... does not exist"
-    (tensorflow/text issue 570). A table with a shared name stays.
-    """
-    table = getattr(getattr(tokenizer, "_sentence_piece", None), "_model_resource", None)
-    if table is None or hasattr(table, "kept_alive"):
-        return
-    name = hashlib.sha256(table._model).hexdigest()
-    make_table = sentencepiece_tokenizer.gen_sentencepiece_tokenizer.sentencepiece_op
-    with tf.init_scope():
-        table._resource_handle = make_table(model=table._model, shared_name=name)
-    table.kept_alive = True
 
 
 def _split(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

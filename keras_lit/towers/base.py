@@ -1,0 +1,190 @@
+"""What both towers share."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import checks
+from keras_lit.towers.pooling import attention_pooling, pool
+
+
+class Tower(keras.Model):
+    """What both towers share: features (backbone and pooling), then an optional linear head.
+
+    A tower knows no loss. It returns embeddings that are not normalised; `LiT` does that.
+    """
+
+    POOLINGS: ClassVar[tuple[str, ...]] = ()
+    FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        pooling: str,
+        projection_dim: int | None,
+        preprocessor: keras.layers.Layer | None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        checks.check_one_of(pooling, ("auto", *self.POOLINGS), "pooling")
+        if isinstance(projection_dim, bool) or not (projection_dim is None or projection_dim >= 0):
+            raise ValueError(
+                "`projection_dim` should be the width of the linear head, or 0 for none. "
+                f"Received: {projection_dim!r}."
+            )
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self.pooling = pooling
+        self.projection_dim = projection_dim
+        self.locked = False
+        self.head = None
+
+    def _build_pooling(self, inputs: keras.KerasTensor) -> None:
+        """Settles "auto", builds everything but the head, notes the width of the features."""
+        states = self._states(inputs, training=False)
+        if self.pooling == "auto":
+            self.pooling = self._auto_pooling(states)
+        if (self.pooling == "none") != (len(states.shape) == 2):
+            raise ValueError(
+                f"`pooling`={self.pooling!r} does not fit the output of shape {states.shape} of "
+                f"{type(self.backbone).__name__}: 'none' is for [batch, dim], the others are for "
+                "[batch, tokens, dim] (and mean, max, map for [batch, height, width, dim])."
+            )
+        self.attention_pooling = None
+        if self.pooling == "map":
+            self.attention_pooling = attention_pooling(self.backbone, states.shape[-1])
+        self.feature_dim = int(self._pool(inputs, states).shape[-1])
+        if self.projection_dim:
+            self.add_head(self.projection_dim)
+        self.built = True
+
+    def add_head(self, projection_dim: int) -> None:
+        """Gives the tower a new linear head (with bias) of this width."""
+        self.__dict__.pop("inference", None)  # It was traced without this head.
+        self.projection_dim = projection_dim
+        self.head = keras.layers.Dense(
+            projection_dim, kernel_initializer="lecun_normal", name="head"
+        )
+        self.head.build((None, self.feature_dim))
+
+    @property
+    def embedding_dim(self) -> int:
+        """The width of the tower's output."""
+        return self.projection_dim or self.feature_dim
+
+    def features(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
+        """The pooled output of the backbone, before any head: [batch, feature_dim]."""
+        if isinstance(inputs, np.ndarray | list):
+            inputs = keras.ops.convert_to_tensor(inputs)
+        return self._pool(inputs, self._states(inputs, training=training and not self.locked))
+
+    def project(self, features: Any) -> keras.KerasTensor:
+        """Applies the linear head, if there is one: [batch, feature_dim] -> [batch, dim]."""
+        return features if self.head is None else self.head(features)
+
+    def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
+        return self.project(self.features(inputs, training=training))
+
+    @functools.cached_property
+    def inference(self) -> Callable[[], Any]:
+        """Gives the tower as a tf.function, which is traced once for all callers.
+
+        Behind a call, since a SavedModel keeps every tf.function that it finds.
+        """
+        compiled = tf.function(self, reduce_retracing=True)
+        return lambda: compiled
+
+    def lock(self, locked: bool = True, head: bool = False) -> None:
+        """Locks (or unlocks) backbone and pooling; the head only together with them and `head`.
+
+        What is locked gets no gradient and no optimizer slot and runs in inference mode (no
+        dropout, batch-norm statistics still). Unlocking keeps layers frozen that the user froze.
+        """
+        self.locked = locked
+        for part in (self.backbone, self.attention_pooling):
+            if part is None:
+                continue
+            if locked or not part.trainable:
+                # Keras skips an assignment that changes nothing here, whatever the layers inside
+                # say (after loading they disagree), so it is changed twice.
+                part.trainable = locked
+                part.trainable = not locked
+        if self.head is not None:
+            self.head.trainable = not (locked and head)
+
+    def reinitialized(self) -> "Tower":
+        """A tower of the same make with freshly initialised weights; this one stays as it is.
+
+        Raises:
+            ValueError: the backbone cannot be rebuilt from its config.
+        """
+        try:
+            backbone = type(self.backbone).from_config(self.backbone.get_config())
+        except (NotImplementedError, TypeError) as error:
+            raise ValueError(
+                f"A 'u' in `tuning` needs a backbone that can be rebuilt from its config. "
+                f"{type(self.backbone).__name__} cannot: {error} Give it `get_config`, or pass a "
+                "freshly initialised one with 'U'."
+            ) from error
+        config = {**self.get_config(), "backbone": backbone, "preprocessor": self.preprocessor}
+        return type(self)(**config)
+
+    def _auto_pooling(self, states: keras.KerasTensor) -> str:
+        if len(states.shape) == 2:
+            return "none"
+        if len(states.shape) == 4:
+            return "mean"
+        family = type(self.backbone).__name__
+        for pooling, families in self.FAMILIES.items():
+            if family in families and not (pooling == "first" and self._lacks_class_token()):
+                return pooling
+        raise ValueError(
+            f"`pooling`='auto' does not know {family}, whose output has shape {states.shape}. "
+            f"Choose one of {', '.join(map(repr, self.POOLINGS))}."
+        )
+
+    def _lacks_class_token(self) -> bool:
+        names = ("class_token", "use_class_token")
+        return False in [getattr(self.backbone, name, True) for name in names]
+
+    def _pool(self, inputs: Any, states: Any) -> keras.KerasTensor:
+        return pool(states, self.pooling, self._mask(inputs), inputs, self.attention_pooling)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "pooling": self.pooling,
+            "projection_dim": self.projection_dim,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Tower":
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("backbone", "preprocessor")
+        }
+        return cls(**{**config, **parts})
+
+    # What a kind of tower defines.
+
+    def _build(self) -> None:
+        raise NotImplementedError
+
+    def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
+        """The backbone's output before pooling."""
+        raise NotImplementedError
+
+    def _mask(self, inputs: Any) -> keras.KerasTensor | None:
+        """[batch, tokens] bool, False at padding; None where every position counts."""
+        return None
+
+
+def is_functional(model: keras.Model) -> bool:
+    """Whether a model has symbolic inputs, whose names tell what it takes."""
+    return isinstance(getattr(model, "input", None), keras.KerasTensor | dict)

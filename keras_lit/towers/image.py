@@ -1,0 +1,154 @@
+"""The image tower."""
+
+from typing import Any, ClassVar
+
+import keras
+
+from keras_lit.backbones import FeaturesOnly
+from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.towers.base import Tower, is_functional
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class ImageTower(Tower):
+    """An image backbone, its pooling, an optional linear head and its preprocessing.
+
+    Args:
+        backbone: any `keras.Model` from images [batch, height, width, 3] to a feature map
+            [batch, h, w, dim], a pyramid of them (the coarsest is taken), tokens
+            [batch, tokens, dim] or vectors [batch, dim].
+        pooling: "mean", "first", "max", "map" (attention pooling), "none" (vectors), or "auto":
+            mean for feature maps, and what the family was trained with for token sequences (first
+            token for ViT, DeiT, DINOv2, DINOv3 and CLIP, mean for Swin and MLP-Mixer).
+        projection_dim: int, the width of the linear head. None or 0: no head, as in LiT.
+        preprocessor: a `keras_lit.preprocessing.ImagePreprocessor`. None makes one of the
+            backbone's own image size (224 where that is free), with pixels in 0..255 for a
+            backbone that rescales by itself (keras-cv's `include_rescaling`) and in -1..1, as in
+            LiT, for any other: pass one where the backbone was trained differently.
+
+    Call arguments:
+        inputs: [batch, height, width, 3] float tensor of preprocessed images, or [batch,
+            feature_dim], their features (before the head).
+        training: bool.
+
+    Returns:
+        [batch, embedding_dim] tensor, not normalised.
+
+    Raises:
+        ValueError: "auto" does not know the backbone, or the pooling does not fit its output.
+
+    Example:
+
+    >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
+    >>> tower = keras_lit.ImageTower(backbone, preprocessor=ImagePreprocessor(32))
+    >>> tower(np.zeros([2, 32, 32, 3], "float32")).shape
+    TensorShape([2, 8])
+
+    Reference: the LiT paper, sections 3.3 and 4.2.
+    """
+
+    POOLINGS = ("mean", "first", "max", "map", "none")
+    FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "mean": ("MLPMixer", "SwinTransformerBackbone"),
+        "first": (
+            "VisionTransformer",
+            "ViTBackbone",
+            "DeiTBackbone",
+            "DINOV2Backbone",
+            "DINOV3Backbone",
+            "CLIPVisionEncoder",
+        ),
+    }
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        pooling: str = "auto",
+        projection_dim: int | None = None,
+        preprocessor: ImagePreprocessor | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            backbone,
+            pooling,
+            projection_dim,
+            _default_image_preprocessor(backbone) if preprocessor is None else preprocessor,
+            **kwargs,
+        )
+        self._build()
+
+    @classmethod
+    def from_features(
+        cls,
+        dim: int,
+        projection_dim: int | None = None,
+        fingerprint: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> "ImageTower":
+        """A locked tower without a backbone, to train on precomputed features of width `dim`.
+
+        `LiT.with_image_tower` puts the real one in its place afterwards.
+
+        Args:
+            dim: int, the width of the features.
+            projection_dim: as for `ImageTower`.
+            fingerprint: of the tower that made them, see `keras_lit.features.image_tower`; features
+                of another are then refused.
+            **kwargs: passed on to `ImageTower`.
+
+        Returns:
+            An `ImageTower` that takes "image_features" and refuses images.
+
+        Example:
+
+        >>> keras_lit.ImageTower.from_features(768, projection_dim=512).embedding_dim
+        512
+
+        Reference: the LiT paper, section 5.6.
+        """
+        return cls(FeaturesOnly(dim, fingerprint), "none", projection_dim, **kwargs)
+
+    def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
+        if len(inputs.shape) == 2:  # Features that were computed before.
+            return self.project(inputs)
+        return super().call(inputs, training=training)
+
+    @property
+    def has_no_backbone(self) -> bool:
+        """Whether the tower takes precomputed features only."""
+        return isinstance(self.backbone, FeaturesOnly)
+
+    def lock(self, locked: bool = True, head: bool = False) -> None:
+        if self.has_no_backbone and not locked:
+            raise ValueError(
+                "An image tower `from_features` has nothing to train but its head. Choose a "
+                '`tuning` with "L" for the image tower, for example "Lu".'
+            )
+        super().lock(locked, head)
+
+    def _build(self) -> None:
+        self._build_pooling(keras.KerasTensor((None, *self.preprocessor.image_size, 3)))
+
+    def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
+        signature = self.backbone.input if is_functional(self.backbone) else None
+        if isinstance(signature, dict):
+            inputs = dict.fromkeys(signature, inputs)
+        outputs = self.backbone(inputs, training=training)
+        if not isinstance(outputs, dict):
+            return outputs
+        for name in ("sequence_output", *sorted(outputs, reverse=True)):
+            if name in outputs and (name == "sequence_output" or name[0] in "Pp"):
+                return outputs[name]
+        raise ValueError(
+            "An image backbone with several outputs should call them 'P2', 'P3', ... (a pyramid) "
+            f"or 'sequence_output'. Received: {', '.join(outputs)}."
+        )
+
+
+def _default_image_preprocessor(backbone: keras.Model) -> ImagePreprocessor:
+    shape = getattr(backbone, "input_shape", None)
+    if isinstance(shape, dict):
+        shape = next(iter(shape.values()))
+    size = shape[1:3] if shape and len(shape) == 4 and None not in shape[1:3] else (224, 224)
+    rescales = getattr(backbone, "include_rescaling", False)
+    return ImagePreprocessor(size, value_range="0..255" if rescales else "-1..1")

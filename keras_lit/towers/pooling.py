@@ -1,0 +1,85 @@
+"""From a backbone's output to one vector for each row."""
+
+from typing import Any
+
+import keras
+
+from keras_lit.backbones import AttentionPooling
+
+
+def pool(
+    states: Any,
+    pooling: str,
+    mask: Any = None,
+    inputs: Any = None,
+    attention: AttentionPooling | None = None,
+) -> Any:
+    """Pools token sequences and feature maps.
+
+    Args:
+        states: [batch, tokens, dim], [batch, height, width, dim] or [batch, dim].
+        pooling: "mean", "first", "last", "end", "max", "map" or "none", as for the towers.
+        mask: [batch, tokens] bool, False at padding; None where every position counts.
+        inputs: [batch, tokens] token ids, for "end".
+        attention: the layer for "map".
+
+    Returns:
+        [batch, dim].
+
+    Raises:
+        ValueError: a pooling of tokens for a feature map.
+    """
+    if pooling == "none":
+        return states
+    if len(states.shape) == 4:
+        if pooling in ("first", "last", "end"):
+            raise ValueError(
+                f"`pooling`={pooling!r} is for token sequences. Received a feature map "
+                f"of shape {states.shape}; choose 'mean', 'max' or 'map'."
+            )
+        states = keras.ops.reshape(states, (-1, *_grid(states.shape)))
+    if pooling == "map":
+        return attention(states, mask=mask)
+    if pooling == "first":
+        return states[:, 0]
+    if pooling == "end":
+        return _at(states, keras.ops.argmax(inputs, axis=1))
+    if pooling == "last":
+        return states[:, -1] if mask is None else _last_real(states, mask)
+    if pooling == "mean":
+        return _mean(states, mask)
+    if mask is not None:
+        states = keras.ops.where(mask[..., None], states, float("-inf"))
+    return keras.ops.max(states, axis=1)
+
+
+def attention_pooling(backbone: keras.Model, width: int) -> AttentionPooling:
+    """Of the backbone's own heads and MLP where it is a transformer that tells them."""
+    heads = getattr(backbone, "num_heads", None)
+    if not isinstance(heads, int) or width % heads:
+        return AttentionPooling(max(1, width // 64), name="attention_pooling")
+    inner = getattr(backbone, "intermediate_dim", None)
+    inner = inner if isinstance(inner, int) else None
+    return AttentionPooling(heads, inner, name="attention_pooling")
+
+
+def _grid(shape: tuple[int | None, ...]) -> tuple[int, int]:
+    tokens = -1 if None in shape[1:3] else shape[1] * shape[2]
+    return tokens, shape[3]
+
+
+def _mean(states: Any, mask: Any) -> keras.KerasTensor:
+    if mask is None:
+        return keras.ops.mean(states, axis=1)
+    weights = keras.ops.cast(mask, states.dtype)[..., None]
+    total = keras.ops.maximum(keras.ops.sum(weights, axis=1), 1)
+    return keras.ops.sum(states * weights, axis=1) / total
+
+
+def _last_real(states: Any, mask: Any) -> keras.KerasTensor:
+    positions = keras.ops.arange(mask.shape[1])
+    return _at(states, keras.ops.max(keras.ops.where(mask, positions, 0), axis=1))
+
+
+def _at(states: Any, positions: Any) -> keras.KerasTensor:
+    return keras.ops.take_along_axis(states, positions[:, None, None], axis=1)[:, 0]

@@ -1,0 +1,207 @@
+"""The text tower."""
+
+from typing import Any, ClassVar
+
+import keras
+
+from keras_lit.backbones import TextTransformer
+from keras_lit.preprocessing import TextPreprocessor
+from keras_lit.towers.base import Tower, is_functional
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class TextTower(Tower):
+    """A text backbone, its pooling, a linear head and its preprocessing.
+
+    Args:
+        backbone: a `keras.Model` from token ids to [batch, tokens, dim]: one of keras-nlp's
+            (token ids with or without padding mask and segments), or one that takes an int32
+            tensor [batch, tokens].
+        tokenizer: a keras-nlp tokenizer, for text as strings. Without one (and without
+            `preprocessor`) the tower takes token ids only, padded with 0.
+        sequence_length: int, text is cut or padded to so many tokens (16 in the paper).
+        pooling: "first", "last" (the last real token where the backbone takes a padding mask),
+            "end" (the highest token id, which in CLIP ends the text), "mean" (over real tokens),
+            "max", "map" (attention pooling), "none", or "auto": the first token for BERT's
+            relatives, the last for the paper's own transformer and GPT's.
+        projection_dim: int, the width of the linear head. None: a head as wide as the image
+            embedding, settled when `LiT` joins the towers. 0: no head.
+        preprocessor: a `keras_lit.preprocessing.TextPreprocessor`, in place of `tokenizer` and
+            `sequence_length`, for all its options.
+
+    Call arguments:
+        inputs: [batch, sequence_length] int32 tensor of token ids.
+        training: bool.
+
+    Returns:
+        [batch, embedding_dim] tensor, not normalised.
+
+    Raises:
+        ValueError: "auto" does not know the backbone; the text is longer than the backbone
+            takes; the tokenizer has more words than the backbone.
+
+    Example:
+
+    >>> tower = keras_lit.TextTower(keras_lit.backbones.TextTransformer(100, 16, 32, 2, 64, 4))
+    >>> tower(np.ones([3, 16], "int32")).shape
+    TensorShape([3, 32])
+
+    Reference: the LiT paper, sections 4.2 and 5.4.
+    """
+
+    POOLINGS = ("first", "last", "end", "mean", "max", "map", "none")
+    FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "first": (
+            "BertEncoder",
+            "BertBackbone",
+            "DistilBertBackbone",
+            "RobertaBackbone",
+            "XLMRobertaBackbone",
+            "AlbertBackbone",
+            "DebertaV3Backbone",
+            "ElectraBackbone",
+            "FNetBackbone",
+            "RoformerV2Backbone",
+        ),
+        "end": ("CLIPTextEncoder",),
+        "last": (
+            "TextTransformer",
+            "GPT2Backbone",
+            "GPTNeoXBackbone",
+            "OPTBackbone",
+            "BloomBackbone",
+            "LlamaBackbone",
+            "MistralBackbone",
+            "GemmaBackbone",
+        ),
+    }
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        tokenizer: keras.layers.Layer | None = None,
+        sequence_length: int = 16,
+        pooling: str = "auto",
+        projection_dim: int | None = None,
+        preprocessor: TextPreprocessor | None = None,
+        **kwargs: Any,
+    ):
+        if preprocessor is not None and tokenizer is not None:
+            raise ValueError(
+                "Pass either `tokenizer` or `preprocessor` (which holds one), not both."
+            )
+        if tokenizer is not None:
+            preprocessor = TextPreprocessor(tokenizer, sequence_length)
+        super().__init__(backbone, pooling, projection_dim, preprocessor, **kwargs)
+        self.sequence_length = preprocessor.sequence_length if preprocessor else sequence_length
+        self.pad_token_id = preprocessor.pad_token_id if preprocessor else 0
+        longest = getattr(backbone, "max_sequence_length", None)
+        if longest is not None and self.sequence_length > longest:
+            raise ValueError(
+                f"`sequence_length` should be at most {longest}, the longest text of "
+                f"{type(backbone).__name__}. Received: {self.sequence_length}."
+            )
+        words = _known_vocabulary_size(preprocessor)
+        if words is not None and self.vocabulary_size is not None and words > self.vocabulary_size:
+            raise ValueError(
+                f"The tokenizer has {words} words, more than the {self.vocabulary_size} token "
+                f"embeddings of {type(backbone).__name__}. Use the backbone's own vocabulary."
+            )
+        self._build()
+
+    @classmethod
+    def from_size(
+        cls,
+        size: str,
+        tokenizer: keras.layers.Layer | None = None,
+        vocabulary_size: int | None = None,
+        sequence_length: int = 16,
+        projection_dim: int | None = None,
+        dropout: float = 0.0,
+        pooling: str = "last",
+        **kwargs: Any,
+    ) -> "TextTower":
+        """The paper's text transformer by size, randomly initialised.
+
+        Args:
+            size: "Ti", "S", "B", "L", "H" or "g" (width 192, 384, 768, 1024, 1280, 1408).
+            tokenizer: as for `TextTower`.
+            vocabulary_size: int, for use without a tokenizer, whose size is taken otherwise.
+            sequence_length: int, the number of tokens.
+            projection_dim: as for `TextTower`.
+            dropout: float, 0 in the paper.
+            pooling: as for `TextTower`. For "last" (the paper's) and "first" the backbone pools by
+                itself, which spares it the rest of its last block.
+            **kwargs: passed on to `TextTower`.
+
+        Returns:
+            A `TextTower`.
+
+        Raises:
+            ValueError: unknown size; neither tokenizer nor vocabulary size.
+
+        Example:
+
+        >>> keras_lit.TextTower.from_size("Ti", vocabulary_size=1000).embedding_dim
+        192
+        """
+        if vocabulary_size is None:
+            if tokenizer is None:
+                raise ValueError("`from_size` needs a `tokenizer` or a `vocabulary_size`.")
+            vocabulary_size = tokenizer.vocabulary_size()
+        of_backbone = pooling if pooling in ("first", "last") else None
+        backbone = TextTransformer.from_size(
+            size, vocabulary_size, sequence_length, dropout=dropout, pooling=of_backbone
+        )
+        kwargs |= {"pooling": "none" if of_backbone else pooling, "projection_dim": projection_dim}
+        return cls(backbone, tokenizer, sequence_length, **kwargs)
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """The number of token ids that the backbone knows, where it tells."""
+        return getattr(self.backbone, "vocabulary_size", None)
+
+    def _build(self) -> None:
+        unused = "pooled_dense" in {layer.name for layer in self.backbone.layers}
+        if unused:  # BERT's pooler is not on the way, so nothing should train it.
+            self.backbone.get_layer("pooled_dense").trainable = False
+        self._build_pooling(keras.KerasTensor((None, self.sequence_length), "int32"))
+
+    def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
+        named = {"token_ids": inputs, "padding_mask": self._mask(inputs)}
+        if "segment_ids" in self._input_names:
+            named["segment_ids"] = keras.ops.zeros_like(inputs)
+        if self._input_names:
+            inputs = {name: named[name] for name in self._input_names}
+        outputs = self.backbone(inputs, training=training)
+        return outputs["sequence_output"] if isinstance(outputs, dict) else outputs
+
+    def _mask(self, inputs: Any) -> keras.KerasTensor | None:
+        if "padding_mask" not in self._input_names:
+            return None
+        return keras.ops.not_equal(inputs, self.pad_token_id)
+
+    @property
+    def _input_names(self) -> tuple[str, ...]:
+        signature = self.backbone.input if is_functional(self.backbone) else None
+        if not isinstance(signature, dict):
+            return ()
+        unknown = set(signature) - {"token_ids", "padding_mask", "segment_ids"}
+        if unknown:
+            raise ValueError(
+                "A text backbone should take 'token_ids' and maybe 'padding_mask' and "
+                f"'segment_ids'. {type(self.backbone).__name__} also takes {sorted(unknown)}: "
+                "build a `keras.Model` of its text encoder alone and pass that."
+            )
+        return tuple(signature)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "sequence_length": self.sequence_length}
+
+
+def _known_vocabulary_size(preprocessor: TextPreprocessor | None) -> int | None:
+    """None while a model is being loaded: the tokenizer gets its words after it was built."""
+    try:
+        return preprocessor.tokenizer.vocabulary_size() if preprocessor else None
+    except (AttributeError, ValueError, NotImplementedError):
+        return None
