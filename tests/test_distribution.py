@@ -20,7 +20,7 @@ from tests.small import make_model, make_pairs, mirrored
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
 HERE = pathlib.Path(__file__).parent
-REPLICAS = [2, 3, 4, pytest.param(8, marks=pytest.mark.slow)]
+REPLICAS = [2, pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
 
 
 def share_out(strategy, *arrays):
@@ -232,6 +232,7 @@ def test_training_on_workers_equals_one_device(workers, tmp_path):
             assert_same((*logs, weights), on_one_device(optimizer), TOLERANCE[optimizer])
 
 
+@pytest.mark.slow
 def test_a_batch_that_replicas_do_not_divide_is_refused():
     with mirrored(4).scope():
         model = make_model()
@@ -266,6 +267,7 @@ def test_embeddings_on_replicas_equal_one_device():
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_that_the_replicas_do_not_divide_are_embedded_whole():
     """A replica without rows made convolutions fail, now and then."""
     images = make_pairs(11).map(lambda pair: pair["image"])

@@ -45,6 +45,7 @@ def test_logits_equal_keras_hubs(make, loss):
     np.testing.assert_array_equal(model.log_temperature, scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [clip, siglip])
 def test_tuning_moves_the_text_alone(make):
     backbone = randomized(make())

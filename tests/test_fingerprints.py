@@ -77,6 +77,7 @@ def test_compute_dtype_that_no_config_tells():
     assert "architecture" not in differing(first, second)
 
 
+@pytest.mark.slow
 def test_another_process():
     script = (
         "import json, keras; from tests.features.small import make_tower;"

@@ -87,6 +87,7 @@ def test_docstring_examples_run(name):
     assert result.failed == 0
 
 
+@pytest.mark.slow
 def test_readme_code_runs(tmp_path, monkeypatch):
     """The README's Python, line by line, with a small local backbone for the preset of the hub."""
     import keras_cv

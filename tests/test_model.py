@@ -66,7 +66,19 @@ def changed(before, variables):
     return [bool((a != b).any()) for a, b in zip(before, values(variables), strict=True)]
 
 
-@pytest.mark.parametrize("tuning", ["LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu"])
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        "LU",
+        "Lu",
+        "UU",
+        "uu",
+        *(
+            pytest.param(tuning, marks=pytest.mark.slow)
+            for tuning in ("LL", "UL", "Uu", "uU", "uL")
+        ),
+    ],
+)
 def test_tunings(tuning, tokenizer):
     keras.utils.set_random_seed(1)
     given = image_tower(projection_dim=16), text_tower(tokenizer, projection_dim=16)
@@ -287,6 +299,7 @@ def test_mixed_bfloat16(tokenizer):
     assert model.text_tower.head.compute_dtype == "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [True, False])
 def test_jit_compile(jit_compile, model):
     model.compile("adam", jit_compile=jit_compile)
@@ -300,6 +313,7 @@ def encoded():
     return [tf.io.encode_png(image).numpy() for image in IMAGES]
 
 
+@pytest.mark.slow
 def test_encode_image_takes_every_kind_of_image(model, tmp_path):
     expected = model.encode_image(IMAGES)
     assert expected.shape == (24, 6) and expected.dtype == np.float32
@@ -338,6 +352,7 @@ def test_long_text_is_cut(model):
     np.testing.assert_array_equal(ids[0], ids[1])
 
 
+@pytest.mark.slow
 def test_fit_takes_raw_and_preprocessed_pairs_alike(model):
     model.compile("sgd")
     raw = tf.data.Dataset.from_tensor_slices({"image": encoded(), "text": CAPTIONS})
@@ -534,6 +549,7 @@ def test_nan_embeddings_name_their_tower(side, tokenizer):
         model.fit(dataset(), verbose=0)
 
 
+@pytest.mark.slow
 def test_several_steps_per_execution_change_nothing(tokenizer):
     def train(**options):
         keras.utils.set_random_seed(1)

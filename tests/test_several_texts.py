@@ -63,6 +63,7 @@ def trained(replicas=1, micro_batch_size=None, count=16, **options):
     return history.history, [weight.numpy() for weight in model.trainable_weights]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"micro_batch_size": 3}, {"replicas": 2, "count": 21}],
@@ -77,6 +78,7 @@ def test_same_training_however_it_is_computed(options):
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_gradient_is_the_sum_of_the_kinds():
     """One SGD step on three kinds moves a weight as far as three steps from the same start."""
     x, whole = pairs(), trained_once(pairs())

@@ -87,6 +87,7 @@ def test_metrics_are_in_the_history_and_seen_by_other_callbacks(tmp_path):
     assert (tmp_path / "1.keras").exists()
 
 
+@pytest.mark.slow
 def test_on_replicas_as_on_one_device(expected):
     with mirrored(4).scope():
         model = make_model()
@@ -201,6 +202,7 @@ def test_pairs_in_another_order_each_time_are_refused(model):
         callbacks.RetrievalEvaluation(data).evaluate(model)
 
 
+@pytest.mark.slow
 def test_any_form_of_images(model):
     data = pictures()
     expected = callbacks.ZeroShotEvaluation(data, NAMES).evaluate(model)

@@ -48,7 +48,9 @@ def whole(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("interruptions", [(9, 5), (7,), (12,)])
+@pytest.mark.parametrize(
+    "interruptions", [(9, 5), *(pytest.param(x, marks=pytest.mark.slow) for x in [(7,), (12,)])]
+)
 def test_same_weights_and_losses(tmp_path, whole, interruptions):
     """Six batches an epoch: in the second, twice; and right after its end."""
     for after in interruptions:
@@ -59,6 +61,7 @@ def test_same_weights_and_losses(tmp_path, whole, interruptions):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_a_finished_run_gives_its_weights(tmp_path, whole):
     run(tmp_path)
     losses, weights = run(tmp_path)
@@ -79,6 +82,7 @@ def test_replicas(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_another_callback_may_still_stop(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

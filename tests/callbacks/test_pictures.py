@@ -1,6 +1,7 @@
 import pathlib
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from keras_lit import callbacks
@@ -58,6 +59,7 @@ def test_pictures_and_projector(tmp_path):
     assert 'tensor_path: "embeddings.tsv"' in config and "single_image_dim: 48" in config
 
 
+@pytest.mark.slow
 def test_in_fit_with_features(tmp_path):
     model = make_model()
     model.compile("sgd")

@@ -122,6 +122,7 @@ def test_another_resolution_resamples_the_positions(tmp_path):
     assert model.encode_image(np.zeros([1, 56, 56, 3], "float32")).shape == (1, 40)
 
 
+@pytest.mark.slow
 def test_three_steps_of_fit_change_the_text_tower_only():
     rng = np.random.default_rng(0)
     model = load(GOLDEN / "lit_bert_image_head.npz")

@@ -23,6 +23,7 @@ def test_near_duplicates_are_found_each_time_they_occur():
     assert found.tolist() == [2, 5, 6]
 
 
+@pytest.mark.slow
 def test_retrieval_without_duplicates_is_that_of_the_others_alone():
     model = make_model()
     pixels = np.stack([row["image"] for row in make_pairs(12).as_numpy_iterator()])

@@ -10,6 +10,7 @@ TEMPLATES = {"name": ["{}"], "two": ["a {}", "a white {} and one"]}
 PREPROCESSING = {"stretch": {}, "crop": {"resize": "crop", "crop_fraction": 0.5}}
 
 
+@pytest.mark.slow
 def test_every_combination_against_one_by_one():
     model = make_model()
     pixels = np.stack([row["image"] for row in make_pairs(40).as_numpy_iterator()])

@@ -32,6 +32,7 @@ def in_a_fresh_process(path, inputs, directory):
     return found
 
 
+@pytest.mark.slow
 def test_every_signature_in_a_fresh_process(saved, tmp_path):
     found = in_a_fresh_process(saved.path, saved.inputs, tmp_path)
     for loader in ("eager", "session"):
@@ -153,6 +154,7 @@ def test_corrupt_rows_as_nan(saved, tmp_path):
     assert signatures["encode_image"](tf.constant(images))["valid"].numpy().all()
 
 
+@pytest.mark.slow
 def test_saved_model_cli(saved, tmp_path):
     def cli(*arguments):
         program = "import tensorflow_text; from tensorflow.python.tools.saved_model_cli import main; main()"

@@ -18,6 +18,7 @@ def disks(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_jobs_on_one_disk(tmp_path, whole):
     for i in (2, 0, 1):
         precompute(tmp_path, shard_index=i, num_shards=3)
@@ -37,6 +38,7 @@ def test_jobs_on_two_disks(tmp_path, whole, disks):
     assert keras_lit.features.merge(tmp_path / "joined", parts=parts)["pairs"] == 22
 
 
+@pytest.mark.slow
 def test_more_jobs_than_shards(tmp_path, whole):
     for i in range(4):
         precompute(tmp_path, shard_index=i, num_shards=4)

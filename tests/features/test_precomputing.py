@@ -224,6 +224,7 @@ def test_nothing_but_bad_images(tmp_path):
         precompute(tmp_path, pairs=make_pairs(bad=range(22)), skip_bad_images=True)
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit(tmp_path):
     tower = make_tower()
     kernel = tower.backbone.layers[0].kernel
@@ -302,6 +303,7 @@ def test_disk_full(tmp_path):
     assert files(tmp_path / "full") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_views(tmp_path):
     """Each view is the tower's feature of a random crop, not the same twice; a rerun repeats it."""
     preprocessor = ImagePreprocessor(8, random_crop=(0.2, 0.5), random_flip=True)

@@ -95,6 +95,7 @@ def test_another_tower_is_refused(cache, changed):
         model.evaluate(pairs, verbose=0)
 
 
+@pytest.mark.slow
 def test_from_features_of_another_cache_is_refused(cache, tmp_path):
     precompute(tmp_path, make_tower(seed=2))
     model = make_model(keras_lit.features.image_tower(tmp_path))
