@@ -15,10 +15,10 @@ import pathlib
 from typing import Any
 
 import keras
-import tensorflow_datasets as tfds
 
 import keras_lit
 from keras_lit import evaluation
+from keras_lit.data import builders
 
 PREPROCESSING = {"plain": {}, "crop": {"resize": "crop", "crop_fraction": 0.875}}
 
@@ -109,7 +109,7 @@ def retrieve(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evalu
     """Retrieval on the pairs of a folder, a table or a TensorFlow dataset."""
     is_files = pathlib.Path(name).exists()
     if not is_files and not args.download:
-        builder = tfds.builder(name, data_dir=args.data_dir)
+        builder = builders.builder(name, args.data_dir)
         if not builder.data_path.exists():
             raise FileNotFoundError(f"{name} is not in {builder.data_path}. Pass --download.")
     split = args.split or ("train" if is_files else "test")

@@ -7,7 +7,8 @@
 Writes to --output 00000.tar, 00001.tar, ... (webdataset's layout; or images/ and captions.jsonl),
 which `keras_lit.data.image_text_pairs` reads, and report.json: how many pairs each rule dropped,
 the bad records by name, and the images that repeat earlier ones. --drop takes lists of names, such
-as those of `examples/find_duplicates.py --against` a test set.
+as those of `examples/find_duplicates.py --against` a test set. --output is there when all of it is;
+a run that was killed leaves OUTPUT.unfinished, which the next one removes.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import io
 import itertools
 import json
 import pathlib
+import shutil
 import tarfile
 from collections.abc import Iterator
 
@@ -40,16 +42,20 @@ def main() -> None:
     clean = filters.apply(clean, [duplicates.not_named(repeats)])
     counts.clear()  # Looking for repeats has read the pairs once already.
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    # Takes its name when all is written, so that nobody reads a part of it for the whole.
+    working = args.output.with_name(f"{args.output.name}.unfinished")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
     write = {"tar": write_tars, "jsonl": write_jsonl}[args.format]
-    written = write(clean.as_numpy_iterator(), args.output, args.pairs_per_shard)
+    written = write(clean.as_numpy_iterator(), working, args.pairs_per_shard)
     report = {
         "written": written,
         "dropped": {name: count for name, count in counts.items() if name != "kept"},
         "repeats": repeats,
         "bad_records": sorted(skipped),
     }
-    (args.output / "report.json").write_text(json.dumps(report, indent=1))
+    (working / "report.json").write_text(json.dumps(report, indent=1))
+    working.rename(args.output)
     for name, count in report["dropped"].items():
         print(f"{count} dropped by the rule: {name}")
     print(

@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_lit.towers import ImageTower
 
+__all__ = ["differences", "fingerprint"]
+
 Fingerprint = dict[str, str]
 # What a config holds that does not change what an inference computes. The compute dtype has an
 # entry of its own, since not every config tells it.
@@ -68,7 +70,20 @@ def identity(fingerprint: Fingerprint) -> int:
 
 
 def differences(expected: dict[str, Any], received: dict[str, Any]) -> list[str]:
-    """The entries in which two nested dicts differ, as "a.b: expected 1, received 2"."""
+    """The entries in which two nested dicts differ, as "a.b: expected 1, received 2".
+
+    Args:
+        expected: a (nested) dict.
+        received: another.
+
+    Returns:
+        "path.to.entry: expected x, received y" for each entry that differs.
+
+    Example:
+
+    >>> keras_lit.fingerprints.differences({"dim": 4}, {"dim": 8})
+    ['dim: expected 4, received 8']
+    """
     found = []
     for name in sorted({*expected, *received}):
         first, second = expected.get(name), received.get(name)
@@ -85,7 +100,7 @@ def _weights(parts: list[keras.layers.Layer]) -> str:
         for weight in part.weights:
             value = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
             digest.update(f"{value.dtype.name}{value.shape}".encode())
-            digest.update(value.reshape(-1).view("uint8"))
+            digest.update(value.reshape(-1).view("uint8").data)
     return digest.hexdigest()
 
 
@@ -144,10 +159,11 @@ def check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
             "output, and the model has its own head for them. Received `projection_dim`: "
             f"{image_tower.projection_dim}."
         )
-    expected, received = {"dim": stand_in.feature_dim}, {"dim": image_tower.feature_dim}
+    expected: dict[str, Any] = {"dim": stand_in.feature_dim}
+    received: dict[str, Any] = {"dim": image_tower.feature_dim}
     if (known := fingerprint(stand_in)) is not None:
         expected |= known
-        received |= fingerprint(image_tower)
+        received |= fingerprint(image_tower) or {}
     found = differences(expected, received)
     if found:
         raise ValueError(

@@ -19,6 +19,8 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution
 
+__all__ = ["sigmoid_contrastive_loss", "softmax_contrastive_loss"]
+
 # Logits that exist at one time when `tile_size` is None: 64 MB in float32.
 _TILE_ELEMENTS = 2**24
 # What a masked logit becomes; unlike an infinity it leaves no NaN behind in a difference.

@@ -147,6 +147,9 @@ class LiT(keras.Model):
             tuning: as for `LiT`.
             **options: of `LiT`.
 
+        Returns:
+            A `LiT`.
+
         Raises:
             ValueError: another kind of backbone.
 
@@ -281,6 +284,19 @@ class LiT(keras.Model):
         """The loss and metrics of pairs, like `keras.Model.evaluate`; `x` as for `fit`.
 
         The loss depends on the batch size, as each batch holds its own negatives.
+
+        Args:
+            x: as for `fit`.
+            y: not used.
+            batch_size: int, for a dict of arrays (32 by default).
+            *args: as in `keras.Model.evaluate`.
+            **kwargs: likewise.
+
+        Returns:
+            What `keras.Model.evaluate` returns, for example {"loss": ...} with `return_dict=True`.
+
+        Raises:
+            ValueError: as `fit`.
         """
         if y is not None:
             raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
@@ -328,7 +344,7 @@ class LiT(keras.Model):
             ]
             loss, accuracies = keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
             return loss, {name: x / len(found) for name, x in accuracies.items()}
-        options = {"mask": data.get("mask"), "local": self.local_loss}
+        options: dict[str, Any] = {"mask": data.get("mask"), "local": self.local_loss}
         if self.loss_name == "sigmoid":
             return losses.sigmoid_contrastive(
                 image, text, self.log_temperature, self.bias, **options
@@ -345,10 +361,10 @@ class LiT(keras.Model):
             pairs = tf.reduce_sum(tf.cast(mask, tf.float32), axis=0)
         pairs = tf.unstack(tf.reshape(pairs, [-1]))  # of each kind of text
         sums = distribution.sum_over_replicas([loss, *accuracies.values(), *pairs])
-        loss, accuracies, pairs = sums[0], sums[1:3], tf.stack(sums[3:])
+        pairs = tf.stack(sums[3:])
         contrasted = pairs / distribution.replica_count() if self.local_loss else pairs
         chance_loss = tf.reduce_sum(tf.math.log(tf.maximum(contrasted, 1.0)))
-        values = (loss, chance_loss, *accuracies)
+        values = (sums[0], chance_loss, *sums[1:3])
         pairs = tf.reduce_sum(pairs)
         for tracker, value in zip(self._trackers.values(), values, strict=True):
             tracker.update_state(value, sample_weight=pairs)
@@ -456,7 +472,7 @@ class LiT(keras.Model):
         tuning = config.pop("tuning")
         with self.distribute_strategy.scope():
             if self.image_tower.head is not None:
-                image_tower.add_head(self.image_tower.projection_dim)
+                image_tower.add_head(self.image_tower.embedding_dim)
                 image_tower.head.set_weights(self.image_tower.head.get_weights())
             model = type(self)(image_tower, self.text_tower, tuning.replace("u", "U"), **config)
         model.tuning = tuning
@@ -501,6 +517,7 @@ class LiT(keras.Model):
         """Nothing is left to build, and Keras 3.15 fails here with several workers."""
 
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
+        assert self.max_temperature is not None
         return tf.minimum(log_temperature, math.log(self.max_temperature))
 
 

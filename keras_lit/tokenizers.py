@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 import keras_nlp
-import sentencepiece
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, files
+
+__all__ = ["load", "save", "train_sentencepiece", "train_wordpiece"]
 
 _BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -45,6 +46,8 @@ def train_sentencepiece(
 
     Reference: the LiT paper, section 4.2; Kudo 2018 (arXiv 1804.10959).
     """
+    import sentencepiece
+
     checks.check_positive(vocabulary_size, "vocabulary_size")
     model = io.BytesIO()
     settings = {
@@ -146,15 +149,17 @@ def save(tokenizer: keras.layers.Layer, path: str | os.PathLike) -> pathlib.Path
     path = pathlib.Path(path)
     if isinstance(tokenizer, keras_nlp.tokenizers.SentencePieceTokenizer):
         checks.check_one_of(path.suffix, (".model",), "path's ending")
-        path.write_bytes(tokenizer.proto)
+        content = tokenizer.proto
     elif isinstance(tokenizer, keras_nlp.tokenizers.WordPieceTokenizer):
         checks.check_one_of(path.suffix, (".txt",), "path's ending")
-        path.write_text("".join(f"{token}\n" for token in tokenizer.get_vocabulary()), "utf-8")
+        content = "".join(f"{token}\n" for token in tokenizer.get_vocabulary()).encode()
     else:
         raise ValueError(
             "`tokenizer` should be a SentencePiece or WordPiece tokenizer. Received: "
             f"{type(tokenizer).__name__}."
         )
+    with files.whole(path) as working:
+        working.write_bytes(content)
     return path
 
 
@@ -191,6 +196,8 @@ def load(path: str | os.PathLike, lowercase: bool = True) -> keras.layers.Layer:
         return keras_nlp.models.BertTokenizer(
             vocabulary=tokens, lowercase=lowercase, strip_accents=lowercase
         )
+    import sentencepiece
+
     proto = path.read_bytes()
     try:
         sentencepiece.SentencePieceProcessor(model_proto=proto)

@@ -112,6 +112,12 @@ def test_benchmarks(script, arguments, cases, tmp_path):
     assert len(results) == cases and all(result["seconds"] > 0 for result in results)
 
 
+def test_benchmark_of_import_time(tmp_path):
+    run("benchmarks/import_time.py", "--rounds 1 --output out.json", tmp_path)
+    nlp, lit = json.loads((tmp_path / "out.json").read_text())
+    assert lit["of_keras_nlp"] == pytest.approx(lit["seconds"] / nlp["seconds"])
+
+
 def test_benchmark_of_the_input_pipeline(tmp_path):
     arguments = "--records 80 --batch 8 --warm-up 2 --rounds 1 --output out.json"
     assert "keras_lit / plain: " in run("benchmarks/input_pipeline.py", arguments, tmp_path)

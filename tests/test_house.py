@@ -22,7 +22,7 @@ import keras_lit
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-version checks image_headers images legacy_torch data preprocessing tokenizers backbones towers
+version checks files image_headers images legacy_torch data preprocessing tokenizers backbones towers
 dual_encoders fingerprints pairs distribution batches embedding losses micro_batches optimizers model
 features evaluation callbacks pretrained checkpoints export
 """.split()
@@ -34,6 +34,14 @@ def test_ruff():
             [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_types():
+    """mypy, as setup.cfg has it; TensorFlow's and Keras' types are not looked at."""
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout
 
 
 def test_imports_go_one_way():
@@ -132,6 +140,21 @@ def test_documents_name_what_exists(path):
     assert found
     for name in found:
         functools.reduce(getattr, name.split(".")[1:], keras_lit)
+
+
+def test_import_takes_in_no_more_than_keras_nlp():
+    """TensorFlow Datasets, SciPy, PIL and the like wait until they are used."""
+    code = """
+import sys, keras_nlp
+before = set(sys.modules)
+import keras_lit
+names = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(names - {"keras_lit"} - set(sys.stdlib_module_names)))
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert child.stdout.strip() == "[]"
 
 
 def test_another_backend_is_refused(monkeypatch):

@@ -146,6 +146,9 @@ class BiTResNet(keras_nlp.models.Backbone):
             size: "R26", "R50", "R101", "R152" or "R200", "x" and how many times as wide.
             **kwargs: of the class.
 
+        Returns:
+            A `BiTResNet`.
+
         Raises:
             ValueError: unknown size.
 

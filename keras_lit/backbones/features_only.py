@@ -18,6 +18,11 @@ class FeaturesOnly(keras.Model):
     Args:
         dim: int, the width of the features.
         fingerprint: `keras_lit.fingerprints.fingerprint` of their tower, or None: any features.
+
+    Example:
+
+    >>> keras_lit.backbones.FeaturesOnly(768).dim
+    768
     """
 
     def __init__(self, dim: int, fingerprint: dict[str, str] | None = None, **kwargs: Any):

@@ -152,6 +152,9 @@ class MLPMixer(keras_nlp.models.Backbone):
             image_size: int, the image's side in pixels.
             **kwargs: of the class.
 
+        Returns:
+            An `MLPMixer`.
+
         Raises:
             ValueError: unknown size.
 

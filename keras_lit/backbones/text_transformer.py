@@ -181,7 +181,20 @@ class TextTransformer(keras_nlp.models.Backbone):
     def from_size(
         cls, size: str, vocabulary_size: int, max_sequence_length: int = 16, **kwargs: Any
     ) -> "TextTransformer":
-        """Builds one of the paper's sizes: "Ti", "S", "B", "L", "H" or "g"."""
+        """Builds one of the paper's sizes: "Ti", "S", "B", "L", "H" or "g".
+
+        Args:
+            size: "Ti", "S", "B", "L", "H" or "g".
+            vocabulary_size: int, the number of token ids.
+            max_sequence_length: int, the number of tokens.
+            **kwargs: passed on to `TextTransformer`.
+
+        Returns:
+            A `TextTransformer`.
+
+        Raises:
+            ValueError: an unknown size.
+        """
         checks.check_one_of(size, SIZES, "size")
         width, depth, mlp, heads = SIZES[size]
         return cls(vocabulary_size, max_sequence_length, width, depth, mlp, heads, **kwargs)

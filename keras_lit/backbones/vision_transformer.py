@@ -156,6 +156,9 @@ class VisionTransformer(keras_nlp.models.Backbone):
             image_size: int, the image's side in pixels.
             **kwargs: of the class.
 
+        Returns:
+            A `VisionTransformer`.
+
         Raises:
             ValueError: unknown size.
 
@@ -181,15 +184,17 @@ def image_and_patch_size(
     image_size: int | tuple[int, int], patch_size: int | tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Both as (height, width), after a check that the patches fill the image."""
-    image_size, patch_size = (
-        (size, size) if isinstance(size, int) else tuple(size) for size in (image_size, patch_size)
-    )
-    if any(side % patch for side, patch in zip(image_size, patch_size, strict=True)):
+    image, patch = _height_and_width(image_size), _height_and_width(patch_size)
+    if image[0] % patch[0] or image[1] % patch[1]:
         raise ValueError(
-            f"`image_size` should be a multiple of `patch_size`. Received: {image_size} and "
-            f"{patch_size}."
+            f"`image_size` should be a multiple of `patch_size`. Received: {image} and {patch}."
         )
-    return image_size, patch_size
+    return image, patch
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def patch_side(patch: str, size: str) -> int:

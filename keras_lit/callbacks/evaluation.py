@@ -36,7 +36,14 @@ class Evaluation(keras.callbacks.Callback):
         self._step = 0
 
     def evaluate(self, model: Any = None) -> dict[str, float]:
-        """Evaluates `model` (in `fit`: the one that trains) now: {name of the metric: value}."""
+        """Evaluates now.
+
+        Args:
+            model: a `LiT`; None for the one that trains, in `fit`.
+
+        Returns:
+            {name of the metric: float}.
+        """
         model = self.model if model is None else model
         return {f"{self.name}_{key}": value for key, value in self._evaluate(model).items()}
 
@@ -220,7 +227,7 @@ class FewShotEvaluation(Evaluation):
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
         self.train, self.test = evaluation.Images(train), evaluation.Images(test)
-        self.settings = {"shots": shots, "seeds": seeds, "l2": l2}
+        self.settings: dict[str, Any] = {"shots": shots, "seeds": seeds, "l2": l2}
         self._known: tuple[tuple[np.ndarray, np.ndarray], dict[str, float]] | None = None
 
     def forget(self) -> None:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, files
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
 FILE = "checkpoint.npz"
@@ -57,7 +57,17 @@ class ExactResume(keras.callbacks.Callback):
     # `LiT.fit` asks for the rest of the data before it trains.
 
     def continue_data(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        """What is left of the epoch that was interrupted, and whole epochs after that."""
+        """What is left of the epoch that was interrupted, and whole epochs after that.
+
+        Args:
+            batches: the batches of an epoch, a tf.data.Dataset of known cardinality.
+
+        Returns:
+            A tf.data.Dataset: the rest of the interrupted epoch at first, and then whole ones.
+
+        Raises:
+            ValueError: an unknown number of batches; a checkpoint of another run, or a damaged one.
+        """
         steps = int(batches.cardinality())
         if steps < 0:
             raise ValueError(
@@ -102,7 +112,7 @@ class ExactResume(keras.callbacks.Callback):
                 # Keras would ask for one batch more, and count a step even though there is none.
                 self.model.stop_training = REST_IS_DONE
             return
-        if every == "epoch":
+        if isinstance(every, str):
             return
         if step // every > (step - self.model.steps_per_execution) // every:
             self._save(self._epoch, step)
@@ -141,26 +151,34 @@ class ExactResume(keras.callbacks.Callback):
         if resolver is not None and resolver.task_id not in (0, None):
             return
         position = {**self._position, "epoch": epoch, "step": step}
-        arrays = {
+        arrays: dict[str, Any] = {
             name: _plain(keras.ops.convert_to_numpy(variable))
             for name, variable in self._variables().items()
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        working = self.path.with_name(f"{FILE}.{os.getpid()}.tmp")
-        with open(working, "wb") as file:
-            np.savez(file, position=np.array(json.dumps(position)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        working.rename(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with files.whole(self.path) as working, open(working, "wb") as file:
+                np.savez(file, position=np.array(json.dumps(position)), **arrays)
+        except OSError as error:
+            raise OSError(
+                f"Could not write {str(self.path)!r}: {error}. The checkpoint before it is kept. "
+                "Make room (or the directory writable) and run the script again."
+            ) from error
 
     def _read(self, steps: int) -> None:
-        for leftover in self.path.parent.glob(f"{FILE}.*.tmp"):
-            leftover.unlink(missing_ok=True)
+        files.remove_leftovers(self.path)
         if not self.path.exists():
             return
-        with np.load(self.path, allow_pickle=False) as file:
-            self._saved = {name: file[name] for name in file.files}
-        self._position = json.loads(str(self._saved.pop("position")))
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                saved = {name: file[name] for name in file.files}
+            self._position = json.loads(str(saved.pop("position")))
+        except Exception as error:  # What NumPy and zipfile raise depends on the byte.
+            raise ValueError(
+                f"{str(self.path)!r} is damaged ({type(error).__name__}: {error}). Put a copy of "
+                "it back, or delete it to begin the run anew."
+            ) from error
+        self._saved = saved
         if self._position["steps_per_epoch"] != steps:
             raise ValueError(
                 f"{str(self.path)!r} is of a run with {self._position['steps_per_epoch']} batches "

@@ -133,6 +133,13 @@ def write_projector(
         kinds: [rows] "picture" or "text", to colour by.
         texts: [rows] labels.
         thumbnails: [rows] of [size, size, 3] uint8 pixels, all of one size.
+
+    Example:
+
+    >>> pixels = np.zeros([48, 48, 3], "uint8")
+    >>> log_dir = tempfile.mkdtemp()
+    >>> keras_lit.callbacks.write_projector(
+    ...     log_dir, np.eye(2), ["picture", "text"], ["a dog", "a cat"], [pixels, pixels])
     """
     directory = pathlib.Path(log_dir)
     directory.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def _mlp_mixer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTowe
         )
     channels_dim = _shape(arrays, f"{block}0/channel_mixing/Dense_0/kernel", 2)[1]
     backbone = MLPMixer(
-        own_size, tuple(patch), width, _count(arrays, block), tokens_dim, channels_dim
+        own_size, (patch[0], patch[1]), width, _count(arrays, block), tokens_dim, channels_dim
     )
     return ImageTower(backbone, "mean", _head(arrays, prefix), ImagePreprocessor(own_size))
 
@@ -72,7 +72,7 @@ def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> 
         )
     backbone = VisionTransformer(
         image_size or (grid * patch[0], grid * patch[1]),
-        tuple(patch),
+        (patch[0], patch[1]),
         width,
         _count(arrays, f"{prefix}Transformer/encoderblock_"),
         _shape(arrays, f"{prefix}Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", 2)[1],
@@ -219,8 +219,8 @@ def _fit_positions(
 ) -> None:
     """Gives the positions the backbone's grid, and a row for its class token (or none)."""
     positions = arrays[name]
-    sides = zip(backbone.image_size, backbone.patch_size, strict=True)
-    new = tuple(side // patch for side, patch in sides)
+    height, width = backbone.image_size
+    new = (height // backbone.patch_size[0], width // backbone.patch_size[1])
     shape = (1, math.prod(new) + backbone.class_token, positions.shape[2])
 
     def read() -> np.ndarray:

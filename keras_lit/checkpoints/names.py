@@ -1,5 +1,6 @@
 """One name for each array, however old the code that wrote the checkpoint."""
 
+import functools
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -84,10 +85,12 @@ def canonical(archive: Archive) -> dict[str, Array]:
                 "array in different layouts. Expected one layout."
             )
         shape = _shape_now(new, shape)
-        arrays[new] = Array(
-            name, shape, lambda name=name, shape=shape: archive.read(name).reshape(shape)
-        )
+        arrays[new] = Array(name, shape, functools.partial(_read, archive, name, shape))
     return _with_single_positions(arrays)
+
+
+def _read(archive: Archive, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return archive.read(name).reshape(shape)
 
 
 def _shape_now(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -77,7 +77,7 @@ class Archive:
                 member.read(header.size)
                 array = np.empty(math.prod(header.shape), header.dtype)
                 # To its end, where zipfile compares the checksum.
-                _fill(member, memoryview(array.view("uint8")))
+                _fill(member, array.view("uint8").data)
             if array.dtype.kind == "V":  # How NumPy writes bfloat16.
                 array = array.view(tf.bfloat16.as_numpy_dtype).astype("float32")
             if not np.isfinite(array).all():

@@ -1,5 +1,6 @@
 """The LiT models that the authors released: where they are, and how they are made."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ RELEASED = {
 }
 
 
-def fetch(name: str, cache_dir: str | Path | None = None) -> Path:
+def fetch(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
     """Downloads a released model and its vocabulary, once.
 
     Args:
@@ -84,6 +85,9 @@ def architecture(name: str) -> LiT:
 
     Args:
         name: of a released model.
+
+    Returns:
+        A `LiT`, randomly initialised.
 
     Raises:
         ValueError: there is no such model.

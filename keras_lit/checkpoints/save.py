@@ -2,10 +2,10 @@
 
 import os
 import zipfile
-from pathlib import Path
 
 import numpy as np
 
+from keras_lit import files
 from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
 from keras_lit.checkpoints.slots import slots_of_model
 from keras_lit.model import LiT
@@ -40,29 +40,23 @@ def save_lit(model: LiT, path: str | os.PathLike) -> None:
 
     Reference: vit_jax's `models_lit.py`; big_vision's `models/proj/image_text/two_towers.py`.
     """
-    path = Path(path)
     slots = slots_of_model(model)
     for tower in (model.image_tower, model.text_tower):
         _check_pooling(tower)
     if "img/cls" in slots:
         slots[_POSITIONS] = slots.pop("img/pos_embedding")
-    working = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(working, "w") as file:
-            for name, slot in slots.items():
-                with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    array = slot.variable.numpy().reshape(slot.shape)
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-        working.replace(path)
-    finally:
-        working.unlink(missing_ok=True)
+    with files.whole(path) as working, zipfile.ZipFile(working, "w") as file:
+        for name, slot in slots.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                array = slot.variable.numpy().reshape(slot.shape)
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _check_pooling(tower: Tower) -> None:
     """Raises unless whoever loads the file pools as the tower does."""
     backbone = tower.backbone
     pooling = getattr(backbone, "pooling", None) or tower.pooling
-    known = ("mean",)
+    known: tuple[str, ...] = ("mean",)
     if isinstance(backbone, VisionTransformer):
         known = ("first",) if backbone.class_token else ("mean", "map")
     elif isinstance(backbone, BertEncoder):

@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+__all__ = ["draw", "draw_language", "with_alternatives"]
+
 Example = dict[str, Any]
 
 

@@ -5,7 +5,7 @@ K): match the images to train on (queries) against the test images (references),
 queries that `Matches.queries` names. Without references the images are matched with each other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.data.filters import Filter
 from keras_lit.images import decode_image, to_rgb
+
+__all__ = ["Matches", "match_embeddings", "match_hashes", "not_named", "perceptual_hashes"]
 
 _QUERIES = 4096  # searched for at a time
 _EXACT_BELOW = 5_000  # so few references need no cells
@@ -29,6 +31,14 @@ class Matches:
         references: [n] int64 rows of the references (of the queries where there were none; then
             below `queries`).
         scores: [n] float32, the cosine similarity or the part of equal bits; 1 is equal.
+
+    Example:
+
+    >>> matches = keras_lit.data.duplicates.Matches(np.array([2]), np.array([0]), np.array([0.9]))
+    >>> matches.report(["a", "b", "c"])
+    [{'query': 'c', 'reference': 'a', 'score': 0.9}]
+    >>> matches.repeats(3)
+    array([2])
     """
 
     queries: np.ndarray
@@ -41,12 +51,20 @@ class Matches:
             [np.concatenate(sides) for sides in zip(self._rows(), other._rows(), strict=True)]
         )
         unique, first = np.unique(pairs, axis=1, return_index=True)
-        return Matches(*unique, np.concatenate([self.scores, other.scores])[first])
+        return Matches(unique[0], unique[1], np.concatenate([self.scores, other.scores])[first])
 
     def report(
         self, query_names: Iterable[str], reference_names: Iterable[str] | None = None
     ) -> list[dict[str, Any]]:
-        """One {"query", "reference", "score"} a match, by the images' names, best first."""
+        """One {"query", "reference", "score"} a match, by the images' names, best first.
+
+        Args:
+            query_names: the name of each query.
+            reference_names: likewise; those of the queries where matches are within one set.
+
+        Returns:
+            A list of dicts.
+        """
         queries = list(query_names)
         references = queries if reference_names is None else list(reference_names)
         order = np.argsort(-self.scores, kind="stable")
@@ -57,7 +75,14 @@ class Matches:
         ]
 
     def groups(self, images: int) -> np.ndarray:
-        """[images] int: images that matches within one set connect have the same number."""
+        """[images] int: images that matches within one set connect have the same number.
+
+        Args:
+            images: int, how many images the set has.
+
+        Returns:
+            [images] int array.
+        """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -65,7 +90,14 @@ class Matches:
         return connected_components(links, directed=False)[1]
 
     def repeats(self, images: int) -> np.ndarray:
-        """The rows to drop so that the first of each group stays: matches within one set."""
+        """The rows to drop so that the first of each group stays: matches within one set.
+
+        Args:
+            images: int, how many images the set has.
+
+        Returns:
+            Ascending int array.
+        """
         groups = self.groups(images)
         first = np.unique(groups, return_index=True)[1]
         return np.setdiff1d(np.arange(images), first)
@@ -77,13 +109,22 @@ class Matches:
 def not_named(names: Iterable[str]) -> Filter:
     """A filter that drops the pairs with one of these "name"s.
 
+    Args:
+        names: strings.
+
+    Returns:
+        A `Filter`.
+
     Example:
 
     >>> rule = keras_lit.data.duplicates.not_named(["photos/a.jpg"])
     >>> bool(rule.keep({"name": tf.constant("photos/a.jpg")}))
     False
     """
-    dropped = tf.constant(sorted(set(names)), tf.string)
+    names = sorted(set(names))
+    if not names:  # TensorFlow has no empty tables.
+        return Filter("no duplicate", lambda pair: tf.ones_like(pair["name"], tf.bool))
+    dropped = tf.constant(names, tf.string)
     values = tf.ones_like(dropped, tf.int32)
     initializer = tf.lookup.KeyValueTensorInitializer(dropped, values)
     table = tf.lookup.StaticHashTable(initializer, default_value=0)
@@ -249,7 +290,7 @@ def match_embeddings(
     return _matches(parts, within=references is None)
 
 
-def _matches(parts: list[tuple[np.ndarray, ...]], within: bool) -> Matches:
+def _matches(parts: Sequence[tuple[np.ndarray, ...]], within: bool) -> Matches:
     """Joins parts; within one set each pair once, the later row as the query."""
     if not parts:
         parts = [(np.zeros(0, np.int64),) * 3]

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from keras_lit import checks
 
+__all__ = ["alternate_batches", "sample_examples"]
+
 
 def alternate_batches(
     datasets: Sequence[tf.data.Dataset], turns: Sequence[int] | None = None

@@ -8,6 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
+__all__ = ["read_shards", "shard_files"]
+
 SHARD_SUFFIXES = (".tar", ".tfrecord", ".tfrecords")
 IMAGE_ENTRIES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
@@ -16,6 +18,12 @@ Record = tuple[bytes, list[bytes], str]
 
 def shard_files(source: Any) -> list[str]:
     """The shards that a source names: a shard, a folder of them, a glob, or a list of these.
+
+    Args:
+        source: str, path or list of them.
+
+    Returns:
+        Paths, in order; empty for what is no shard.
 
     Example:
 
@@ -52,13 +60,18 @@ def read_shards(
         text_key: extension or feature of the text, or a key of the .json. None: "txt", "caption"...
         skipped: None: a bad record is an error. A set: bad records are left out and added to it by
             name with what is wrong: half a pair, text that is not UTF-8 or empty. After a damaged
-            place the rest of a shard cannot be read; that is added too. All else is read.
+            place the rest of a shard cannot be read; that is added too. All else is read. (A
+            TFRecord that was cut off between two records looks whole.)
         shuffle: bool, whether to read the shards in another order each epoch.
         seed: int, of the shuffling.
         parallel: int, how many shards to read at a time.
 
     Returns:
         A tf.data.Dataset of {"image": scalar string, "text": [captions] string, "name"}.
+
+    Example:
+
+    >>> pairs = read_shards(shard_files("shards"))  # doctest: +SKIP
     """
 
     def records(file: bytes) -> Iterator[Record]:
@@ -96,8 +109,9 @@ def read_shards(
 
 def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of neighbouring files with the same key."""
-    key, entries = None, {}
-    with tarfile.open(path, "r|*") as tar:
+    key: str | None = None
+    entries: dict[str, bytes] = {}
+    with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
         for member in tar:
             if not member.isfile():
                 continue
@@ -108,27 +122,48 @@ def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
                 if key is not None:
                     yield key, entries
                 key, entries = this, {}
-            entries[extension.lower()] = tar.extractfile(member).read()
+            file = tar.extractfile(member)
+            assert file is not None  # It is a file.
+            entries[extension.lower()] = file.read()
     if key is not None:
         yield key, entries
 
 
+class _Member(tarfile.TarInfo):
+    """Lets a tar end at its mark of the end alone; tarfile would end it at any damaged header."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Member":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ == "EOFHeaderError":
+                raise
+            raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}: {error}") from error
+
+
 def _example_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    read = 0
     for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
+        read += 16 + len(record)
         features = tf.train.Example.FromString(record).features.feature
         entries = {name: list(value.bytes_list.value) for name, value in features.items()}
         key = entries.get("key") or entries.get("__key__")
         yield (key[0].decode("utf-8", "replace") if key else str(number)), entries
+    # TensorFlow takes a few bytes after the last whole record for the end.
+    if read != tf.io.gfile.stat(path).length:
+        raise tf.errors.DataLossError(None, None, f"cut off at byte {read}")
 
 
 def _pair(
     entries: dict[str, Any], image_key: str | None, text_key: str | None
 ) -> tuple[bytes, list[bytes]]:
     """The image and the captions, checked; ValueError says what is wrong."""
+    text_keys = (text_key,) if text_key else TEXT_ENTRIES
     images = _first(entries, (image_key,) if image_key else IMAGE_ENTRIES)
-    texts = _first(entries, (text_key,) if text_key else TEXT_ENTRIES)
+    texts = _first(entries, text_keys)
     if not texts and "json" in entries:
-        texts = _first(json.loads(entries["json"]), (text_key,) if text_key else TEXT_ENTRIES)
+        texts = _first(json.loads(entries["json"]), text_keys)
     for what, found in (("image", images), ("text", texts)):
         if not found:
             raise ValueError(f"no {what} among {', '.join(sorted(entries))}")
@@ -144,7 +179,7 @@ def _pair(
     return images[0], captions
 
 
-def _first(entries: dict[str, Any], names: tuple[str | None, ...]) -> list[Any]:
+def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     for name in names:
         if entries.get(name):
             value = entries[name]

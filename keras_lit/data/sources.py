@@ -1,26 +1,28 @@
 """Image-text pairs from a folder, a table, shards or a TensorFlow Datasets name."""
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from keras_lit import checks
 from keras_lit.data.captions import draw, is_utf8
+from keras_lit.data.columns import IMAGE_KEYS, TEXT_KEYS, column
 from keras_lit.data.shards import read_shards, shard_files
 from keras_lit.images import decodes
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-IMAGE_KEYS = ("image", "image_path", "path", "file_name", "filename", "file")
-TEXT_KEYS = ("text", "caption", "captions", "captions/text", "title", "description")
-NAME_KEYS = ("path", "name", "image/filename", "file_name", "filename", "image/id", "id")
 
 
 def image_text_pairs(
@@ -86,9 +88,9 @@ def image_text_pairs(
     index, count = shard or (0, 1)
     if not 0 <= index < count:
         raise ValueError(f"`shard` should be (index, count), index below count. Received: {shard}.")
-    if isinstance(source, tfds.core.DatasetBuilder):
-        builder = source
-    elif files := shard_files(source):
+    made: Any = source if hasattr(source, "as_dataset") else None
+    where: Any = source
+    if made is None and (files := shard_files(where)):
         if len(files) < count:
             raise ValueError(
                 f"{count} workers need at least so many shards. Received: {len(files)} files."
@@ -99,15 +101,17 @@ def image_text_pairs(
         pairs = _choose(pairs, captions, seed)
         pairs = pairs if skipped is None else _skip(pairs, skipped)
         return pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
-    elif _is_path(source):
+    if made is None and _is_path(where):
         checks.check_one_of(split, ("train", "test"), "split")
-        rows = _file_rows(pathlib.Path(source), image_key, text_key, captions, skipped)
-        rows = [row for row in rows if (_part(row[0], source) < test_fraction) == (split == "test")]
+        rows = _file_rows(pathlib.Path(where), image_key, text_key, captions, skipped)
+        rows = [row for row in rows if (_part(row[0], where) < test_fraction) == (split == "test")]
         images = _by_image(rows, captions)[index::count]
-        pairs = _read_files(images, source, split, captions, shuffle_buffer, seed)
+        pairs = _read_files(images, where, split, captions, shuffle_buffer, seed)
         return pairs if skipped is None else _skip(pairs, skipped)
-    else:
-        builder = tfds.builder(str(source), data_dir=data_dir)
+
+    from keras_lit.data import builders
+
+    builder = made or builders.builder(str(where), data_dir)
     if test_fraction:
         raise ValueError(
             "`test_fraction` is for folders and tables. Choose the part of a TensorFlow dataset "
@@ -115,8 +119,8 @@ def image_text_pairs(
         )
     builder.download_and_prepare()
     if shard is not None:
-        split = tfds.even_splits(split, count)[index]
-    pairs = _choose(_tfds_pairs(builder, split, image_key, text_key), captions, seed)
+        split = builders.part_of(split, index, count)
+    pairs = _choose(builders.pairs_of(builder, split, image_key, text_key), captions, seed)
     if skipped is not None:
         pairs = _skip(pairs, skipped)
     return pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
@@ -127,7 +131,9 @@ def _is_path(source: str | os.PathLike) -> bool:
     if path.exists():
         return True
     if isinstance(source, os.PathLike) or path.suffix in TABLE_SUFFIXES or os.sep in str(source):
-        if str(source) in tfds.list_builders(with_community_datasets=False):
+        from keras_lit.data import builders
+
+        if str(source) in builders.list_names():
             return False
         raise FileNotFoundError(f"There is no file or folder {str(source)!r}.")
     return False
@@ -217,8 +223,8 @@ def _table(
                 f"A table of pairs should be one of {', '.join(TABLE_SUFFIXES)}. Received: {path}."
             )
         for number, record in records:
-            image = record[_key(record, image_key, IMAGE_KEYS, "image_key", path)]
-            text = record[_key(record, text_key, TEXT_KEYS, "text_key", path)]
+            image = record[column(record, image_key, IMAGE_KEYS, "image_key", path)]
+            text = record[column(record, text_key, TEXT_KEYS, "text_key", path)]
             yield f"{path}, line {number}", path.parent / str(image), text
 
 
@@ -248,30 +254,6 @@ def _read_files(
     )
 
 
-def _tfds_pairs(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    image_key: str | None,
-    text_key: str | None,
-) -> tf.data.Dataset:
-    features = _flat(builder.info.features)
-    image_key = _key(features, image_key, IMAGE_KEYS, "image_key", builder.name)
-    text_key = _key(features, text_key, TEXT_KEYS, "text_key", builder.name)
-    name_key = next((key for key in NAME_KEYS if key in features and key != image_key), None)
-    if not isinstance(features[image_key], tfds.features.Image):
-        raise ValueError(f"{builder.name}: {image_key!r} is no image. Pass `image_key`.")
-    dataset = builder.as_dataset(
-        split=split, decoders={image_key: tfds.decode.SkipDecoding()}, shuffle_files=False
-    )
-
-    def pair(example: dict[str, Any]) -> dict[str, tf.Tensor]:
-        name = tf.strings.as_string(_get(example, name_key)) if name_key else tf.constant("")
-        texts = tf.reshape(_get(example, text_key), [-1])
-        return {"image": example[image_key], "text": texts, "name": name}
-
-    return dataset.map(pair)
-
-
 def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.Dataset:
     """Of pairs with a [n] "text" those with one each."""
     if captions == "random":
@@ -282,37 +264,6 @@ def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.
         return tf.data.Dataset.from_tensor_slices(texts).map(lambda text: {**pair, "text": text})
 
     return pairs.flat_map(each)
-
-
-def _flat(features: Any, prefix: str = "") -> dict[str, Any]:
-    """{"captions/text": feature, ...}; a list of features goes by the name of its content."""
-    if isinstance(features, tfds.features.Sequence):
-        return _flat(features.feature, prefix)
-    if not isinstance(features, tfds.features.FeaturesDict):
-        return {prefix: features}
-    flat = {}
-    for name, feature in features.items():
-        flat.update(_flat(feature, f"{prefix}/{name}" if prefix else name))
-    return flat
-
-
-def _get(example: dict[str, Any], key: str) -> Any:
-    for part in key.split("/") if key not in example else [key]:
-        example = example[part]
-    return example
-
-
-def _key(
-    available: Any, key: str | None, candidates: tuple[str, ...], argument: str, where: Any
-) -> str:
-    for candidate in candidates if key is None else (key,):
-        if candidate in available:
-            return candidate
-    expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
-    raise ValueError(
-        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. Pass "
-        f"`{argument}`."
-    )
 
 
 def _skip(pairs: tf.data.Dataset, skipped: set[str]) -> tf.data.Dataset:

@@ -2,11 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, files
+
+__all__ = ["CorpusStatistics", "KeyCounter", "collect"]
 
 _TABLES = ("texts", "images", "ngrams")
 _CHUNK = 2**16
@@ -22,6 +25,9 @@ class KeyCounter:
 
     Args:
         capacity: int, how many different keys to keep.
+
+    Raises:
+        ValueError: `capacity` is not positive.
 
     Example:
 
@@ -40,7 +46,14 @@ class KeyCounter:
         self.counts = np.zeros(0, np.int64)
 
     def add(self, keys: np.ndarray) -> np.ndarray:
-        """Counts [n] int64 keys; returns [n] bool, True where a key was not known."""
+        """Counts [n] int64 keys; returns [n] bool, True where a key was not known.
+
+        Args:
+            keys: [n] int64 array.
+
+        Returns:
+            [n] bool array.
+        """
         unique, first, counts = np.unique(keys, return_index=True, return_counts=True)
         places = np.searchsorted(self.keys, unique)
         known = np.zeros(len(unique), bool)
@@ -56,11 +69,25 @@ class KeyCounter:
         return new
 
     def above(self, count: int) -> np.ndarray:
-        """The sorted keys that were counted more than `count` times."""
+        """The sorted keys that were counted more than `count` times.
+
+        Args:
+            count: int.
+
+        Returns:
+            Ascending int64 array.
+        """
         return self.keys[self.counts > count]
 
     def commonest(self, number: int) -> np.ndarray:
-        """The sorted commonest keys, at most `number`; keys of equal count stay together."""
+        """The sorted commonest keys, at most `number`; keys of equal count stay together.
+
+        Args:
+            number: int.
+
+        Returns:
+            Ascending int64 array.
+        """
         if number >= len(self.keys):
             return self.keys
         cut = len(self.keys) - number - 1
@@ -83,6 +110,14 @@ class CorpusStatistics:
         images: how many different texts each image has.
         ngrams: how often each word and each pair of neighbouring words occurs in different pairs.
         pairs: how many different pairs there are.
+
+    Example:
+
+    >>> counters = [keras_lit.data.statistics.KeyCounter(10) for _ in range(3)]
+    >>> path = tempfile.mkdtemp() + "/corpus.npz"
+    >>> keras_lit.data.statistics.CorpusStatistics(*counters, pairs=5).save(path)
+    >>> keras_lit.data.statistics.CorpusStatistics.load(path).pairs
+    5
     """
 
     texts: KeyCounter
@@ -91,18 +126,29 @@ class CorpusStatistics:
     pairs: int = 0
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a .npz file."""
-        arrays = {"pairs": np.array(self.pairs)}
+        """Writes a .npz file.
+
+        Args:
+            path: of the file, which is there when all of it is.
+        """
+        arrays: dict[str, Any] = {"pairs": np.array(self.pairs)}
         for name in _TABLES:
             table = getattr(self, name)
             arrays[name] = np.stack([table.keys, table.counts])
             arrays[f"{name}_limits"] = np.array([table.capacity, table.error])
-        with open(path, "wb") as file:
+        with files.whole(path) as working, open(working, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "CorpusStatistics":
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            `CorpusStatistics`.
+        """
         with np.load(path, allow_pickle=False) as arrays:
             tables = []
             for name in _TABLES:
@@ -111,7 +157,8 @@ class CorpusStatistics:
                 table.error = error
                 table.keys, table.counts = arrays[name]
                 tables.append(table)
-            return cls(*tables, pairs=int(arrays["pairs"]))
+            texts, images, ngrams = tables
+            return cls(texts, images, ngrams, int(arrays["pairs"]))
 
 
 def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatistics:
@@ -140,7 +187,8 @@ def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatist
     >>> corpus.pairs, corpus.texts.above(1).size  # two images share a text
     (2, 1)
     """
-    seen, corpus = KeyCounter(capacity), CorpusStatistics(*(KeyCounter(capacity) for _ in _TABLES))
+    seen, texts, images, ngrams = (KeyCounter(capacity) for _ in range(4))
+    corpus = CorpusStatistics(texts, images, ngrams)
 
     def keys(pair: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
         text, image = text_key(pair["text"]), image_key(pair)
@@ -148,8 +196,8 @@ def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatist
         return _hash(tf.strings.reduce_join(both, separator=" ")), text, image, pair["text"]
 
     chunks = pairs.map(keys, tf.data.AUTOTUNE).batch(_CHUNK)
-    ngrams = chunks.map(lambda pair, text, image, raw: (pair, text, image, _ngram_keys(raw)))
-    for pair, text, image, grams in ngrams.prefetch(1):
+    with_ngrams = chunks.map(lambda pair, text, image, raw: (pair, text, image, _ngram_keys(raw)))
+    for pair, text, image, grams in with_ngrams.prefetch(1):
         new = seen.add(pair.numpy())
         corpus.pairs += int(new.sum())
         corpus.texts.add(text.numpy()[new])

@@ -60,7 +60,7 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
         >>> builder.download_and_prepare()
         >>> train = builder.as_dataset(split="train")
 
-        Or, as `import keras_lit` registers the name:
+        Or by name, which `import keras_lit.data.builders` registers:
 
         >>> train = tfds.load("tux_paint_stamps", split="train",
         ...                   builder_kwargs={"stamps_dir": "/path/to/stamps"})

@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import io
 import itertools
 import os
 import tarfile
@@ -23,7 +24,9 @@ CC12M_ROWS_PER_SHARD = 10_000  # img2dataset's default
 Found = tuple[str, dict[str, Any], bytes | None]
 
 
-class _ManualBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _ManualBuilder(  # type: ignore[call-arg]  # of tfds, which mypy does not read
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """What both share: a folder of the user's, and pairs that are left out by name."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -171,10 +174,9 @@ def _open(folder: Path, stems: list[str]) -> TextIO:
     """The first of the files that exists, unpacked as it is read."""
     for name in (name for stem in stems for name in (stem, f"{stem}.bz2")):
         if (folder / name).is_file():
-            opener = bz2.open if name.endswith(".bz2") else open
+            binary: Any = (bz2.open if name.endswith(".bz2") else open)(folder / name, "rb")
             # A lone carriage return is part of a text, not the end of a row.
-            options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
-            return opener(folder / name, "rt", **options)
+            return io.TextIOWrapper(binary, "utf-8", "surrogateescape", newline="\n")
     raise FileNotFoundError(f"There is no {stems[0]} in {str(folder)!r}, nor {stems[0]}.bz2.")
 
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_lit.data.captions import draw
 
+__all__ = ["one_text", "split_tags", "three_texts", "unquote", "usable_title"]
+
 _TEXTS = ("title", "description", "tags")
 SEPARATORS = (" ", "\n", ", ", "; ", ". ", " | ", " - ")
 Example = dict[str, Any]
@@ -17,6 +19,12 @@ def usable_title(title: str) -> bool:
 
     Not what is empty, begins with "DSC", "IMG" or "Picture", is the word "image", or consists of
     digits for more than a half. Upper and lower case differ, as the paper writes them.
+
+    Args:
+        title: str.
+
+    Returns:
+        bool.
 
     Example:
 
@@ -33,6 +41,12 @@ def usable_title(title: str) -> bool:
 def unquote(text: str) -> str:
     """A text of YFCC100M's table, which is URL-encoded.
 
+    Args:
+        text: str, as the table has it.
+
+    Returns:
+        str.
+
     Example:
 
     >>> unquote("Mom%27s+garden")
@@ -43,6 +57,12 @@ def unquote(text: str) -> str:
 
 def split_tags(tags: str) -> list[str]:
     """The tags of a column of YFCC100M's table; a comma within a tag is encoded there.
+
+    Args:
+        tags: str, as the table has them.
+
+    Returns:
+        A list of str.
 
     Example:
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from keras_lit import checks, images
 from keras_lit.evaluation import labels, prompts
+
+__all__ = ["DATASETS", "Dataset", "get", "names"]
 
 Row = dict[str, Any]
 
@@ -18,7 +19,7 @@ Row = dict[str, Any]
 class Dataset:
     """How a dataset is evaluated.
 
-    Attributes:
+    Args:
         builder: its name in TensorFlow Datasets, with config.
         group: "imagenet", VTAB's "natural", "specialised" and "structured", or "retrieval".
         split: what is evaluated, VTAB's test split where the dataset belongs to it.
@@ -34,6 +35,12 @@ class Dataset:
         several_labels: whether any of several labels is right (ReaL).
         decode: a function from the encoded to the wanted image, None for none.
         manual: how to get a dataset that does not download by itself.
+
+    Example:
+
+    >>> dataset = keras_lit.evaluation.datasets.Dataset("my_dataset", "mine", names=["cat", "dog"])
+    >>> dataset.class_names()
+    ['cat', 'dog']
     """
 
     builder: str
@@ -52,16 +59,26 @@ class Dataset:
     manual: str = ""
 
     def class_names(self) -> list[str]:
-        """The class names, in the order of the labels (of `classes`)."""
+        """The class names, in the order of the labels (of `classes`).
+
+        Returns:
+            A list of str.
+        """
         if isinstance(self.names, str):
             return prompts.class_names(self.names)
         if self.names is not None:
             return list(self.names)
-        feature = tfds.builder(self.builder).info.features[self.label]
+        from keras_lit.data import builders
+
+        feature = builders.builder(self.builder).info.features[self.label]
         return [name.replace("_", " ") for name in feature.names]
 
     def classes(self) -> list[int] | None:
-        """The labels that the class names stand for; None where these are 0, 1, 2..."""
+        """The labels that the class names stand for; None where these are 0, 1, 2...
+
+        Returns:
+            A list of int, or None.
+        """
         return prompts.imagenet_subset(self.subset) if self.subset else None
 
     def load(
@@ -86,7 +103,11 @@ class Dataset:
             FileNotFoundError: the dataset is not on the disk; the message says how to get it.
             ValueError: it has no such split.
         """
-        builder = tfds.builder(self.builder, data_dir=data_dir)
+        import tensorflow_datasets as tfds
+
+        from keras_lit.data import builders
+
+        builder = builders.builder(self.builder, data_dir)
         named = {None: self.split, "train": self.train, "validation": self.validation}
         wanted = named.get(split, split)
         if wanted is None:
@@ -119,6 +140,9 @@ def get(name: str) -> Dataset:
     Args:
         name: one of `names()`.
 
+    Returns:
+        A `Dataset`.
+
     Raises:
         ValueError: an unknown name. (ObjectNet, which the paper reports too, is not in TensorFlow
             Datasets and may only be evaluated on: read its folders with `tf.data`, name its 113
@@ -134,13 +158,25 @@ def get(name: str) -> Dataset:
 
 
 def names(group: str | None = None) -> list[str]:
-    """The names of all datasets, or of those of a group."""
+    """The names of all datasets, or of those of a group.
+
+    Args:
+        group: "imagenet", "natural", "specialised" or "structured"; None for all.
+
+    Returns:
+        A list of str.
+
+    Example:
+
+    >>> keras_lit.evaluation.datasets.names("imagenet")[0]
+    'imagenet2012'
+    """
     return [name for name, dataset in DATASETS.items() if group in (None, dataset.group)]
 
 
-_IMAGENET = {"group": "imagenet", "names": "imagenet2012"}
+_IMAGENET: Row = {"group": "imagenet", "names": "imagenet2012"}
 _BY_HAND = "Download its archives by hand from {} into `manual_dir`, then run"
-_IMAGENET_BY_HAND = {"manual": _BY_HAND.format("image-net.org")}
+_IMAGENET_BY_HAND: Row = {"manual": _BY_HAND.format("image-net.org")}
 
 
 def _vtab(builder: str, group: str, own_templates: str, **settings: Any) -> Dataset:
@@ -153,13 +189,13 @@ def _natural(builder: str, train: str, validation: str, **settings: Any) -> Data
     return _vtab(builder, "natural", name, train=train, validation=validation, **settings)
 
 
-_TRAIN_90 = {"train": "train[:90%]", "validation": "train[90%:]"}
-_TRAIN_80 = {"train": "train[:80%]", "validation": "train[80%:]"}
-_THREE = {"train": "train", "validation": "validation"}
-_60_20_20 = {"train": "train[:60%]", "validation": "train[60%:80%]", "split": "train[80%:]"}
-_80_10_10 = {"train": "train[:80%]", "validation": "train[80%:90%]", "split": "train[90%:]"}
-_NORB = {"train": "train", "validation": "test[:50%]", "split": "test[50%:]"}
-_CLEVR = {**_TRAIN_90, "split": "validation"}
+_TRAIN_90: Row = {"train": "train[:90%]", "validation": "train[90%:]"}
+_TRAIN_80: Row = {"train": "train[:80%]", "validation": "train[80%:]"}
+_THREE: Row = {"train": "train", "validation": "validation"}
+_60_20_20: Row = {"train": "train[:60%]", "validation": "train[60%:80%]", "split": "train[80%:]"}
+_80_10_10: Row = {"train": "train[:80%]", "validation": "train[80%:90%]", "split": "train[90%:]"}
+_NORB: Row = {"train": "train", "validation": "test[:50%]", "split": "test[50%:]"}
+_CLEVR: Row = {**_TRAIN_90, "split": "validation"}
 
 # Splits and labels of VTAB as in google-research/task_adaptation; groups as in the VTAB paper.
 DATASETS: dict[str, Dataset] = {

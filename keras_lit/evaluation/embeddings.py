@@ -1,6 +1,7 @@
 """What every evaluation asks of the rows it gets: shape, finite numbers, unit length."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def check_same_width(first: np.ndarray, second: np.ndarray, names: str) -> None:
         )
 
 
-def class_labels(labels: np.ndarray, count: int, classes: int, name: str) -> np.ndarray:
+def class_labels(labels: Any, count: int, classes: int, name: str) -> np.ndarray:
     """Checks labels: one for each of `count` rows, integers in [0, classes)."""
     array = np.asarray(labels)
     if array.shape != (count,):

@@ -61,7 +61,11 @@ class Images:
         return self._columns[column]
 
     def rows(self) -> tf.data.Dataset:
-        """The data as it is, a row at a time."""
+        """The data as it is, a row at a time.
+
+        Returns:
+            A tf.data.Dataset, unbatched.
+        """
         rows = self._rows
         return rows.unbatch() if _is_batched(rows.element_spec) else rows
 
@@ -72,7 +76,14 @@ class Images:
         self._encoder: Any = None
 
     def features(self, model: LiT) -> np.ndarray:
-        """The pooled output of the image tower, before its head: [n, feature_dim] float32."""
+        """The pooled output of the image tower, before its head: [n, feature_dim] float32.
+
+        Args:
+            model: a `LiT`.
+
+        Returns:
+            A NumPy array; the same one until the tower changes, where it is locked.
+        """
         tower = model.image_tower
         if self._tower is not tower:
             self.forget()
@@ -86,7 +97,14 @@ class Images:
         return self._features
 
     def embeddings(self, model: LiT) -> np.ndarray:
-        """The embeddings of the images: [n, dim] float32 of unit-length rows."""
+        """The embeddings of the images: [n, dim] float32 of unit-length rows.
+
+        Args:
+            model: a `LiT`.
+
+        Returns:
+            A NumPy array.
+        """
         features, project = self.features(model), model.image_tower.project
         tiles = [features[i : i + 4096] for i in range(0, len(features), 4096)]
         return np.concatenate([unit_length(project(tile)).numpy() for tile in tiles])
@@ -159,7 +177,7 @@ class ImagesAndTexts:
         self._names = names[0] if names else []
         unique: dict[Any, int] = {}
         keys = [i if name in (b"", "") else name for i, name in enumerate(self._names)]
-        keys = keys or range(len(texts))
+        keys = keys or list(range(len(texts)))
         self.image_index = np.array([unique.setdefault(key, len(unique)) for key in keys])
         if len(unique) < len(texts):
             first = np.unique(self.image_index, return_index=True)[1]
@@ -170,7 +188,17 @@ class ImagesAndTexts:
         self.images = Images(rows, (image_id,) if named else (), batch_size, verbose)
 
     def embeddings(self, model: LiT) -> tuple[np.ndarray, np.ndarray]:
-        """The embeddings [images, dim] and [texts, dim], of unit length."""
+        """The embeddings [images, dim] and [texts, dim], of unit length.
+
+        Args:
+            model: a `LiT`.
+
+        Returns:
+            Two float32 NumPy arrays.
+
+        Raises:
+            ValueError: the pairs come in another order each time they are read.
+        """
         images = self.images.embeddings(model)
         if self._names and list(self.images[self._image_id]) != list(self._names):
             raise ValueError(
@@ -180,7 +208,11 @@ class ImagesAndTexts:
         return images, model.encode_text(self.texts, verbose=0)
 
     def groups_of_same_text(self) -> np.ndarray:
-        """[images] int array: the images with the same (first) text have the same number."""
+        """[images] int array: the images with the same (first) text have the same number.
+
+        Returns:
+            As for `image_groups` of `retrieval_recall`.
+        """
         texts = np.asarray(self.texts)
         first = texts[np.unique(self.image_index, return_index=True)[1]]
         return np.unique(first, axis=0, return_inverse=True)[1].ravel()

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from keras_lit import checks
 from keras_lit.evaluation import embeddings
@@ -48,7 +47,7 @@ def linear_probe_accuracy(
     Reference: the LiT paper, section 4.1 and Fig. 4; big_vision `evaluators/fewshot_lsr.py`.
     """
     data = _checked(train_features, train_labels, test_features, test_labels)
-    penalties = [l2] if np.ndim(l2) == 0 else list(l2)
+    penalties = np.ravel(l2).tolist()
     for penalty in penalties:
         checks.check_positive(penalty, "l2")
     found = _probe(data, np.arange(len(data.train)), penalties)
@@ -155,6 +154,8 @@ def _probe(data: _Data, rows: np.ndarray, penalties: Sequence[float]) -> list[fl
     Float32 and LAPACK's `ssyevd` from SciPy are what JAX takes on a CPU. With about as many rows as
     features and a small penalty the rounding, large because of the bias, decides over some images.
     """
+    import scipy.linalg
+
     train = data.train[rows]
     mean, deviation = train.mean(axis=0), train.std(axis=0) + np.float32(1e-5)
 

@@ -55,12 +55,12 @@ def multi_label_accuracy(
             f"`labels` should be in [0, {len(weights)}), the classes. Received: from {flat.min()} "
             f"to {flat.max()}."
         )
-    ranks = []
+    found = []
     for rows, scores in zero_shot.tiles(images, weights):
         right = np.zeros(scores.shape, bool)
         for mark, row in zip(right, lists[rows], strict=True):
             mark[row] = True
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        ranks.append(((scores >= best - embeddings.EPSILON) & ~right).sum(axis=1))
-    ranks = np.concatenate(ranks)[counts > 0]
+        found.append(((scores >= best - embeddings.EPSILON) & ~right).sum(axis=1))
+    ranks = np.concatenate(found)[counts > 0]
     return {**zero_shot.top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}

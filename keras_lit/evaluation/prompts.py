@@ -9,6 +9,15 @@ from typing import Any
 
 from keras_lit import checks
 
+__all__ = [
+    "canonicalize",
+    "class_name_sets",
+    "class_names",
+    "imagenet_subset",
+    "template_sets",
+    "templates",
+]
+
 _PLAIN = {
     "name": ["{}"],
     "photo": ["A photo of a {}"],
@@ -44,7 +53,16 @@ def templates(name: str = "clip_80", canonical: bool = False) -> list[str]:
 
 
 def template_sets() -> list[str]:
-    """The names that `templates` knows."""
+    """The names that `templates` knows.
+
+    Returns:
+        A list of str.
+
+    Example:
+
+    >>> "clip_80" in keras_lit.evaluation.prompts.template_sets()
+    True
+    """
     return [*_PLAIN, *_read("templates")["sets"]]
 
 
@@ -78,13 +96,37 @@ def class_names(name: str = "imagenet2012", canonical: bool = False) -> list[str
 
 
 def class_name_sets() -> list[str]:
-    """The names that `class_names` knows."""
+    """The names that `class_names` knows.
+
+    Returns:
+        A list of str.
+
+    Example:
+
+    >>> "imagenet2012" in keras_lit.evaluation.prompts.class_name_sets()
+    True
+    """
     data = _read("class_names")
     return [*data["names"], *data["subsets"]]
 
 
 def imagenet_subset(name: str) -> list[int]:
-    """The labels, among ImageNet's 1000, of the 200 classes of "imagenet_a" or "imagenet_r"."""
+    """The labels, among ImageNet's 1000, of the 200 classes of "imagenet_a" or "imagenet_r".
+
+    Args:
+        name: "imagenet_a" or "imagenet_r".
+
+    Returns:
+        A list of 200 ints.
+
+    Raises:
+        ValueError: another name.
+
+    Example:
+
+    >>> len(keras_lit.evaluation.prompts.imagenet_subset("imagenet_a"))
+    200
+    """
     subsets = _read("class_names")["subsets"]
     checks.check_one_of(name, subsets, "name")
     return list(subsets[name])

@@ -126,7 +126,8 @@ def _wrong_before_right(
             counts[0][of_images] += by_image.result()
             progress.add(1)
     pool.shutdown()
-    return tuple(count[np.isfinite(bound)] for count, bound in zip(counts, bounds, strict=True))
+    of_images, of_texts = (c[np.isfinite(b)] for c, b in zip(counts, bounds, strict=True))
+    return of_images, of_texts
 
 
 def _best_right(
@@ -152,9 +153,8 @@ def _best_right(
             right = images[orders[0][row:stop]] @ own_texts.T
             best[0][row:stop] = right.max(axis=1)
             best[1][column:end] = np.maximum(best[1][column:end], right.max(axis=0))
-    return tuple(
-        np.where(np.isfinite(b), b - embeddings.EPSILON, np.inf).astype("float32") for b in best
-    )
+    of_images, of_texts = (np.where(np.isfinite(b), b - embeddings.EPSILON, np.inf) for b in best)
+    return of_images.astype("float32"), of_texts.astype("float32")
 
 
 def _count_reached(similarities: np.ndarray, bounds: np.ndarray, axis: int) -> np.ndarray:

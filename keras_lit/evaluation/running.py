@@ -16,7 +16,7 @@ from keras_lit.model import LiT
 class Result:
     """The evaluation of a model on a dataset.
 
-    Attributes:
+    Args:
         dataset: its name.
         task: "zeroshot_classification", "zeroshot_retrieval" or "linear_probe".
         metrics: {name: value}.
@@ -24,6 +24,12 @@ class Result:
         settings: what else matters, such as the templates; strings and numbers.
         confusions: [(class, taken for, how many, part of the class)], the most frequent first.
         sheet: rows of a contact sheet.
+
+    Example:
+
+    >>> result = keras_lit.evaluation.Result("flowers", "zeroshot_retrieval", {"recall@1": 0.5}, 8)
+    >>> result.metrics["recall@1"]
+    0.5
     """
 
     dataset: str
@@ -136,6 +142,8 @@ def retrieve(
 
     Raises:
         ValueError: as `retrieval_recall`.
+
+    Example: as for `classify`, with `ImagesAndTexts` in place of `Images`.
     """
     images, texts = pairs.embeddings(model)
     groups = pairs.groups_of_same_text() if same_text else np.arange(len(images))

@@ -9,7 +9,19 @@ from keras_lit.preprocessing import ImagePreprocessor
 
 
 class Choice(NamedTuple):
-    """A combination and its accuracy; the names are the keys of what `select` was given."""
+    """A combination and its accuracy; the names are the keys of what `select` was given.
+
+    Args:
+        accuracy: float, accuracy@1.
+        preprocessing: str, and so on: which were combined.
+        class_names: str.
+        templates: str.
+
+    Example:
+
+    >>> keras_lit.evaluation.Choice(0.5, "crop", "own", "photo").templates
+    'photo'
+    """
 
     accuracy: float
     preprocessing: str
@@ -89,6 +101,21 @@ def select(
 
 
 def preprocessor(model: LiT, options: Mapping[str, Any]) -> ImagePreprocessor:
-    """The image tower's own preprocessing, but for some options."""
+    """The image tower's own preprocessing, but for some options.
+
+    Args:
+        model: a `LiT`.
+        options: of `ImagePreprocessor`.
+
+    Returns:
+        An `ImagePreprocessor`.
+
+    Example:
+
+    >>> tower = keras_lit.ImageTower.from_features(4, preprocessor=ImagePreprocessor(32))
+    >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_size("Ti", vocabulary_size=9))
+    >>> keras_lit.evaluation.preprocessor(model, {"resize": "pad"}).resize
+    'pad'
+    """
     own = model.image_tower.preprocessor
     return type(own).from_config({**own.get_config(), **options}) if options else own

@@ -9,13 +9,33 @@ import tensorflow as tf
 from keras_lit.evaluation.encoding import Images
 from keras_lit.preprocessing import ImagePreprocessor
 
+__all__ = [
+    "Hit",
+    "SheetRow",
+    "nearest_pictures",
+    "sheet_picture",
+    "similarity_picture",
+    "thumbnails",
+]
+
 GREEN, GREY = (34, 139, 60), (205, 205, 205)
 # From dark blue over green to yellow, evenly bright.
 _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 
 
 class Hit(NamedTuple):
-    """A picture that was found: uint8 pixels, its similarity, whether it is right."""
+    """A picture that was found: uint8 pixels, its similarity, whether it is right.
+
+    Args:
+        pixels: [size, size, 3] uint8 array.
+        similarity: float.
+        right: bool.
+
+    Example:
+
+    >>> keras_lit.evaluation.sheets.Hit(np.zeros([9, 9, 3], "uint8"), 0.5, True).right
+    True
+    """
 
     pixels: np.ndarray
     similarity: float
@@ -23,7 +43,17 @@ class Hit(NamedTuple):
 
 
 class SheetRow(NamedTuple):
-    """A text and its nearest pictures, the nearest first."""
+    """A text and its nearest pictures, the nearest first.
+
+    Args:
+        query: str.
+        hits: `Hit`s.
+
+    Example:
+
+    >>> keras_lit.evaluation.sheets.SheetRow("a dog", []).query
+    'a dog'
+    """
 
     query: str
     hits: list[Hit]
@@ -51,6 +81,14 @@ def nearest_pictures(
 
     Returns:
         A list of `SheetRow`; empty where the data holds features in place of images.
+
+    Example:
+
+    >>> images = keras_lit.evaluation.Images({"image": np.zeros([2, 9, 9, 3], "uint8")}, ())
+    >>> (row,) = keras_lit.evaluation.sheets.nearest_pictures(
+    ...     ["a dog"], np.eye(2)[:1], np.eye(2), np.eye(2)[:1] == 1, images)
+    >>> [hit.right for hit in row.hits]
+    [True, False]
     """
     similarities = np.asarray(query_embeddings) @ np.asarray(image_embeddings).T
     nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
@@ -64,7 +102,22 @@ def nearest_pictures(
 
 
 def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np.ndarray]:
-    """{row: [size, size, 3] uint8 pixels}, whole pictures on white; none for features."""
+    """{row: [size, size, 3] uint8 pixels}, whole pictures on white; none for features.
+
+    Args:
+        images: the `Images` to read.
+        wanted: their rows.
+        size: int, pixels.
+
+    Returns:
+        A dict of arrays.
+
+    Example:
+
+    >>> images = keras_lit.evaluation.Images({"image": np.zeros([2, 9, 9, 3], "uint8")}, ())
+    >>> keras_lit.evaluation.sheets.thumbnails(images, {1}, 32)[1].shape
+    (32, 32, 3)
+    """
     rows = images.rows()
     if "image" not in rows.element_spec:
         return {}
@@ -82,7 +135,22 @@ def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np
 
 
 def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
-    """[height, width, 3] uint8 pixels of a contact sheet; right pictures have a green frame."""
+    """[height, width, 3] uint8 pixels of a contact sheet; right pictures have a green frame.
+
+    Args:
+        rows: `SheetRow`s.
+        frame: int, pixels.
+
+    Returns:
+        [height, width, 3] uint8 array.
+
+    Example:
+
+    >>> hit = keras_lit.evaluation.sheets.Hit(np.zeros([9, 9, 3], "uint8"), 0.5, True)
+    >>> row = keras_lit.evaluation.sheets.SheetRow("a dog", [hit])
+    >>> keras_lit.evaluation.sheets.sheet_picture([row]).dtype
+    dtype('uint8')
+    """
     lines = []
     for row in rows:
         cells = []
@@ -99,7 +167,20 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
 
 
 def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
-    """[rows, columns] floats -> uint8 pixels about `size` wide, dark for low, yellow for high."""
+    """[rows, columns] floats -> uint8 pixels about `size` wide, dark for low, yellow for high.
+
+    Args:
+        similarities: [rows, columns] float array.
+        size: int, pixels of the longer side at most, where there are fewer rows and columns.
+
+    Returns:
+        [height, width, 3] uint8 array.
+
+    Example:
+
+    >>> keras_lit.evaluation.sheets.similarity_picture(np.eye(4), 8).shape
+    (8, 8, 3)
+    """
     low, high = similarities.min(), similarities.max()
     position = (similarities - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
     lower = np.minimum(position.astype(int), len(_COLOURS) - 2)

@@ -115,11 +115,23 @@ def zero_shot_accuracy(
 
 
 class Confusion(NamedTuple):
-    """How many images of a class were taken for another; both are labels."""
+    """How many images of a class were taken for another; both are labels.
+
+    Args:
+        label: int.
+        predicted: int.
+        count: int.
+        fraction: float, of the images with this label.
+
+    Example:
+
+    >>> keras_lit.evaluation.Confusion(0, 1, 5, 0.5).predicted
+    1
+    """
 
     label: int
     predicted: int
-    count: int
+    count: int  # type: ignore[assignment]  # It hides that of a tuple.
     fraction: float  # Of the images with this label.
 
 
@@ -169,7 +181,16 @@ def zero_shot_confusions(
 
 
 def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises ValueError unless there are class names, and templates with one slot each."""
+    """Raises ValueError unless there are class names, and templates with one slot each.
+
+    Args:
+        class_names: strings.
+        templates: strings.
+
+    Example:
+
+    >>> keras_lit.evaluation.check_prompts(["dog"], ["a photo of a {}"])
+    """
     _check_strings(class_names, "class_names")
     check_templates(templates)
 

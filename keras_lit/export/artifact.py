@@ -104,7 +104,7 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     ]
     kept = ArtifactWeights(used, weights)
     scores_of = of.probabilities(model, kept)
-    signatures = {}
+    signatures: dict[str, of.Signature] = {}
     if towers != "text":
         found, encode_image = of.of_images(model, kept, on_corrupt)
         signatures |= found

@@ -1,15 +1,16 @@
 """The records of a feature cache: the plan, the finished shards, and the manifest of a split."""
 
-import hashlib
-import json
+from __future__ import annotations
+
 import os
 import pathlib
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tensorflow_datasets as tfds
+from keras_lit import files, fingerprints
 
-from keras_lit import fingerprints
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 NAME = "features"
 FORMAT = 1
@@ -30,10 +31,12 @@ def read(directory: str | os.PathLike, split: str = "train") -> Record:
 
     Raises:
         FileNotFoundError: there is no such split, or it is not finished.
+
+    Example: see `keras_lit.features.precompute`.
     """
     path = manifest_path(directory, split)
     if path.exists():
-        return json.loads(path.read_text())
+        return _read_json(path)
     working = working_directory(directory, split)
     if not working.exists():
         there = sorted(
@@ -85,16 +88,16 @@ def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
     finished = manifest_path(directory, split)
     plan_path = working_directory(directory, split) / "plan.json"
     if finished.exists():
-        manifest = json.loads(finished.read_text())
+        manifest = _read_json(finished)
         check_same(manifest["plan"], plan, directory)
         shutil.rmtree(plan_path.parent, ignore_errors=True)
         return manifest
     for other in directory.glob("manifest-*.json"):
         names = ("format", "dim", "dtype", "views", "fields", "tokens", "tower")
-        expected = json.loads(other.read_text())["plan"]
-        check_same(*({name: p[name] for name in names} for p in (expected, plan)), directory)
+        expected, received = ({n: p[n] for n in names} for p in (_read_json(other)["plan"], plan))
+        check_same(expected, received, directory)
     if plan_path.exists():
-        check_same(json.loads(plan_path.read_text()), plan, directory)
+        check_same(_read_json(plan_path), plan, directory)
     else:
         plan_path.parent.mkdir(parents=True, exist_ok=True)
         write_json(plan_path, plan)
@@ -106,20 +109,26 @@ def known_plan(directory: pathlib.Path, split: str) -> Record | None:
     finished = manifest_path(directory, split)
     begun = working_directory(directory, split) / "plan.json"
     if finished.exists():
-        return json.loads(finished.read_text())["plan"]
-    return json.loads(begun.read_text()) if begun.exists() else None
+        return _read_json(finished)["plan"]
+    return _read_json(begun) if begun.exists() else None
 
 
 def read_record(directory: pathlib.Path, split: str, shard: int) -> Record | None:
     """The record of a finished shard, None where there is none."""
     path = record_path(directory, split, shard)
-    return json.loads(path.read_text()) if path.exists() else None
+    return _read_json(path) if path.exists() else None
+
+
+def read_records(directory: pathlib.Path, plan: Record) -> list[Record]:
+    """Those of all shards, which must be there."""
+    shards = range(plan["shards"])
+    return [_read_json(record_path(directory, plan["split"], shard)) for shard in shards]
 
 
 def last_input(directory: pathlib.Path, plan: Record, shard: int) -> int | None:
     """The hash of the last pair of a finished shard, None where there is none."""
     record = None if shard < 0 else read_record(directory, plan["split"], shard)
-    return record and record["last_input"]
+    return None if record is None else record["last_input"]
 
 
 def check_same(expected: Record, received: Record, directory: pathlib.Path) -> None:
@@ -133,18 +142,13 @@ def check_same(expected: Record, received: Record, directory: pathlib.Path) -> N
         )
 
 
-def digest(plan: Record) -> str:
-    """Identifies a plan in the records of its shards."""
-    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-
-
 def finish(directory: pathlib.Path, plan: Record, features: tfds.features.FeaturesDict) -> Record:
     """Writes the metadata of TensorFlow Datasets and the manifest; removes the working directory.
 
     All shards must be there; `missing_shards` tells.
     """
-    split, shards = plan["split"], plan["shards"]
-    records = [read_record(directory, split, shard) for shard in range(shards)]
+    split = plan["split"]
+    records = read_records(directory, plan)
     manifest = {
         "plan": plan,
         "pairs": sum(record["pairs"] for record in records),
@@ -158,12 +162,12 @@ def finish(directory: pathlib.Path, plan: Record, features: tfds.features.Featur
     if manifest["pairs"] == 0:
         raise ValueError(f"No pair is left: all {plan['pairs']} images were skipped.")
     working = working_directory(directory, split)
-    others = [json.loads(path.read_text()) for path in directory.glob("manifest-*.json")]
+    others = [_read_json(path) for path in directory.glob("manifest-*.json")]
     try:
         _write_tfds_metadata(directory, working, [*others, manifest], features)
     except OSError as error:
         raise write_error(directory, error) from error
-    write_json(manifest_path(directory, split), manifest)
+    write_json(manifest_path(directory, split), manifest, working)
     shutil.rmtree(working)
     return manifest
 
@@ -180,7 +184,7 @@ def missing_shards(directory: pathlib.Path, plan: Record) -> list[int]:
         file = directory / shard_file(plan["split"], shard, plan["shards"])
         if record is None or not file.exists() or file.stat().st_size != record["bytes"]:
             missing.append(shard)
-        elif record["plan"] != digest(plan):
+        elif record["plan"] != files.digest(plan):
             raise ValueError(
                 f"Shard {shard} in {str(directory)!r} was written by a job with another tower, "
                 "dataset or choice of arguments. Delete "
@@ -197,18 +201,16 @@ def write_error(path: pathlib.Path, error: Exception) -> OSError:
     )
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a file that is either whole or not there."""
-    working = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def write_json(path: pathlib.Path, value: Record, directory: pathlib.Path | None = None) -> None:
+    """`files.write_json` with what to do when it fails."""
     try:
-        with open(working, "w") as file:
-            json.dump(value, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        working.rename(path)
+        files.write_json(path, value, directory)
     except OSError as error:
-        working.unlink(missing_ok=True)
         raise write_error(path, error) from error
+
+
+def _read_json(path: pathlib.Path) -> Record:
+    return files.read_json(path, "Delete it and run `precompute` again.")
 
 
 def _write_tfds_metadata(
@@ -217,6 +219,8 @@ def _write_tfds_metadata(
     manifests: list[Record],
     features: tfds.features.FeaturesDict,
 ) -> None:
+    import tensorflow_datasets as tfds
+
     target = working / "tfds"
     target.mkdir(exist_ok=True)
     identity = tfds.core.dataset_info.DatasetIdentity(

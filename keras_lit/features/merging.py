@@ -50,9 +50,7 @@ def merge(
         )
     changed = [
         record["file"]
-        for record in (
-            manifests.read_record(directory, split, shard) for shard in range(plan["shards"])
-        )
+        for record in manifests.read_records(directory, plan)
         if tfrecords.checksum(directory / record["file"]) != record["sha256"]
     ]
     if changed:

@@ -91,6 +91,8 @@ def image_tower(
     Returns:
         `ImageTower.from_features` of their width, which refuses those of another tower;
         `LiT.with_image_tower` puts the real one in its place afterwards.
+
+    Example: see `keras_lit.features.precompute`.
     """
     plan = manifests.read(directory, split)["plan"]
     return ImageTower.from_features(plan["dim"], projection_dim, plan["tower"])
@@ -109,6 +111,8 @@ def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Reco
     Raises:
         FileNotFoundError: no such split, or an unfinished one.
         ValueError: files that are missing or have changed, by name.
+
+    Example: see `keras_lit.features.precompute`.
     """
     found = manifests.read(directory, split)
     directory = pathlib.Path(directory)

@@ -1,15 +1,19 @@
 """One shard of features: rows to a TFRecord file that is whole or not there."""
 
+from __future__ import annotations
+
 import hashlib
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
+from keras_lit import files
 from keras_lit.features import manifests
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 Row = dict[str, Any]
 FEATURES, TOKENS = "image_features", "token_ids"
@@ -43,6 +47,8 @@ def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
 
 def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
     """The features of a plan, as TensorFlow Datasets describes them."""
+    import tensorflow_datasets as tfds
+
     shape = [plan["dim"]] if plan["views"] == 1 else [plan["views"], plan["dim"]]
     features = {FEATURES: _raw(shape, plan["dtype"])}
     if plan["tokens"]:
@@ -59,6 +65,8 @@ def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
 
 
 def _raw(shape: list[int], dtype: str) -> tfds.features.Tensor:
+    import tensorflow_datasets as tfds
+
     return tfds.features.Tensor(shape=shape, dtype=tf.as_dtype(dtype), encoding="bytes")
 
 
@@ -66,6 +74,8 @@ def serialize(
     features: tfds.features.FeaturesDict, rows: Iterable[Row]
 ) -> Iterator[tuple[None, bytes]]:
     """Rows of NumPy values as (no key, tf.train.Example), the same bytes in every process."""
+    import tensorflow_datasets as tfds
+
     serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
     for row in rows:
         example = serializer.get_tf_example(features.encode_example(row))
@@ -94,11 +104,12 @@ def write(
     Raises:
         OSError: the disk is full, or the directory cannot be written.
     """
+    import tensorflow_datasets as tfds
+
     split = plan["split"]
     path = directory / manifests.shard_file(split, shard, plan["shards"])
-    working = manifests.working_directory(directory, split) / f"{path.name}.{os.getpid()}.tmp"
-    for leftover in working.parent.glob(f"{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+    unfinished = manifests.working_directory(directory, split)
+    files.remove_leftovers(path, unfinished)
     count = 0
     of_rows = None
 
@@ -113,24 +124,21 @@ def write(
             raise
 
     try:
-        writer = tfds.core.writer.ExampleWriter(tfds.core.FileFormat.TFRECORD)
-        writer.write(str(working), counted())
-        _flush(working)
-        record = {
-            "file": path.name,
-            "pairs": count,
-            "bytes": working.stat().st_size,
-            "sha256": checksum(working),
-            "plan": manifests.digest(plan),
-            **notes,
-        }
-        working.rename(path)
+        with files.whole(path, unfinished) as working:
+            writer = tfds.core.writer.ExampleWriter(tfds.core.FileFormat.TFRECORD)
+            writer.write(str(working), counted())
+            record = {
+                "file": path.name,
+                "pairs": count,
+                "bytes": working.stat().st_size,
+                "sha256": checksum(working),
+                "plan": files.digest(plan),
+                **notes,
+            }
     except (OSError, tf.errors.OpError) as error:
         if error is of_rows:
             raise
         raise manifests.write_error(path, error) from error
-    finally:
-        working.unlink(missing_ok=True)
     manifests.write_json(manifests.record_path(directory, split, shard), record)
 
 
@@ -138,8 +146,3 @@ def checksum(path: pathlib.Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: pathlib.Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())

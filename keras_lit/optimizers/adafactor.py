@@ -218,9 +218,9 @@ class Adafactor(keras.optimizers.Optimizer):
     def _all_reduce_sum_gradients(
         self, grads_and_vars: list[tuple[tf.Tensor, tf.Variable]]
     ) -> list[tuple[tf.Tensor, tf.Variable]]:
-        gradients, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
+        summed, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
         # An embedding's gradient lists a token once per occurrence: the norm needs their sum.
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        gradients = [tf.convert_to_tensor(gradient) for gradient in summed]
         return list(zip(super()._clip_gradients(gradients), variables, strict=True))
 
 

@@ -8,8 +8,16 @@ from keras_lit.optimizers.adafactor import Adafactor
 def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
     """Refuses clipping and gradient accumulation that Keras does on each replica by itself.
 
+    Args:
+        optimizer: a Keras optimizer.
+        replicas: int.
+
     Raises:
         ValueError: `optimizer` has one of them, and there are several replicas.
+
+    Example:
+
+    >>> keras_lit.optimizers.check_on_replicas(keras.optimizers.SGD(), 8)
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     names = ("clipnorm", "clipvalue", "global_clipnorm")

@@ -37,11 +37,11 @@ class Tower(keras.Model):
                 f"Received: {projection_dim!r}."
             )
         self.backbone = backbone
-        self.preprocessor = preprocessor
+        self.preprocessor: Any = preprocessor  # None where it is not needed
         self.pooling = pooling
         self.projection_dim = projection_dim
         self.locked = False
-        self.head = None
+        self.head: Any = None
 
     def _build_pooling(self, inputs: keras.KerasTensor) -> None:
         """Settles "auto", builds everything but the head, notes the width of the features."""
@@ -54,7 +54,7 @@ class Tower(keras.Model):
                 f"{type(self.backbone).__name__}: 'none' is for [batch, dim], the others are for "
                 "[batch, tokens, dim] (and mean, max, map for [batch, height, width, dim])."
             )
-        self.attention_pooling = None
+        self.attention_pooling: Any = None
         if self.pooling == "map":
             self.attention_pooling = attention_pooling(self.backbone, states.shape[-1])
         self.feature_dim = int(self._pool(inputs, states).shape[-1])
@@ -63,7 +63,11 @@ class Tower(keras.Model):
         self.built = True
 
     def add_head(self, projection_dim: int) -> None:
-        """Gives the tower a new linear head (with bias) of this width."""
+        """Gives the tower a new linear head (with bias) of this width.
+
+        Args:
+            projection_dim: int, its width.
+        """
         self.__dict__.pop("inference", None)  # It was traced without this head.
         self.projection_dim = projection_dim
         self.head = keras.layers.Dense(
@@ -77,13 +81,28 @@ class Tower(keras.Model):
         return self.projection_dim or self.feature_dim
 
     def features(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
-        """The pooled output of the backbone, before any head: [batch, feature_dim]."""
+        """The pooled output of the backbone, before any head: [batch, feature_dim].
+
+        Args:
+            inputs: what the tower takes: pixels or token ids, preprocessed.
+            training: bool; a locked tower stays in inference mode.
+
+        Returns:
+            A float tensor.
+        """
         if isinstance(inputs, np.ndarray | list):
             inputs = keras.ops.convert_to_tensor(inputs)
         return self._pool(inputs, self._states(inputs, training=training and not self.locked))
 
     def project(self, features: Any) -> keras.KerasTensor:
-        """Applies the linear head, if there is one: [batch, feature_dim] -> [batch, dim]."""
+        """Applies the linear head, if there is one: [batch, feature_dim] -> [batch, dim].
+
+        Args:
+            features: a float tensor.
+
+        Returns:
+            A float tensor.
+        """
         return features if self.head is None else self.head(features)
 
     def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
@@ -103,6 +122,13 @@ class Tower(keras.Model):
 
         What is locked gets no gradient and no optimizer slot and runs in inference mode (no
         dropout, batch-norm statistics still). Unlocking keeps layers frozen that the user froze.
+
+        Args:
+            locked: bool.
+            head: bool, whether that holds for the head, too.
+
+        Raises:
+            ValueError: an image tower `from_features` is unlocked.
         """
         self.locked = locked
         for part in (self.backbone, self.attention_pooling):
@@ -118,6 +144,9 @@ class Tower(keras.Model):
 
     def reinitialized(self) -> "Tower":
         """A tower of the same make with freshly initialised weights; this one stays as it is.
+
+        Returns:
+            A tower of the same class.
 
         Raises:
             ValueError: the backbone cannot be rebuilt from its config.

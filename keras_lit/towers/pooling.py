@@ -12,7 +12,7 @@ def pool(
     pooling: str,
     mask: Any = None,
     inputs: Any = None,
-    attention: AttentionPooling | None = None,
+    attention: Any = None,
 ) -> Any:
     """Pools token sequences and feature maps.
 
@@ -63,7 +63,7 @@ def attention_pooling(backbone: keras.Model, width: int) -> AttentionPooling:
     return AttentionPooling(heads, inner, name="attention_pooling")
 
 
-def _grid(shape: tuple[int | None, ...]) -> tuple[int, int]:
+def _grid(shape: tuple[Any, ...]) -> tuple[int, int]:
     tokens = -1 if None in shape[1:3] else shape[1] * shape[2]
     return tokens, shape[3]
 

@@ -206,3 +206,8 @@ def test_planted_copies_of_stamps_are_found(stamps):
             {k: round(float(v), 2) for k, v in recall.items()},
         )
     assert precision >= 0.95 and min(recall[kind] for kind in ("jpeg", "half", "crop")) >= 0.95
+
+
+def test_no_names_drop_nothing():
+    pairs = tf.data.Dataset.from_tensor_slices({"text": ["a dog", "a cat"], "name": ["a", "b"]})
+    assert len(list(filters.apply(pairs, [duplicates.not_named([])]))) == 2

@@ -1,6 +1,5 @@
 """Independent jobs, joined, give what one job writes."""
 
-import json
 import shutil
 
 import pytest
@@ -67,7 +66,7 @@ def test_a_record_of_another_plan(tmp_path, disks):
     """As two jobs that begin at the same moment could leave it."""
     shutil.copytree(disks / "0", tmp_path, dirs_exist_ok=True)
     plan = tmp_path / ".precompute-train" / "plan.json"
-    plan.write_text(json.dumps({**json.loads(plan.read_text()), "seed": 5}))
+    keras_lit.files.write_json(plan, {**keras_lit.files.read_json(plan, ""), "seed": 5})
     with pytest.raises(ValueError, match="Shard 0 .* was written by a job with another tower"):
         keras_lit.features.merge(tmp_path)
 

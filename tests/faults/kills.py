@@ -1,12 +1,13 @@
-"""Kills a job again and again: python -m tests.features.kills JOB DIRECTORY KILLS SEED.
+"""Kills a job again and again: python -m tests.faults.kills JOB DIRECTORY KILLS SEED.
 
-The job ("precompute" or "train") runs in a forked process, which is killed (-9) after a random time,
+The job ("precompute", "train" or "prepare") runs in a forked process, which is killed (-9) after a random time,
 KILLS times, and then runs to its end (DIRECTORY-0, and so on, when it came there before).
 """
 
 import os
 import pathlib
 import random
+import runpy
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ import numpy as np
 
 import keras_lit
 from tests.features import small
+
+EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 
 
 def precompute(directory):
@@ -41,6 +44,14 @@ def train(directory):
     np.savez(directory / "weights.npz", *model.get_weights())
 
 
+def prepare(directory):
+    """Photos to shards of four pairs."""
+    arguments = f"--source {directory.parent / 'photos'} --rules none --max-distance -1"
+    output = ["--pairs-per-shard", "4", "--output", str(directory / "prepared")]
+    sys.argv = ["prepare_data.py", *arguments.split(), *output]
+    runpy.run_path(str(EXAMPLES / "prepare_data.py"), run_name="__main__")
+
+
 def progress(directory):
     return len(list(directory.rglob("*"))), sum(
         p.stat().st_mtime_ns for p in directory.rglob("*.npz")
@@ -55,7 +66,7 @@ def run_child(job, directory):
     return pid
 
 
-JOBS = {"precompute": precompute, "train": train}
+JOBS = {"precompute": precompute, "train": train, "prepare": prepare}
 
 
 def kill_once(job, directory):

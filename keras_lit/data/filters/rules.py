@@ -1,118 +1,33 @@
-"""Filters of image-text pairs: named predicates that compose and count what they drop."""
+"""ALIGN's and LiT's rules for images and texts."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
 from keras_lit.data import statistics
+from keras_lit.data.filters.filtering import Filter, Pair
 from keras_lit.data.statistics import CorpusStatistics
 from keras_lit.images import image_size
-
-Pair = dict[str, tf.Tensor]
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A predicate of pairs that has a name; `&`, `|` and `~` make new ones.
-
-    Args:
-        name: str, what a pair that stays has; counts go by it.
-        keep: from an unbatched pair {"image", "text", ...} to a scalar bool tensor, in a graph.
-
-    Example:
-
-    >>> red = Filter("says red", lambda pair: tf.strings.regex_full_match(pair["text"], ".*red.*"))
-    >>> (red & ~text_length(1, 2)).name
-    'says red and not (1 to 2 words)'
-    """
-
-    name: str
-    keep: Callable[[Pair], tf.Tensor]
-
-    def __and__(self, other: "Filter") -> "Filter":
-        return Filter(
-            f"{self.name} and {other.name}",
-            lambda pair: tf.logical_and(self.keep(pair), other.keep(pair)),
-        )
-
-    def __or__(self, other: "Filter") -> "Filter":
-        return Filter(
-            f"({self.name} or {other.name})",
-            lambda pair: tf.logical_or(self.keep(pair), other.keep(pair)),
-        )
-
-    def __invert__(self) -> "Filter":
-        return Filter(f"not ({self.name})", lambda pair: tf.logical_not(self.keep(pair)))
-
-
-def apply(
-    pairs: tf.data.Dataset, rules: Sequence[Filter], counts: Counter[str] | None = None
-) -> tf.data.Dataset:
-    """Leaves out the pairs that fail a rule, and counts them by the first rule that they fail.
-
-    Args:
-        pairs: unbatched tf.data.Dataset of {"image", "text", ...}.
-        rules: `Filter`s with different names; a pair stays when it passes all. They are tried in
-            their order, and what comes after a failure is not computed.
-        counts: a Counter that grows as the dataset is read, in each epoch: "kept", and under the
-            name of each rule the pairs that it dropped.
-
-    Returns:
-        A tf.data.Dataset of the same structure and order.
-
-    Raises:
-        ValueError: two rules have the same name, or the pairs are batched.
-
-    Example:
-
-    >>> pairs = tf.data.Dataset.from_tensor_slices({"text": ["a dog", "a red dog in the snow"]})
-    >>> counts = Counter()
-    >>> [p["text"].numpy() for p in apply(pairs, [text_length(3, 20)], counts)]
-    [b'a red dog in the snow']
-    >>> counts == {"3 to 20 words": 1, "kept": 1}
-    True
-    """
-    names = [rule.name for rule in rules]
-    if len(set(names)) < len(names):
-        raise ValueError(f"`rules` should have different names. Received: {names}.")
-    checks.check_rank(pairs.element_spec["text"], 0, "text", "one caption: filter before `batch`")
-
-    def first_failure(pair: Pair) -> tf.Tensor:
-        """The index of the rule that drops the pair; their number if none does."""
-
-        def from_rule(index: int) -> tf.Tensor:
-            if index == len(rules):
-                return tf.constant(index)
-            return tf.cond(
-                rules[index].keep(pair),
-                lambda: from_rule(index + 1),
-                lambda: tf.constant(index),
-            )
-
-        return from_rule(0)
-
-    def count(index: np.ndarray) -> np.bool_:
-        counts[[*names, "kept"][index]] += 1
-        return np.bool_(index == len(names))
-
-    def keep(pair: Pair, failure: tf.Tensor) -> tf.Tensor:
-        if counts is None:
-            return failure == len(rules)
-        return tf.numpy_function(count, [failure], tf.bool)
-
-    tried = pairs.map(lambda pair: (pair, first_failure(pair)), tf.data.AUTOTUNE)
-    return tried.filter(keep).map(lambda pair, _: pair)
-
 
 # Rules for images.
 
 
 def short_side(larger_than: int = 200) -> Filter:
-    """Keeps images whose shorter side has more pixels than this."""
+    """Keeps images whose shorter side has more pixels than this.
+
+    Args:
+        larger_than: int, pixels.
+
+    Returns:
+        A `Filter`.
+
+    Example:
+
+    >>> bool(short_side(3).keep({"image": tf.zeros([4, 9, 3], tf.uint8)}))
+    True
+    """
     return Filter(
         f"short side > {larger_than}",
         lambda pair: tf.reduce_min(image_size(pair["image"])) > larger_than,
@@ -120,7 +35,19 @@ def short_side(larger_than: int = 200) -> Filter:
 
 
 def aspect_ratio(smaller_than: float = 3.0) -> Filter:
-    """Keeps images whose longer side is less than so many times the shorter."""
+    """Keeps images whose longer side is less than so many times the shorter.
+
+    Args:
+        smaller_than: float.
+
+    Returns:
+        A `Filter`.
+
+    Example:
+
+    >>> bool(aspect_ratio(2.0).keep({"image": tf.zeros([4, 9, 3], tf.uint8)}))
+    False
+    """
 
     def keep(pair: Pair) -> tf.Tensor:
         size = tf.cast(image_size(pair["image"]), tf.float32)
@@ -130,7 +57,22 @@ def aspect_ratio(smaller_than: float = 3.0) -> Filter:
 
 
 def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
-    """Keeps images that the corpus shows with no more than so many different texts."""
+    """Keeps images that the corpus shows with no more than so many different texts.
+
+    Args:
+        corpus: of the same pairs, from `statistics.collect`.
+        at_most: int.
+
+    Returns:
+        A `Filter`.
+
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"] * 2, "text": ["a dog", "ad"]})
+    >>> rule = texts_per_image(statistics.collect(pairs), 1)
+    >>> [bool(rule.keep(pair)) for pair in pairs]
+    [False, False]
+    """
     keys = corpus.images.above(at_most)
     return Filter(
         f"at most {at_most} texts an image",
@@ -142,7 +84,20 @@ def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
 
 
 def text_length(shortest: int = 3, longest: int = 20) -> Filter:
-    """Keeps texts of so many words, as whitespace divides them."""
+    """Keeps texts of so many words, as whitespace divides them.
+
+    Args:
+        shortest: int, words.
+        longest: int, words.
+
+    Returns:
+        A `Filter`.
+
+    Example:
+
+    >>> bool(text_length(3, 20).keep({"text": tf.constant("a dog!")}))
+    False
+    """
 
     def keep(pair: Pair) -> tf.Tensor:
         words = tf.size(statistics.words(pair["text"]))
@@ -152,7 +107,22 @@ def text_length(shortest: int = 3, longest: int = 20) -> Filter:
 
 
 def images_per_text(corpus: CorpusStatistics, at_most: int = 10) -> Filter:
-    """Keeps texts that no more than so many different images of the corpus share."""
+    """Keeps texts that no more than so many different images of the corpus share.
+
+    Args:
+        corpus: of the same pairs, from `statistics.collect`.
+        at_most: int.
+
+    Returns:
+        A `Filter`.
+
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["1", "2"], "text": ["ad", "ad"]})
+    >>> rule = images_per_text(statistics.collect(pairs), 1)
+    >>> [bool(rule.keep(pair)) for pair in pairs]
+    [False, False]
+    """
     keys = corpus.texts.above(at_most)
     return Filter(
         f"at most {at_most} images a text",
@@ -164,6 +134,20 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
     """Keeps texts whose words all are among the corpus' commonest words and pairs of words.
 
     Words that are as rare as the first that finds no place do not count as common.
+
+    Args:
+        corpus: of the same pairs, from `statistics.collect`.
+        commonest: int, how many words and pairs of words are common.
+
+    Returns:
+        A `Filter`.
+
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+    >>> rule = common_words(statistics.collect(pairs))
+    >>> bool(rule.keep({"text": tf.constant("a cat")}))
+    False
     """
     keys = corpus.ngrams.commonest(commonest)
     return Filter(
@@ -173,10 +157,25 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
 
 
 def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
-    """Keeps texts in one of the languages, which a Python function tells (any library's)."""
+    """Keeps texts in one of the languages, which a Python function tells (any library's).
+
+    Args:
+        languages: the names of those to keep.
+        detect: from a str to the name of its language.
+
+    Returns:
+        A `Filter`.
+
+    Example:
+
+    >>> rule = language(["en"], lambda text: "fr" if "chien" in text else "en")
+    >>> bool(rule.keep({"text": tf.constant("un chien")}))
+    False
+    """
     wanted = frozenset(languages)
 
-    def keep(text: bytes) -> np.bool_:
+    def keep(text: Any) -> np.bool_:
+        text = np.asarray(text, object).item()  # bytes in a graph, an array of them eagerly
         return np.bool_(detect(text.decode("utf-8", "replace")) in wanted)
 
     return Filter(
@@ -194,6 +193,11 @@ def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
     Args:
         corpus: of the same pairs, from `statistics.collect`.
 
+    Returns:
+        A list of `Filter`s, for `apply`.
+
+    Example: as for `lit_text_rules`.
+
     Reference: ALIGN (arXiv 2102.05918), section 3; the LiT paper, section 4. ALIGN also drops
     pornographic images, for which no rule is here.
     """
@@ -205,6 +209,11 @@ def align_text_rules(corpus: CorpusStatistics) -> list[Filter]:
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
+
+    Returns:
+        A list of `Filter`s, for `apply`.
+
+    Example: as for `lit_text_rules`.
 
     Reference: ALIGN (arXiv 2102.05918), section 3.
     """
@@ -221,6 +230,16 @@ def lit_text_rules(corpus: CorpusStatistics, images: int = 10) -> list[Filter]:
     Args:
         corpus: of the same pairs, from `statistics.collect`.
         images: int, how many images may share a text.
+
+    Returns:
+        A list of `Filter`s, for `apply`.
+
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+    >>> corpus = statistics.collect(pairs)
+    >>> [rule.name for rule in lit_text_rules(corpus)]
+    ['1 to 2147483647 words', 'at most 10 images a text']
 
     Reference: the LiT paper, section 4.
     """

@@ -1,6 +1,6 @@
 """Killed (-9) at random moments, again and again: nothing is lost and nothing is done twice.
 
-KERAS_LIT_KILLS=50 python -m pytest -m slow tests/features/test_kills.py    # 4 by default
+KERAS_LIT_KILLS=50 python -m pytest -m slow tests/faults/test_kills.py    # 10 of each by default
 """
 
 import os
@@ -15,13 +15,16 @@ from tests.features import small
 from tests.features.small import files, precompute
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-KILLS = int(os.environ.get("KERAS_LIT_KILLS", 4))
+# Two more are in tests/export/test_publishing.py.
+KILLS = dict.fromkeys(
+    ("precompute", "train", "prepare"), int(os.environ.get("KERAS_LIT_KILLS", 10))
+)
 
 pytestmark = pytest.mark.slow
 
 
 def run(job, directory, kills):
-    command = [sys.executable, "-m", "tests.features.kills", job, directory, str(kills), "1"]
+    command = [sys.executable, "-m", "tests.faults.kills", job, directory, str(kills), "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert f"survived {kills} kills" in child.stdout, child.stdout + child.stderr[-2000:]
@@ -31,7 +34,14 @@ def run(job, directory, kills):
 
 def test_precompute(tmp_path):
     (whole,) = run("precompute", tmp_path / "whole", 0)
-    for directory in run("precompute", tmp_path / "killed", KILLS):
+    for directory in run("precompute", tmp_path / "killed", KILLS["precompute"]):
+        assert files(directory) == files(whole)
+
+
+def test_prepare(tmp_path, photos):
+    (whole,) = run("prepare", tmp_path / "whole", 0)
+    assert len(files(whole)) == 21
+    for directory in run("prepare", tmp_path / "killed", KILLS["prepare"]):
         assert files(directory) == files(whole)
 
 
@@ -40,7 +50,7 @@ def test_train(tmp_path):
     (whole,) = run("train", tmp_path / "whole", 0)
     expected = np.load(whole / "weights.npz")
     assert len(expected.files) > 10
-    for directory in run("train", tmp_path / "killed", KILLS):
+    for directory in run("train", tmp_path / "killed", KILLS["train"]):
         found = np.load(directory / "weights.npz")
         for name in expected.files:
             np.testing.assert_array_equal(found[name], expected[name])

@@ -1,0 +1,81 @@
+"""Pairs from TensorFlow Datasets, whose import takes a second: not part of `import keras_lit`.
+
+Importing this registers keras_lit's own datasets with it.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from keras_lit.data.columns import IMAGE_KEYS, NAME_KEYS, TEXT_KEYS, column
+from keras_lit.data.tux_paint import TuxPaintStamps
+from keras_lit.data.web_captions import CC12M, YFCC100MCLIP
+
+__all__ = [
+    "CC12M",
+    "YFCC100MCLIP",
+    "TuxPaintStamps",
+    "builder",
+    "list_names",
+    "pairs_of",
+    "part_of",
+]
+
+
+def builder(name: str, data_dir: Any = None) -> tfds.core.DatasetBuilder:
+    """The builder of a dataset by name."""
+    return tfds.builder(name, data_dir=data_dir)
+
+
+def list_names() -> list[str]:
+    """The names of the datasets that TensorFlow Datasets has."""
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def part_of(split: str, index: int, count: int) -> Any:
+    """One of `count` equal parts of a split."""
+    return tfds.even_splits(split, count)[index]
+
+
+def pairs_of(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    image_key: str | None,
+    text_key: str | None,
+) -> tf.data.Dataset:
+    """{"image": encoded, "text": [captions], "name"} of the rows of a dataset."""
+    features = _flat(builder.info.features)
+    image_key = column(features, image_key, IMAGE_KEYS, "image_key", builder.name)
+    text_key = column(features, text_key, TEXT_KEYS, "text_key", builder.name)
+    name_key = next((key for key in NAME_KEYS if key in features and key != image_key), None)
+    if not isinstance(features[image_key], tfds.features.Image):
+        raise ValueError(f"{builder.name}: {image_key!r} is no image. Pass `image_key`.")
+    dataset = builder.as_dataset(
+        split=split, decoders={image_key: tfds.decode.SkipDecoding()}, shuffle_files=False
+    )
+
+    def pair(example: dict[str, Any]) -> dict[str, tf.Tensor]:
+        name = tf.strings.as_string(_get(example, name_key)) if name_key else tf.constant("")
+        texts = tf.reshape(_get(example, text_key), [-1])
+        return {"image": example[image_key], "text": texts, "name": name}
+
+    return dataset.map(pair)
+
+
+def _flat(features: Any, prefix: str = "") -> dict[str, Any]:
+    """{"captions/text": feature, ...}; a list of features goes by the name of its content."""
+    if isinstance(features, tfds.features.Sequence):
+        return _flat(features.feature, prefix)
+    if not isinstance(features, tfds.features.FeaturesDict):
+        return {prefix: features}
+    flat = {}
+    for name, feature in features.items():
+        flat.update(_flat(feature, f"{prefix}/{name}" if prefix else name))
+    return flat
+
+
+def _get(example: dict[str, Any], key: str) -> Any:
+    for part in key.split("/") if key not in example else [key]:
+        example = example[part]
+    return example

@@ -1,0 +1,79 @@
+"""Files that are whole or not there, and records that say so when they are damaged."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def whole(
+    path: str | os.PathLike, directory: str | os.PathLike | None = None
+) -> Iterator[pathlib.Path]:
+    """Yields another path to write to, which becomes `path` when all of it is on the disk.
+
+    A process that is killed leaves `path` as it was, and a file `NAME.PID.tmp` behind.
+
+    Args:
+        path: of the file.
+        directory: where to write until then, on the same disk; by default beside the file.
+
+    Example:
+
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> with whole(directory / "a.txt") as working:
+    ...     written = working.write_text("all of it")
+    >>> [path.name for path in directory.iterdir()]
+    ['a.txt']
+    """
+    path = pathlib.Path(path)
+    working = pathlib.Path(directory or path.parent) / f"{path.name}.{os.getpid()}.tmp"
+    try:
+        yield working
+        with open(working, "rb+") as file:
+            os.fsync(file.fileno())
+        working.rename(path)
+    finally:
+        working.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: pathlib.Path, directory: pathlib.Path | None = None) -> None:
+    """Removes what killed processes left of `whole(path, directory)`."""
+    for leftover in (directory or path.parent).glob(f"{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_json(
+    path: pathlib.Path, value: dict[str, Any], directory: pathlib.Path | None = None
+) -> None:
+    """Writes a record, with its checksum, to a file that is whole or not there."""
+    with whole(path, directory) as working:
+        content = {**value, "checksum": digest(value)}
+        working.write_text(json.dumps(content, indent=1, sort_keys=True))
+
+
+def read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
+    """What `write_json` wrote; ValueError with the `remedy` where it has changed since.
+
+    Example:
+
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.json"
+    >>> write_json(path, {"pairs": 12})
+    >>> read_json(path, "Write it again.")
+    {'pairs': 12}
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if value.pop("checksum", None) not in (None, digest(value)):
+            raise ValueError("its content has another checksum")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}). {remedy}") from error
+    return value
+
+
+def digest(value: dict[str, Any]) -> str:
+    """SHA-256 of a record, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
