@@ -1,5 +1,8 @@
 """keras_lit: LiT (Locked-image text Tuning) for Keras 3 on TensorFlow."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 import keras
 
 if not hasattr(keras, "config") or int(keras.__version__.split(".")[0]) < 3:
@@ -14,24 +17,21 @@ if keras.config.backend() != "tensorflow":
         '`os.environ["KERAS_BACKEND"] = "tensorflow"`) before anything imports keras.'
     )
 
-from keras_lit import (
-    backbones,
-    callbacks,
-    checkpoints,
-    data,
-    evaluation,
-    export,
-    features,
-    fingerprints,
-    losses,
-    optimizers,
-    preprocessing,
-    pretrained,
-    tokenizers,
-)
+from keras_lit import backbones, fingerprints, losses, optimizers, preprocessing, tokenizers
 from keras_lit.model import LiT
 from keras_lit.towers import ImageTower, TextTower
 from keras_lit.version import __version__
+
+if TYPE_CHECKING:
+    from keras_lit import (
+        callbacks,
+        checkpoints,
+        data,
+        evaluation,
+        export,
+        features,
+        pretrained,
+    )
 
 __all__ = [
     "ImageTower",
@@ -52,3 +52,14 @@ __all__ = [
     "pretrained",
     "tokenizers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The other modules when they are asked for: to load a model takes none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"keras_lit.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -39,19 +39,19 @@ class Killed(BaseException):
 
 
 class Fault:
-    """Counts operations below `directory`; raises `error()` at number `at` and ever after."""
+    """Counts operations below `directory`; raises `error(path)` at number `at` and ever after."""
 
     def __init__(self, directory, at, error):
         self.directory, self.at, self.error = str(directory), at, error
         self.count, self.happened = 0, False
 
-    def point(self, takes_room=False):
+    def point(self, path=None, takes_room=False):
         """A process may die anywhere; a full disk is noticed by what takes room."""
         self.count += 1
         if self.count == self.at:
             self.happened = True
         if self.happened and (takes_room or self.error is Killed):
-            raise self.error()
+            raise self.error(path)
 
     def see(self, event, args):
         if event == "open":
@@ -65,7 +65,7 @@ class Fault:
         # `rmtree` names files by the descriptor of their directory.
         by_descriptor = event in ("os.remove", "os.rmdir") and args[-1] != -1
         if by_descriptor or any(self.directory in str(path) for path in paths):
-            self.point(takes_room=event not in ("os.remove", "os.rmdir"))
+            self.point(paths[0], takes_room=event not in ("os.remove", "os.rmdir"))
 
 
 _active = None
@@ -108,14 +108,16 @@ def killed(directory, at, run):
 
 def full(directory, at, run):
     """Runs with a disk that is full from operation `at` on; the OSError, or None if all went."""
-    with _armed(
-        Fault(directory, at, lambda: OSError(errno.ENOSPC, "No space left on device"))
-    ) as fault:
+
+    def error(path):
+        return OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with _armed(Fault(directory, at, error)) as fault:
         try:
             run(fault)
-        except OSError as error:
+        except OSError as found:
             assert fault.happened
-            return error
+            return found
     return None
 
 

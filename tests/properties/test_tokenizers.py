@@ -22,7 +22,9 @@ def made(kind):
     """(preprocessor, a graph of it, its ids in tf.data of what is put into a list)."""
     if kind == "wordpiece":
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"a2e赤い.", "##e", "##n", "snow"]
-        tokenizer = keras_nlp.models.BertTokenizer(vocabulary=words, lowercase=True)
+        tokenizer = keras_nlp.models.BertTokenizer(
+            vocabulary=words, lowercase=True, strip_accents=True
+        )
     else:
         tokenizer = tokenizers.train_sentencepiece(CAPTIONS, 80)
     preprocessor = TextPreprocessor(tokenizer, LENGTH)
