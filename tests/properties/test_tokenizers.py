@@ -6,7 +6,7 @@ import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_lit import tokenizers
@@ -42,6 +42,7 @@ def test_any_text(kind):
     preprocessor, graph, rows, dataset = made(kind)
     tokenizer = preprocessor.tokenizer
 
+    @settings(max_examples=15)
     @given(TEXTS)
     def check(texts):
         ids = preprocessor(texts).numpy()
