@@ -50,6 +50,7 @@ __all__ = [
     "optimizers",
     "preprocessing",
     "pretrained",
+    "recipes",
     "tokenizers",
 ]
 

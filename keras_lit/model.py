@@ -221,6 +221,7 @@ class LiT(keras.Model):
         # Slots made now spare the first step from being traced a second time.
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
+        optimizers.note_image_tower(self.optimizer, self.image_tower.trainable_variables)
 
     def fit(
         self,

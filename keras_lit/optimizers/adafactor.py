@@ -8,12 +8,13 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lit import checks, distribution
+from keras_lit.optimizers.paper_rules import PaperRules
 
 MOMENTUM_DTYPES = ("bfloat16", "float32")
 
 
 @keras.saving.register_keras_serializable("keras_lit")
-class Adafactor(keras.optimizers.Optimizer):
+class Adafactor(PaperRules):
     """The ViT papers' Adafactor: about half a copy of the weights as state, where Adam keeps two.
 
     Stock `keras.optimizers.Adafactor` follows the 2018 paper. This variant differs: the step is
@@ -46,6 +47,8 @@ class Adafactor(keras.optimizers.Optimizer):
             two largest axes if both have at least this size.
         epsilon: positive float, added to the squared gradient.
         weight_decay: non-negative float or None; see above.
+        image_multiplier: non-negative float or a schedule of the step, which multiplies the
+            learning rate of the image tower (Appendix H of LiT: a smaller or later one).
         name: string or None, the name of the optimizer.
         **kwargs: as in every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
@@ -75,6 +78,7 @@ class Adafactor(keras.optimizers.Optimizer):
         min_dim_size_to_factor: int = 32,
         epsilon: float = 1e-30,
         weight_decay: float | None = None,
+        image_multiplier: Any = None,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -103,6 +107,7 @@ class Adafactor(keras.optimizers.Optimizer):
         self.momentum_dtype = momentum_dtype
         self.min_dim_size_to_factor = min_dim_size_to_factor
         self.epsilon = epsilon
+        self.image_multiplier = image_multiplier
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Creates the slots: row and column (or full) second moments, and the first moment."""
@@ -141,6 +146,7 @@ class Adafactor(keras.optimizers.Optimizer):
         """Moves one variable and its slots by one step."""
         index = self._get_variable_index(variable)
         dtype = _compute_dtype(variable)
+        learning_rate = self.decay(variable, learning_rate)
         gradient = ops.cast(gradient, dtype)
         axes = self._factored_axes(tuple(variable.shape))
         update = self._normalize(gradient, axes, self._second_moments[index])
@@ -205,23 +211,6 @@ class Adafactor(keras.optimizers.Optimizer):
             return self.add_variable(
                 shape, dtype=dtype, name=f"{variable.path.replace('/', '_')}_{name}"
             )
-
-    def _use_weight_decay(self, variable: tf.Variable) -> bool:
-        # Looked up by index: here Keras passes a replica's copy, whose name may differ.
-        is_kernel = self._trainable_variables[self._get_variable_index(variable)].name == "kernel"
-        return is_kernel and super()._use_weight_decay(variable)
-
-    def _clip_gradients(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        # Too early: these are one replica's share. See _all_reduce_sum_gradients.
-        return gradients
-
-    def _all_reduce_sum_gradients(
-        self, grads_and_vars: list[tuple[tf.Tensor, tf.Variable]]
-    ) -> list[tuple[tf.Tensor, tf.Variable]]:
-        summed, variables = zip(*super()._all_reduce_sum_gradients(grads_and_vars), strict=True)
-        # An embedding's gradient lists a token once per occurrence: the norm needs their sum.
-        gradients = [tf.convert_to_tensor(gradient) for gradient in summed]
-        return list(zip(super()._clip_gradients(gradients), variables, strict=True))
 
 
 def _compute_dtype(variable: keras.Variable | tf.Variable) -> str:

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_lit.optimizers.adafactor import Adafactor
+from keras_lit.optimizers.paper_rules import PaperRules
 
 
 def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
@@ -22,12 +22,12 @@ def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> N
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     names = ("clipnorm", "clipvalue", "global_clipnorm")
     clips = [name for name in names if getattr(optimizer, name, None) is not None]
-    if replicas > 1 and clips and not isinstance(optimizer, Adafactor):
+    if replicas > 1 and clips and not isinstance(optimizer, PaperRules):
         raise ValueError(
             f"Keras clips each replica's gradient before their sum, so `{clips[0]}` would train "
             f"something else on {replicas} replicas than on one. Clip with "
-            "`keras_lit.optimizers.Adafactor`, which clips the sum, or not at all. Received: "
-            f"{type(optimizer).__name__}."
+            "`keras_lit.optimizers.Adafactor` or `Adam`, which clip the sum, or not at all. "
+            f"Received: {type(optimizer).__name__}."
         )
     if replicas > 1 and getattr(optimizer, "gradient_accumulation_steps", None):
         raise ValueError(

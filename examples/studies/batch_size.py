@@ -1,0 +1,68 @@
+"""Local against global loss, and the batch size: the paper's Figure 9.
+
+    python examples/studies/batch_size.py
+
+The locked tower's features are computed once. "global 256" contrasts all 256 pairs of a batch,
+"local 256/8" spreads the batch over 8 replicas (logical devices of this CPU), each of which
+contrasts its own 32 only. All see as many pairs; the text tower is the average of the embeddings of
+a caption's pieces, and every batch size gets the best of LEARNING_RATES (on the validation part).
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import runner
+import stamps
+import tensorflow as tf
+
+REPLICAS = (1, 2, 4, 8)
+BATCHES = (32, 64, 128, 256, 512)
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+
+
+def main() -> None:
+    """Trains, measures, reports."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if tf.config.get_logical_device_configuration(cpu) is None:
+        devices = [tf.config.LogicalDeviceConfiguration()] * max(REPLICAS)
+        tf.config.set_logical_device_configuration(cpu, devices)
+    args = runner.parser(__doc__, image_size=224, rounds=1, epochs=60, tags=0.5).parse_args()
+    image_tower, data = stamps.locked(args)
+    strategies = {
+        count: tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+        for count in REPLICAS[1:]
+    }
+    variants = [f"global {batch}" for batch in BATCHES]
+    variants += [f"local 256/{count}" for count in REPLICAS[1:]] + ["global 256/8"]
+
+    def train(variant: str, seed: int) -> list[runner.Point]:
+        kind, batch, count = *variant.replace("/", " ").split()[:2], variant.partition("/")[2]
+        args.batch_size = int(batch)
+        captions = data.train["tagged"][data.parts(seed)[0]]
+        strategy = strategies[int(count)] if count else tf.distribute.get_strategy()
+        with strategy.scope():
+            return stamps.best_rate(
+                data,
+                seed,
+                LEARNING_RATES,
+                lambda rate, measure: stamps.tune(
+                    data,
+                    image_tower,
+                    stamps.bag_of_pieces(captions),
+                    "LU",
+                    seed,
+                    rate,
+                    args,
+                    measure,
+                    local_loss=kind == "local",
+                ),
+            )
+
+    results = runner.run("batch_size", args, variants, train)
+    metrics = {"mean_recall": "mean of the six recalls, %", "zero_shot": "zero-shot accuracy, %"}
+    runner.report("batch_size", args, results, metrics, x=None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Which tower to lock, to start pretrained, to start from scratch: the paper's Figure 3.
+
+    python examples/studies/design_choices.py            # all seven, three seeds
+    python examples/studies/design_choices.py --select   # first: learning rates, on validation
+
+L: pretrained and locked, U: pretrained and trained, u: from scratch; image tower, then text tower.
+The image tower is EfficientNet-Lite0 on small pictures, the text tower the lower half of MiniLM, so
+that two cores can train them. Every variant gets the learning rate that `--select` found best for
+it on the validation part ("train" without what was trained on), and sees as many pairs.
+"""
+
+import argparse
+import functools
+
+import full
+import runner
+import stamps
+
+VARIANTS = ("LU", "Lu", "UU", "Uu", "UL", "uL", "uu")
+CANDIDATES = (1e-4, 3e-4, 1e-3)
+LEARNING_RATES = dict.fromkeys(VARIANTS, 3e-4)
+
+
+def main() -> None:
+    """Trains, measures, reports."""
+    args = parse_arguments()
+    if args.full:
+        results = runner.run(
+            "design_choices", args, VARIANTS, lambda letters, seed: full.tune(letters, seed, args)
+        )
+        runner.report("design_choices", args, results, full.METRICS)
+        return
+    towers = stamps.small_towers(args.image_size)
+    data = stamps.Stamps(args, towers[0])
+    if args.select:
+        select(data, towers, args)
+        return
+
+    def train(variant: str, seed: int) -> list[runner.Point]:
+        return stamps.tune(data, *towers, variant, seed, LEARNING_RATES[variant], args)
+
+    results = runner.run("design_choices", args, VARIANTS, train)
+    runner.report("design_choices", args, results, stamps.TEST_METRICS)
+    shots = runner.summarise(results, "zero_shot")
+    if set(shots) == set(VARIANTS):
+        print(stamps.ranked(shots, ["LU", "Lu"], ["UU", "Uu"]))
+        print(stamps.ranked(shots, ["LU", "Lu", "UU", "Uu", "UL", "uL"], ["uu"]))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = runner.parser(__doc__, image_size=64, rounds=5, epochs=5, batch_size=64, tags=0.5)
+    parser.add_argument("--select", action="store_true", help="compare learning rates and stop")
+    return full.add_arguments(parser).parse_args()
+
+
+def select(data: stamps.Stamps, towers: tuple, args: argparse.Namespace) -> None:
+    """Prints the mean recall on the validation part, by variant and learning rate."""
+    rates = [f"{variant} {rate:g}" for variant in VARIANTS for rate in CANDIDATES]
+
+    def train(variant: str, seed: int) -> list[runner.Point]:
+        letters, rate = variant.split()
+        validation = stamps.rows_of(data.train, data.parts(seed)[1])
+        measure = functools.partial(stamps.measure, test=validation, locked=letters[0] == "L")
+        return stamps.tune(data, *towers, letters, seed, float(rate), args, measure)
+
+    results = runner.run("design_choices_rates", args, rates, train)
+    print(runner.table(results, {"mean_recall": "validation recall, %"}))
+
+
+if __name__ == "__main__":
+    main()

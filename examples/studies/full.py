@@ -1,0 +1,128 @@
+"""The studies at full size: a recipe of the paper, your dataset, every device that is there.
+
+    python examples/studies/design_choices.py --full cc12m --dataset cc12m \\
+        --backbone vit_base_patch16_224_imagenet --text-backbone bert_base_en_uncased \\
+        --test-dataset coco_captions --test-split val
+
+`--dataset` is what `keras_lit.data.image_text_pairs` reads (also a name of TensorFlow Datasets),
+`--backbone` and `--text-backbone` are presets of keras-nlp or their folders.
+"""
+
+import argparse
+from typing import Any
+
+import keras_nlp
+import numpy as np
+import runner
+import stamps
+import tensorflow as tf
+
+import keras_lit
+from keras_lit import data, evaluation, recipes, tokenizers
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Of a study that can run at full size."""
+    parser.add_argument("--full", choices=tuple(recipes.RECIPES), help="see full.py")
+    parser.add_argument("--dataset", default="coco_captions")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--test-dataset", help="by default the --dataset")
+    parser.add_argument("--test-split", default="val")
+    parser.add_argument("--backbone", help="image preset, or its folder")
+    parser.add_argument(
+        "--text-backbone", help="text preset; without it the recipe's, from scratch"
+    )
+    parser.add_argument("--text-size", default="B")
+    parser.add_argument("--global-batch", type=int, help="by default the recipe's")
+    parser.add_argument("--steps", type=int, help="by default as many pairs as the recipe sees")
+    return parser
+
+
+def strategy() -> tf.distribute.Strategy:
+    """All GPUs, or the TPU, or this one device."""
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, tf.errors.NotFoundError):
+        many = len(tf.config.list_physical_devices("GPU")) > 1
+        return tf.distribute.MirroredStrategy() if many else tf.distribute.get_strategy()
+
+
+def tune(
+    tuning: str,
+    seed: int,
+    args: argparse.Namespace,
+    optimizer: dict[str, Any] | None = None,
+    **options: Any,
+) -> list[runner.Point]:
+    """Trains one variant by the recipe `args.full` and measures retrieval as it goes.
+
+    Args:
+        tuning: two letters, in place of the recipe's.
+        seed: of the order of the pairs.
+        args: of `add_arguments` and `rounds`.
+        optimizer: further arguments of the recipe's.
+        **options: of `LiT`.
+    """
+    recipe = recipes.get(args.full)
+    batch_size = args.global_batch or recipe.batch_size
+    steps = args.steps or recipe.total_steps(batch_size)
+    pairs = data.image_text_pairs(args.dataset, args.split, shuffle_buffer=250_000, seed=seed)
+    with strategy().scope():
+        image = keras_nlp.models.Backbone.from_preset(args.backbone)
+        # The backbone's own size and range of pixels, the recipe's crops.
+        default = keras_lit.ImageTower(image).preprocessor.get_config()
+        crops = recipe.image_preprocessor().get_config()
+        kept = {name: crops[name] for name in ("random_crop", "random_flip")}
+        preprocessor = keras_lit.preprocessing.ImagePreprocessor.from_config({**default, **kept})
+        text_tower = _text_tower(recipe, args, pairs)
+        head = text_tower.feature_dim if recipe.image_head else None
+        model = keras_lit.LiT(
+            keras_lit.ImageTower(image, projection_dim=head, preprocessor=preprocessor),
+            text_tower,
+            **{**recipe.lit_options(), "tuning": tuning, **options},
+        )
+        model.compile(recipe.optimizer(batch_size, steps, **(optimizer or {})))
+    test = data.image_text_pairs(args.test_dataset or args.dataset, args.test_split, captions="all")
+    test = evaluation.ImagesAndTexts(test)
+    measurements = stamps.Measurements(
+        lambda model: _recalls(model, test), steps // args.rounds * batch_size
+    )
+    model.fit(
+        pairs.repeat().batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE),
+        epochs=args.rounds,
+        steps_per_epoch=steps // args.rounds,
+        callbacks=[measurements],
+        verbose=2,
+    )
+    return measurements.curve
+
+
+def _text_tower(
+    recipe: recipes.Recipe, args: argparse.Namespace, pairs: tf.data.Dataset
+) -> keras_lit.TextTower:
+    if args.text_backbone:
+        backbone = keras_nlp.models.Backbone.from_preset(args.text_backbone)
+        tokenizer = keras_nlp.models.Tokenizer.from_preset(args.text_backbone)
+        return keras_lit.TextTower(backbone, tokenizer, recipe.sequence_length)
+    captions = pairs.take(1_000_000).map(lambda pair: pair["text"])
+    if recipe.text == "transformer":
+        tokenizer = tokenizers.train_sentencepiece(captions, 32_000)
+        return keras_lit.TextTower.from_size(args.text_size, tokenizer)
+    tokenizer = tokenizers.train_wordpiece(captions, 30_522)
+    width, layers, inner, heads = keras_lit.backbones.text_transformer.SIZES[args.text_size]
+    words = tokenizer.vocabulary_size()
+    backbone = keras_nlp.models.BertBackbone(words, layers, heads, width, inner)
+    return keras_lit.TextTower(backbone, tokenizer, recipe.sequence_length)
+
+
+def _recalls(model: keras_lit.LiT, test: evaluation.ImagesAndTexts) -> dict[str, float]:
+    images, texts = test.embeddings(model)
+    recalls = evaluation.retrieval_recall(images, texts, test.image_index, (1, 5, 10))
+    return {
+        way: 100 * float(np.mean([recalls[f"{way}_recall@{k}"] for k in (1, 5, 10)]))
+        for way in ("image_to_text", "text_to_image")
+    }
+
+
+METRICS = {name: title for name, title in stamps.TEST_METRICS.items() if name != "zero_shot"}

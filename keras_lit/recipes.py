@@ -1,0 +1,217 @@
+"""The hyper-parameters of the paper's trainings, by name.
+
+    recipe = keras_lit.recipes.get("cc12m")
+    image_tower = keras_lit.ImageTower(backbone, preprocessor=recipe.image_preprocessor())
+    model = keras_lit.LiT(image_tower, text_tower, **recipe.lit_options())
+    model.compile(recipe.optimizer())
+    model.fit(pairs.repeat().batch(recipe.batch_size), steps_per_epoch=..., epochs=...)
+
+Where the paper leaves something open, `notes` says what was chosen.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from keras_lit import checks
+from keras_lit.optimizers import Adafactor, Adam, WarmupSchedule
+from keras_lit.preprocessing import ImagePreprocessor
+
+OPTIMIZERS = {"adam": Adam, "adafactor": Adafactor}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One training of the paper.
+
+    Attributes:
+        tuning: two letters, as for `LiT`.
+        image_head: bool, whether the image tower has a linear head. (The text tower always has.)
+        text: "bert" (WordPiece, 30,522 words, first token) or "transformer" (SentencePiece, 32,000
+            words, last token; the paper's ViT-like one).
+        sequence_length: int, tokens.
+        image_size: int, pixels.
+        inception_crop: bool, whether training crops at random; else images are resized, no more.
+        random_flip: bool, whether half of the images are mirrored.
+        optimizer_name: "adam" or "adafactor".
+        learning_rate: float, at the end of the warmup; a cosine to 0 follows.
+        weight_decay: float, in the convention of the paper's code: not multiplied by the learning
+            rate, only by the schedule. `optimizer` converts it.
+        global_clipnorm: float, or None for no clipping.
+        batch_size: int, over all devices.
+        steps: int.
+        warmup_steps: int.
+        temperature: float, the initial one.
+        lock_heads: bool, as for `LiT`.
+        notes: what the paper does not say, and what stands here instead.
+    """
+
+    tuning: str
+    text: str
+    optimizer_name: str
+    learning_rate: float
+    weight_decay: float
+    global_clipnorm: float | None
+    steps: int
+    warmup_steps: int
+    batch_size: int = 16_384
+    image_head: bool = False
+    inception_crop: bool = False
+    random_flip: bool = False
+    sequence_length: int = 16
+    image_size: int = 224
+    temperature: float = 10.0
+    lock_heads: bool = False
+    notes: str = ""
+
+    def optimizer(
+        self, batch_size: int | None = None, steps: int | None = None, **options: Any
+    ) -> keras.optimizers.Optimizer:
+        """A `keras_lit.optimizers.Adam` or `Adafactor` with the recipe's schedule.
+
+        Args:
+            batch_size: int, that of your hardware; None for the recipe's. A smaller one trains
+                proportionally more steps, so that as many pairs are seen.
+            steps: int, for a training of another length. The warmup keeps its part of it.
+            **options: of the optimizer, for example `image_multiplier`.
+
+        Example:
+
+        >>> optimizer = keras_lit.recipes.get("cc12m").optimizer(steps=120)
+        >>> float(optimizer.weight_decay), float(optimizer.learning_rate)
+        (0.1, 0.0)
+        """
+        total = self.total_steps(batch_size) if steps is None else steps
+        warmup = round(total * self.warmup_steps / self.steps)
+        schedule = WarmupSchedule(self.learning_rate, total, warmup)
+        settings = {
+            # Keras multiplies by the learning rate, the paper's code does not.
+            "weight_decay": self.weight_decay / self.learning_rate if self.weight_decay else None,
+            "global_clipnorm": self.global_clipnorm,
+        }
+        return OPTIMIZERS[self.optimizer_name](schedule, **{**settings, **options})
+
+    def total_steps(self, batch_size: int | None = None) -> int:
+        """How many steps of a batch size see as many pairs as the recipe does."""
+        return round(self.steps * self.batch_size / (batch_size or self.batch_size))
+
+    def image_preprocessor(self, **options: Any) -> ImagePreprocessor:
+        """The recipe's resizing and augmentation; `options` of `ImagePreprocessor` go over it.
+
+        Example:
+
+        >>> keras_lit.recipes.get("yfcc").image_preprocessor(value_range="0..1").random_crop
+        (0.05, 1.0)
+        """
+        settings = {
+            "image_size": self.image_size,
+            "random_crop": (0.05, 1.0) if self.inception_crop else None,
+            "random_flip": self.random_flip,
+        }
+        return ImagePreprocessor(**{**settings, **options})
+
+    def lit_options(self) -> dict[str, Any]:
+        """The keyword arguments of `LiT`.
+
+        Example:
+
+        >>> keras_lit.recipes.get("private").lit_options()
+        {'tuning': 'Lu', 'temperature': 10.0, 'lock_heads': False}
+        """
+        names = ("tuning", "temperature", "lock_heads")
+        return {name: getattr(self, name) for name in names}
+
+
+RECIPES = {
+    # Appendix C, the 901M pairs of its ablations.
+    "private": Recipe(
+        tuning="Lu",
+        text="transformer",
+        optimizer_name="adafactor",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        global_clipnorm=None,
+        steps=55_000,
+        warmup_steps=10_000,
+        notes="Clipping is not stated. The best model saw 18.2B pairs (1.1M steps of 16,384, or "
+        "550,000 of 32,768) at 288 pixels.",
+    ),
+    # Appendix D.
+    "cc12m": Recipe(
+        tuning="LU",
+        text="bert",
+        optimizer_name="adam",
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        global_clipnorm=1.0,
+        steps=12_000,
+        warmup_steps=2_000,
+        inception_crop=True,
+        notes="Adafactor in place of Adam for a Large text tower. The first 50,000 pairs are for "
+        "validation.",
+    ),
+    # Appendix E and Table 13.
+    "yfcc": Recipe(
+        tuning="LU",
+        text="bert",
+        optimizer_name="adam",
+        learning_rate=1e-3,
+        weight_decay=1e-4,
+        global_clipnorm=1.0,
+        steps=60_000,
+        warmup_steps=2_000,
+        image_head=True,
+        inception_crop=True,
+        notes="The paper sweeps learning rates 1e-3, 8e-4, 3e-4, weight decays 1e-4, 1e-5 and "
+        "2,500 to 60,000 steps. The warmup is that of CC12M. Table 13 has a head on the image "
+        "tower in all rows.",
+    ),
+    # Table 13, the model of Table 1's "public".
+    "public_mixed": Recipe(
+        tuning="LU",
+        text="bert",
+        optimizer_name="adafactor",
+        learning_rate=8e-4,
+        weight_decay=1e-4,
+        global_clipnorm=1.0,
+        steps=60_000,
+        warmup_steps=2_000,
+        inception_crop=True,
+        notes="Batches of CC12M and YFCC100M in turns; ViT-L/16 and BERT-large. Table 13 prints an "
+        "image head, the released LiT-L16L has none. The warmup is that of CC12M.",
+    ),
+    # big_vision's lit_coco.py.
+    "coco": Recipe(
+        tuning="LU",
+        text="bert",
+        optimizer_name="adam",
+        learning_rate=1e-3,
+        weight_decay=1e-2,
+        global_clipnorm=1.0,
+        batch_size=4_096,
+        steps=5_000,
+        warmup_steps=150,
+        random_flip=True,
+        lock_heads=True,
+        notes="For demonstration. big_vision also applies RandAugment (2 operations of magnitude "
+        "10), which is left out here.",
+    ),
+}
+
+
+def get(name: str) -> Recipe:
+    """A recipe by its name: "cc12m", "yfcc", "public_mixed", "private", "coco".
+
+    Raises:
+        ValueError: unknown name.
+
+    Example:
+
+    >>> keras_lit.recipes.get("private").total_steps(batch_size=1024)
+    880000
+
+    Reference: LiT, arXiv 2111.07991, appendices C, D and E and Table 13; big_vision's lit_coco.py.
+    """
+    checks.check_one_of(name, tuple(RECIPES), "name")
+    return RECIPES[name]

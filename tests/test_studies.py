@@ -1,0 +1,138 @@
+"""The runner of the studies; each study once, with few pictures (slow)."""
+
+import importlib
+import json
+import pathlib
+import sys
+
+import keras_nlp
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent.parent / "examples" / "studies"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """Imports one of the scripts, as Python finds it when it is run."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    return importlib.import_module
+
+
+def arguments(runner, tmp_path, *given):
+    return runner.parser("A study.", epochs=2).parse_args(["--output", str(tmp_path), *given])
+
+
+def test_a_killed_study_goes_on(study, tmp_path):
+    runner = study("runner")
+    trained = []
+
+    def train(variant, seed):
+        trained.append((variant, seed))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return [{"pairs": 0, "recall": 1.0}, {"pairs": 8, "recall": 10.0 * seed + len(variant)}]
+
+    args = arguments(runner, tmp_path, "--seeds", "2")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run("toy", args, ["a", "bb"], train)
+    assert len(json.loads((tmp_path / "toy.json").read_text())["results"]) == 2
+    results = runner.run("toy", args, ["a", "bb"], train)
+    assert trained == [("a", 0), ("bb", 0), ("a", 1), ("a", 1), ("bb", 1)]
+    assert [(result["variant"], result["seed"]) for result in results] == [
+        *trained[:2],
+        *trained[3:],
+    ]
+    assert runner.run("toy", args, ["a", "bb"], None) == results  # Nothing is left to train.
+    # Of a: 1 and 11; of bb: 2 and 12.
+    means = runner.summarise(results, "recall")
+    assert means == {"a": (6.0, pytest.approx(50**0.5)), "bb": (7.0, pytest.approx(50**0.5))}
+    lines = runner.table(results, {"recall": "recall, %"}).splitlines()
+    assert lines[0] == "|  | recall, % | seeds | seconds |"
+    assert lines[3].startswith("| bb | 7.0 ± 7.1 | 2 | ")
+    for x in ("pairs", None):
+        runner.plot(results, {"recall": "recall, %"}, tmp_path / f"{x}.png", x=x)
+        assert (tmp_path / f"{x}.png").stat().st_size > 1000
+
+
+def test_results_of_other_settings_are_refused(study, tmp_path):
+    runner = study("runner")
+    point = [{"pairs": 0, "recall": 1.0}]
+    runner.run("toy", arguments(runner, tmp_path), ["a"], lambda *_: point)
+    more = arguments(runner, tmp_path, "--seeds", "4", "--variants", "a")
+    assert len(runner.run("toy", more, ["a", "b"], lambda *_: point)) == 4
+    with pytest.raises(ValueError, match="other settings.*'epochs': 2.*'epochs': 3"):
+        other = arguments(runner, tmp_path, "--epochs", "3")
+        runner.run("toy", other, ["a"], lambda *_: point)
+
+
+def test_ranks_say_what_the_spread_allows(study):
+    values = {"a": (30.0, 3.0), "b": (20.0, 4.0), "c": (26.0, 4.0), "d": (40.0, 0.0)}
+    lines = study("stamps").ranked(values, ["a"], ["b", "c", "d"]).splitlines()
+    assert lines == [
+        "a is above b: +10.0 (spread 5.0)",
+        "a is like c: +4.0 (spread 5.0)",
+        "a is below d: -10.0 (spread 3.0)",
+    ]
+
+
+STUDIES = {
+    "design_choices": "--image-size 32 --rounds 1 --variants LU UU",
+    "why_locked": "--image-size 32 --rounds 1 --variants UU --emoji 70",
+    "batch_size": "--image-size 64 --variants local_256/2",
+    "text_towers": "--image-size 64 --variants BERT,_SentencePiece",
+    "sequence_length": "--image-size 64 --variants 4_tokens",
+    "image_towers": "--variants Lite0,_64_px",
+    "filters": "--image-size 64 --variants no_twins",
+    "unlocking": "--image-size 32 --variants two_cycles",
+}
+
+
+def run(study, name, line, tmp_path, monkeypatch):
+    module = study(name)
+    if name in ("batch_size", "filters", "image_towers", "text_towers"):
+        monkeypatch.setattr(module, "LEARNING_RATES", (1e-3,))
+    words = [word if "/tmp" in word else word.replace("_", " ") for word in line.split()]
+    monkeypatch.setattr(sys, "argv", [name, *words, "--output", str(tmp_path)])
+    module.main()
+    return json.loads((tmp_path / f"{name}.json").read_text())["results"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_runs(study, name, stamps, tmp_path, monkeypatch, capsys):
+    small = f"--data-dir {stamps.data_path.parents[1]} --limit 60 --epochs 1 --seeds 1 "
+    results = run(study, name, small + STUDIES[name], tmp_path, monkeypatch)
+    words = STUDIES[name].replace("_", " ")
+    assert results and all(result["variant"] in words for result in results)
+    for point in results[0]["curve"]:
+        assert all(value == value for value in point.values())
+    assert f"| {results[0]['variant']} | " in capsys.readouterr().out
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_study_at_full_size(study, photos, tmp_path, monkeypatch):
+    """A recipe of the paper on a folder, with presets that are small."""
+    image = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
+    image.save_to_preset(str(tmp_path / "image"))
+    line = f"--full yfcc --dataset {photos} --backbone {tmp_path}/image --test-split train "
+    line += "--text-size Ti --global-batch 16 --steps 2 --rounds 1 --seeds 1 --variants uu"
+    results = run(study, "design_choices", line, tmp_path, monkeypatch)
+    curve = results[0]["curve"]
+    assert [point["pairs"] for point in curve] == [0, 32] and curve[1]["image_to_text"] > 0
+
+
+def test_the_schedules_of_the_unlocking_study(study):
+    unlocking = study("unlocking")
+    total = 40
+    at = {}
+    for variant in unlocking.VARIANTS:
+        found = unlocking.schedules(variant, total).get("image_multiplier", 1.0)
+        at[variant] = [float(found(s)) if callable(found) else found for s in (0, 19, 20, 39)]
+    assert at["delay"] == [0, 0, 1, 1] and at["slow"] == [0.1] * 4
+    assert at["delay and slow"] == pytest.approx([0, 0, 0.1, 0.1])
+    assert at["sigmoid"][0] < 0.01 and at["sigmoid"][2] == pytest.approx(0.5)
+    assert at["two cycles"] == [0, 0, 1, 1] and at["UU"] == [1.0] * 4
+    rate = unlocking.schedules("two cycles", total)["learning_rate"]
+    assert float(rate(2)) == pytest.approx(float(rate(22))) == unlocking.LEARNING_RATE
