@@ -18,7 +18,7 @@ import tensorflow as tf
 
 REPLICAS = (1, 2, 4, 8)
 BATCHES = (32, 64, 128, 256, 512)
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+LEARNING_RATES = (1e-3, 3e-3)
 
 
 def main() -> None:

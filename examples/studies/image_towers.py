@@ -14,7 +14,7 @@ import stamps
 
 import keras_lit
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+LEARNING_RATES = (1e-3, 3e-3)
 VARIANTS = {
     "Lite0, 224 px": {},
     "Lite0, 128 px": {"image_size": 128},

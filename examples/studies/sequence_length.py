@@ -10,7 +10,7 @@ import runner
 import stamps
 
 LENGTHS = (4, 6, 8, 16, 32)
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-3
 
 
 def main() -> None:

@@ -13,13 +13,13 @@ import stamps
 from keras_lit import optimizers
 
 VARIANTS = ("LU", "UU", "delay", "slow", "delay and slow", "sigmoid", "two cycles")
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-3
 
 
 def main() -> None:
     """Trains, measures, reports."""
     args = runner.parser(
-        __doc__, image_size=64, rounds=1, epochs=5, batch_size=64, tags=0.5
+        __doc__, image_size=64, rounds=1, epochs=3, batch_size=64, tags=0.5
     ).parse_args()
     towers = stamps.small_towers(args.image_size)
     data = stamps.Stamps(args, towers[0])
