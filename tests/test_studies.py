@@ -8,6 +8,8 @@ import sys
 import keras_nlp
 import pytest
 
+import keras_lit
+
 FOLDER = pathlib.Path(__file__).parent.parent / "examples" / "studies"
 
 
@@ -116,6 +118,8 @@ def test_a_study_at_full_size(study, photos, tmp_path, monkeypatch):
     """A recipe of the paper on a folder, with presets that are small."""
     image = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
     image.save_to_preset(str(tmp_path / "image"))
+    sizes = {"Ti": (16, 1, 32, 2)}
+    monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", sizes)
     line = f"--full yfcc --dataset {photos} --backbone {tmp_path}/image --test-split train "
     line += "--text-size Ti --global-batch 16 --steps 2 --rounds 1 --seeds 1 --variants uu"
     results = run(study, "design_choices", line, tmp_path, monkeypatch)
