@@ -18,14 +18,16 @@ from keras_lit import checks
 from keras_lit.optimizers import Adafactor, Adam, WarmupSchedule
 from keras_lit.preprocessing import ImagePreprocessor
 
+__all__ = ["Recipe", "get"]
+
 OPTIMIZERS = {"adam": Adam, "adafactor": Adafactor}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One training of the paper.
+    """One training of the paper; its arguments are its attributes.
 
-    Attributes:
+    Args:
         tuning: two letters, as for `LiT`.
         image_head: bool, whether the image tower has a linear head. (The text tower always has.)
         text: "bert" (WordPiece, 30,522 words, first token) or "transformer" (SentencePiece, 32,000
@@ -45,6 +47,12 @@ class Recipe:
         temperature: float, the initial one.
         lock_heads: bool, as for `LiT`.
         notes: what the paper does not say, and what stands here instead.
+
+    Example: one that was changed.
+
+    >>> recipe = dataclasses.replace(keras_lit.recipes.get("yfcc"), learning_rate=3e-4)
+    >>> recipe.steps
+    60000
     """
 
     tuning: str
@@ -76,6 +84,9 @@ class Recipe:
             steps: int, for a training of another length. The warmup keeps its part of it.
             **options: of the optimizer, for example `image_multiplier`.
 
+        Returns:
+            The optimizer, for `LiT.compile`.
+
         Example:
 
         >>> optimizer = keras_lit.recipes.get("cc12m").optimizer(steps=120)
@@ -85,7 +96,7 @@ class Recipe:
         total = self.total_steps(batch_size) if steps is None else steps
         warmup = round(total * self.warmup_steps / self.steps)
         schedule = WarmupSchedule(self.learning_rate, total, warmup)
-        settings = {
+        settings: dict[str, Any] = {
             # Keras multiplies by the learning rate, the paper's code does not.
             "weight_decay": self.weight_decay / self.learning_rate if self.weight_decay else None,
             "global_clipnorm": self.global_clipnorm,
@@ -93,18 +104,31 @@ class Recipe:
         return OPTIMIZERS[self.optimizer_name](schedule, **{**settings, **options})
 
     def total_steps(self, batch_size: int | None = None) -> int:
-        """How many steps of a batch size see as many pairs as the recipe does."""
+        """How many steps see as many pairs as the recipe does.
+
+        Args:
+            batch_size: int, that of your hardware; None for the recipe's.
+
+        Returns:
+            An int.
+        """
         return round(self.steps * self.batch_size / (batch_size or self.batch_size))
 
     def image_preprocessor(self, **options: Any) -> ImagePreprocessor:
-        """The recipe's resizing and augmentation; `options` of `ImagePreprocessor` go over it.
+        """The recipe's resizing and augmentation.
+
+        Args:
+            **options: of `ImagePreprocessor`, in addition to these or in their place.
+
+        Returns:
+            An `ImagePreprocessor`.
 
         Example:
 
         >>> keras_lit.recipes.get("yfcc").image_preprocessor(value_range="0..1").random_crop
         (0.05, 1.0)
         """
-        settings = {
+        settings: dict[str, Any] = {
             "image_size": self.image_size,
             "random_crop": (0.05, 1.0) if self.inception_crop else None,
             "random_flip": self.random_flip,
@@ -112,7 +136,10 @@ class Recipe:
         return ImagePreprocessor(**{**settings, **options})
 
     def lit_options(self) -> dict[str, Any]:
-        """The keyword arguments of `LiT`.
+        """The recipe's keyword arguments of `LiT`.
+
+        Returns:
+            A dict of `tuning`, `temperature`, `lock_heads`.
 
         Example:
 
@@ -201,7 +228,13 @@ RECIPES = {
 
 
 def get(name: str) -> Recipe:
-    """A recipe by its name: "cc12m", "yfcc", "public_mixed", "private", "coco".
+    """A recipe by its name.
+
+    Args:
+        name: "cc12m", "yfcc", "public_mixed", "private" or "coco".
+
+    Returns:
+        A `Recipe`.
 
     Raises:
         ValueError: unknown name.

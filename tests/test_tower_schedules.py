@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit.optimizers import Adafactor, Adam, Cycles, Delay, SigmoidRamp, WarmupSchedule
+from keras_lit.optimizers import (
+    Adafactor,
+    Adam,
+    Cycles,
+    Delay,
+    SigmoidRamp,
+    WarmupSchedule,
+    note_image_tower,
+)
 from tests.small import make_model, make_pairs, mirrored
 
 
@@ -27,7 +35,7 @@ def arrays(count, seed=0):
 
 def step_through(optimizer, variables, gradients, image):
     optimizer.build(variables)
-    optimizer.note_image_tower(image)
+    note_image_tower(optimizer, image)
     apply = tf.function(lambda values: optimizer.apply(values, variables))
     for values in zip(*gradients, strict=True):
         apply([tf.constant(value) for value in values])

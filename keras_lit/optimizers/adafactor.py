@@ -146,7 +146,7 @@ class Adafactor(PaperRules):
         """Moves one variable and its slots by one step."""
         index = self._get_variable_index(variable)
         dtype = _compute_dtype(variable)
-        learning_rate = self.decay(variable, learning_rate)
+        learning_rate = self._decayed(variable, learning_rate)
         gradient = ops.cast(gradient, dtype)
         axes = self._factored_axes(tuple(variable.shape))
         update = self._normalize(gradient, axes, self._second_moments[index])

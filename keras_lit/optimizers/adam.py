@@ -51,4 +51,4 @@ class Adam(PaperRules, keras.optimizers.Adam):
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
         """Moves one variable and its moments by one step."""
-        super().update_step(gradient, variable, self.decay(variable, learning_rate))
+        super().update_step(gradient, variable, self._decayed(variable, learning_rate))

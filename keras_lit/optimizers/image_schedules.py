@@ -20,6 +20,9 @@ class Delay(keras.optimizers.schedules.LearningRateSchedule):
         start_step: non-negative int, the first step with `value`.
         value: non-negative float, 1 for the learning rate of the text tower.
 
+    Raises:
+        ValueError: one of them is negative.
+
     Example: the paper's "delay", with a tenth of the learning rate:
 
     >>> delay = keras_lit.optimizers.Delay(50, value=0.1)
@@ -53,6 +56,9 @@ class SigmoidRamp(keras.optimizers.schedules.LearningRateSchedule):
         middle_step: non-negative number, where half of `value` is reached.
         width: positive number of steps; from 12 % to 88 % of `value` it takes four of them.
         value: non-negative float, what it rises to.
+
+    Raises:
+        ValueError: an argument is out of range.
 
     Example:
 
@@ -88,6 +94,9 @@ class Cycles(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         schedule: a `LearningRateSchedule` of one cycle.
         steps: positive int, the length of a cycle.
+
+    Raises:
+        ValueError: `steps` is not positive.
 
     Example: two cycles of 50 steps, the image tower trains in the second.
 

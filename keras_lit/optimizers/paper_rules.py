@@ -10,7 +10,7 @@ from keras import ops
 class PaperRules(keras.optimizers.Optimizer):
     """Clips the gradient of the global batch, decays kernels only, slows the image tower down.
 
-    An optimizer that inherits from this calls `learning_rate = self.decay(variable,
+    An optimizer that inherits from this calls `learning_rate = self._decayed(variable,
     learning_rate)` at the beginning of its `update_step`.
 
     `image_multiplier`, a non-negative float or a schedule of the step, multiplies the learning rate
@@ -21,11 +21,11 @@ class PaperRules(keras.optimizers.Optimizer):
     image_multiplier: Any = None
     _image_indices: frozenset[int] | None = None
 
-    def note_image_tower(self, variables: list[keras.Variable]) -> None:
+    def _note_image_tower(self, variables: list[keras.Variable]) -> None:
         """Takes note of the (trainable) variables that `image_multiplier` is for."""
         self._image_indices = frozenset(map(self._get_variable_index, variables))
 
-    def decay(self, variable: tf.Variable, learning_rate: tf.Tensor) -> tf.Tensor:
+    def _decayed(self, variable: tf.Variable, learning_rate: tf.Tensor) -> tf.Tensor:
         """Applies the weight decay to a variable and returns its own learning rate."""
         learning_rate = ops.cast(
             learning_rate, keras.backend.result_type(variable.dtype, "float32")
@@ -65,7 +65,7 @@ class PaperRules(keras.optimizers.Optimizer):
         return self._image_indices
 
     def _apply_weight_decay(self, variables: list[tf.Variable]) -> None:
-        """Later: `decay` knows the variable's own learning rate."""
+        """Later: `_decayed` knows the variable's own learning rate."""
 
     def _use_weight_decay(self, variable: tf.Variable) -> bool:
         # Looked up by index: here Keras passes a replica's copy, whose name may differ.
@@ -86,7 +86,21 @@ class PaperRules(keras.optimizers.Optimizer):
 
 
 def note_image_tower(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Tells an optimizer with an `image_multiplier` which (trainable) variables it is for."""
+    """Tells an optimizer with an `image_multiplier` which variables it is for; any other, nothing.
+
+    Args:
+        optimizer: a Keras optimizer that was built; `LiT.compile` calls this for its own.
+        variables: the trainable ones of the image tower.
+
+    Example:
+
+    >>> variable = keras.Variable(np.ones([2, 2]), name="kernel")
+    >>> optimizer = keras_lit.optimizers.Adam(0.1, image_multiplier=0.5)
+    >>> optimizer.build([variable])
+    >>> keras_lit.optimizers.note_image_tower(optimizer, [variable])
+
+    Reference: LiT, arXiv 2111.07991, Appendix H.
+    """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, PaperRules):
-        optimizer.note_image_tower(variables)
+        optimizer._note_image_tower(variables)
