@@ -95,12 +95,11 @@ def test_docstring_examples_run(name):
     assert result.failed == 0
 
 
-@pytest.mark.slow
-def test_readme_code_runs(tmp_path, monkeypatch):
-    """The README's Python, line by line, with a small local backbone for the preset of the hub."""
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """What a reader has at hand, with a small local backbone for the preset of the hub."""
     import keras_cv
 
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     backbone = keras_cv.models.ResNetV2Backbone(
         stackwise_filters=[4, 8],
         stackwise_blocks=[2, 2],
@@ -119,26 +118,39 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     for folder, name in ((".", "a.jpg"), (".", "b.png"), ("photos", "c.png")):
         pathlib.Path(folder, name).write_bytes(images[0])
     pathlib.Path("photos/c.txt").write_text("a picture")
-    names = {
-        "captions": captions,
-        "pairs": tf.data.Dataset.from_tensor_slices({"image": images, "text": captions}),
-    }
-    for block in blocks:
+    pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": captions})
+    return {"captions": captions, "pairs": pairs, "keras_lit": keras_lit, "keras": keras, "tf": tf}
+
+
+def run_code(document, names):
+    """Runs a document's Python, block after block."""
+    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
         exec(block, names)
-    assert names["images"].shape == names["texts"].shape == (2, 32) and names[
-        "similarity"
-    ].shape == (2, 2)
+
+
+@pytest.mark.slow
+def test_readme_code_runs(reader):
+    run_code(ROOT / "README.md", reader)
+    assert reader["images"].shape == reader["texts"].shape == (2, 32)
+    assert reader["similarity"].shape == (2, 2)
     assert pathlib.Path("models/lit/1/saved_model.pb").exists()
-    assert len(list(names["pairs"])) == 1
+    assert len(list(reader["pairs"])) == 1
+
+
+WITH_CODE = [path for path in sorted(ROOT.glob("docs/**/*.md")) if "```python" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", WITH_CODE, ids=lambda p: p.name)
+def test_code_of_documents_runs(path, reader):
+    run_code(path, reader)
+    assert np.isfinite(reader["model"].history.history["loss"]).all()
 
 
 @pytest.mark.parametrize(
     "path", [ROOT / "README.md", *ROOT.glob("docs/*.md")], ids=lambda p: p.name
 )
 def test_documents_name_what_exists(path):
-    found = re.findall(r"keras_lit((?:\.\w+)+)", path.read_text())
-    assert found
-    for name in found:
+    for name in re.findall(r"keras_lit((?:\.\w+)+)", path.read_text()):
         functools.reduce(getattr, name.split(".")[1:], keras_lit)
 
 

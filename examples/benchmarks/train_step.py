@@ -2,9 +2,10 @@
 
     python examples/benchmarks/train_step.py --peer PYTHON
     python examples/benchmarks/train_step.py --micro        # batch 4,096 in micro-batches of 256
+    python examples/benchmarks/train_step.py --grow tokens 8 16 32 64     # or batch, width, layers
 
 The text tower has 12 layers of width 512, 16 tokens and a vocabulary of 32,000, as open_clip's of
-the comparison.
+the comparison, unless it grows.
 """
 
 import argparse
@@ -15,14 +16,14 @@ from typing import Any
 import harness
 import numpy as np
 
-WIDTH, LAYERS, HEADS, TOKENS, VOCABULARY = 512, 12, 8, 16, 32_000
+HEAD_WIDTH, VOCABULARY = 64, 32_000
 
 
 def run(case: harness.Case) -> dict[str, float]:
     """Measures one case in this process."""
     rng = np.random.default_rng(0)
-    features = rng.normal(size=[case["batch"], WIDTH]).astype("float32")
-    token_ids = rng.integers(1, VOCABULARY, [case["batch"], TOKENS]).astype("int32")
+    features = rng.normal(size=[case["batch"], case["width"]]).astype("float32")
+    token_ids = rng.integers(1, VOCABULARY, [case["batch"], case["tokens"]]).astype("int32")
     make = open_clip_step if case["library"] == "open_clip" else keras_lit_step
     result = harness.measure(make(features, token_ids, case), case["repeats"])
     return {**result, "pairs_per_second": case["batch"] / result["seconds"]}
@@ -37,10 +38,16 @@ def keras_lit_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Ca
 
     if case["dtype"] == "bfloat16":
         keras.config.set_dtype_policy("mixed_bfloat16")
-    images = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(WIDTH, 8)])
+    images = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(case["width"], 8)])
     text = keras_lit.TextTower(
         keras_lit.backbones.TextTransformer(
-            VOCABULARY, TOKENS, WIDTH, LAYERS, 4 * WIDTH, HEADS, pooling="last"
+            VOCABULARY,
+            case["tokens"],
+            case["width"],
+            case["layers"],
+            4 * case["width"],
+            case["width"] // HEAD_WIDTH,
+            pooling="last",
         )
     )
     model = keras_lit.LiT(keras_lit.ImageTower(images), text, "LU")
@@ -63,10 +70,14 @@ def open_clip_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Ca
 
     torch.set_num_threads(2)
     model = CLIP(
-        WIDTH,
+        case["width"],
         CLIPVisionCfg(layers=1, width=768, patch_size=32, image_size=224),
         CLIPTextCfg(
-            context_length=TOKENS, vocab_size=VOCABULARY, width=WIDTH, heads=HEADS, layers=LAYERS
+            context_length=case["tokens"],
+            vocab_size=VOCABULARY,
+            width=case["width"],
+            heads=case["width"] // HEAD_WIDTH,
+            layers=case["layers"],
         ),
     )
     model.lock_image_tower()
@@ -93,13 +104,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--micro", action="store_true", help="memory of micro-batches instead")
+    parser.add_argument("--grow", nargs="+", metavar=("WHAT", "VALUE"), help="see above")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", default="", help="a Python that has open_clip_torch")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/train_step.json"))
     args = parser.parse_args([] if "--case" in sys.argv else None)
     defaults = {"dtype": "float32", "jit": False, "micro_batch_size": None, "repeats": args.repeats}
-    ours = {"library": "keras_lit", "batch": args.batch, **defaults}
+    shape = {"batch": args.batch, "tokens": 16, "width": 512, "layers": 12}
+    ours = {"library": "keras_lit", **shape, **defaults}
     peer = {**ours, "library": "open_clip"}
     cases = [
         ours,
@@ -113,6 +126,9 @@ def main() -> None:
             {**ours, "batch": 256, "repeats": 1},
             {**ours, "batch": 4096, "micro_batch_size": 256, "repeats": 1},
         ]
+    if args.grow:
+        what, *values = args.grow
+        cases = [{**case, what: int(value)} for value in values for case in (ours, peer)]
     harness.report(harness.main(__file__, run, cases, args.rounds, args.peer), args.output)
 
 

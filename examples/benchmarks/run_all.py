@@ -1,0 +1,222 @@
+"""Runs every benchmark and writes one page of tables and plots, with the date and the machine.
+
+    python examples/benchmarks/run_all.py --peer PYTHON       # docs/benchmarks.md; hours
+    python examples/benchmarks/run_all.py --only loss tokens  # these, then the page anew
+    python examples/benchmarks/run_all.py --quick             # small, runs/benchmarks_quick.md
+
+The result of each command is kept as JSON in the folder beside the page, and is not measured again
+unless --force. What has no result yet is said on the page to be not run.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+import page
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+PACKAGES = ("tensorflow", "keras", "keras-hub", "numpy", "torch", "open-clip-torch")
+
+
+class Benchmark(NamedTuple):
+    """One section of the page.
+
+    Attributes:
+        title: of its table.
+        commands: script and arguments, several to see how cost grows.
+        quick: the same on small sizes.
+        peer: whether open_clip can run beside.
+        growth: what is plotted over what, if anything: (x, the y of each panel).
+    """
+
+    title: str
+    commands: tuple[str, ...]
+    quick: tuple[str, ...] = ()
+    peer: bool = False
+    growth: tuple[str, ...] = ()
+
+
+COST = ("seconds", "growth_mb")
+BENCHMARKS = {
+    "loss": Benchmark(
+        "The contrastive loss with its text-side gradient, over the batch",
+        ("loss.py --batches 1024 4096 16384",),
+        ("loss.py --losses softmax --batches 16 32 --dims 8 --repeats 1",),
+        peer=True,
+        growth=("batch", *COST),
+    ),
+    "train_step": Benchmark(
+        "A training step of a text tower of 12 layers",
+        ("train_step.py --rounds 2",),
+        peer=True,
+    ),
+    "micro_batches": Benchmark(
+        "A batch of 4,096 in micro-batches of 256",
+        ("train_step.py --micro --rounds 1",),
+    ),
+    "batch": Benchmark(
+        "A training step, over the batch",
+        ("train_step.py --grow batch 16 32 64 128 256 --repeats 3 --rounds 1",),
+        ("train_step.py --grow batch 2 4 --repeats 1 --rounds 1",),
+        peer=True,
+        growth=("batch", *COST),
+    ),
+    "tokens": Benchmark(
+        "A training step, over the tokens of a text",
+        ("train_step.py --grow tokens 8 16 32 64 --repeats 3 --rounds 1",),
+        peer=True,
+        growth=("tokens", *COST),
+    ),
+    "tower": Benchmark(
+        "A training step, over the width of the text tower",
+        ("train_step.py --grow width 192 384 768 1024 --repeats 3 --rounds 1",),
+        peer=True,
+        growth=("width", *COST),
+    ),
+    "features_encode": Benchmark(
+        "Encoding images with a ViT-B/32",
+        ("features.py encode --batch 32 --repeats 3 --rounds 2",),
+        peer=True,
+    ),
+    "features_step": Benchmark(
+        "A training step from cached features, and from images",
+        ("features.py step --towers B/32 --batch 32 --repeats 3 --rounds 1",),
+        ("features.py step --towers Ti/32 --batch 2 --repeats 1 --rounds 1",),
+    ),
+    "features_fit": Benchmark(
+        "`fit` from the cache, and from tensors in memory",
+        ("features.py fit --sizes Ti --pairs 6400 --repeats 2 --rounds 1",),
+    ),
+    "features_read": Benchmark(
+        "Reading cached features, over their number",
+        tuple(f"features.py read --pairs {n} --repeats 3 --rounds 1" for n in (10**4, 10**5)),
+        tuple(f"features.py read --pairs {n} --repeats 1 --rounds 1" for n in (100, 600)),
+        growth=("pairs", *COST),
+    ),
+    "features_stream": Benchmark(
+        "Memory while features are written and read",
+        ("features.py stream --pairs 200000 --repeats 2 --rounds 1",),
+    ),
+    "input_pipeline": Benchmark(
+        "The input pipeline, images a second on one core",
+        ("input_pipeline.py --rounds 3",),
+        ("input_pipeline.py --records 80 --batch 8 --warm-up 2 --rounds 1",),
+    ),
+    "retrieval": Benchmark(
+        "Recall both ways, over the number of texts",
+        tuple(
+            f"retrieval.py --images {n} --texts {5 * n} --rate-seconds 3"
+            for n in (5_000, 10_000, 20_000)
+        ),
+        tuple(
+            f"retrieval.py --images {n} --texts {5 * n} --dim 8 --rate-seconds 0.1"
+            for n in (20, 40)
+        ),
+        growth=("texts", *COST),
+    ),
+    "duplicates": Benchmark(
+        "Near-duplicates, over the number of images",
+        tuple(f"duplicates.py --images {n}" for n in (20_000, 40_000, 80_000)),
+        growth=("images", "seconds", "peak_mb"),
+    ),
+    "checkpoints": Benchmark("Loading a released checkpoint", ("checkpoints.py --rounds 2",)),
+    "serving": Benchmark(
+        "Requests to an artifact, beside the bare forward pass",
+        ("serving.py --batches 1 8 32",),
+    ),
+}
+
+
+def main() -> None:
+    """Measures what has no result yet, then writes the page."""
+    args = parse_arguments()
+    folder = args.output or ROOT / ("runs/benchmarks_quick" if args.quick else "docs/benchmarks")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in BENCHMARKS if args.only is None else args.only:
+        benchmark = BENCHMARKS[name]
+        path = folder / f"{name}.json"
+        if (commands := commands_of(benchmark, args.quick)) and (args.force or not path.exists()):
+            peer = args.peer if benchmark.peer else ""
+            path.write_text(json.dumps(measure(commands, peer), indent=1))
+    sections = []
+    for name, benchmark in BENCHMARKS.items():
+        path = folder / f"{name}.json"
+        record = json.loads(path.read_text()) if path.exists() else None
+        commands = commands_of(benchmark, args.quick)
+        sections.append(page.section(name, benchmark, commands, record, folder))
+    text = page.HEAD + "\n".join(sections)
+    folder.with_suffix(".md").write_text(text)
+    print(f"written to {folder.with_suffix('.md')}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="none: write the page again")
+    parser.add_argument("--quick", action="store_true", help="the cheap ones, on small sizes")
+    parser.add_argument("--force", action="store_true", help="measure again what has a result")
+    parser.add_argument("--peer", default="", help="a Python that has open_clip_torch")
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="folder of the results; the page is .md"
+    )
+    return parser.parse_args()
+
+
+def commands_of(benchmark: Benchmark, quick: bool) -> tuple[str, ...]:
+    """What to run; nothing for a benchmark that is not cheap where --quick is asked for."""
+    return benchmark.quick if quick else benchmark.commands
+
+
+def measure(commands: tuple[str, ...], peer: str) -> dict[str, Any]:
+    """Runs the commands; their results with the date and the machine."""
+    results, start = [], time.perf_counter()
+    scratch = ROOT / "runs" / f"benchmark.{os.getpid()}.json"
+    for command in commands:
+        script, *arguments = command.split()
+        print(f"$ {command}", flush=True)
+        arguments += ["--output", str(scratch)] + (["--peer", peer] if peer else [])
+        subprocess.run([sys.executable, HERE / script, *arguments], check=True)
+        results += json.loads(scratch.read_text())
+        for path in scratch.parent.glob(f"{scratch.stem}.*"):
+            path.unlink()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
+        "commands": commands,
+        "peer": bool(peer),
+        "machine": machine(),
+        "versions": versions(sys.executable) | (versions(peer) if peer else {}),
+        "results": results,
+    }
+
+
+def machine() -> str:
+    """Processor, cores and memory."""
+    model = platform.processor() or platform.machine()
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GB"
+
+
+def versions(python: str) -> dict[str, str]:
+    """The versions of what matters that this Python has."""
+    code = "import importlib.metadata as m, json\n"
+    code += "print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    installed = {n.replace("_", "-"): version for n, version in json.loads(found.stdout).items()}
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+if __name__ == "__main__":
+    main()

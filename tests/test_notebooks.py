@@ -1,0 +1,65 @@
+"""The notebooks: each runs from top to bottom, and none carries anyone's pictures."""
+
+import pathlib
+import shutil
+
+import nbclient
+import nbformat
+import pytest
+
+from keras_lit import tokenizers
+from tests.checkpoints.files import GOLDEN, arrays_of
+
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
+
+# What must hold in the kernel after the last cell.
+HOLDS = {
+    # Ten of 189 or fewer by chance.
+    "quickstart": "history['retrieval_text_to_image_recall@10'][-1] > 0.3 and len(found) == 5",
+    "own_data": "{pathlib.Path(name).name for name in skipped} == {'7.png'} and images.shape == texts.shape",
+    "features": "_['retrieval_text_to_image_recall@10'] > 0.4",
+    "released": "shares.shape == (8, 6) and keras_lit.checkpoints.load_lit('tuned.npz')",
+    "serving": "_ is None or True",
+}
+
+
+def by_name(path):
+    return path.stem
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_outputs_are_stripped(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert "attachments" not in cell and "base64," not in cell.source
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_first_code_installs(path):
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert 'find_spec("keras_lit") is None' in cells[0].source and "%pip" in cells[0].source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_runs(path, stamps, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(stamps.data_path.parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    if path.stem == "released":
+        # A small file of the released layout, where a download would be kept.
+        monkeypatch.setenv("KERAS_LIT_CACHE", str(tmp_path))
+        cached = tmp_path / "lit" / "LiT-L16Ti.npz"
+        cached.parent.mkdir()
+        shutil.copy(GOLDEN / "lit_text_transformer.npz", cached)
+        words = len(arrays_of("lit_text_transformer")["txt/Embed_0/embedding"])
+        tokenizers.save(
+            tokenizers.train_sentencepiece(["a dog"], words), cached.with_suffix(".model")
+        )
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell(f"assert {HOLDS[path.stem]}"))
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()

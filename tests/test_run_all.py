@@ -1,0 +1,99 @@
+"""The runner of all benchmarks: what it keeps, what its page says, that its plots show growth."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parent.parent / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def run_all(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("run_all")
+
+
+def made(commands, peer):
+    """As if measured: a step that costs batch / 1000 seconds."""
+    rows = [
+        {"library": library, "batch": batch, "dtype": "float32", "seconds": batch / 1000}
+        for batch in (16, 32)
+        for library in ("keras_lit", "open_clip")
+    ]
+    rows = [{**row, "growth_mb": 1234.5} for row in rows if peer or row["library"] == "keras_lit"]
+    return {
+        "date": "2026-01-02",
+        "minutes": 1.5,
+        "commands": commands,
+        "peer": bool(peer),
+        "machine": "A processor, 2 cores, 8 GB",
+        "versions": {"numpy": "2.0"},
+        "results": rows,
+    }
+
+
+def test_every_benchmark_is_run(run_all):
+    commands = [c for b in run_all.BENCHMARKS.values() for c in b.commands + b.quick]
+    scripts = {command.split()[0] for command in commands}
+    helpers = {"harness.py", "page.py", "run_all.py"}
+    assert scripts == {path.name for path in BENCHMARKS.glob("*.py")} - helpers
+    for command in commands:
+        script, *arguments = command.split()
+        source = (BENCHMARKS / script).read_text()
+        assert all(f'"{a}"' in source for a in arguments if a.startswith("--")), command
+
+
+def test_results_are_kept(run_all, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        run_all, "measure", lambda c, peer: (measured.append((c, peer)), made(c, peer))[1]
+    )
+
+    def run(options):
+        arguments = f"run_all.py --only batch loss --output {tmp_path / 'all'} {options}"
+        monkeypatch.setattr(sys, "argv", arguments.split())
+        run_all.main()
+        return (tmp_path / "all.md").read_text()
+
+    run("--peer other")
+    assert [peer for _, peer in measured] == ["other"] * 2
+    first = run("")
+    assert len(measured) == 2, "measured again what has a result"
+    (tmp_path / "all" / "loss.json").unlink()
+    second = run("")
+    assert len(measured) == 3 and "open_clip was not run" in second and second != first
+    run("--force")
+    assert len(measured) == 5
+
+
+def test_page(run_all, tmp_path):
+    benchmark = run_all.BENCHMARKS["batch"]
+    text = run_all.page.section("batch", benchmark, (), made(["x.py --y"], "other"), tmp_path)
+    assert "All rows: dtype float32." in text
+    assert "| library | batch | seconds | growth_mb |" in text
+    assert "| open_clip | 32 | 0.032 | 1,234 |" in text
+    assert "2026-01-02, A processor, 2 cores, 8 GB, 1.5 minutes; numpy 2.0. `x.py --y`" in text
+    assert (tmp_path / "batch.png").read_bytes().startswith(b"\x89PNG")
+    assert "open_clip was not run" not in text
+
+
+def test_what_was_not_run_has_no_numbers(run_all, tmp_path):
+    benchmark = run_all.BENCHMARKS["loss"]
+    text = run_all.page.section("loss", benchmark, ("loss.py --batches 16",), None, tmp_path)
+    assert "Not run yet: `loss.py --batches 16`." in text and "|" not in text
+
+
+@pytest.mark.slow
+def test_quick(tmp_path):
+    command = [sys.executable, BENCHMARKS / "run_all.py", "--quick", "--only", "loss", "retrieval"]
+    subprocess.run([*command, "--output", tmp_path / "quick"], check=True, cwd=tmp_path)
+    text = (tmp_path / "quick.md").read_text()
+    for name in ("loss", "retrieval"):
+        record = json.loads((tmp_path / "quick" / f"{name}.json").read_text())
+        assert len(record["results"]) == 2 and "tensorflow" in record["versions"]
+        assert record["machine"].endswith("GB") and f"quick/{name}.png" in text
+    assert "Not run" in text
