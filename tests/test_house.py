@@ -115,9 +115,10 @@ def reader(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, [16, 20, 20, 3]).astype("uint8")
     images = [tf.io.encode_png(image).numpy() for image in pixels]
     pathlib.Path("photos").mkdir()
-    for folder, name in ((".", "a.jpg"), (".", "b.png"), ("photos", "c.png")):
-        pathlib.Path(folder, name).write_bytes(images[0])
+    for i, name in enumerate(("a.jpg", "b.png", "photos/c.png", "photos/d.png")):
+        pathlib.Path(name).write_bytes(images[i])
     pathlib.Path("photos/c.txt").write_text("a picture")
+    pathlib.Path("photos/d.txt").write_text("another one")
     pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": captions})
     return {"captions": captions, "pairs": pairs, "keras_lit": keras_lit, "keras": keras, "tf": tf}
 
@@ -134,12 +135,13 @@ def test_readme_code_runs(reader):
     assert reader["images"].shape == reader["texts"].shape == (2, 32)
     assert reader["similarity"].shape == (2, 2)
     assert pathlib.Path("models/lit/1/saved_model.pb").exists()
-    assert len(list(reader["pairs"])) == 1
+    assert len(list(reader["pairs"])) == 2
 
 
 WITH_CODE = [path for path in sorted(ROOT.glob("docs/**/*.md")) if "```python" in path.read_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda p: p.name)
 def test_code_of_documents_runs(path, reader):
     run_code(path, reader)

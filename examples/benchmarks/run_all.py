@@ -48,14 +48,14 @@ COST = ("seconds", "growth_mb")
 BENCHMARKS = {
     "loss": Benchmark(
         "The contrastive loss with its text-side gradient, over the batch",
-        ("loss.py --batches 1024 4096 16384",),
+        ("loss.py --batches 1024 4096 16384 --repeats 1",),
         ("loss.py --losses softmax --batches 16 32 --dims 8 --repeats 1",),
         peer=True,
         growth=("batch", *COST),
     ),
     "train_step": Benchmark(
         "A training step of a text tower of 12 layers",
-        ("train_step.py --rounds 2",),
+        ("train_step.py --repeats 3 --rounds 1",),
         peer=True,
     ),
     "micro_batches": Benchmark(
@@ -64,26 +64,26 @@ BENCHMARKS = {
     ),
     "batch": Benchmark(
         "A training step, over the batch",
-        ("train_step.py --grow batch 16 32 64 128 256 --repeats 3 --rounds 1",),
+        ("train_step.py --grow batch 16 64 256 --repeats 2 --rounds 1",),
         ("train_step.py --grow batch 2 4 --repeats 1 --rounds 1",),
         peer=True,
         growth=("batch", *COST),
     ),
     "tokens": Benchmark(
         "A training step, over the tokens of a text",
-        ("train_step.py --grow tokens 8 16 32 64 --repeats 3 --rounds 1",),
+        ("train_step.py --grow tokens 8 16 32 --repeats 2 --rounds 1",),
         peer=True,
         growth=("tokens", *COST),
     ),
     "tower": Benchmark(
         "A training step, over the width of the text tower",
-        ("train_step.py --grow width 192 384 768 1024 --repeats 3 --rounds 1",),
+        ("train_step.py --grow width 256 512 1024 --repeats 2 --rounds 1",),
         peer=True,
         growth=("width", *COST),
     ),
     "features_encode": Benchmark(
         "Encoding images with a ViT-B/32",
-        ("features.py encode --batch 32 --repeats 3 --rounds 2",),
+        ("features.py encode --batch 32 --repeats 3 --rounds 1",),
         peer=True,
     ),
     "features_step": Benchmark(
@@ -93,7 +93,7 @@ BENCHMARKS = {
     ),
     "features_fit": Benchmark(
         "`fit` from the cache, and from tensors in memory",
-        ("features.py fit --sizes Ti --pairs 6400 --repeats 2 --rounds 1",),
+        ("features.py fit --sizes Ti --pairs 3200 --repeats 2 --rounds 1",),
     ),
     "features_read": Benchmark(
         "Reading cached features, over their number",
@@ -107,7 +107,7 @@ BENCHMARKS = {
     ),
     "input_pipeline": Benchmark(
         "The input pipeline, images a second on one core",
-        ("input_pipeline.py --rounds 3",),
+        ("input_pipeline.py --records 2560 --rounds 2",),
         ("input_pipeline.py --records 80 --batch 8 --warm-up 2 --rounds 1",),
     ),
     "retrieval": Benchmark(
@@ -124,13 +124,13 @@ BENCHMARKS = {
     ),
     "duplicates": Benchmark(
         "Near-duplicates, over the number of images",
-        tuple(f"duplicates.py --images {n}" for n in (20_000, 40_000, 80_000)),
+        tuple(f"duplicates.py --images {n}" for n in (10_000, 20_000, 40_000)),
         growth=("images", "seconds", "peak_mb"),
     ),
-    "checkpoints": Benchmark("Loading a released checkpoint", ("checkpoints.py --rounds 2",)),
+    "checkpoints": Benchmark("Loading a released checkpoint", ("checkpoints.py --rounds 1",)),
     "serving": Benchmark(
         "Requests to an artifact, beside the bare forward pass",
-        ("serving.py --batches 1 8 32",),
+        ("serving.py --batches 1 8 32 --repeats 9",),
     ),
 }
 
