@@ -33,7 +33,12 @@ def test_site_builds(tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     pages = "".join(page.read_text() for page in (tmp_path / "api").rglob("index.html"))
-    missing = [name for name in public_names() if f'id="{name}"' not in pages]
+    # A function whose file has its name (t5_encoder) goes by both.
+    missing = [
+        name
+        for name in public_names()
+        if f'id="{name}"' not in pages and f'id="{name}.{name.split(".")[-1]}"' not in pages
+    ]
     assert not missing
     # What the scaling page takes from the benchmarks.
     scaling = (tmp_path / "scaling" / "index.html").read_text()
