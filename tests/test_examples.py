@@ -103,6 +103,7 @@ def test_prepare_data(photos, form, tmp_path):
         ("loss", "--batches 16 --dims 8 --dtypes bfloat16 --replicas 1 2", 5),
         ("duplicates", "--images 6000", 4),
         ("train_step", "--batch 4 --rounds 1", 3),
+        ("train_step", "--batch 4 --rounds 1 --grow tokens 8", 1),
         ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1", 1),
     ],
 )

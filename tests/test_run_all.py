@@ -70,6 +70,23 @@ def test_results_are_kept(run_all, tmp_path, monkeypatch):
     assert len(measured) == 5
 
 
+def test_the_others_run_when_one_fails(run_all, tmp_path, monkeypatch):
+    def fails(commands, peer):
+        if "train_step" in commands[0]:
+            raise subprocess.CalledProcessError(1, "train_step.py")
+        return made(commands, peer)
+
+    monkeypatch.setattr(run_all, "measure", fails)
+    arguments = f"run_all.py --only batch loss --output {tmp_path / 'all'}"
+    monkeypatch.setattr(sys, "argv", arguments.split())
+    with pytest.raises(SystemExit, match=r"batch: Command 'train_step.py' returned"):
+        run_all.main()
+    assert not (tmp_path / "all" / "batch.json").exists()
+    assert (tmp_path / "all" / "loss.json").exists() and "0.016" in (
+        tmp_path / "all.md"
+    ).read_text()
+
+
 def test_page(run_all, tmp_path):
     benchmark = run_all.BENCHMARKS["batch"]
     text = run_all.page.section("batch", benchmark, (), made(["x.py --y"], "other"), tmp_path)

@@ -48,7 +48,8 @@ def keras_lit_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Ca
             4 * case["width"],
             case["width"] // HEAD_WIDTH,
             pooling="last",
-        )
+        ),
+        sequence_length=case["tokens"],
     )
     model = keras_lit.LiT(keras_lit.ImageTower(images), text, "LU")
     model.compile(
