@@ -127,6 +127,11 @@ BENCHMARKS = {
         tuple(f"duplicates.py --images {n}" for n in (10_000, 20_000, 40_000)),
         growth=("images", "seconds", "peak_mb"),
     ),
+    "import_time": Benchmark(
+        "`import keras_lit`, beside `import keras_nlp`",
+        ("import_time.py --rounds 5",),
+        ("import_time.py --rounds 1",),
+    ),
     "checkpoints": Benchmark("Loading a released checkpoint", ("checkpoints.py --rounds 1",)),
     "serving": Benchmark(
         "Requests to an artifact, beside the bare forward pass",
