@@ -47,7 +47,7 @@ class Benchmark(NamedTuple):
 COST = ("seconds", "growth_mb")
 BENCHMARKS = {
     "loss": Benchmark(
-        "The contrastive loss with its text-side gradient, over the batch",
+        "The contrastive loss and its gradient, over the batch (plain: all logits at once)",
         ("loss.py --batches 1024 4096 16384",),
         ("loss.py --losses softmax --batches 16 32 --dims 8 --repeats 1",),
         peer=True,
