@@ -16,6 +16,14 @@ RUN = {
     "python examples/serve/rest_client.py": "export/test_serving.py::test_rest_client",
     "python examples/serve/grpc_client.py": "export/test_serving.py::test_grpc_client",
     "python examples/zero_shot_released.py": "test_examples.py::test_zero_shot_released",
+    "python examples/multilingual.py": "test_examples.py::test_multilingual",
+    **{
+        f"python examples/studies/{name}.py": "test_studies.py::test_a_study_runs"
+        for name in (
+            "design_choices why_locked batch_size text_towers sequence_length image_towers "
+            "filters unlocking"
+        ).split()
+    },
     "python examples/train_multiworker.py": "test_examples.py::test_workers",
     "pip install -e '.[docs]' && mkdocs serve": "test_site.py::test_site_builds",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
@@ -57,6 +65,8 @@ def test_command_is_run_somewhere(path, line):
         source = (ROOT / script).read_text()
         if "parse_arguments()" in source and "from train_multiworker" in source:
             source += (ROOT / "examples" / "train_multiworker.py").read_text()
+        if "/studies/" in script:
+            source += (ROOT / "examples" / "studies" / "full.py").read_text()
         for option in re.findall(r"(?<=\s)--[a-z-]+", line.split(script)[1]):
             assert f'"{option}"' in source, f"{path.name}: {script} has no {option}"
 
@@ -73,7 +83,8 @@ def test_named_test_exists_and_names_the_script(command):
         assert command.split("&&")[1].split()[-1] in text
         return
     nodes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
-    words = ast.get_source_segment(text, nodes[function])
+    assert function in nodes
+    words = text if "studies" in name else ast.get_source_segment(text, nodes[function])
     program = "mkdocs" if "mkdocs" in command else pathlib.Path(command.split()[-1]).stem
     assert program in words
 
