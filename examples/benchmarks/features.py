@@ -3,6 +3,7 @@
     python examples/benchmarks/features.py encode --peer PYTHON   # ViT-B/32, images a second
     python examples/benchmarks/features.py step                   # cached and un-cached step
     python examples/benchmarks/features.py fit                    # cache and tensors in memory
+    python examples/benchmarks/features.py gap                    # float16 against float32 cache
     python examples/benchmarks/features.py read                   # pairs a second of width 768
     python examples/benchmarks/features.py stream --pairs 1000000 # memory, bytes a pair
 
@@ -21,15 +22,15 @@ from typing import Any
 
 import harness
 import numpy as np
-
-TOKENS, VOCABULARY, DIM = 16, 32_000, 768
+from synthetic import DIM, TOKENS, VOCABULARY, Tokens, write
 
 
 def run(case: harness.Case) -> dict[str, float]:
     """Measures one case in this process."""
-    return {"encode": encode, "step": step, "fit": fit, "read": read, "stream": stream}[
-        case["what"]
-    ](case)
+    return {
+        **{"encode": encode, "step": step, "fit": fit},
+        **{"gap": gap, "read": read, "stream": stream},
+    }[case["what"]](case)
 
 
 def encode(case: harness.Case) -> dict[str, float]:
@@ -136,6 +137,47 @@ def fit(case: harness.Case) -> dict[str, float]:
     }
 
 
+def gap(case: harness.Case) -> dict[str, float]:
+    """What storing features as float16 does to training, beside a float32 cache of the same ones.
+
+    loss_gap: the largest relative difference between the losses of an epoch. weights_gap: the
+    distance between the weights at the end, relative to the way they went in training.
+    """
+    import keras
+
+    import keras_lit
+
+    losses, weights = [], []
+    start = time.perf_counter()
+    for dtype in ("float32", "float16"):
+        with tempfile.TemporaryDirectory() as directory:
+            write(pathlib.Path(directory), case["pairs"], tokens=True, dtype=dtype)
+            pairs = keras_lit.features.load(directory, text_preprocessor=Tokens())
+            keras.utils.set_random_seed(0)
+            model = keras_lit.LiT(
+                keras_lit.ImageTower.from_features(DIM),
+                keras_lit.TextTower.from_size(case["size"], vocabulary_size=VOCABULARY),
+            )
+            model.compile(keras_lit.optimizers.Adafactor(1e-3))
+            before = flat(model)
+            history = model.fit(pairs.batch(case["batch"]), epochs=case["epochs"], verbose=0)
+        losses.append(np.array(history.history["loss"]))
+        weights.append(flat(model))
+    way = np.linalg.norm(weights[0] - before)
+    return {
+        "seconds": time.perf_counter() - start,
+        "first_loss": losses[0][0],
+        "last_loss": losses[0][-1],
+        "loss_gap": np.abs(losses[1] / losses[0] - 1).max(),
+        "weights_gap": np.linalg.norm(weights[1] - weights[0]) / way,
+    }
+
+
+def flat(model: Any) -> np.ndarray:
+    """All weights that train, as one vector."""
+    return np.concatenate([np.ravel(weight) for weight in model.trainable_weights])
+
+
 def read(case: harness.Case) -> dict[str, float]:
     """All pairs of a cache in batches, with and without a shuffle."""
     import keras_lit
@@ -210,61 +252,15 @@ def lit(tower: Any, width: int) -> Any:
     return model
 
 
-class Tokens:
-    """Stands for a text preprocessor: the token ids of `write` come from none."""
-
-    def get_config(self) -> dict[str, Any]:
-        return {}
-
-
-def write(
-    directory: pathlib.Path, pairs: int, tokens: bool = False, watch: list[float] | None = None
-) -> int:
-    """Writes synthetic features with the real writer; returns their size in bytes."""
-    from keras_lit import fingerprints
-    from keras_lit.features import manifests, tfrecords
-
-    shards = max(1, pairs // 50_000)
-    plan = {
-        **{"split": "train", "dtype": "float16", "views": 1, "seed": 0, "shards": shards},
-        **{"format": manifests.FORMAT, "dim": DIM, "pairs": pairs, "batch_size": 1},
-        "fields": {"text": {"dtype": "string", "shape": []}},
-        "tokens": None,
-        "tower": {},
-        "augmentation": None,
-        "first_input": 0,
-    }
-    if tokens:
-        preprocessor = fingerprints.of_preprocessor(Tokens())
-        plan["tokens"] = {"length": TOKENS, "preprocessor": preprocessor}
-    manifests.agree_on_plan(directory, plan)
-    rng = np.random.default_rng(0)
-    features = tfrecords.tfds_features(plan)
-
-    def rows(start: int, stop: int) -> Any:
-        for i in range(start, stop):
-            row = {"image_features": rng.normal(size=DIM).astype("float16")}
-            row["text"] = f"a caption of a usual length, with the number {i}"
-            if tokens:
-                row["token_ids"] = rng.integers(1, VOCABULARY, TOKENS).astype("int32")
-            if watch is not None and i % 10_000 == 0:
-                watch.append(harness._memory("VmRSS"))
-            yield row
-
-    for shard in range(shards):
-        edges = (pairs * i // shards for i in (shard, shard + 1))
-        notes = {"skipped": [], "last_input": 0}
-        tfrecords.write(directory, plan, features, shard, rows(*edges), notes)
-    return manifests.finish(directory, plan, features)["bytes"]
-
-
 def main() -> None:
     """Runs the cases, prints the table, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=["encode", "step", "fit", "read", "stream"])
+    names = ["encode", "step", "fit", "gap", "read", "stream"]
+    parser.add_argument("what", nargs="?", choices=names)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=50_000)
-    parser.add_argument("--sizes", nargs="+", default=["S", "B"], help="text towers of fit")
+    parser.add_argument("--sizes", nargs="+", default=["S", "B"], help="text towers of fit, gap")
+    parser.add_argument("--epochs", type=int, default=5, help="of gap")
     parser.add_argument("--towers", nargs="+", default=["B/32", "L/16"], help="of step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -272,6 +268,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/features.json"))
     args = parser.parse_args([] if "--case" in sys.argv else None)
     common = {"what": args.what, "repeats": args.repeats, "library": "keras_lit"}
+    sizes = {"pairs": args.pairs, "batch": args.batch}
     cases = {
         "encode": [
             {**common, "library": library, "tower": "B/32", "dtype": dtype, "batch": args.batch}
@@ -285,10 +282,10 @@ def main() -> None:
             for tower in args.towers
             for cached in (True, False)
         ],
-        "fit": [
-            {**common, "size": size, "pairs": args.pairs, "batch": args.batch}
-            for size in args.sizes
-        ],
+        **{
+            name: [{**common, **sizes, "size": size, "epochs": args.epochs} for size in args.sizes]
+            for name in ("fit", "gap")
+        },
         "read": [{**common, "pairs": args.pairs, "shuffle": shuffle} for shuffle in (False, True)],
         "stream": [{**common, "pairs": args.pairs}],
     }[args.what or "read"]

@@ -100,9 +100,15 @@ def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.nda
             f"`batch_size` should be a multiple of the {replicas} replicas. Received: {batch_size}."
         )
 
+    weights = _weights_in_compute_dtype(tower)
+
     @tf.function
     def encode(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tower.features(images), tf.float32)
+        scope = keras.StatelessScope()
+        for weight, cast in weights:
+            scope.add_update((weight, tf.convert_to_tensor(cast)))
+        with scope:
+            return tf.cast(tower.features(images), tf.float32)
 
     def encode_batch(images: np.ndarray) -> np.ndarray:
         missing = batch_size - len(images)
@@ -111,6 +117,20 @@ def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.nda
         return distribution.on_replicas(encode, tf.constant(images))[: batch_size - missing]
 
     return encode_batch
+
+
+def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, tf.Variable]]:
+    """Copies of the weights of layers that compute in 16 bits, which else cast them every batch."""
+    found = []
+    for layer in tower._flatten_layers():
+        dtype = tf.as_dtype(layer.compute_dtype)
+        if layer.autocast and dtype in (tf.bfloat16, tf.float16):
+            for weight in (*layer._trainable_variables, *layer._non_trainable_variables):
+                if weight._autocast and weight.dtype == "float32":
+                    found.append(
+                        (weight, tf.Variable(tf.cast(weight.value, dtype), trainable=False))
+                    )
+    return found
 
 
 class Rows:

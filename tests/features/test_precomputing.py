@@ -7,16 +7,18 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_lit
-from keras_lit.features import precomputing
+from keras_lit.features import encoding, precomputing
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from tests.features import small
 from tests.features.small import files, make_pairs, make_tower, precompute
+from tests.small import mirrored
 
 ROOT = small.pathlib.Path(__file__).parent.parent.parent
 
@@ -37,6 +39,35 @@ def test_tensorflow_datasets_reads_it(whole):
     features = np.stack([row["image_features"] for row in rows])
     assert features.dtype == np.float16
     np.testing.assert_allclose(features, small.expected_features(make_tower()), atol=2e-3)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_weights_are_cast_once_where_layers_compute_in_16_bits(replicas):
+    """The same bits as when each batch casts them; norms and float32 layers keep theirs."""
+    pixels = np.random.default_rng(0).normal(size=[4, 8, 8, 3]).astype("float32")
+    keras.utils.set_random_seed(0)
+    strategy = mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
+    with strategy.scope():
+        layers = [
+            keras.Input([8, 8, 3]),
+            keras.layers.Conv2D(5, 3, dtype="mixed_bfloat16"),
+            keras.layers.BatchNormalization(dtype="mixed_bfloat16"),
+            keras.layers.Conv2D(4, 3, dtype="float32"),
+            keras.layers.LayerNormalization(dtype="mixed_bfloat16"),
+        ]
+        tower = keras_lit.ImageTower(
+            keras.Sequential(layers), preprocessor=ImagePreprocessor(8), projection_dim=3
+        )
+        for weight in tower.weights:
+            weight.assign(weight + np.random.default_rng(1).uniform(0, 1, weight.shape))
+        before = tower.get_weights()
+        expected = tf.function(tower.features)(pixels).numpy()
+        found = encoding.encoder(tower, 4)(pixels)
+        cast = [weight for weight, _ in encoding._weights_in_compute_dtype(tower)]
+    np.testing.assert_array_equal(found, expected.astype("float32"))
+    for weight, old in zip(tower.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    assert [weight.path for weight in cast] == [weight.path for weight in layers[1].weights]
 
 
 def test_manifest(whole):

@@ -1,0 +1,61 @@
+"""A cache of synthetic features, written by the real writer."""
+
+import pathlib
+from typing import Any
+
+import harness
+import numpy as np
+
+TOKENS, VOCABULARY, DIM = 16, 32_000, 768
+
+
+class Tokens:
+    """Stands for a text preprocessor: the token ids of `write` come from none."""
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+def write(
+    directory: pathlib.Path,
+    pairs: int,
+    tokens: bool = False,
+    watch: list[float] | None = None,
+    dtype: str = "float16",
+) -> int:
+    """Writes the same features each time, stored as `dtype`; returns their size in bytes."""
+    from keras_lit import fingerprints
+    from keras_lit.features import manifests, tfrecords
+
+    shards = max(1, pairs // 50_000)
+    plan = {
+        **{"split": "train", "dtype": dtype, "views": 1, "seed": 0, "shards": shards},
+        **{"format": manifests.FORMAT, "dim": DIM, "pairs": pairs, "batch_size": 1},
+        "fields": {"text": {"dtype": "string", "shape": []}},
+        "tokens": None,
+        "tower": {},
+        "augmentation": None,
+        "first_input": 0,
+    }
+    if tokens:
+        preprocessor = fingerprints.of_preprocessor(Tokens())
+        plan["tokens"] = {"length": TOKENS, "preprocessor": preprocessor}
+    manifests.agree_on_plan(directory, plan)
+    rng = np.random.default_rng(0)
+    features = tfrecords.tfds_features(plan)
+
+    def rows(start: int, stop: int) -> Any:
+        for i in range(start, stop):
+            row = {"image_features": rng.normal(size=DIM).astype(dtype)}
+            row["text"] = f"a caption of a usual length, with the number {i}"
+            if tokens:
+                row["token_ids"] = rng.integers(1, VOCABULARY, TOKENS).astype("int32")
+            if watch is not None and i % 10_000 == 0:
+                watch.append(harness._memory("VmRSS"))
+            yield row
+
+    for shard in range(shards):
+        edges = (pairs * i // shards for i in (shard, shard + 1))
+        notes = {"skipped": [], "last_input": 0}
+        tfrecords.write(directory, plan, features, shard, rows(*edges), notes)
+    return manifests.finish(directory, plan, features)["bytes"]
