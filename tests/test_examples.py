@@ -183,7 +183,6 @@ def test_features(photos, tmp_path):
     [
         ("read --pairs 600 --repeats 1", ["pairs_per_second"]),
         ("fit --pairs 16 --batch 8 --sizes Ti --repeats 1", ["ratio"]),
-        ("gap --pairs 16 --batch 8 --sizes Ti --epochs 1", ["loss_gap", "weights_gap"]),
         ("stream --pairs 6000 --repeats 2", ["bytes_per_pair", "writing_growth", "reading_growth"]),
         ("step --batch 2 --towers Ti/32 --repeats 1", ["pairs_per_second"]),
     ],
