@@ -166,10 +166,10 @@ def gap(case: harness.Case) -> dict[str, float]:
     way = np.linalg.norm(weights[0] - before)
     return {
         "seconds": time.perf_counter() - start,
-        "first_loss": losses[0][0],
-        "last_loss": losses[0][-1],
-        "loss_gap": np.abs(losses[1] / losses[0] - 1).max(),
-        "weights_gap": np.linalg.norm(weights[1] - weights[0]) / way,
+        "first_loss": float(losses[0][0]),
+        "last_loss": float(losses[0][-1]),
+        "loss_gap": float(np.abs(losses[1] / losses[0] - 1).max()),
+        "weights_gap": float(np.linalg.norm(weights[1] - weights[0]) / way),
     }
 
 
