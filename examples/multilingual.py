@@ -1,14 +1,16 @@
 """Trains one text tower for all languages of Tux Paint's stamps, and one for English alone.
 
-    python examples/multilingual.py                     # some minutes on two cores
-    python examples/multilingual.py --layers 1 --learning-rate 1e-3 --epochs 200   # a transformer
+    python examples/multilingual.py                           # half an hour on two cores
+    python examples/multilingual.py --layers 0 --epochs 400   # these, without a choice
 
 The locked image tower, EfficientNet-Lite0, is run once; its head takes the mean of the training
 pictures away and evens their directions out, and is locked too. The text towers start from scratch,
 each with a SentencePiece vocabulary of the training captions; in each epoch a picture goes with its
-caption in a language drawn anew. With 773 pictures a tower of no transformer layers (the mean of
-the embeddings of a text's pieces) is the default. Writes to --output: metrics.json,
-multilingual.keras and languages.png.
+caption in a language drawn anew. Where --layers or --epochs are several, a fifth of the training
+pictures is held out to choose by, for each of the two towers: the layers first (0 is the mean of
+the embeddings of a text's pieces), then the epochs; the chosen are trained once more, on all. The
+test pictures are looked at once, in the end. Writes to --output: trials.json (a run that was killed
+does not try these again), metrics.json, multilingual.keras, english_only.keras, languages.png.
 """
 
 import argparse
@@ -29,6 +31,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 ENGLISH = "en"
+RECALL = "validation_recall@10"
 
 
 def main() -> None:
@@ -39,25 +42,27 @@ def main() -> None:
     start = time.perf_counter()
     image_tower = keras_lit.pretrained.efficientnet_lite0(resize="pad", antialias=True)
     train, test = (read(args.data_dir, split, image_tower) for split in ("train", "test"))
-    add_whitening_head(image_tower, train["features"])
     counts = {
         language: sum(language in captions for captions in train["captions"] + test["captions"])
         for language in sorted({name for captions in train["captions"] for name in captions})
     }
     seconds = {"features": time.perf_counter() - start}
-    results, models = {}, {}
+    results, choices = {}, {}
     for name, languages, size in (
         ("multilingual", list(counts), args.vocabulary_size),
         ("english_only", [ENGLISH], 8_000),
     ):
         start = time.perf_counter()
-        models[name] = train_tower(image_tower, train, languages, size, args)
+        choices[name] = choose(image_tower, train, languages, size, counts, args)
+        settings = choices[name]["chosen"]
+        model = train_tower(image_tower, train, languages, size, settings, args)
         seconds[name] = time.perf_counter() - start
-        results[name] = evaluate(models[name], test, languages)
+        results[name] = evaluate(model, test, languages)
+        model.save(args.output / f"{name}.keras")
     metrics = summary(results, counts, args.at_least)
-    metrics |= {"seconds": seconds, "settings": {k: str(v) for k, v in vars(args).items()}}
+    metrics |= {"choices": choices, "seconds": seconds}
+    metrics["settings"] = {k: str(v) for k, v in vars(args).items()}
     (args.output / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    models["multilingual"].save(args.output / "multilingual.keras")
     plot(metrics, args.output / "languages.png")
     print(json.dumps({k: v for k, v in metrics.items() if k != "languages"}, indent=1))
 
@@ -68,9 +73,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/multilingual"))
     parser.add_argument("--data-dir", help="of the prepared stamps")
     parser.add_argument("--vocabulary-size", type=int, default=32_000)
-    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=400)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[200, 400, 800])
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument(
@@ -99,13 +104,64 @@ def read(data_dir: str | None, split: str, image_tower: keras_lit.ImageTower) ->
 def add_whitening_head(
     image_tower: keras_lit.ImageTower, features: np.ndarray, penalty: float = 3.0
 ) -> None:
-    """A linear head after which the training pictures have mean 0 and more even directions."""
-    centred = features - features.mean(axis=0)
-    variances, directions = np.linalg.eigh(centred.T @ centred / len(features))
-    deviations = np.sqrt(np.maximum(variances, 0) + penalty * variances.mean())
-    kernel = directions / deviations @ directions.T
+    """A linear head after which the training pictures have mean 0 and more even directions.
+
+    The penalty is the quickstart's, which cross-validation on the training pictures chose.
+    """
+    mean, kernel = keras_lit.data.whitening_kernel(features, penalty)
     image_tower.add_head(kernel.shape[1])
-    image_tower.head.set_weights([kernel, -features.mean(axis=0) @ kernel])
+    image_tower.head.set_weights([kernel, -mean @ kernel])
+
+
+def choose(
+    image_tower: keras_lit.ImageTower,
+    train: dict[str, Any],
+    languages: list[str],
+    vocabulary_size: int,
+    counts: dict[str, int],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """The layers, then the epochs that are best for a held-out fifth; {"chosen", "trials"}."""
+    candidates = {"layers": args.layers, "epochs": args.epochs}
+    chosen = {name: values[0] for name, values in candidates.items()}
+    trials: list[dict[str, float]] = []
+    if all(len(values) == 1 for values in candidates.values()):
+        return {"chosen": chosen, "trials": trials}
+    held_out = np.random.default_rng(args.seed).permutation(len(train["captions"])) % 5 == 0
+    fitting, validation = (part(train, rows) for rows in (~held_out, held_out))
+
+    file = args.output / "trials.json"
+    done = json.loads(file.read_text()) if file.exists() else []
+    same = {name: getattr(args, name) for name in ("width", "batch_size", "learning_rate", "seed")}
+    same |= {"languages": len(languages), "vocabulary_size": vocabulary_size}
+
+    def recall(settings: dict[str, int]) -> float:
+        trial = {**same, **settings}
+        known = [each[RECALL] for each in done if trial.items() <= each.items()]
+        if known:
+            found = known[0]
+        else:
+            model = train_tower(image_tower, fitting, languages, vocabulary_size, settings, args)
+            found = mean_recall(evaluate(model, validation, languages), counts, args.at_least)
+            done.append({**trial, RECALL: found})
+            file.write_text(json.dumps(done, indent=1))
+        trials.append({**settings, RECALL: found})
+        print(trials[-1], flush=True)
+        return found
+
+    best = recall(chosen)
+    for name, values in candidates.items():
+        for value in values[1:]:
+            settings = {**chosen, name: value}
+            if (found := recall(settings)) > best:
+                best, chosen = found, settings
+    return {"chosen": chosen, "trials": trials}
+
+
+def part(pictures: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """The pictures where [pictures] `rows` is True."""
+    captions = [each for each, wanted in zip(pictures["captions"], rows, strict=True) if wanted]
+    return {"features": pictures["features"][rows], "captions": captions}
 
 
 def train_tower(
@@ -113,9 +169,11 @@ def train_tower(
     train: dict[str, Any],
     languages: list[str],
     vocabulary_size: int,
+    settings: dict[str, int],
     args: argparse.Namespace,
 ) -> keras_lit.LiT:
     """A LiT whose text tower knows these languages."""
+    add_whitening_head(image_tower, train["features"])
     texts = [
         captions[name] for captions in train["captions"] for name in languages if name in captions
     ]
@@ -123,10 +181,12 @@ def train_tower(
         texts, vocabulary_size, character_coverage=1.0
     )
     text_tower = keras_lit.TextTower(
-        backbone(tokenizer.vocabulary_size(), args), tokenizer, pooling="mean"
+        backbone(tokenizer.vocabulary_size(), settings["layers"], args.width),
+        tokenizer,
+        pooling="mean",
     )
     model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=8.0, lock_heads=True)
-    steps = args.epochs * (len(train["captions"]) // args.batch_size)
+    steps = settings["epochs"] * len(train["captions"]) // args.batch_size
     schedule = keras_lit.optimizers.WarmupSchedule(args.learning_rate, steps, steps // 20)
     model.compile(keras.optimizers.AdamW(schedule, weight_decay=0.05))
     examples = tf.data.Dataset.from_tensor_slices(
@@ -142,26 +202,24 @@ def train_tower(
         examples.shuffle(len(train["captions"]), seed=args.seed).repeat(), languages, args.seed
     )
     # Few long rounds: Keras starts each with a new iterator, for so few pairs half of the time.
-    rounds = min(8, args.epochs)
+    rounds = min(8, settings["epochs"])
     model.fit(
         pairs.batch(args.batch_size), epochs=rounds, steps_per_epoch=steps // rounds, verbose=2
     )
     return model
 
 
-def backbone(vocabulary_size: int, args: argparse.Namespace) -> keras.Model:
+def backbone(vocabulary_size: int, layers: int, width: int) -> keras.Model:
     """A transformer whose layers begin as nothing, or (0 layers) an embedding for each piece."""
     initial = keras.initializers.RandomNormal(stddev=0.02)
-    if args.layers == 0:
+    if layers == 0:
         token_ids = keras.Input([None], dtype="int32")
-        x = keras.layers.Embedding(vocabulary_size, args.width, initial)(token_ids)
+        x = keras.layers.Embedding(vocabulary_size, width, initial)(token_ids)
         return keras.Model(token_ids, keras.layers.Dropout(0.1, (None, None, 1))(x))
     model = keras_lit.backbones.TextTransformer(
-        vocabulary_size, 16, args.width, args.layers, 4 * args.width, args.width // 64, dropout=0.1
+        vocabulary_size, 16, width, layers, 4 * width, width // 64, dropout=0.1
     )
-    model.token_embedding.embeddings.assign(
-        0.02 * args.width**0.5 * model.token_embedding.embeddings
-    )
+    model.token_embedding.embeddings.assign(0.02 * width**0.5 * model.token_embedding.embeddings)
     for layer in model.layers:
         if isinstance(layer, keras_lit.backbones.text_transformer.TransformerBlock):
             for last in (layer._self_attention_layer.output_dense, layer._feedforward_output_dense):
@@ -187,18 +245,25 @@ def recall_at_10(recalls: dict[str, float]) -> float:
     return 100 * float(np.mean([recalls[way] for way in ways]))
 
 
+def mean_recall(
+    recalls: dict[str, dict[str, float]], counts: dict[str, int], at_least: int
+) -> float:
+    """The mean of `recall_at_10` over the languages with many captions."""
+    large = [name for name in recalls if counts[name] >= at_least]
+    return float(np.mean([recall_at_10(recalls[name]) for name in large]))
+
+
 def summary(
     results: dict[str, dict[str, dict[str, float]]], counts: dict[str, int], at_least: int
 ) -> dict[str, Any]:
     """Averages over the languages with many captions, beside English's own."""
     recalls = results["multilingual"]
-    large = [name for name in recalls if counts[name] >= at_least]
-    mean = float(np.mean([recall_at_10(recalls[name]) for name in large]))
+    mean = mean_recall(recalls, counts, at_least)
     english = recall_at_10(recalls[ENGLISH])
     return {
         "recall@10": {
             "mean": mean,
-            "languages": len(large),
+            "languages": sum(counts[name] >= at_least for name in recalls),
             "english": english,
             "english_only_tower": recall_at_10(results["english_only"][ENGLISH]),
             "mean_to_english": mean / english,

@@ -243,22 +243,18 @@ def canonical_heads(
 
     The penalties are multiples of the mean variance; cross-validation on "train" chose them.
     """
-    centred, whiteners = [], []
-    for rows, penalty in ((images, image_penalty), (texts, text_penalty)):
-        centred.append(rows - rows.mean(axis=0))
-        variances, directions = np.linalg.eigh(centred[-1].T @ centred[-1] / len(rows))
-        deviations = np.sqrt(np.maximum(variances, 0) + penalty * variances.mean())
-        whiteners.append(directions / deviations @ directions.T)
-    cross = whiteners[0] @ (centred[0].T @ centred[1] / len(images)) @ whiteners[1]
+    (image_mean, image_kernel), (text_mean, text_kernel) = (
+        keras_lit.data.whitening_kernel(rows, penalty)
+        for rows, penalty in ((images, image_penalty), (texts, text_penalty))
+    )
+    covariance = (images - image_mean).T @ (texts - text_mean) / len(images)
+    cross = image_kernel @ covariance @ text_kernel
     left, correlations, right = np.linalg.svd(cross, full_matrices=False)
-    kernels = [
-        whitener @ rotation * correlations
-        for whitener, rotation in zip(whiteners, (left, right.T), strict=True)
-    ]
-    return [
-        (kernel, -rows.mean(axis=0) @ kernel)
-        for kernel, rows in zip(kernels, (images, texts), strict=True)
-    ]
+    heads = (
+        (image_mean, image_kernel @ left * correlations),
+        (text_mean, text_kernel @ right.T * correlations),
+    )
+    return [(kernel, -mean @ kernel) for mean, kernel in heads]
 
 
 def fit(

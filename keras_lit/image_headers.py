@@ -33,8 +33,7 @@ def check_size(contents: tf.Tensor) -> tf.Tensor:
     >>> check_size(png) == png
     <tf.Tensor: shape=(), dtype=bool, numpy=True>
     """
-    start = tf.strings.join([tf.strings.substr(contents, 0, 32), tf.constant(b"\0" * 32)])
-    head = tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)[:32]
+    head = header(contents)
     formats = {b"\x89PNG": _png, b"\xff\xd8\xff": _jpeg, b"GIF8": _gif, b"BM": _bmp, b"RIFF": _webp}
     matches = [
         tf.reduce_all(head[: len(magic)] == tf.constant(list(magic), tf.int64)) for magic in formats
@@ -52,8 +51,19 @@ def check_size(contents: tf.Tensor) -> tf.Tensor:
         return tf.identity(contents)
 
 
+def header(contents: tf.Tensor) -> tf.Tensor:
+    """The first 32 bytes of a file, zeros where it ends: scalar string -> [32] int64."""
+    start = tf.strings.join([tf.strings.substr(contents, 0, 32), tf.constant(b"\0" * 32)])
+    return tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)[:32]
+
+
+def png_size(head: tf.Tensor) -> tf.Tensor:
+    """Height and width by a PNG's `header`: [32] int64 -> [2] int64."""
+    return tf.stack([_number(head[20:24][::-1]), _number(head[16:20][::-1])])
+
+
 def _png(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return _number(head[16:20][::-1]) * _number(head[20:24][::-1]), contents
+    return tf.reduce_prod(png_size(head)), contents
 
 
 def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

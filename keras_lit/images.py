@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lit.image_headers import check_size
+from keras_lit.image_headers import check_size, header, png_size
 
 Function = Callable[[tf.Tensor], Any]
 
@@ -105,20 +105,14 @@ def image_size(image: tf.Tensor) -> tf.Tensor:
     """
     if image.dtype != tf.string:
         return tf.shape(image)[-3:-1]
-    start = tf.strings.substr(image, 0, 24)
-
-    def of_png() -> tf.Tensor:
-        # The header's width and height, big-endian.
-        sides = tf.io.decode_raw(tf.strings.substr(start, 16, 8), tf.int32, little_endian=False)
-        return tf.ensure_shape(sides, [2])[::-1]
-
+    start = tf.strings.substr(image, 0, 4)
     return tf.case(
         [
             (
                 tf.strings.substr(start, 0, 3) == b"\xff\xd8\xff",
                 lambda: tf.io.extract_jpeg_shape(image)[:2],
             ),
-            (tf.strings.substr(start, 0, 4) == b"\x89PNG", of_png),
+            (start == b"\x89PNG", lambda: tf.cast(png_size(header(image)), tf.int32)),
         ],
         default=lambda: tf.shape(decode_image(image))[:2],
     )

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_lit.data import captions, duplicates, filters, mixtures, shards, statistics, yfcc
 from keras_lit.data.sources import image_text_pairs
+from keras_lit.data.whitening import whitening_kernel
 
 if TYPE_CHECKING:
     from keras_lit.data.tux_paint import TuxPaintStamps
@@ -20,6 +21,7 @@ __all__ = [
     "mixtures",
     "shards",
     "statistics",
+    "whitening_kernel",
     "yfcc",
 ]
 

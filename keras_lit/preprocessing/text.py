@@ -18,9 +18,9 @@ class TextPreprocessor(keras.layers.Layer):
 
     Text that is longer than `sequence_length` is cut. The three special tokens are "auto", an id,
     or None for none. "auto" asks the tokenizer: BERT's gives [CLS] and [SEP] around the text and
-    pads with [PAD]; a plain SentencePiece tokenizer follows LiT: no start and no end token, the
-    text cut to `sequence_length - 1` and padded with `</s>`, so that the last token always is
-    `</s>`. The released BERT LiT models want `end_token_id=None`.
+    pads with [PAD]; T5's gives `</s>` at the end; a plain SentencePiece tokenizer follows LiT: no
+    start and no end token, the text cut to `sequence_length - 1` and padded with `</s>`, so that
+    the last token always is `</s>`. The released BERT LiT models want `end_token_id=None`.
 
     Args:
         tokenizer: a keras-nlp tokenizer, or another Keras layer from strings to ragged token ids.
@@ -64,7 +64,9 @@ class TextPreprocessor(keras.layers.Layer):
         # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
         sticky = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
         if start_token_id == "auto":
-            start_token_id = getattr(tokenizer, "start_token_id", None)
+            # T5's start token is its decoder's.
+            encodes = not isinstance(tokenizer, keras_nlp.models.T5Tokenizer)
+            start_token_id = getattr(tokenizer, "start_token_id", None) if encodes else None
         if end_token_id == "auto":
             end_token_id = getattr(tokenizer, "end_token_id", None)
         if pad_token_id == "auto":
