@@ -61,8 +61,7 @@ class Stamps:
 
 
 def features(image_tower: keras_lit.ImageTower, pixels: np.ndarray) -> np.ndarray:
-    """What a tower makes of preprocessed pictures. (`predict` would compile it with XLA, which runs
-    depthwise convolutions six times slower.)"""
+    """What a tower makes of preprocessed pictures."""
     compute = image_tower.inference()
     return np.concatenate(
         [compute(tf.constant(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
@@ -105,8 +104,7 @@ def bag_of_pieces(
 ) -> keras_lit.TextTower:
     """The multilingual example's tower of no layers: a vocabulary's embeddings, averaged."""
     tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 4_000, character_coverage=1.0)
-    shape = argparse.Namespace(layers=0, width=width)
-    backbone = multilingual.backbone(tokenizer.vocabulary_size(), shape)
+    backbone = multilingual.backbone(tokenizer.vocabulary_size(), 0, width)
     return keras_lit.TextTower(backbone, tokenizer, sequence_length, pooling="mean")
 
 
