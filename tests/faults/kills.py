@@ -70,24 +70,26 @@ JOBS = {"precompute": precompute, "train": train, "prepare": prepare}
 
 
 def kill_once(job, directory):
-    """Whether the job was killed, and had not come to its end before."""
+    """Whether the job was killed; else it has come to its end."""
     before = progress(directory)
     pid = run_child(job, directory)
     # Most kills come soon after a new file, some before one.
     early = time.time() + chance.uniform(0, 3) if chance.random() < 0.2 else float("inf")
     while progress(directory) == before and time.time() < early:
-        if os.waitpid(pid, os.WNOHANG)[0]:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            assert status == 0
             return False
         time.sleep(0.002)
     time.sleep(chance.uniform(0, 0.3))
     os.kill(pid, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    _, status = os.waitpid(pid, 0)
+    assert status in (0, signal.SIGKILL)
+    return status != 0
 
 
-def finish(job, directory, index):
-    """Runs the job to its end and puts its result away."""
-    _, status = os.waitpid(run_child(job, directory), 0)
-    assert status == 0
+def put_away(directory, index):
+    """The result of a job that has come to its end."""
     directory.rename(directory.with_name(f"{directory.name}-{index}"))
 
 
@@ -101,8 +103,9 @@ if __name__ == "__main__":
             killed += 1
             print(f"kill {killed}: {len(list(directory.rglob('*')))} files", flush=True)
         else:
-            finish(job, directory, finished)
+            put_away(directory, finished)
             finished += 1
     directory.mkdir(parents=True, exist_ok=True)
-    finish(job, directory, finished)
+    assert os.waitpid(run_child(job, directory), 0)[1] == 0
+    put_away(directory, finished)
     print(f"survived {killed} kills; finished {finished + 1} times")
