@@ -29,10 +29,7 @@ def main() -> None:
         tf.config.set_logical_device_configuration(cpu, devices)
     args = runner.parser(__doc__, image_size=224, rounds=1, epochs=60, tags=0.5).parse_args()
     image_tower, data = stamps.locked(args)
-    strategies = {
-        count: tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
-        for count in REPLICAS[1:]
-    }
+    strategies = {count: mirrored(count) for count in REPLICAS[1:]}
     variants = [f"global {batch}" for batch in BATCHES]
     variants += [f"local 256/{count}" for count in REPLICAS[1:]] + ["global 256/8"]
 
@@ -62,6 +59,16 @@ def main() -> None:
     results = runner.run("batch_size", args, variants, train)
     metrics = {"mean_recall": "mean of the six recalls, %", "zero_shot": "zero-shot accuracy, %"}
     runner.report("batch_size", args, results, metrics, x=None)
+
+
+def mirrored(count: int) -> tf.distribute.MirroredStrategy:
+    """A strategy over logical CPU devices."""
+
+    class Mirrored(tf.distribute.MirroredStrategy):
+        # Strategies over other devices in the same process must not share their groups' keys.
+        _collective_key_base = 100_000 * count
+
+    return Mirrored([f"CPU:{i}" for i in range(count)])
 
 
 if __name__ == "__main__":
