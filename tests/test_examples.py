@@ -187,6 +187,11 @@ def test_features(photos, tmp_path):
         ("fit --pairs 16 --batch 8 --sizes Ti --repeats 1", ["ratio"]),
         ("stream --pairs 6000 --repeats 2", ["bytes_per_pair", "writing_growth", "reading_growth"]),
         ("step --batch 2 --towers Ti/32 --repeats 1", ["pairs_per_second"]),
+        pytest.param(
+            "gap --pairs 16 --batch 8 --sizes Ti --epochs 1",
+            ["loss_gap", "weights_gap"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_benchmark_of_features(arguments, names, tmp_path):
