@@ -36,24 +36,16 @@ def main() -> None:
     def train(variant: str, seed: int) -> list[runner.Point]:
         kind, batch, count = *variant.replace("/", " ").split()[:2], variant.partition("/")[2]
         args.batch_size = int(batch)
-        captions = data.train["tagged"][data.parts(seed)[0]]
         strategy = strategies[int(count)] if count else tf.distribute.get_strategy()
         with strategy.scope():
             return stamps.best_rate(
                 data,
+                image_tower,
+                stamps.bag_of_pieces,
                 seed,
                 LEARNING_RATES,
-                lambda rate, measure: stamps.tune(
-                    data,
-                    image_tower,
-                    stamps.bag_of_pieces(captions),
-                    "LU",
-                    seed,
-                    rate,
-                    args,
-                    measure,
-                    local_loss=kind == "local",
-                ),
+                args,
+                local_loss=kind == "local",
             )
 
     results = runner.run("batch_size", args, variants, train)

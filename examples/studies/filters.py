@@ -28,15 +28,8 @@ def main() -> None:
     keep = {variant: kept(variant, data, args.similarity) for variant in VARIANTS}
 
     def train(variant: str, seed: int) -> list[runner.Point]:
-        some = data.only(keep[variant])
-        captions = some.train["tagged"][some.parts(seed)[0]]
         curve = stamps.best_rate(
-            some,
-            seed,
-            LEARNING_RATES,
-            lambda rate, measure: stamps.tune(
-                some, image_tower, stamps.bag_of_pieces(captions), "LU", seed, rate, args, measure
-            ),
+            data.only(keep[variant]), image_tower, stamps.bag_of_pieces, seed, LEARNING_RATES, args
         )
         return [{**point, "pictures": float(keep[variant].sum())} for point in curve]
 

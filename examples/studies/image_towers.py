@@ -42,23 +42,9 @@ def main() -> None:
         settings = dict(VARIANTS[variant])
         head = settings.pop("image_head", None)
         data = features(**settings)
-        captions = data.train["tagged"][data.parts(seed)[0]]
         image_tower = keras_lit.ImageTower.from_features(data.train["features"].shape[1])
         return stamps.best_rate(
-            data,
-            seed,
-            LEARNING_RATES,
-            lambda rate, measure: stamps.tune(
-                data,
-                image_tower,
-                stamps.bag_of_pieces(captions),
-                "LU",
-                seed,
-                rate,
-                args,
-                measure,
-                image_head=head,
-            ),
+            data, image_tower, stamps.bag_of_pieces, seed, LEARNING_RATES, args, image_head=head
         )
 
     results = runner.run("image_towers", args, VARIANTS, train)

@@ -62,10 +62,7 @@ class Stamps:
 
 def features(image_tower: keras_lit.ImageTower, pixels: np.ndarray) -> np.ndarray:
     """What a tower makes of preprocessed pictures."""
-    compute = image_tower.inference()
-    return np.concatenate(
-        [compute(tf.constant(pixels[i : i + 32])) for i in range(0, len(pixels), 32)]
-    )
+    return image_tower.predict(pixels, batch_size=32, verbose=0)
 
 
 def _read(builder: Any, split: str, tower: keras_lit.ImageTower, limit: int | None) -> dict:
@@ -252,27 +249,38 @@ def tune(
 
 def best_rate(
     data: Stamps,
+    image_tower: keras_lit.ImageTower,
+    make_text_tower: Callable[[np.ndarray], keras_lit.TextTower],
     seed: int,
     learning_rates: Iterable[float],
-    train: Callable[[float, Callable[[keras_lit.LiT], dict[str, float]]], list[dict[str, float]]],
+    args: argparse.Namespace,
+    **options: Any,
 ) -> list[dict[str, float]]:
-    """The curve of the learning rate that retrieves best on the validation part; locked towers.
+    """`tune`s a new text tower for a locked image tower with each of the learning rates.
 
     Args:
         data: with features.
-        seed: of the parts.
+        image_tower: of `tune`, as are `seed` and `args`.
+        make_text_tower: (captions that are trained on) -> a new text tower.
+        seed: of the parts too.
         learning_rates: to compare.
-        train: (learning rate, what to measure) -> curve.
+        args: see `tune`.
+        **options: of `tune`.
+
+    Returns:
+        The curve of the learning rate that retrieves best on the validation part.
     """
-    validation = rows_of(data.train, data.parts(seed)[1])
+    training, held_out = data.parts(seed)
+    validation = rows_of(data.train, held_out)
 
     def measure_both(model: keras_lit.LiT) -> dict[str, float]:
-        held_out = measure(model, validation, True)["mean_recall"]
-        return {**measure(model, data.test, True), "validation": held_out}
+        recall = measure(model, validation, True)["mean_recall"]
+        return {**measure(model, data.test, True), "validation": recall}
 
     curves = []
     for rate in learning_rates:
-        curve = train(rate, measure_both)
+        text_tower = make_text_tower(data.train["tagged"][training])
+        curve = tune(data, image_tower, text_tower, "LU", seed, rate, args, measure_both, **options)
         curves.append([{**point, "learning_rate": rate} for point in curve])
     return max(curves, key=lambda curve: curve[-1]["validation"])
 

@@ -8,6 +8,8 @@ captions; and BERT as MiniLM, of which the lower half fits, was pretrained. The 
 locked; a tower trains with the best of LEARNING_RATES (on the validation part).
 """
 
+import functools
+
 import keras_nlp
 import runner
 import stamps
@@ -33,15 +35,8 @@ def main() -> None:
     image_tower, data = stamps.locked(args)
 
     def train(variant: str, seed: int) -> list[runner.Point]:
-        captions = data.train["tagged"][data.parts(seed)[0]]
-        return stamps.best_rate(
-            data,
-            seed,
-            LEARNING_RATES,
-            lambda rate, measure: stamps.tune(
-                data, image_tower, text_tower(variant, captions), "LU", seed, rate, args, measure
-            ),
-        )
+        make = functools.partial(text_tower, variant)
+        return stamps.best_rate(data, image_tower, make, seed, LEARNING_RATES, args)
 
     results = runner.run("text_towers", args, VARIANTS, train)
     runner.report("text_towers", args, results, stamps.TEST_METRICS, x=None)

@@ -91,10 +91,8 @@ def few_shot(model: keras_lit.LiT, data: stamps.Stamps, locked: bool) -> float:
         labels.append(np.array([known.index(names[i]) for i in rows]))
         if locked:
             features.append(part["features"][rows])
-            continue
-        pixels = tf.data.Dataset.from_tensor_slices(part["pixels"][rows]).batch(64)
-        compute = tf.function(model.image_tower.features)
-        features.append(np.concatenate([compute(batch) for batch in pixels]))
+        else:  # The image tower has no head.
+            features.append(stamps.features(model.image_tower, part["pixels"][rows]))
     found = keras_lit.evaluation.few_shot_accuracy(
         features[0], labels[0], features[1], labels[1], shots=(10,)
     )
