@@ -82,7 +82,8 @@ class Recipe:
             batch_size: int, that of your hardware; None for the recipe's. A smaller one trains
                 proportionally more steps, so that as many pairs are seen.
             steps: int, for a training of another length. The warmup keeps its part of it.
-            **options: of the optimizer, for example `image_multiplier`.
+            **options: of the optimizer, in addition to these or in their place, for example
+                `image_multiplier`.
 
         Returns:
             The optimizer, for `LiT.compile`.
@@ -97,11 +98,12 @@ class Recipe:
         warmup = round(total * self.warmup_steps / self.steps)
         schedule = WarmupSchedule(self.learning_rate, total, warmup)
         settings: dict[str, Any] = {
+            "learning_rate": schedule,
             # Keras multiplies by the learning rate, the paper's code does not.
             "weight_decay": self.weight_decay / self.learning_rate if self.weight_decay else None,
             "global_clipnorm": self.global_clipnorm,
         }
-        return OPTIMIZERS[self.optimizer_name](schedule, **{**settings, **options})
+        return OPTIMIZERS[self.optimizer_name](**{**settings, **options})
 
     def total_steps(self, batch_size: int | None = None) -> int:
         """How many steps see as many pairs as the recipe does.

@@ -79,7 +79,7 @@ def test_ranks_say_what_the_spread_allows(study):
 
 
 STUDIES = {
-    "design_choices": "--image-size 32 --rounds 1 --variants LU",
+    "design_choices": "--image-size 32 --rounds 1 --variants LU --emoji 70",
     "why_locked": "--image-size 32 --rounds 1 --variants LU --emoji 70",
     "batch_size": "--image-size 64 --variants local_256/2",
     "text_towers": "--image-size 64 --variants BERT,_SentencePiece",
@@ -113,18 +113,35 @@ def test_a_study_runs(study, name, stamps, tmp_path, monkeypatch, capsys):
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
+FULL = {
+    "design_choices": "--variants uu",
+    "why_locked": "--variants uU",
+    "batch_size": "--variants local_16",
+    "text_towers": "--variants BERT,_WordPiece",
+    "sequence_length": "--variants 32_tokens",
+    "image_towers": "",
+    "filters": "--variants ALIGN's_length",
+    "unlocking": "--variants two_cycles",
+}
+
+
 @pytest.mark.slow
-def test_a_study_at_full_size(study, photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", FULL)
+def test_a_study_at_full_size(study, name, photos, tmp_path, monkeypatch):
     """A recipe of the paper on a folder, with presets that are small."""
     image = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
     image.save_to_preset(str(tmp_path / "image"))
     sizes = {"Ti": (16, 1, 32, 2)}
     monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", sizes)
+    if name == "batch_size":
+        monkeypatch.setattr(study(name), "FULL_BATCHES", (16,))
     line = f"--full yfcc --dataset {photos} --backbone {tmp_path}/image --test-split train "
-    line += "--text-size Ti --global-batch 16 --steps 2 --rounds 1 --seeds 1 --variants uu"
-    results = run(study, "design_choices", line, tmp_path, monkeypatch)
-    curve = results[0]["curve"]
-    assert [point["pairs"] for point in curve] == [0, 32] and curve[1]["image_to_text"] > 0
+    line += "--text-size Ti --global-batch 16 --steps 2 --rounds 1 --seeds 1 "
+    results = run(study, name, line + FULL[name], tmp_path, monkeypatch)
+    assert len(results) == (2 if name == "image_towers" else 1)
+    for curve in (result["curve"] for result in results):
+        assert [point["pairs"] for point in curve] == [0, 32]
+        assert curve[1]["image_to_text"] > 0 and 0 < curve[1]["test_loss"] < 100
 
 
 def test_the_schedules_of_the_unlocking_study(study):

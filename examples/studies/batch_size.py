@@ -12,12 +12,14 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import full
 import runner
 import stamps
 import tensorflow as tf
 
 REPLICAS = (1, 2, 4, 8)
 BATCHES = (32, 64, 128, 256, 512)
+FULL_BATCHES = (1_024, 4_096, 16_384, 32_768)
 LEARNING_RATES = (1e-3, 3e-3)
 
 
@@ -27,7 +29,20 @@ def main() -> None:
     if tf.config.get_logical_device_configuration(cpu) is None:
         devices = [tf.config.LogicalDeviceConfiguration()] * max(REPLICAS)
         tf.config.set_logical_device_configuration(cpu, devices)
-    args = runner.parser(__doc__, image_size=224, rounds=1, epochs=60, tags=0.5).parse_args()
+    args = full.parser(__doc__, image_size=224, rounds=1, epochs=60, tags=0.5).parse_args()
+    if args.full:
+        pairs = full.recipe_of(args).batch_size * full.recipe_of(args).steps
+        sizes = {size: {"batch_size": size, "steps": pairs // size} for size in FULL_BATCHES}
+        full.run(
+            "batch_size",
+            args,
+            {
+                f"{kind} {size}": {"changes": changes, "local_loss": kind == "local"}
+                for kind in ("global", "local")
+                for size, changes in sizes.items()
+            },
+        )
+        return
     image_tower, data = stamps.locked(args)
     strategies = {count: mirrored(count) for count in REPLICAS[1:]}
     variants = [f"global {batch}" for batch in BATCHES]

@@ -8,6 +8,7 @@ well; "ALIGN's length" keeps captions of 3 to 20 words, "3 words at most" the sh
 tower is locked, the text tower averages a caption's pieces; the best of LEARNING_RATES counts.
 """
 
+import full
 import numpy as np
 import runner
 import stamps
@@ -16,14 +17,22 @@ import tensorflow as tf
 from keras_lit.data import duplicates, filters
 
 VARIANTS = ("all", "no twins", "no twins, train and test", "ALIGN's length", "3 words at most")
+LENGTHS = {
+    "ALIGN's length": filters.text_length(3, 20),
+    "3 words at most": filters.text_length(1, 3),
+}
 LEARNING_RATES = (1e-3, 3e-3)
 
 
 def main() -> None:
     """Trains, measures, reports."""
-    args = runner.parser(
+    args = full.parser(
         __doc__, image_size=224, rounds=1, epochs=60, batch_size=128, tags=0.5, similarity=0.9
     ).parse_args()
+    if args.full:
+        lengths = {variant: {"keep": rule.keep} for variant, rule in LENGTHS.items()}
+        full.run("filters", args, {"all": {}, **lengths})
+        return
     image_tower, data = stamps.locked(args)
     keep = {variant: kept(variant, data, args.similarity) for variant in VARIANTS}
 
@@ -49,7 +58,7 @@ def kept(variant: str, data: stamps.Stamps, similarity: float) -> np.ndarray:
         if "train" in variant:
             stay[duplicates.match_embeddings(data.train["features"], **near).queries] = False
     elif variant != "all":
-        rule = filters.text_length(*((3, 20) if "ALIGN" in variant else (1, 3)))
+        rule = LENGTHS[variant]
         stay = np.array([bool(rule.keep({"text": tf.constant(t)})) for t in data.train["text"]])
     return stay
 

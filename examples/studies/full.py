@@ -3,12 +3,16 @@
     python examples/studies/design_choices.py --full cc12m --dataset cc12m \\
         --backbone vit_base_patch16_224_imagenet --text-backbone bert_base_en_uncased \\
         --test-dataset coco_captions --test-split val
+    python examples/studies/image_towers.py --full yfcc --backbone resnet50,vit_base ...
 
-`--dataset` is what `keras_lit.data.image_text_pairs` reads (also a name of TensorFlow Datasets),
-`--backbone` and `--text-backbone` are presets of keras-nlp or their folders.
+Every study takes `--full` and then measures retrieval and the loss on the test pairs. `--dataset`
+is what `keras_lit.data.image_text_pairs` reads (also a name of TensorFlow Datasets), `--backbone`
+and `--text-backbone` are presets of keras-nlp or their folders.
 """
 
 import argparse
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras_nlp
@@ -21,8 +25,9 @@ import keras_lit
 from keras_lit import data, evaluation, recipes, tokenizers
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Of a study that can run at full size."""
+def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
+    """The command line of the studies, with what they take at full size."""
+    parser = runner.parser(description, **defaults)
     parser.add_argument("--full", choices=tuple(recipes.RECIPES), help="see full.py")
     parser.add_argument("--dataset", default="coco_captions")
     parser.add_argument("--split", default="train")
@@ -38,6 +43,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def run(study: str, args: argparse.Namespace, variants: dict[str, dict[str, Any]]) -> None:
+    """Trains, measures, reports: `variants` are the options of `tune` by name."""
+    results = runner.run(
+        study, args, variants, lambda variant, seed: tune(seed, args, **variants[variant])
+    )
+    runner.report(study, args, results, METRICS)
+
+
+def recipe_of(args: argparse.Namespace, **changes: Any) -> recipes.Recipe:
+    """`args.full` with the steps and the batch that `args` asks for, and other changes."""
+    recipe = recipes.get(args.full)
+    batch_size = args.global_batch or recipe.batch_size
+    steps = args.steps or recipe.total_steps(batch_size)
+    changes = {"batch_size": batch_size, "steps": steps, **changes}
+    warmup = round(recipe.warmup_steps * changes["steps"] / recipe.steps)
+    return dataclasses.replace(recipe, **changes, warmup_steps=warmup)
+
+
 def strategy() -> tf.distribute.Strategy:
     """All GPUs, or the TPU, or this one device."""
     try:
@@ -49,27 +72,31 @@ def strategy() -> tf.distribute.Strategy:
 
 
 def tune(
-    tuning: str,
     seed: int,
     args: argparse.Namespace,
+    changes: dict[str, Any] | None = None,
     optimizer: dict[str, Any] | None = None,
+    backbone: str | None = None,
+    keep: Callable[[dict[str, tf.Tensor]], tf.Tensor] | None = None,
     **options: Any,
 ) -> list[runner.Point]:
-    """Trains one variant by the recipe `args.full` and measures retrieval as it goes.
+    """Trains one variant by the recipe `args.full` and measures as it goes.
 
     Args:
-        tuning: two letters, in place of the recipe's.
         seed: of the order of the pairs.
-        args: of `add_arguments` and `rounds`.
+        args: of `parser`.
+        changes: of the recipe.
         optimizer: further arguments of the recipe's.
+        backbone: in place of `args.backbone`.
+        keep: which pairs to train on.
         **options: of `LiT`.
     """
-    recipe = recipes.get(args.full)
-    batch_size = args.global_batch or recipe.batch_size
-    steps = args.steps or recipe.total_steps(batch_size)
+    recipe = recipe_of(args, **(changes or {}))
+    batch_size, steps = recipe.batch_size, recipe.steps
     pairs = data.image_text_pairs(args.dataset, args.split, shuffle_buffer=250_000, seed=seed)
+    pairs = pairs if keep is None else pairs.filter(keep)
     with strategy().scope():
-        image = keras_nlp.models.Backbone.from_preset(args.backbone)
+        image = keras_nlp.models.Backbone.from_preset(backbone or args.backbone)
         # The backbone's own size and range of pixels, the recipe's crops.
         default = keras_lit.ImageTower(image).preprocessor.get_config()
         crops = recipe.image_preprocessor().get_config()
@@ -80,13 +107,13 @@ def tune(
         model = keras_lit.LiT(
             keras_lit.ImageTower(image, projection_dim=head, preprocessor=preprocessor),
             text_tower,
-            **{**recipe.lit_options(), "tuning": tuning, **options},
+            **{**recipe.lit_options(), **options},
         )
         model.compile(recipe.optimizer(batch_size, steps, **(optimizer or {})))
     test = data.image_text_pairs(args.test_dataset or args.dataset, args.test_split, captions="all")
     test = evaluation.ImagesAndTexts(test)
     measurements = stamps.Measurements(
-        lambda model: _recalls(model, test), steps // args.rounds * batch_size
+        lambda model: _measure(model, test), steps // args.rounds * batch_size
     )
     model.fit(
         pairs.repeat().batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE),
@@ -108,7 +135,9 @@ def _text_tower(
     captions = pairs.take(1_000_000).map(lambda pair: pair["text"])
     if recipe.text == "transformer":
         tokenizer = tokenizers.train_sentencepiece(captions, 32_000)
-        return keras_lit.TextTower.from_size(args.text_size, tokenizer)
+        return keras_lit.TextTower.from_size(
+            args.text_size, tokenizer, sequence_length=recipe.sequence_length
+        )
     tokenizer = tokenizers.train_wordpiece(captions, 30_522)
     width, layers, inner, heads = keras_lit.backbones.text_transformer.SIZES[args.text_size]
     words = tokenizer.vocabulary_size()
@@ -116,13 +145,15 @@ def _text_tower(
     return keras_lit.TextTower(backbone, tokenizer, recipe.sequence_length)
 
 
-def _recalls(model: keras_lit.LiT, test: evaluation.ImagesAndTexts) -> dict[str, float]:
+def _measure(model: keras_lit.LiT, test: evaluation.ImagesAndTexts) -> dict[str, float]:
     images, texts = test.embeddings(model)
     recalls = evaluation.retrieval_recall(images, texts, test.image_index, (1, 5, 10))
-    return {
+    measured = {
         way: 100 * float(np.mean([recalls[f"{way}_recall@{k}"] for k in (1, 5, 10)]))
         for way in ("image_to_text", "text_to_image")
     }
+    return {**measured, "test_loss": stamps.loss(model, images[test.image_index], texts)}
 
 
 METRICS = {name: title for name, title in stamps.TEST_METRICS.items() if name != "zero_shot"}
+METRICS["test_loss"] = "loss on the test pairs"

@@ -9,6 +9,7 @@ embeddings of a caption's pieces; each image tower gets the best of LEARNING_RAT
 
 import functools
 
+import full
 import runner
 import stamps
 
@@ -29,7 +30,20 @@ VARIANTS = {
 
 def main() -> None:
     """Trains, measures, reports."""
-    args = runner.parser(__doc__, rounds=1, epochs=60, batch_size=128, tags=0.5).parse_args()
+    args = full.parser(__doc__, rounds=1, epochs=60, batch_size=128, tags=0.5).parse_args()
+    if args.full:
+        presets = args.backbone.split(",")
+        heads = {"": False, ", head": True}
+        full.run(
+            "image_towers",
+            args,
+            {
+                f"{preset}{title}": {"backbone": preset, "changes": {"image_head": head}}
+                for preset in presets
+                for title, head in heads.items()
+            },
+        )
+        return
 
     @functools.cache
     def features(

@@ -6,6 +6,7 @@ The image tower is locked, the text tower the lower half of MiniLM, cut to 4 to 
 [SEP] included). Half of the stamps' captions have at most three words, one in ten more than nine.
 """
 
+import full
 import runner
 import stamps
 
@@ -15,9 +16,13 @@ LEARNING_RATE = 1e-3
 
 def main() -> None:
     """Trains, measures, reports."""
-    args = runner.parser(
+    args = full.parser(
         __doc__, image_size=224, rounds=1, epochs=4, batch_size=64, tags=0.5
     ).parse_args()
+    if args.full:
+        changes = {f"{n} tokens": {"changes": {"sequence_length": n}} for n in (*LENGTHS, 64)}
+        full.run("sequence_length", args, changes)
+        return
     image_tower, data = stamps.locked(args)
 
     def train(variant: str, seed: int) -> list[runner.Point]:

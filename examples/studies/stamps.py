@@ -174,6 +174,19 @@ def measure(model: keras_lit.LiT, test: dict[str, Any], locked: bool) -> dict[st
     }
 
 
+def loss(model: keras_lit.LiT, images: np.ndarray, texts: np.ndarray, batch: int = 64) -> float:
+    """The mean contrastive loss over batches of one size, as each has its own negatives."""
+    order = np.random.default_rng(0).permutation(len(images))
+    starts = range(0, max(1, len(order) - batch + 1), batch)
+    losses = [
+        keras_lit.losses.softmax_contrastive_loss(
+            tf.constant(images[rows]), tf.constant(texts[rows]), model.log_temperature
+        )
+        for rows in (order[start : start + batch] for start in starts)
+    ]
+    return float(np.mean(losses))
+
+
 def steps(pairs: int, args: argparse.Namespace) -> int:
     """Of a whole training: a multiple of `rounds`."""
     batch_size = min(args.batch_size, pairs)

@@ -10,6 +10,7 @@ locked; a tower trains with the best of LEARNING_RATES (on the validation part).
 
 import functools
 
+import full
 import keras_nlp
 import runner
 import stamps
@@ -23,15 +24,23 @@ VARIANTS = (
     "BERT, WordPiece",
     "BERT, WordPiece, pretrained",
 )
+# The recipe's tower of either kind from scratch, at its vocabulary's size.
+FULL_VARIANTS = {
+    "transformer, SentencePiece": {"changes": {"text": "transformer"}},
+    "BERT, WordPiece": {"changes": {"text": "bert"}},
+}
 LEARNING_RATES = (3e-4, 1e-3)
 LAYERS, WIDTH, HEADS, LENGTH = 3, 384, 12, 12
 
 
 def main() -> None:
     """Trains, measures, reports."""
-    args = runner.parser(
+    args = full.parser(
         __doc__, image_size=224, rounds=1, epochs=8, batch_size=64, tags=0.5
     ).parse_args()
+    if args.full:
+        full.run("text_towers", args, FULL_VARIANTS)
+        return
     image_tower, data = stamps.locked(args)
 
     def train(variant: str, seed: int) -> list[runner.Point]:

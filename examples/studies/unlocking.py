@@ -7,6 +7,7 @@ tower trains in the second half only ("delay"), at a tenth of the learning rate 
 a learning rate that a sigmoid raises, or in the second of two cycles of the schedule.
 """
 
+import full
 import runner
 import stamps
 
@@ -18,26 +19,46 @@ LEARNING_RATE = 1e-3
 
 def main() -> None:
     """Trains, measures, reports."""
-    args = runner.parser(
+    args = full.parser(
         __doc__, image_size=64, rounds=1, epochs=3, batch_size=64, tags=0.5
     ).parse_args()
+    if args.full:
+        recipe = full.recipe_of(args)
+        full.run(
+            "unlocking",
+            args,
+            {
+                variant: {
+                    "tuning": tuning_of(variant),
+                    "optimizer": schedules(variant, recipe.steps, recipe.learning_rate),
+                }
+                for variant in VARIANTS
+            },
+        )
+        return
     towers = stamps.small_towers(args.image_size)
     data = stamps.Stamps(args, towers[0])
     total = stamps.steps(len(data.parts(0)[0]), args)
 
     def train(variant: str, seed: int) -> list[runner.Point]:
-        tuning = "LU" if variant == "LU" else "UU"
         settings = schedules(variant, total)
-        return stamps.tune(data, *towers, tuning, seed, LEARNING_RATE, args, optimizer=settings)
+        return stamps.tune(
+            data, *towers, tuning_of(variant), seed, LEARNING_RATE, args, optimizer=settings
+        )
 
     results = runner.run("unlocking", args, VARIANTS, train)
     runner.report("unlocking", args, results, stamps.TEST_METRICS, x=None)
 
 
-def schedules(variant: str, total: int) -> dict[str, object]:
+def tuning_of(variant: str) -> str:
+    """The two letters."""
+    return "LU" if variant == "LU" else "UU"
+
+
+def schedules(variant: str, total: int, learning_rate: float = LEARNING_RATE) -> dict[str, object]:
     """The arguments of the optimizer that make a variant; `total` steps."""
     half = max(1, total // 2)
-    cycle = optimizers.WarmupSchedule(LEARNING_RATE, half, half // 10)
+    cycle = optimizers.WarmupSchedule(learning_rate, half, half // 10)
     return {
         "LU": {},
         "UU": {},

@@ -11,10 +11,10 @@ of the image tower's features on the stamps' folders.
 import functools
 
 import emoji
+import full
 import numpy as np
 import runner
 import stamps
-import tensorflow as tf
 
 import keras_lit
 
@@ -26,20 +26,19 @@ METRICS = {
     "emoji_loss": "loss on emoji (another style)",
     "few_shot": "10-shot accuracy of the image tower, %",
 }
-BATCH = 64
 
 
 def main() -> None:
     """Trains, measures, reports."""
-    args = runner.parser(
+    args = full.parser(
         __doc__, image_size=64, rounds=3, epochs=3, batch_size=64, tags=0.5, emoji=512
     ).parse_args()
+    if args.full:
+        full.run("why_locked", args, {letters: {"tuning": letters} for letters in VARIANTS})
+        return
     towers = stamps.small_towers(args.image_size)
     data = stamps.Stamps(args, towers[0])
-    pictures, names = emoji.emoji(args.emoji)
-    pixels = np.stack([towers[0].preprocessor(picture) for picture in pictures])
-    other = {"pixels": pixels, "text": names}
-    other["features"] = stamps.features(towers[0], pixels)
+    other = emoji.part(args.emoji, towers[0])
 
     def train(variant: str, seed: int) -> list[runner.Point]:
         measure = functools.partial(
@@ -67,18 +66,9 @@ def figure_4(
 
 
 def loss(model: keras_lit.LiT, part: dict, locked: bool) -> float:
-    """The mean contrastive loss over batches of one size, as each has its own negatives."""
+    """The mean contrastive loss of a part."""
     images = model.encode_image(stamps.inputs(part, locked)[1], verbose=0)
-    texts = model.encode_text(part["text"], verbose=0)
-    order = np.random.default_rng(0).permutation(len(images))
-    starts = range(0, max(1, len(order) - BATCH + 1), BATCH)
-    losses = [
-        keras_lit.losses.softmax_contrastive_loss(
-            tf.constant(images[rows]), tf.constant(texts[rows]), model.log_temperature
-        )
-        for rows in (order[start : start + BATCH] for start in starts)
-    ]
-    return float(np.mean(losses))
+    return stamps.loss(model, images, model.encode_text(part["text"], verbose=0))
 
 
 def few_shot(model: keras_lit.LiT, data: stamps.Stamps, locked: bool) -> float:
