@@ -76,15 +76,20 @@ def main() -> None:
     test["features"] = features(model, sources[1])
     clock.lap("image features")
 
-    held_out = np.random.default_rng(args.seed).permutation(len(train["text"]))
-    validation, training = np.split(held_out, [len(held_out) // 10])
+    everything = np.random.default_rng(args.seed).permutation(len(train["text"]))
+    validation, training = np.split(everything, [len(everything) // 10])
     baseline = ridge_baseline(text_tower, train, test, training, validation)
     clock.lap("ridge baseline")
 
-    if args.text == "minilm":
-        model = with_heads(model, train, training)
-    history = fit(model, train, training, validation, args)
+    start = model.text_tower.backbone.get_weights()
+    model = untrained(model, start, train, training, args)
+    history = fit(model, train, training, args, validation)
     clock.lap("training")
+
+    if args.refit:
+        model = untrained(model, start, train, everything, args)
+        fit(model, train, everything, args, epochs=int(np.argmax(history["validation"])))
+        clock.lap("training on all pairs")
 
     metrics = {
         **recalls(
@@ -139,6 +144,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
+    parser.add_argument(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train once more on all pairs, for the number of epochs that validated best",
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -215,20 +226,29 @@ def features(model: keras_lit.LiT, pairs: tf.data.Dataset, random: bool = False)
 # Training.
 
 
-def with_heads(model: keras_lit.LiT, train: dict[str, Any], rows: np.ndarray) -> keras_lit.LiT:
-    """Gives both towers heads from a regularised canonical correlation analysis.
+def untrained(
+    model: keras_lit.LiT,
+    start: list[np.ndarray],
+    train: dict[str, Any],
+    rows: np.ndarray,
+    args: argparse.Namespace,
+) -> keras_lit.LiT:
+    """A LiT of the same towers, the text tower with the weights of its start and a new head.
 
-    Pooled features have a large mean and a few strong directions, in which all pictures (and all
-    captions) look alike. The analysis takes the mean away, evens out the directions, and keeps
-    those that pictures and captions share. The image head stays as it is, a fixed function of the
-    training pairs; the text tower and its head go on from there with the contrastive loss.
+    MiniLM's features and the image tower's get heads from a regularised canonical correlation
+    analysis. Pooled features have a large mean and a few strong directions, in which all pictures
+    (and all captions) look alike. The analysis takes the mean away, evens out the directions, and
+    keeps those that pictures and captions share. The image head stays as it is, a fixed function of
+    the training pairs; the text tower and its head go on from there with the contrastive loss.
     """
     image_tower, text_tower = model.image_tower, model.text_tower
-    texts = text_features(text_tower, train["text"][rows])
-    heads = canonical_heads(train["views"][0][rows], texts)
+    text_tower.backbone.set_weights(start)
     text_tower = keras_lit.TextTower(
         text_tower.backbone, pooling=text_tower.pooling, preprocessor=text_tower.preprocessor
     )
+    if args.text != "minilm":
+        return keras_lit.LiT(image_tower, text_tower, "LU", temperature=8.0)
+    heads = canonical_heads(train["views"][0][rows], text_features(text_tower, train["text"][rows]))
     image_tower.add_head(heads[0][0].shape[1])
     model = keras_lit.LiT(image_tower, text_tower, "LU", temperature=8.0, lock_heads=True)
     for tower, head in zip((image_tower, text_tower), heads, strict=True):
@@ -261,10 +281,14 @@ def fit(
     model: keras_lit.LiT,
     train: dict[str, Any],
     training: np.ndarray,
-    validation: np.ndarray,
     args: argparse.Namespace,
+    validation: np.ndarray | None = None,
+    epochs: int | None = None,
 ) -> dict[str, list[float]]:
-    """Trains the text tower and keeps the weights that retrieve best on the validation part."""
+    """Trains the text tower; keeps the weights that retrieve best on the validation part, if any.
+
+    `epochs`, if given, ends the training early: the schedule is that of `args.epochs`.
+    """
     token_ids = model.text_tower.preprocessor(train["text"]).numpy()
     views, rows = tf.constant(train["views"]), tf.constant(training)
 
@@ -282,6 +306,8 @@ def fit(
     steps = args.epochs * (len(training) // batch_size)
     schedule = keras_lit.optimizers.WarmupSchedule(args.learning_rate, steps, steps // 10)
     model.compile(keras.optimizers.AdamW(schedule, weight_decay=0.01))
+    if validation is None:
+        return model.fit(pairs, epochs=epochs).history
     best = KeepBest(train, validation)
     history = model.fit(pairs, epochs=args.epochs, callbacks=[best]).history
     model.set_weights(best.weights)
