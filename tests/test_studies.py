@@ -79,7 +79,7 @@ def test_ranks_say_what_the_spread_allows(study):
 
 
 STUDIES = {
-    "design_choices": "--image-size 32 --rounds 1 --variants LU --emoji 70",
+    "design_choices": "--image-size 32 --rounds 1 --variants LU",
     "why_locked": "--image-size 32 --rounds 1 --variants LU --emoji 70",
     "batch_size": "--image-size 64 --variants local_256/2",
     "text_towers": "--image-size 64 --variants BERT,_SentencePiece",

@@ -6,10 +6,9 @@ import tempfile
 import unicodedata
 
 import numpy as np
-import stamps
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_lit import ImageTower, pretrained
+from keras_lit import pretrained
 
 PACKAGE = "fonts-noto-color-emoji"
 FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
@@ -32,13 +31,6 @@ def font_file() -> pathlib.Path:
         subprocess.run(["dpkg-deb", "-x", package, scratch], check=True)
         pathlib.Path(scratch, FONT).rename(kept)
     return kept
-
-
-def part(count: int, image_tower: ImageTower) -> dict[str, np.ndarray]:
-    """Some emoji like a part of `stamps.Stamps`: preprocessed pixels, features, names as "text"."""
-    pictures, names = emoji(count)
-    pixels = np.stack([image_tower.preprocessor(picture) for picture in pictures])
-    return {"pixels": pixels, "text": names, "features": stamps.features(image_tower, pixels)}
 
 
 def emoji(count: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:

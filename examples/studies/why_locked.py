@@ -38,7 +38,9 @@ def main() -> None:
         return
     towers = stamps.small_towers(args.image_size)
     data = stamps.Stamps(args, towers[0])
-    other = emoji.part(args.emoji, towers[0])
+    pictures, names = emoji.emoji(args.emoji)
+    pixels = np.stack([towers[0].preprocessor(picture) for picture in pictures])
+    other = {"pixels": pixels, "text": names, "features": stamps.features(towers[0], pixels)}
 
     def train(variant: str, seed: int) -> list[runner.Point]:
         measure = functools.partial(
