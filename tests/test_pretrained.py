@@ -151,7 +151,6 @@ def test_imagenet_head_names_real_stamps(stamps):
     assert kernel.shape == (1280, 1000) and bias.shape == (1000,)
 
     def classes(backbone):
-        # Not `predict`, which compiles with XLA: depthwise convolutions are then six times slower.
         features = backbone(np.stack(list(images.values())), training=False).numpy()
         assert features.shape[1:] == (7, 7, 1280)
         return (features.mean(axis=(1, 2)) @ kernel + bias).argmax(axis=1).tolist()

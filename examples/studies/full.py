@@ -45,6 +45,8 @@ def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
 
 def run(study: str, args: argparse.Namespace, variants: dict[str, dict[str, Any]]) -> None:
     """Trains, measures, reports: `variants` are the options of `tune` by name."""
+    if not args.backbone:
+        raise SystemExit("--full needs --backbone: an image preset of keras-nlp, or its folder.")
     results = runner.run(
         study, args, variants, lambda variant, seed: tune(seed, args, **variants[variant])
     )

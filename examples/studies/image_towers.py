@@ -32,7 +32,7 @@ def main() -> None:
     """Trains, measures, reports."""
     args = full.parser(__doc__, rounds=1, epochs=60, batch_size=128, tags=0.5).parse_args()
     if args.full:
-        presets = args.backbone.split(",")
+        presets = (args.backbone or "").split(",")
         heads = {"": False, ", head": True}
         full.run(
             "image_towers",
