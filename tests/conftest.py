@@ -13,6 +13,15 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_configure(config):
+    """Lines that AutoGraph rewrote are lost to `--cov`; keras_lit needs no rewriting."""
+    if config.getoption("--cov"):
+        from tensorflow.python.autograph.core import config as autograph
+
+        rules = (autograph.DoNotConvert("keras_lit"), *autograph.CONVERSION_RULES)
+        autograph.CONVERSION_RULES = rules
+
+
 def pytest_collection_modifyitems(items):
     """One process prepares the stamps for all tests that need them (`--dist loadgroup`)."""
     for item in items:

@@ -27,7 +27,7 @@ LEARNING_RATES = (1e-3, 3e-3)
 def main() -> None:
     """Trains, measures, reports."""
     args = full.parser(
-        __doc__, image_size=224, rounds=1, epochs=60, batch_size=128, tags=0.5, similarity=0.9
+        __doc__, image_size=224, rounds=1, epochs=60, batch_size=128, tags=0.5, similarity=0.6
     ).parse_args()
     if args.full:
         lengths = {variant: {"keep": rule.keep} for variant, rule in LENGTHS.items()}

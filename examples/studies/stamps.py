@@ -226,6 +226,10 @@ def tune(
     """
     training, _ = data.parts(seed)
     is_locked = tuning[0] == "L"
+    # A few steps on other pictures leave the averages of a pretrained batch norm half way.
+    for layer in image_tower.backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = tuning[0] == "u"
     kept = [tower.backbone.get_weights() for tower in (image_tower, text_tower)]
     model = keras_lit.LiT(
         keras_lit.ImageTower(
