@@ -83,17 +83,17 @@ BENCHMARKS = {
     ),
     "features_encode": Benchmark(
         "Encoding images with a ViT-B/32",
-        ("features.py encode --batch 32 --repeats 3 --rounds 1",),
+        ("features.py encode --repeats 5 --rounds 3",),
         peer=True,
     ),
     "features_step": Benchmark(
         "A training step from cached features, and from images",
-        ("features.py step --towers B/32 --batch 32 --repeats 3 --rounds 1",),
+        ("features.py step --towers B/32 --repeats 5 --rounds 3",),
         ("features.py step --towers Ti/32 --batch 2 --repeats 1 --rounds 1",),
     ),
     "features_fit": Benchmark(
         "`fit` from the cache, and from tensors in memory",
-        ("features.py fit --sizes Ti --pairs 3200 --repeats 2 --rounds 1",),
+        ("features.py fit --sizes S --pairs 2048 --repeats 3 --rounds 1",),
     ),
     "features_read": Benchmark(
         "Reading cached features, over their number",
