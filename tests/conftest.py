@@ -15,7 +15,7 @@ tf.config.set_logical_device_configuration(
 
 def pytest_configure(config):
     """Lines that AutoGraph rewrote are lost to `--cov`; keras_lit needs no rewriting."""
-    if config.getoption("--cov"):
+    if config.getoption("--cov", None):
         from tensorflow.python.autograph.core import config as autograph
 
         rules = (autograph.DoNotConvert("keras_lit"), *autograph.CONVERSION_RULES)

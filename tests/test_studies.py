@@ -4,9 +4,13 @@ import importlib
 import json
 import pathlib
 import sys
+import types
 
+import keras
 import keras_nlp
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_lit
 
@@ -78,6 +82,35 @@ def test_ranks_say_what_the_spread_allows(study):
     ]
 
 
+@pytest.mark.parametrize("tuning", ["UU", "uU"])
+def test_a_pretrained_batch_norm_keeps_its_averages(study, tuning, tmp_path):
+    stamps = study("stamps")
+    args = arguments(study("runner"), tmp_path)
+    args.batch_size, args.rounds, args.tags = 4, 1, 0.5
+    layers = [keras.layers.Input([8, 8, 3]), keras.layers.BatchNormalization()]
+    image_tower = keras_lit.ImageTower(
+        keras.Sequential([*layers, keras.layers.Conv2D(4, 3)]),
+        preprocessor=keras_lit.preprocessing.ImagePreprocessor(8),
+    )
+    captions = np.array([f"picture number {i}" for i in range(8)])
+    tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 24)
+    text_tower = keras_lit.TextTower(
+        keras_lit.backbones.TextTransformer(24, 8, 4, 1, 8, 1), tokenizer, 8
+    )
+    pixels = np.random.default_rng(0).normal(3.0, 1.0, [8, 8, 8, 3]).astype("float32")
+    data = types.SimpleNamespace(
+        train={"pixels": pixels, "text": captions, "tagged": captions},
+        parts=lambda seed: (np.arange(8), np.arange(0)),
+    )
+
+    def mean(model):
+        return {"mean": float(model.image_tower.backbone.layers[0].moving_mean.numpy()[0])}
+
+    curve = stamps.tune(data, image_tower, text_tower, tuning, 0, 1e-3, args, mean)
+    assert curve[0]["mean"] == 0.0
+    assert (curve[-1]["mean"] == 0.0) == (tuning == "UU")
+
+
 STUDIES = {
     "design_choices": "--image-size 32 --rounds 1 --variants LU",
     "why_locked": "--image-size 32 --rounds 1 --variants LU --emoji 70",
@@ -142,6 +175,32 @@ def test_a_study_at_full_size(study, name, photos, tmp_path, monkeypatch):
     for curve in (result["curve"] for result in results):
         assert [point["pairs"] for point in curve] == [0, 32]
         assert curve[1]["image_to_text"] > 0 and 0 < curve[1]["test_loss"] < 100
+
+
+@pytest.mark.slow
+def test_a_filter_of_a_study_at_full_size_drops_pairs(study, photos, tmp_path, monkeypatch):
+    """All captions have more than three words."""
+    image = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
+    image.save_to_preset(str(tmp_path / "image"))
+    line = f"--full yfcc --dataset {photos} --backbone {tmp_path}/image --test-split train "
+    line += "--text-size Ti --global-batch 16 --steps 2 --rounds 1 --seeds 1 --variants "
+    with pytest.raises(tf.errors.InvalidArgumentError, match="There are no captions"):
+        run(study, "filters", line + "3_words_at_most", tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("text", ["transformer", "bert"])
+def test_changes_of_a_recipe_at_full_size(study, text, photos, monkeypatch):
+    full = study("full")
+    monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", {"Ti": (16, 1, 32, 2)})
+    line = "--full yfcc --text-size Ti --global-batch 16 --steps 120"
+    args = full.parser("A study.").parse_args(line.split())
+    recipe = full.recipe_of(args, sequence_length=5, text=text)
+    paper = keras_lit.recipes.get("yfcc")
+    assert (recipe.batch_size, recipe.steps) == (16, 120)
+    assert recipe.warmup_steps == round(120 * paper.warmup_steps / paper.steps)
+    pairs = keras_lit.data.image_text_pairs(str(photos), "train")
+    tower = full._text_tower(recipe, args, pairs)
+    assert tower.preprocessor(["a red picture"]).shape == (1, 5)
 
 
 def test_the_schedules_of_the_unlocking_study(study):

@@ -31,7 +31,8 @@ def main() -> None:
         tf.config.set_logical_device_configuration(cpu, devices)
     args = full.parser(__doc__, image_size=224, rounds=1, epochs=60, tags=0.5).parse_args()
     if args.full:
-        pairs = full.recipe_of(args).batch_size * full.recipe_of(args).steps
+        recipe = full.recipe_of(args)
+        pairs = recipe.batch_size * recipe.steps
         sizes = {size: {"batch_size": size, "steps": pairs // size} for size in FULL_BATCHES}
         full.run(
             "batch_size",

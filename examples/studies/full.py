@@ -111,7 +111,7 @@ def tune(
             text_tower,
             **{**recipe.lit_options(), **options},
         )
-        model.compile(recipe.optimizer(batch_size, steps, **(optimizer or {})))
+        model.compile(recipe.optimizer(**(optimizer or {})))
     test = data.image_text_pairs(args.test_dataset or args.dataset, args.test_split, captions="all")
     test = evaluation.ImagesAndTexts(test)
     measurements = stamps.Measurements(
