@@ -1,5 +1,6 @@
 """Eight logical CPU devices stand in for eight replicas; they must exist before TensorFlow starts."""
 
+import fcntl
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,13 +23,6 @@ def pytest_configure(config):
         autograph.CONVERSION_RULES = rules
 
 
-def pytest_collection_modifyitems(items):
-    """One process prepares the stamps for all tests that need them (`--dist loadgroup`)."""
-    for item in items:
-        if "stamps" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("stamps"))
-
-
 @pytest.fixture(scope="session")
 def stamps(request):
     """The prepared builder of Tux Paint's stamps; the first run downloads them (80 to 160 MB)."""
@@ -36,7 +30,9 @@ def stamps(request):
 
     data_dir = os.environ.get("KERAS_LIT_TEST_DATA") or request.config.cache.mkdir("tfds")
     builder = TuxPaintStamps(data_dir=data_dir)
-    builder.download_and_prepare()
+    with open(f"{data_dir}/lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # One process of `-n` prepares, the others wait.
+        builder.download_and_prepare()
     return builder
 
 

@@ -123,12 +123,13 @@ STUDIES = {
 }
 
 
-def run(study, name, line, tmp_path, monkeypatch):
+def run(study, name, line, tmp_path, monkeypatch, *paths):
     module = study(name)
     if name in ("batch_size", "filters", "image_towers", "text_towers"):
         monkeypatch.setattr(module, "LEARNING_RATES", (1e-3,))
-    words = [word if "/tmp" in word else word.replace("_", " ") for word in line.split()]
-    monkeypatch.setattr(sys, "argv", [name, *words, "--output", str(tmp_path)])
+    words = [word.replace("_", " ") for word in line.split()]
+    paths = [str(path) for path in (*paths, "--output", tmp_path)]
+    monkeypatch.setattr(sys, "argv", [name, *words, *paths])
     module.main()
     return json.loads((tmp_path / f"{name}.json").read_text())["results"]
 
@@ -136,8 +137,9 @@ def run(study, name, line, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_runs(study, name, stamps, tmp_path, monkeypatch, capsys):
-    small = f"--data-dir {stamps.data_path.parents[1]} --limit 60 --epochs 1 --seeds 1 "
-    results = run(study, name, small + STUDIES[name], tmp_path, monkeypatch)
+    small = "--limit 60 --epochs 1 --seeds 1 " + STUDIES[name]
+    data_dir = stamps.data_path.parents[1]
+    results = run(study, name, small, tmp_path, monkeypatch, "--data-dir", data_dir)
     words = STUDIES[name].replace("_", " ")
     assert results and all(result["variant"] in words for result in results)
     for point in results[0]["curve"]:
@@ -158,19 +160,23 @@ FULL = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
-def test_a_study_at_full_size(study, name, photos, tmp_path, monkeypatch):
+def run_full(study, name, line, photos, tmp_path, monkeypatch):
     """A recipe of the paper on a folder, with presets that are small."""
     image = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
     image.save_to_preset(str(tmp_path / "image"))
     sizes = {"Ti": (16, 1, 32, 2)}
     monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", sizes)
+    line += " --full yfcc --test-split train --text-size Ti --global-batch 16 --steps 2"
+    paths = ("--dataset", photos, "--backbone", tmp_path / "image")
+    return run(study, name, line + " --rounds 1 --seeds 1", tmp_path, monkeypatch, *paths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_a_study_at_full_size(study, name, photos, tmp_path, monkeypatch):
     if name == "batch_size":
         monkeypatch.setattr(study(name), "FULL_BATCHES", (16,))
-    line = f"--full yfcc --dataset {photos} --backbone {tmp_path}/image --test-split train "
-    line += "--text-size Ti --global-batch 16 --steps 2 --rounds 1 --seeds 1 "
-    results = run(study, name, line + FULL[name], tmp_path, monkeypatch)
+    results = run_full(study, name, FULL[name], photos, tmp_path, monkeypatch)
     assert len(results) == (2 if name == "image_towers" else 1)
     for curve in (result["curve"] for result in results):
         assert [point["pairs"] for point in curve] == [0, 32]
@@ -180,12 +186,9 @@ def test_a_study_at_full_size(study, name, photos, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_filter_of_a_study_at_full_size_drops_pairs(study, photos, tmp_path, monkeypatch):
     """All captions have more than three words."""
-    image = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
-    image.save_to_preset(str(tmp_path / "image"))
-    line = f"--full yfcc --dataset {photos} --backbone {tmp_path}/image --test-split train "
-    line += "--text-size Ti --global-batch 16 --steps 2 --rounds 1 --seeds 1 --variants "
+    line = "--variants 3_words_at_most"
     with pytest.raises(tf.errors.InvalidArgumentError, match="There are no captions"):
-        run(study, "filters", line + "3_words_at_most", tmp_path, monkeypatch)
+        run_full(study, "filters", line, photos, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("text", ["transformer", "bert"])
