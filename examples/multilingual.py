@@ -42,10 +42,7 @@ def main() -> None:
     start = time.perf_counter()
     image_tower = keras_lit.pretrained.efficientnet_lite0(resize="pad", antialias=True)
     train, test = (read(args.data_dir, split, image_tower) for split in ("train", "test"))
-    counts = {
-        language: sum(language in captions for captions in train["captions"] + test["captions"])
-        for language in sorted({name for captions in train["captions"] for name in captions})
-    }
+    counts = captions_by_language(train, test)
     seconds = {"features": time.perf_counter() - start}
     results, choices = {}, {}
     for name, languages, size in (
@@ -99,6 +96,14 @@ def read(data_dir: str | None, split: str, image_tower: keras_lit.ImageTower) ->
         for each in stamps.map(lambda stamp: stamp["captions"]).as_numpy_iterator()
     ]
     return {"features": image_tower.predict(pixels.batch(32), verbose=2), "captions": captions}
+
+
+def captions_by_language(train: dict[str, Any], test: dict[str, Any]) -> dict[str, int]:
+    """How many captions there are in each of the languages to train on."""
+    return {
+        language: sum(language in captions for captions in train["captions"] + test["captions"])
+        for language in sorted({name for captions in train["captions"] for name in captions})
+    }
 
 
 def add_whitening_head(

@@ -21,7 +21,7 @@ RUN = {
         f"python examples/studies/{name}.py": "test_studies.py::test_a_study_runs"
         for name in (
             "design_choices why_locked batch_size text_towers sequence_length image_towers "
-            "filters unlocking"
+            "filters unlocking languages"
         ).split()
     },
     "python examples/train_multiworker.py": "test_examples.py::test_workers",

@@ -120,6 +120,7 @@ STUDIES = {
     "image_towers": "--variants Lite0,_64_px",
     "filters": "--image-size 64 --variants no_twins",
     "unlocking": "--image-size 32 --variants two_cycles",
+    "languages": "--epochs 8 --batch-size 16 --at-least 100 --variants English_only",
 }
 
 
