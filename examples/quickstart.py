@@ -189,21 +189,16 @@ def make_image_tower(preset: str | None) -> keras_lit.ImageTower:
     options = {"antialias": True, "random_crop": (0.5, 1.0), "random_flip": True}
     if preset is None:
         return keras_lit.pretrained.efficientnet_lite0(resize="pad", **options)
-    tower = keras_lit.ImageTower(backbone_from_preset(preset))
-    settings = {**tower.preprocessor.get_config(), **options}
-    preprocessor = keras_lit.preprocessing.ImagePreprocessor.from_config(settings)
-    return keras_lit.ImageTower(tower.backbone, tower.pooling, preprocessor=preprocessor)
-
-
-def backbone_from_preset(preset: str) -> keras.Model:
-    """Looks a preset up in keras-cv, then in keras-nlp, which also takes folders and hub links."""
     import keras_cv  # Here, for it takes five seconds.
 
     for name in dir(keras_cv.models):
         backbone = getattr(keras_cv.models, name)
         if name.endswith("Backbone") and preset in getattr(backbone, "presets", {}):
-            return backbone.from_preset(preset)
-    return keras_nlp.models.Backbone.from_preset(preset)
+            tower = keras_lit.ImageTower(backbone.from_preset(preset))
+            settings = {**tower.preprocessor.get_config(), **options}
+            preprocessor = keras_lit.preprocessing.ImagePreprocessor.from_config(settings)
+            return keras_lit.ImageTower(tower.backbone, preprocessor=preprocessor)
+    return keras_lit.ImageTower.from_preset(preset, **options)
 
 
 def make_text_tower(text: str, captions: np.ndarray) -> keras_lit.TextTower:

@@ -50,9 +50,11 @@ def for_training(
     if training and "image" in x.element_spec:
         x = pairs.with_seeds(x, distribution.agreed(pairs.draw_seed()))
     x = x.map(lambda pair: _fill_up(pair, replicas))
+    own = distribution.is_part(x)
+    x = distribution.own_rows(x) if own else x
     count = int(x.cardinality())
     x = x if continue_data is None else continue_data(x)
-    return distribution.split_over_replicas(x, ready, count)
+    return distribution.split_over_replicas(x, ready, count, own)
 
 
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:

@@ -81,13 +81,18 @@ def on_replicas(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> 
     return np.concatenate([result.numpy() for result in results])[: len(rows)]
 
 
-def agreed(number: int) -> int:
-    """The first worker's number, on all workers: for the seeds of what they do alike."""
+def of_workers(number: int) -> list[int]:
+    """Each worker's number (once for each of its replicas), on all workers."""
     if not has_workers():
-        return number
+        return [number]
     strategy = tf.distribute.get_strategy()
     gathered = strategy.run(tf.function(lambda: all_gather(tf.constant([number], tf.int64))))
-    return int(strategy.experimental_local_results(gathered)[0][0])
+    return strategy.experimental_local_results(gathered)[0].numpy().tolist()
+
+
+def agreed(number: int) -> int:
+    """The first worker's number, on all workers: for the seeds of what they do alike."""
+    return of_workers(number)[0]
 
 
 def has_workers() -> bool:
@@ -95,10 +100,39 @@ def has_workers() -> bool:
     return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def is_part(dataset: tf.data.Dataset) -> bool:
+    """Whether this worker's dataset is its part of the data: its auto-shard policy is OFF."""
+    policy = dataset.options().experimental_distribute.auto_shard_policy
+    return has_workers() and policy == tf.data.experimental.AutoShardPolicy.OFF
+
+
+def own_rows(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Cuts a part's batches, as large as a global one, into what this worker adds to each step.
+
+    An epoch has as many steps as the worker with the fewest rows can fill.
+    """
+    strategy = tf.distribute.get_strategy()
+    workers = replica_count() // len(strategy.extended.worker_devices)
+
+    def cut(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(x, [workers, _rows(x) // workers, *x.shape[1:]])
+
+    steps = min(of_workers(int(batches.cardinality()) * workers))
+    rows = batches.map(lambda batch: {name: cut(x) for name, x in batch.items()}).unbatch()
+    if steps < 0:
+        return rows
+    return rows.take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+
+
+def _rows(x: tf.Tensor) -> Any:
+    return tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+
+
 def split_over_replicas(
     batches: tf.data.Dataset,
     function: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
     count: int | None = None,
+    own: bool = False,
 ) -> Any:
     """Hands each replica its consecutive rows of every global batch, mapped by `function`.
 
@@ -108,6 +142,7 @@ def split_over_replicas(
         batches: of dicts of [batch, ...] tensors; batch a multiple of the replicas.
         function: from such a dict of a replica's rows to what its step takes.
         count: int, the number of batches of an epoch, where `batches` does not tell.
+        own: bool, whether they are this worker's `own_rows`.
 
     Returns:
         A tf.data.Dataset, under a strategy a distributed one.
@@ -124,8 +159,8 @@ def split_over_replicas(
 
         def rows_by_replica(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             def split(x: tf.Tensor) -> tf.Tensor:
-                size = (tf.shape(x)[0] if x.shape[0] is None else x.shape[0]) // replicas
-                first = context.input_pipeline_id * here * size
+                size = _rows(x) // (here if own else replicas)
+                first = 0 if own else context.input_pipeline_id * here * size
                 return tf.reshape(x[first : first + here * size], [here, size, *x.shape[1:]])
 
             return {name: split(x) for name, x in batch.items()}

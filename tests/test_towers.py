@@ -341,6 +341,28 @@ def test_locked_towers_run_in_inference_mode():
     np.testing.assert_array_equal(tower(images, training=True), np.ones([2, 3]))
 
 
+@pytest.mark.parametrize("values", [(1 / 255, None), ([0.017, 0.018, 0.019], [-2.1, -2.0, -1.8])])
+def test_a_preset_brings_its_pixels(values, tmp_path):
+    """keras-nlp's own converter says what the backbone of a preset was trained with."""
+    backbone = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
+    backbone.save_to_preset(str(tmp_path))
+    default = ImageTower.from_preset(str(tmp_path), random_flip=True)
+    assert default.preprocessor.value_range == "-1..1" and default.preprocessor.random_flip
+    assert default.preprocessor.image_size == (32, 32)
+    converter = keras_nlp.layers.ImageConverter((32, 32), *values, antialias=True)
+    converter.save_to_preset(str(tmp_path))
+    tower = ImageTower.from_preset(str(tmp_path), projection_dim=8)
+    assert tower.embedding_dim == 8 and tower.preprocessor.antialias
+    assert tower.preprocessor.resize == "crop"
+    pixels = np.random.default_rng(0).integers(0, 256, [2, 32, 32, 3], "uint8")
+    expected = converter(pixels.astype("float32"))
+    np.testing.assert_allclose(tower.preprocessor(pixels), expected, rtol=1e-5, atol=1e-5)
+    for old, new in zip(backbone.get_weights(), tower.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    again = type(tower.preprocessor).from_config(tower.preprocessor.get_config())
+    np.testing.assert_array_equal(again(pixels), tower.preprocessor(pixels))
+
+
 def test_unlocking_keeps_what_the_user_froze():
     backbone = keras.Sequential(
         [keras.Input([8, 8, 3]), keras.layers.Conv2D(4, 1), keras.layers.Conv2D(4, 1)]

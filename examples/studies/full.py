@@ -98,19 +98,16 @@ def tune(
     pairs = data.image_text_pairs(args.dataset, args.split, shuffle_buffer=250_000, seed=seed)
     pairs = pairs if keep is None else pairs.filter(keep)
     with strategy().scope():
-        image = keras_nlp.models.Backbone.from_preset(backbone or args.backbone)
-        # The backbone's own size and range of pixels, the recipe's crops.
-        default = keras_lit.ImageTower(image).preprocessor.get_config()
-        crops = recipe.image_preprocessor().get_config()
-        kept = {name: crops[name] for name in ("random_crop", "random_flip")}
-        preprocessor = keras_lit.preprocessing.ImagePreprocessor.from_config({**default, **kept})
         text_tower = _text_tower(recipe, args, pairs)
-        head = text_tower.feature_dim if recipe.image_head else None
-        model = keras_lit.LiT(
-            keras_lit.ImageTower(image, projection_dim=head, preprocessor=preprocessor),
-            text_tower,
-            **{**recipe.lit_options(), **options},
+        crops = recipe.image_preprocessor()
+        image_tower = keras_lit.ImageTower.from_preset(
+            backbone or args.backbone,
+            projection_dim=text_tower.feature_dim if recipe.image_head else None,
+            random_crop=crops.random_crop,
+            random_flip=crops.random_flip,
         )
+        options = {**recipe.lit_options(), **options}
+        model = keras_lit.LiT(image_tower, text_tower, **options)
         model.compile(recipe.optimizer(**(optimizer or {})))
     test = data.image_text_pairs(args.test_dataset or args.dataset, args.test_split, captions="all")
     test = evaluation.ImagesAndTexts(test)

@@ -226,10 +226,6 @@ def tune(
     """
     training, _ = data.parts(seed)
     is_locked = tuning[0] == "L"
-    # A few steps on other pictures leave the averages of a pretrained batch norm half way.
-    for layer in image_tower.backbone.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = tuning[0] == "u"
     kept = [tower.backbone.get_weights() for tower in (image_tower, text_tower)]
     model = keras_lit.LiT(
         keras_lit.ImageTower(
@@ -243,6 +239,11 @@ def tune(
         tuning,
         **options,
     )
+    # In so few steps the averages of a batch norm get nowhere: those of a pretrained one would end
+    # between two styles of pictures, those of a new one near its initial values.
+    for layer in model.image_tower.backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable, layer.momentum = tuning[0] == "u", 0.8
     batch_size = min(args.batch_size, len(training))
     total = steps(len(training), args)
     schedule = keras_lit.optimizers.WarmupSchedule(learning_rate, total, total // 10)

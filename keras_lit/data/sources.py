@@ -68,8 +68,9 @@ def image_text_pairs(
         test_fraction: float in 0..1, the part of a folder's or table's images that is "test". A
             hash of the image's path relative to the folder decides, so that an image keeps its
             split, with all of its captions, when others are added. At 0 all are "train".
-        shard: (index, count), to read one part of `count` equal ones, for one of so many workers;
-            the same in each epoch. Shards are dealt out as whole files.
+        shard: (index, count), to read one part of `count` equal ones, the same in each epoch: for
+            jobs of their own, or for one of so many workers. `LiT.fit` sees that it is a part, and
+            adds other rows of it to each global batch. Shards are dealt out as whole files.
 
     Returns:
         A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
@@ -99,31 +100,34 @@ def image_text_pairs(
             files[index::count], image_key, text_key, skipped, bool(shuffle_buffer), seed
         )
         pairs = _choose(pairs, captions, seed)
-        pairs = pairs if skipped is None else _skip(pairs, skipped)
-        return pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
-    if made is None and _is_path(where):
+    elif made is None and _is_path(where):
         checks.check_one_of(split, ("train", "test"), "split")
         rows = _file_rows(pathlib.Path(where), image_key, text_key, captions, skipped)
         rows = [row for row in rows if (_part(row[0], where) < test_fraction) == (split == "test")]
         images = _by_image(rows, captions)[index::count]
         pairs = _read_files(images, where, split, captions, shuffle_buffer, seed)
-        return pairs if skipped is None else _skip(pairs, skipped)
+        shuffle_buffer = 0  # That is done, with the names.
+    else:
+        from keras_lit.data import builders
 
-    from keras_lit.data import builders
-
-    builder = made or builders.builder(str(where), data_dir)
-    if test_fraction:
-        raise ValueError(
-            "`test_fraction` is for folders and tables. Choose the part of a TensorFlow dataset "
-            f'with `split`, for example split="train[80%:]". Received: {test_fraction}.'
-        )
-    builder.download_and_prepare()
-    if shard is not None:
-        split = builders.part_of(split, index, count)
-    pairs = _choose(builders.pairs_of(builder, split, image_key, text_key), captions, seed)
-    if skipped is not None:
-        pairs = _skip(pairs, skipped)
-    return pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
+        builder = made or builders.builder(str(where), data_dir)
+        if test_fraction:
+            raise ValueError(
+                "`test_fraction` is for folders and tables. Choose the part of a TensorFlow "
+                'dataset with `split`, for example split="train[80%:]". Received: '
+                f"{test_fraction}."
+            )
+        builder.download_and_prepare()
+        if shard is not None:
+            split = builders.part_of(split, index, count)
+        pairs = _choose(builders.pairs_of(builder, split, image_key, text_key), captions, seed)
+    pairs = pairs if skipped is None else _skip(pairs, skipped)
+    pairs = pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
+    if count == 1:
+        return pairs
+    options = tf.data.Options()  # Tells `fit` and tf.distribute that no other worker reads these.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return pairs.with_options(options)
 
 
 def _is_path(source: str | os.PathLike) -> bool:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import keras_nlp
 import numpy as np
 import tensorflow as tf
 
@@ -105,6 +106,39 @@ class ImagePreprocessor(keras.layers.Layer):
         self.random_flip = random_flip
         takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
+
+    @classmethod
+    def from_preset(cls, preset: str, **options: Any) -> "ImagePreprocessor":
+        """The preprocessing that a preset of keras-nlp was trained with.
+
+        Args:
+            preset: name, link to a hub, or folder with an image converter in it.
+            **options: of `ImagePreprocessor`, in place of the preset's.
+
+        Returns:
+            An `ImagePreprocessor` with the size, resizing and pixels of the preset's converter.
+
+        Raises:
+            FileNotFoundError: the preset has no image converter.
+            ValueError: no such preset.
+
+        Example: `ImagePreprocessor.from_preset("dinov2_base", random_flip=True)`.
+        """
+        converter = keras_nlp.layers.ImageConverter.from_preset(preset)
+        scale, offset = (
+            np.broadcast_to(default if given is None else given, 3)
+            for given, default in ((converter.scale, 1.0), (converter.offset, 0.0))
+        )
+        mode = "pad" if converter.pad_to_aspect_ratio else "stretch"
+        found = {
+            "image_size": converter.image_size or 224,
+            "resize": "crop" if converter.crop_to_aspect_ratio else mode,
+            "value_range": ((-offset / scale).tolist(), (1 / scale).tolist()),
+            "background": 0,
+            "interpolation": converter.interpolation,
+            "antialias": converter.antialias,
+        }
+        return cls(**{**found, **options})
 
     def call(
         self,

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import keras
+import keras_nlp
 
 from keras_lit.backbones import FeaturesOnly
 from keras_lit.preprocessing import ImagePreprocessor
@@ -24,7 +25,8 @@ class ImageTower(Tower):
         preprocessor: a `keras_lit.preprocessing.ImagePreprocessor`. None makes one of the
             backbone's own image size (224 where that is free), with pixels in 0..255 for a
             backbone that rescales by itself (keras-cv's `include_rescaling`) and in -1..1, as in
-            LiT, for any other: pass one where the backbone was trained differently.
+            LiT, for any other: pass one where the backbone was trained differently, as DINOv2 was
+            ("imagenet"), or take `ImageTower.from_preset`.
 
     Call arguments:
         inputs: [batch, height, width, 3] float tensor of preprocessed images, or [batch,
@@ -76,6 +78,39 @@ class ImageTower(Tower):
             **kwargs,
         )
         self._build()
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str,
+        pooling: str = "auto",
+        projection_dim: int | None = None,
+        **options: Any,
+    ) -> "ImageTower":
+        """A tower of a preset of keras-nlp, with the preprocessing it was trained with.
+
+        Args:
+            preset: name, link to a hub, or folder, as of `keras_nlp.models.Backbone.from_preset`.
+            pooling: as for `ImageTower`.
+            projection_dim: likewise.
+            **options: of `ImagePreprocessor`, for example `random_flip=True`, in place of the
+                preset's. A preset without an image converter gets the defaults of `ImageTower`.
+
+        Returns:
+            An `ImageTower`.
+
+        Raises:
+            ValueError: no such preset.
+
+        Example: `keras_lit.ImageTower.from_preset("dinov2_base")`.
+        """
+        backbone = keras_nlp.models.Backbone.from_preset(preset)
+        try:
+            preprocessor = ImagePreprocessor.from_preset(preset, **options)
+        except FileNotFoundError:
+            config = {**_default_image_preprocessor(backbone).get_config(), **options}
+            preprocessor = ImagePreprocessor.from_config(config)
+        return cls(backbone, pooling, projection_dim, preprocessor)
 
     @classmethod
     def from_features(

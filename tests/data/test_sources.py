@@ -152,7 +152,10 @@ def test_random_captions_and_parts_of_a_table(folder):
     pairs = image_text_pairs(folder / "t.csv", captions="random", seed=1)
     epochs = {tuple(text for _, text in rows(pairs)) for _ in range(12)}
     assert epochs == {("an a", "a b"), ("an a", "another b")}
-    parts = [rows(image_text_pairs(folder / "t.csv", shard=(i, 2))) for i in range(2)]
+    datasets = [image_text_pairs(folder / "t.csv", shard=(i, 2)) for i in range(2)]
+    parts = [rows(dataset) for dataset in datasets]
+    for dataset, policy in ((pairs, "AUTO"), (datasets[0], "OFF")):  # `fit` on workers reads it.
+        assert dataset.options().experimental_distribute.auto_shard_policy.name == policy
     assert parts == [[EXPECTED[0], EXPECTED[2]], [EXPECTED[1]]]
 
 
