@@ -7,8 +7,12 @@ HEAD = """# Benchmarks
 
 Written by `examples/benchmarks/run_all.py`, whose JSON files lie in the folder beside this page.
 The rows of one table were measured in turns, each case in a process of its own; `growth_mb` is by
-how much the process grew. Rows of `open_clip` are its own code in PyTorch, on the same machine and
-the same data.
+how much the process grew, `late_growth_mb` in the last part of it, `writing_growth` and
+`reading_growth` as a part of what it had after the start. Rows of `open_clip` are its own code in
+PyTorch, on the same machine and the same data; `plain` is the same written down directly (the loss
+in TensorFlow; the input pipeline in one process with PIL, NumPy and SentencePiece). `share` is that
+of the matrix multiplication's own rate, `growth_of_file` the growth over the size of the file. The
+loss works on at most 64 MB of logits at a time: batches of up to 4,096 are computed whole.
 
 """
 # Constants that say nothing of the work.

@@ -1,6 +1,6 @@
 """Runs every benchmark and writes one page of tables and plots, with the date and the machine.
 
-    python examples/benchmarks/run_all.py --peer PYTHON       # docs/benchmarks.md; hours
+    python examples/benchmarks/run_all.py --peer PYTHON       # docs/benchmarks.md; half an hour
     python examples/benchmarks/run_all.py --only loss tokens  # these, then the page anew
     python examples/benchmarks/run_all.py --quick             # small, runs/benchmarks_quick.md
 
@@ -47,7 +47,7 @@ class Benchmark(NamedTuple):
 COST = ("seconds", "growth_mb")
 BENCHMARKS = {
     "loss": Benchmark(
-        "The contrastive loss and its gradient, over the batch (plain: all logits at once)",
+        "The contrastive loss and its text-side gradient by batch (plain: all logits at once)",
         ("loss.py --batches 1024 4096 16384",),
         ("loss.py --losses softmax --batches 16 32 --dims 8 --repeats 1",),
         peer=True,

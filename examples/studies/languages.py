@@ -3,8 +3,9 @@
     python examples/studies/languages.py
 
 The towers of `examples/multilingual.py` (pieces of the training captions, a locked and whitened
-EfficientNet-Lite0, in each epoch a picture's caption in a language drawn anew) from scratch, with no
-transformer layer or one, without that script's choice by validation. Each is asked in every language.
+EfficientNet-Lite0, in each epoch a picture's caption in a language drawn anew) from scratch, with
+no transformer layer or one, without that script's choice by validation. Each is asked in every
+language.
 """
 
 import numpy as np
