@@ -30,10 +30,11 @@ from matplotlib import pyplot as plt
 def main() -> None:
     """Reads, matches, reports."""
     args = parse_arguments()
-    pairs = read(args.source, args.split)
+    skipped: set[str] = set()
+    pairs = read(args.source, args.split, skipped)
     reference_source, reference_split = args.against or args.source, args.against_split
     within = (reference_source, reference_split) == (args.source, args.split)
-    references = pairs if within else read(reference_source, reference_split)
+    references = pairs if within else read(reference_source, reference_split, skipped)
 
     matches = duplicates.match_hashes(
         duplicates.perceptual_hashes(pairs),
@@ -58,7 +59,8 @@ def main() -> None:
     (args.output / "drop.txt").write_text("".join(f"{names[row]}\n" for row in rows))
     contact_sheet(matches, pairs, references, args.output / "duplicates.png")
     print(
-        f"{len(report)} matches; {len(rows)} of {len(names)} images are in {args.output}/drop.txt"
+        f"{len(report)} matches; {len(rows)} of {len(names)} images are in {args.output}/drop.txt; "
+        f"{len(skipped)} bad records left out"
     )
 
 
@@ -79,9 +81,9 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def read(source: str, split: str) -> tf.data.Dataset:
+def read(source: str, split: str, skipped: set[str]) -> tf.data.Dataset:
     """Each image once."""
-    return keras_lit.data.image_text_pairs(source, split, captions="first")
+    return keras_lit.data.image_text_pairs(source, split, captions="first", skipped=skipped)
 
 
 def embeddings(tower: keras_lit.ImageTower, pairs: tf.data.Dataset) -> np.ndarray:

@@ -47,7 +47,7 @@ def main() -> None:
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     write = {"tar": write_tars, "jsonl": write_jsonl}[args.format]
-    written = write(clean.as_numpy_iterator(), working, args.pairs_per_shard)
+    written = write(clean.as_numpy_iterator(), working, args.images_per_shard)
     report = {
         "written": written,
         "dropped": {name: count for name, count in counts.items() if name != "kept"},
@@ -74,15 +74,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--drop", nargs="*", type=pathlib.Path, default=[], help="lists of names")
     parser.add_argument("--max-distance", type=int, default=4, help="of repeats, in 256; -1: keep")
     parser.add_argument("--format", choices=["tar", "jsonl"], default="tar")
-    parser.add_argument("--pairs-per-shard", type=int, default=10_000)
+    parser.add_argument("--images-per-shard", type=int, default=10_000)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("prepared"))
     return parser.parse_args()
 
 
 def rules(args: argparse.Namespace, pairs: tf.data.Dataset) -> list[filters.Filter]:
     """The rules for images, those for texts, and the names to drop."""
-    dropped = [name for file in args.drop for name in file.read_text().splitlines()]
+    dropped = {name for file in args.drop for name in file.read_text().splitlines()}
     named = [duplicates.not_named(dropped)] if dropped else []
+    if dropped and not any(pair["name"].decode() in dropped for pair in pairs.as_numpy_iterator()):
+        raise SystemExit(
+            f"None of the {len(dropped)} names to drop is in {args.source}, which calls its images "
+            "otherwise. Pass the --source as it was passed when the list was written."
+        )
     if args.rules == "none":
         return named
     corpus = statistics.collect(pairs)
@@ -106,32 +111,41 @@ def repeated(pairs: tf.data.Dataset, max_distance: int) -> list[str]:
     return [names[row] for row in matches.repeats(len(names))]
 
 
-def write_tars(pairs: Iterator[Pair], output: pathlib.Path, pairs_per_shard: int) -> int:
-    """Shards of (000000000.jpg, 000000000.txt), ...; the number of pairs."""
-    number = -1
-    shards = itertools.groupby(enumerate(pairs), lambda row: row[0] // pairs_per_shard)
-    for shard, rows in shards:
+def by_image(pairs: Iterator[Pair]) -> Iterator[tuple[bytes, list[str]]]:
+    """(image, its captions) of neighbouring pairs of one image."""
+    for (_, image), same in itertools.groupby(pairs, lambda pair: (pair["name"], pair["image"])):
+        yield image, [pair["text"].decode() for pair in same]
+
+
+def write_tars(pairs: Iterator[Pair], output: pathlib.Path, images_per_shard: int) -> int:
+    """Shards of (000000000.jpg, 000000000.json), ...; the number of pairs."""
+    written = 0
+    images = enumerate(by_image(pairs))
+    for shard, rows in itertools.groupby(images, lambda row: row[0] // images_per_shard):
         with tarfile.open(output / f"{shard:05d}.tar", "w") as tar:
-            for number, pair in rows:
-                for ending, key in ((suffix(pair["image"]), "image"), ("txt", "text")):
+            for number, (image, captions) in rows:
+                record = json.dumps({"caption": captions}, ensure_ascii=False).encode()
+                for ending, content in ((suffix(image), image), ("json", record)):
                     member = tarfile.TarInfo(f"{number:09d}.{ending}")
-                    member.size = len(pair[key])
-                    tar.addfile(member, io.BytesIO(pair[key]))
-    return number + 1
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                written += len(captions)
+    return written
 
 
-def write_jsonl(pairs: Iterator[Pair], output: pathlib.Path, pairs_per_folder: int) -> int:
+def write_jsonl(pairs: Iterator[Pair], output: pathlib.Path, images_per_folder: int) -> int:
     """images/00000/000000000.jpg, ... and captions.jsonl; the number of pairs."""
-    number = -1
+    written = 0
     with (output / "captions.jsonl").open("w", encoding="utf-8") as table:
-        for number, pair in enumerate(pairs):
-            name = f"images/{number // pairs_per_folder:05d}/{number:09d}.{suffix(pair['image'])}"
+        for number, (image, captions) in enumerate(by_image(pairs)):
+            name = f"images/{number // images_per_folder:05d}/{number:09d}.{suffix(image)}"
             path = output / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(pair["image"])
-            row = {"image": name, "text": pair["text"].decode()}
+            path.write_bytes(image)
+            row = {"image": name, "text": captions}
             table.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return number + 1
+            written += len(captions)
+    return written
 
 
 def suffix(image: bytes) -> str:

@@ -1,5 +1,6 @@
 """Checks that raise: every message says what was expected, what came and what to do."""
 
+import numbers
 from collections.abc import Collection
 from typing import Any
 
@@ -15,7 +16,7 @@ def check_one_of(value: Any, choices: Collection[Any], name: str) -> None:
 
 def check_positive(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is a number above zero."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
         raise ValueError(f"`{name}` should be a positive number. Received: {value!r}.")
 
 

@@ -54,6 +54,7 @@ def test_find_duplicates(photos, tmp_path):
     (photos / "even" / "copy.png").write_bytes((photos / "odd" / "1.png").read_bytes())
     with (photos / "captions.csv").open("a") as table:
         table.write("\neven/copy.png,the same again")
+        table.write("\nodd/3.png,another caption, which makes no other picture")
     arguments = f"--source {photos} --hash-only --max-distance 0 --output {tmp_path}"
     run("find_duplicates.py", arguments, tmp_path)
     assert (tmp_path / "drop.txt").read_text() == f"{photos}/even/copy.png\n"
@@ -69,17 +70,18 @@ def test_prepare_data(photos, form, tmp_path):
     small = np.zeros([39, 60, 3], "uint8")
     (photos / "odd" / "small.png").write_bytes(tf.io.encode_png(small).numpy())
     with (photos / "captions.csv").open("a") as table:
+        table.write("\nodd/79.png,another caption")
         for name in ("again", "broken", "small"):
             table.write(f"\nodd/{name}.png,called {name}")
     (tmp_path / "drop.txt").write_text(f"{photos}/even/0.png\n")
     options = (
-        f"--drop drop.txt --short-side 39 --max-distance 0 --pairs-per-shard 50 --format {form}"
+        f"--drop drop.txt --short-side 39 --max-distance 0 --images-per-shard 50 --format {form}"
     )
     printed = run("prepare_data.py", f"--source {photos} --output out {options}", tmp_path)
-    assert "1 pairs of 1 images that repeat others dropped, 1 bad records left out, 79" in printed
+    assert "1 pairs of 1 images that repeat others dropped, 1 bad records left out, 80" in printed
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report == {
-        "written": 79,
+        "written": 80,
         "dropped": {"no duplicate": 1, "short side > 39": 1},
         "repeats": [f"{photos}/odd/again.png"],
         "bad_records": [f"{photos}/odd/broken.png"],
@@ -95,7 +97,9 @@ def test_prepare_data(photos, form, tmp_path):
             f"a {colours[i % 4]} picture number {i}",
         )
         for i in range(1, 80)
-    }
+    } | {((photos / "odd" / "79.png").read_bytes(), "another caption")}
+    first = image_text_pairs(tmp_path / "out", captions="first")
+    assert sum(1 for _ in first) == 79  # Both captions are still those of one image.
     assert len(list((tmp_path / "out").glob("*.tar"))) == (2 if form == "tar" else 0)
 
 

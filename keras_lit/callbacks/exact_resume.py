@@ -1,6 +1,7 @@
 """A training run that is killed and started again ends with the weights that it would have had."""
 
 import json
+import logging
 import os
 import pathlib
 import re
@@ -33,6 +34,11 @@ class ExactResume(keras.callbacks.Callback):
         directory: where to keep the checkpoint, one for each run. Several workers share it.
         save_freq: int, how many batches to train between two checkpoints, besides those at the end
             of each epoch; or "epoch" for these alone.
+        replay: bool, whether to read the data of all epochs that are over once more (without
+            decoding or tokenizing it) before going on: what they drew then is exact for any
+            dataset. False reads the first batch of each, which is enough where an epoch shuffles
+            once, as `image_text_pairs` and `features.load` do; it is not where it repeats a
+            shuffled dataset, or keeps in a `cache` what the first epoch drew.
 
     Raises (in `fit`):
         ValueError: the checkpoint is of another model or dataset; `steps_per_epoch` is used; the
@@ -45,12 +51,15 @@ class ExactResume(keras.callbacks.Callback):
     >>> # model.fit(pairs.batch(512), epochs=10, callbacks=[resume])
     """
 
-    def __init__(self, directory: str | os.PathLike, save_freq: int | str = "epoch"):
+    def __init__(
+        self, directory: str | os.PathLike, save_freq: int | str = "epoch", replay: bool = True
+    ):
         super().__init__()
         if save_freq != "epoch":
             checks.check_positive(save_freq, "save_freq")
         self.path = pathlib.Path(directory) / FILE
         self.save_freq = save_freq
+        self.replay = replay
         self._saved: dict[str, np.ndarray] = {}
         self._position = {"epoch": 0, "step": 0, "steps_per_epoch": 0}
 
@@ -77,8 +86,11 @@ class ExactResume(keras.callbacks.Callback):
             )
         self._position = {"epoch": 0, "step": 0, "steps_per_epoch": steps}
         self._read(steps)
-        # Reading the first batch of an epoch draws what that epoch drew.
-        passed = [(0, 1)] * self._position["epoch"] + [(self._position["step"], -1)]
+        # Reading an epoch, or its first batch, draws what that epoch drew.
+        epochs = self._position["epoch"]
+        passed = [(steps if self.replay else 0, 1)] * epochs + [(self._position["step"], -1)]
+        if self.replay and epochs:
+            logging.info("ExactResume reads the data of %d epochs that are over.", epochs)
 
         def parts() -> Iterator[tuple[int, int]]:  # Asked anew in each epoch.
             yield from [passed.pop(0) for _ in list(passed)] or [(0, -1)]

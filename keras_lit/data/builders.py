@@ -55,12 +55,14 @@ def pairs_of(
         split=split, decoders={image_key: tfds.decode.SkipDecoding()}, shuffle_files=False
     )
 
-    def pair(example: dict[str, Any]) -> dict[str, tf.Tensor]:
-        name = tf.strings.as_string(_get(example, name_key)) if name_key else tf.constant("")
+    def pair(number: tf.Tensor, example: dict[str, Any]) -> dict[str, tf.Tensor]:
+        name = tf.strings.as_string(_get(example, name_key) if name_key else number)
+        if not name_key:
+            name = f"{builder.name}/{split}/" + name
         texts = tf.reshape(_get(example, text_key), [-1])
         return {"image": example[image_key], "text": texts, "name": name}
 
-    return dataset.map(pair)
+    return dataset.enumerate().map(pair)
 
 
 def _flat(features: Any, prefix: str = "") -> dict[str, Any]:

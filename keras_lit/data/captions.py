@@ -141,6 +141,8 @@ def with_alternatives(
 def _weights(languages: Iterable[str] | Mapping[str, float] | None) -> Any:
     if languages is None:
         return lambda names: tf.ones_like(names, tf.float64)
+    if isinstance(languages, str) or not languages:
+        raise ValueError(f'`languages` should be a list such as ["en"]. Received: {languages!r}.')
     if not isinstance(languages, Mapping):
         languages = dict.fromkeys(languages, 1.0)
     initializer = tf.lookup.KeyValueTensorInitializer(

@@ -65,7 +65,7 @@ def perceptual_hashes(
 
     Raises:
         ValueError: `hash_size` is no multiple of 4.
-        tf.errors.InvalidArgumentError: an image does not decode.
+        tf.errors.InvalidArgumentError: an image does not decode, by number and name.
 
     Example:
 
@@ -81,11 +81,15 @@ def perceptual_hashes(
         from PIL import Image
     except ImportError as error:
         raise _missing("imagehash") from error
-    hashes = []
+    hashes: list[np.ndarray] = []
     for image in images:
-        image = image["image"] if isinstance(image, dict) else image
-        image = tf.convert_to_tensor(image)
-        pixels = (decode_image if image.dtype == tf.string else to_rgb)(image).numpy()
+        name = image.get("name") if isinstance(image, dict) else None
+        image = tf.convert_to_tensor(image["image"] if isinstance(image, dict) else image)
+        try:
+            pixels = (decode_image if image.dtype == tf.string else to_rgb)(image).numpy()
+        except tf.errors.InvalidArgumentError as error:
+            message = f"Image {len(hashes)} ({name or 'without a name'}): {error.message}"
+            raise tf.errors.InvalidArgumentError(None, None, message) from error
         picture = Image.fromarray(pixels[:, ::-1] if mirrored else pixels)
         hashes.append(np.packbits(imagehash.phash(picture, hash_size).hash))
     return np.array(hashes, np.uint8).reshape(len(hashes), hash_size**2 // 8)

@@ -1,19 +1,21 @@
 """Pairs from tar shards (webdataset, img2dataset) and TFRecords, as a stream of constant memory."""
 
 import json
+import os
 import pathlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 __all__ = ["read_shards", "shard_files"]
 
 SHARD_SUFFIXES = (".tar", ".tfrecord", ".tfrecords")
 IMAGE_ENTRIES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
-Record = tuple[bytes, list[bytes], str]
+Record = tuple[bytes, list[bytes], bytes]
 
 
 def shard_files(source: Any) -> list[str]:
@@ -37,7 +39,9 @@ def shard_files(source: Any) -> list[str]:
         return [str(file) for file in sorted(path.iterdir()) if file.suffix in SHARD_SUFFIXES]
     if path.suffix not in SHARD_SUFFIXES:
         return []
-    return sorted(tf.io.gfile.glob(str(source))) if "*" in str(source) else [str(source)]
+    if set("*?[") & set(str(source)):
+        return sorted(tf.io.gfile.glob(str(source)))
+    return [str(source)]
 
 
 def read_shards(
@@ -84,12 +88,12 @@ def read_shards(
                 try:
                     image, texts = _pair(entries, image_key, text_key)
                 except ValueError as error:
-                    _bad(f"{path}/{key}: {error}", skipped)
+                    note_bad(f"{path}/{key}: {error}", skipped)
                     continue
-                yield image, texts, f"{path}/{key}"
+                yield image, texts, os.fsencode(f"{path}/{key}")
         except (OSError, tarfile.TarError, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
-            _bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
+            note_bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
 
     signature = (
         tf.TensorSpec([], tf.string),
@@ -113,9 +117,9 @@ def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     entries: dict[str, bytes] = {}
     with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
         for member in tar:
-            if not member.isfile():
-                continue
             folder, _, name = member.name.rpartition("/")
+            if not member.isfile() or name.startswith("._"):  # macOS adds such halves.
+                continue
             stem, _, extension = name.partition(".")
             this = f"{folder}/{stem}" if folder else stem
             if this != key:
@@ -146,7 +150,10 @@ def _example_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     read = 0
     for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
         read += 16 + len(record)
-        features = tf.train.Example.FromString(record).features.feature
+        try:
+            features = tf.train.Example.FromString(record).features.feature
+        except DecodeError:
+            features = {}
         entries = {name: list(value.bytes_list.value) for name, value in features.items()}
         key = entries.get("key") or entries.get("__key__")
         yield (key[0].decode("utf-8", "replace") if key else str(number)), entries
@@ -163,16 +170,19 @@ def _pair(
     images = _first(entries, (image_key,) if image_key else IMAGE_ENTRIES)
     texts = _first(entries, text_keys)
     if not texts and "json" in entries:
-        texts = _first(json.loads(entries["json"]), text_keys)
+        record = json.loads(entries["json"])
+        texts = _first(record, text_keys) if isinstance(record, dict) else []
     for what, found in (("image", images), ("text", texts)):
         if not found:
             raise ValueError(f"no {what} among {', '.join(sorted(entries))}")
     captions = []
     for text in texts:
         try:
-            text = text.decode() if isinstance(text, bytes) else str(text)
+            text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         except UnicodeDecodeError as error:
             raise ValueError(f"the text is not UTF-8: {text[:40]!r}") from error
+        if not isinstance(text, str):
+            raise ValueError(f"the text is no string: {text!r}")
         if not text.strip():
             raise ValueError("the text is empty")
         captions.append(text.strip().encode())
@@ -187,9 +197,10 @@ def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     return []
 
 
-def _bad(message: str, skipped: set[str] | None) -> None:
+def note_bad(message: str, skipped: set[str] | None, error: type[Exception] = ValueError) -> None:
+    """Raises the error, or adds its message to `skipped`."""
     if skipped is None:
-        raise ValueError(
+        raise error(
             f"{message}. Mend it, or pass `skipped=set()` to leave such records out and count them."
         )
-    skipped.add(message)
+    skipped.add(message.encode("utf-8", "replace").decode())

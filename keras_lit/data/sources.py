@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.data.captions import draw, is_utf8
 from keras_lit.data.columns import IMAGE_KEYS, TEXT_KEYS, column
-from keras_lit.data.shards import read_shards, shard_files
+from keras_lit.data.shards import note_bad, read_shards, shard_files
 from keras_lit.images import decodes
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def image_text_pairs(
 
     Args:
         source: one of
-            - a folder: pictures at any depth, each beside a .txt of the same name with one caption
-              a line; or with one .csv, .tsv or .jsonl file in it, see next;
+            - a folder: the pictures at any depth that lie beside a .txt of the same name with one
+              caption a line; or with one .csv, .tsv or .jsonl file in it, see next;
             - a .csv, .tsv or .jsonl file with a column for the image (a path, relative to the file)
               and one for the text (in .jsonl also a list of texts);
             - shards: .tar (webdataset, img2dataset) or .tfrecord files, as a path, a folder, a
@@ -65,9 +65,10 @@ def image_text_pairs(
             dataset is read, so that `len(skipped)` counts them (each image is then decoded once
             more).
         data_dir: where TensorFlow Datasets keeps its data.
-        test_fraction: float in 0..1, the part of a folder's or table's images that is "test". A
-            hash of the image's path relative to the folder decides, so that an image keeps its
-            split, with all of its captions, when others are added. At 0 all are "train".
+        test_fraction: float in 0..1, the part of a folder's, a table's or shards' images that is
+            "test". A hash of the image's path relative to the folder (of its key and its shard's
+            name) decides, so that an image keeps its split, with all of its captions, when others
+            are added. At 0 all are "train".
         shard: (index, count), to read one part of `count` equal ones, the same in each epoch: for
             jobs of their own, or for one of so many workers. `LiT.fit` sees that it is a part, and
             adds other rows of it to each global batch. Shards are dealt out as whole files.
@@ -99,10 +100,10 @@ def image_text_pairs(
         pairs = read_shards(
             files[index::count], image_key, text_key, skipped, bool(shuffle_buffer), seed
         )
-        pairs = _choose(pairs, captions, seed)
+        pairs = _choose(_split_of_shards(pairs, split, test_fraction), captions, seed)
     elif made is None and _is_path(where):
         checks.check_one_of(split, ("train", "test"), "split")
-        rows = _file_rows(pathlib.Path(where), image_key, text_key, captions, skipped)
+        rows = _file_rows(pathlib.Path(where), image_key, text_key, skipped)
         rows = [row for row in rows if (_part(row[0], where) < test_fraction) == (split == "test")]
         images = _by_image(rows, captions)[index::count]
         pairs = _read_files(images, where, split, captions, shuffle_buffer, seed)
@@ -121,6 +122,7 @@ def image_text_pairs(
         if shard is not None:
             split = builders.part_of(split, index, count)
         pairs = _choose(builders.pairs_of(builder, split, image_key, text_key), captions, seed)
+        pairs = _with_captions(pairs, skipped)
     pairs = pairs if skipped is None else _skip(pairs, skipped)
     pairs = pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
     if count == 1:
@@ -130,7 +132,29 @@ def image_text_pairs(
     return pairs.with_options(options)
 
 
-def _is_path(source: str | os.PathLike) -> bool:
+def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -> tf.data.Dataset:
+    checks.check_one_of(split, ("train", "test"), "split")
+    if not test_fraction:
+        if split == "test":
+            raise ValueError("For a test split of shards, pass `test_fraction`.")
+        return pairs
+
+    def keep(pair: dict[str, tf.Tensor]) -> tf.Tensor:
+        # The key and the shard's own name, wherever the shard lies.
+        key = tf.strings.regex_replace(pair["name"], r"^.*/([^/]*\.(tar|tfrecords?)/)", r"\1")
+        number = tf.strings.to_hash_bucket_fast(key, 2**30)
+        return (tf.cast(number, tf.float64) / 2**30 < test_fraction) == (split == "test")
+
+    return pairs.filter(keep)
+
+
+def _is_path(source: str | os.PathLike | list[str]) -> bool:
+    if isinstance(source, list | tuple):
+        raise ValueError(
+            "A list of sources should name shards (.tar, .tfrecord). Received: "
+            f"{source}. Read others one by one and join them with `concatenate` or "
+            "`keras_lit.data.mixtures`."
+        )
     path = pathlib.Path(source)
     if path.exists():
         return True
@@ -147,7 +171,6 @@ def _file_rows(
     path: pathlib.Path,
     image_key: str | None,
     text_key: str | None,
-    captions: str,
     skipped: set[str] | None,
 ) -> list[tuple[str, str]]:
     """(image file, caption) of every pair, checked."""
@@ -160,26 +183,21 @@ def _file_rows(
     records = _folder(path) if path.is_dir() else _table(path, image_key, text_key)
     rows = []
     for where, image, texts in records:
+        if isinstance(texts, ValueError):
+            note_bad(f"{where}: {texts}", skipped)
+            continue
         texts = texts if isinstance(texts, list) else [texts]
         if not texts or not all(_is_caption(text) for text in texts):
-            message = (
+            note_bad(
                 f"{where}: expected a caption, or a list of them, of at least one character, in "
-                f"UTF-8. Received: {texts!r}."
+                f"UTF-8. Received: {texts!r}",
+                skipped,
             )
-            if skipped is None:
-                raise ValueError(message)
-            skipped.add(message)
-            continue
-        if not image.is_file():
-            if skipped is None:
-                raise FileNotFoundError(
-                    f"{where}: there is no image {str(image)!r}. Mend the path, or pass "
-                    "`skipped=set()` to leave such pairs out."
-                )
-            skipped.add(str(image))
-            continue
-        chosen = texts[:1] if captions == "first" else texts
-        rows += [(str(image), text.strip()) for text in chosen]
+        elif not image.is_file():
+            message = f"{where}: there is no image {str(image)!r}"
+            note_bad(message, skipped, FileNotFoundError)
+        else:
+            rows += [(str(image), text.strip()) for text in texts]
     return rows
 
 
@@ -188,8 +206,8 @@ def _is_caption(text: Any) -> bool:
 
 
 def _by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list[str]]]:
-    """(image, its captions) to draw from, or else each caption by itself."""
-    if captions != "random":
+    """(image, its captions) to choose from, or else each caption by itself."""
+    if captions == "all":
         return [(image, [text]) for image, text in rows]
     texts: dict[str, list[str]] = {}
     for image, text in rows:
@@ -201,14 +219,14 @@ def _part(image: str, source: str | os.PathLike) -> float:
     """A number in 0..1 that belongs to the image's path, the same on every machine."""
     root = pathlib.Path(source)
     path = pathlib.Path(os.path.relpath(image, root if root.is_dir() else root.parent))
-    return int(hashlib.md5(path.as_posix().encode()).hexdigest(), 16) / 2**128
+    return int(hashlib.md5(os.fsencode(path.as_posix())).hexdigest(), 16) / 2**128
 
 
 def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
     for image in sorted(path.rglob("*")):
         beside = image.with_suffix(".txt")
         if image.suffix.lower() in IMAGE_SUFFIXES and beside.exists():
-            lines = beside.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = beside.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
             yield str(beside), image, [line for line in lines if line.strip()]
 
 
@@ -218,7 +236,7 @@ def _table(
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if path.suffix == ".jsonl":
             lines = ((i, line) for i, line in enumerate(file, 1) if line.strip())
-            records: Any = ((i, json.loads(line)) for i, line in lines)
+            records: Any = ((i, _json_row(line)) for i, line in lines)
         elif path.suffix in TABLE_SUFFIXES:
             reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             records = ((reader.line_num, record) for record in reader)
@@ -227,9 +245,25 @@ def _table(
                 f"A table of pairs should be one of {', '.join(TABLE_SUFFIXES)}. Received: {path}."
             )
         for number, record in records:
-            image = record[column(record, image_key, IMAGE_KEYS, "image_key", path)]
-            text = record[column(record, text_key, TEXT_KEYS, "text_key", path)]
-            yield f"{path}, line {number}", path.parent / str(image), text
+            where = f"{path}, line {number}"
+            try:
+                if not isinstance(record, dict):
+                    raise ValueError(f"expected a JSON object. Received: {record}")
+                image = record[column(record, image_key, IMAGE_KEYS, "image_key", path)]
+                text = record[column(record, text_key, TEXT_KEYS, "text_key", path)]
+            except ValueError as error:
+                if path.suffix != ".jsonl":  # All its lines have the same columns.
+                    raise
+                yield where, path, error
+            else:
+                yield where, path.parent / str(image), text
+
+
+def _json_row(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return str(error)
 
 
 def _read_files(
@@ -248,7 +282,10 @@ def _read_files(
         )
     names, texts = zip(*images, strict=True)
     text = tf.ragged.constant(texts) if captions == "random" else [each[0] for each in texts]
-    files = tf.data.Dataset.from_tensor_slices({"text": text, "name": list(names)})
+    # File names are bytes, in whatever encoding.
+    files = tf.data.Dataset.from_tensor_slices(
+        {"text": text, "name": list(map(os.fsencode, names))}
+    )
     if shuffle_buffer:
         files = files.shuffle(min(shuffle_buffer, len(images)), seed=seed)
     files = draw(files, seed=seed) if captions == "random" else files
@@ -270,20 +307,43 @@ def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.
     return pairs.flat_map(each)
 
 
+def _with_captions(pairs: tf.data.Dataset, skipped: set[str] | None) -> tf.data.Dataset:
+    """Checks the captions of a TensorFlow dataset as those of files and shards are checked."""
+
+    def with_good(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        text = tf.strings.strip(pair["text"])
+        same = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace") == text
+        return {**pair, "text": text, "good": (text != "") & same}
+
+    def checked(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        message = "A caption is empty or not UTF-8. Pass `skipped=set()` to leave such pairs out:"
+        assertion = tf.debugging.Assert(pair.pop("good"), [message, pair["name"], pair["text"]])
+        with tf.control_dependencies([assertion] if assertion is not None else []):
+            return {**pair, "text": tf.identity(pair["text"])}
+
+    pairs = pairs.map(with_good)
+    return pairs.map(checked) if skipped is None else _only_good(pairs, skipped)
+
+
 def _skip(pairs: tf.data.Dataset, skipped: set[str]) -> tf.data.Dataset:
+    """Those whose image decodes; the others' names go into `skipped`."""
+    checked = pairs.map(
+        lambda pair: {**pair, "good": decodes(pair["image"])},
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return _only_good(checked, skipped)
+
+
+def _only_good(pairs: tf.data.Dataset, skipped: set[str]) -> tf.data.Dataset:
     def note(name: bytes) -> bool:
         skipped.add(name.decode("utf-8", "replace"))
         return False
 
     def keep(pair: dict[str, tf.Tensor]) -> tf.Tensor:
         return tf.cond(
-            pair["decodes"],
+            pair["good"],
             lambda: True,
             lambda: tf.numpy_function(note, [pair["name"]], tf.bool),
         )
 
-    checked = pairs.map(
-        lambda pair: {**pair, "decodes": decodes(pair["image"])},
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    return checked.filter(keep).map(lambda pair: {k: pair[k] for k in ("image", "text", "name")})
+    return pairs.filter(keep).map(lambda pair: {k: pair[k] for k in ("image", "text", "name")})

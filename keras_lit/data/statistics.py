@@ -164,7 +164,8 @@ class CorpusStatistics:
 def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatistics:
     """Counts texts, images and words of a corpus in one pass.
 
-    A pair (the same image with the same text) that occurs again is not counted again. Four tables
+    A pair (the same image with the same text) that occurs again is not counted again, as long as
+    there are no more than `capacity` different pairs. Four tables
     of at most `capacity` keys are kept, of 16 bytes each: at 10 million some 0.6 GB, and another
     0.3 GB while one of them grows. Small corpora take less.
 
@@ -174,7 +175,8 @@ def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatist
         capacity: int, how many different keys (pairs, texts, images, n-grams) are counted exactly.
 
     Returns:
-        `CorpusStatistics`; each table's `error` tells by how much its counts may be too low.
+        `CorpusStatistics`; each table's `error` tells by how much its counts may be too low. (They
+        may be too high where pairs were forgotten and came again.)
 
     Raises:
         ValueError: the images are not encoded and the pairs have no "name".

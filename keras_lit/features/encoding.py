@@ -157,8 +157,9 @@ class Rows:
     ) -> Iterator[tfrecords.Row]:
         """The rows of pairs `start` to `stop`, taken from `batches`.
 
-        `after` is the hash of the pair before them, where known. `notes` receives "skipped" and
-        "last_input" as the rows are consumed.
+        `after` is the hash of the pair before them, where known. `notes` receives "skipped",
+        "input_before" (that hash as it was read, 0 where nothing was) and "last_input" as the rows
+        are consumed.
 
         Raises:
             ValueError: an image does not decode (and `skip` is false); features that are not
@@ -181,6 +182,7 @@ class Rows:
                     "or the pairs have changed. Pass the same pairs in the same order (a shuffle "
                     "needs a seed), or write to another directory. Nothing was changed."
                 )
+            notes.setdefault("input_before", int(batch["previous_hash"][0]))
             yield from self._of_batch(batch, index, notes["skipped"])
             index += size
             after = notes["last_input"] = int(batch["hash"][-1])

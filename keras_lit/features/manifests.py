@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import shutil
@@ -149,13 +150,21 @@ def finish(directory: pathlib.Path, plan: Record, features: tfds.features.Featur
     """
     split = plan["split"]
     records = read_records(directory, plan)
+    for before, after in itertools.pairwise(records):
+        if after.get("input_before", 0) not in (0, before["last_input"]):
+            raise ValueError(
+                f"{before['file']} and {after['file']} were written from other orders of the "
+                "dataset, so that pairs would be missing and others twice. Delete both, and run "
+                "their jobs again with the same pairs in the same order (a shuffle needs a seed)."
+            )
+    kept_back = ("plan", "skipped", "input_before")
     manifest = {
         "plan": plan,
         "pairs": sum(record["pairs"] for record in records),
         "bytes": sum(record["bytes"] for record in records),
         "skipped": [bad for record in records for bad in record["skipped"]],
         "shards": [
-            {name: value for name, value in record.items() if name not in ("plan", "skipped")}
+            {name: value for name, value in record.items() if name not in kept_back}
             for record in records
         ],
     }

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 
 import keras
@@ -121,6 +122,11 @@ def begin(
         The plan, and the manifest where the split is finished already.
     """
     checks.check_one_of(dtype, ("float16", "float32"), "dtype")
+    if not re.fullmatch(r"\w[\w-]*", split):
+        raise ValueError(
+            "`split` names what is written: letters, digits, _ and -. Received: "
+            f"{split!r}. Take a part of a source where you read it."
+        )
     for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
         checks.check_positive(value, name)
     encoding.check_dataset(dataset, image_tower, views)
@@ -186,6 +192,8 @@ def _count_pairs(dataset: tf.data.Dataset, directory: pathlib.Path, split: str) 
         return count
     begun = manifests.known_plan(directory, split)
     if begun is not None:
+        # A shuffle with a seed gives each reading of a run another order: all runs read as often.
+        next(iter(dataset.take(1)), None)
         return begun["pairs"]
     logging.info("Counting the pairs, since `dataset.cardinality()` is unknown.")
     return int(dataset.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))

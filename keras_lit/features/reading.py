@@ -74,7 +74,10 @@ def load(
         parsed = rows.map(lambda x: parse(x, unused), tf.data.AUTOTUNE, deterministic=True)
     parsed = parsed.unbatch()
     if several == "all":
-        return parsed
+        if not shuffle:
+            return parsed
+        # The captions of an image lie side by side until now.
+        return parsed.shuffle(SHUFFLE_BUFFER if shuffle is True else int(shuffle), seed + 2)
     return parsed.apply(tf.data.experimental.assert_cardinality(found["pairs"]))
 
 
@@ -169,6 +172,8 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
     for name, field in plan["fields"].items():
         if field["shape"] == [None]:
             spec[name] = tf.io.RaggedFeature(tf.string)
+        elif field["dtype"] == "float64":
+            spec[name] = tf.io.FixedLenFeature([], tf.string)
         else:
             dtype = tf.as_dtype(field["dtype"])
             stored = dtype if dtype == tf.string else tf.float32 if dtype.is_floating else tf.int64
@@ -185,6 +190,9 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
         else:
             features = features[:, 0 if view == "random" else view]
         for name, field in plan["fields"].items():
+            if field["dtype"] == "float64":
+                values = tf.io.decode_raw(pairs[name], tf.float64)
+                pairs[name] = tf.reshape(values, [-1, *field["shape"]])
             pairs[name] = tf.cast(pairs[name], field["dtype"])
         if several in ("first", "random"):
             counts = tf.cast(pairs["text"].row_lengths(), tf.int32)

@@ -35,7 +35,8 @@ def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
                 "that are tensors, with other names."
             )
         shape = None if value.shape.rank is None else value.shape.as_list()
-        strings = value.dtype == tf.string and shape == [None]
+        strings = value.dtype == tf.string and value.shape.rank == 1
+        shape = [None] if strings else shape
         if shape is None or (None in shape and not strings):
             raise ValueError(
                 f"The field {name!r} should have a fixed shape, or be a list of strings [None]. "
@@ -58,6 +59,8 @@ def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
             features[name] = tfds.features.Text()
         elif field["dtype"] == "string" and field["shape"] == [None]:
             features[name] = tfds.features.Sequence(tfds.features.Text())
+        elif field["dtype"] == "float64":  # TensorFlow's records have 32 bits for a number.
+            features[name] = _raw(field["shape"], "float64")
         else:
             dtype = tf.as_dtype(field["dtype"])
             features[name] = tfds.features.Tensor(shape=field["shape"], dtype=dtype)

@@ -61,6 +61,23 @@ def test_same_weights_and_losses(tmp_path, whole, interruptions):
         np.testing.assert_array_equal(found, expected)
 
 
+def repeated():
+    pairs = make_pairs(COUNT).shuffle(COUNT, seed=7)
+    return pairs.repeat().batch(10).take(4)  # An epoch shuffles twice.
+
+
+def cached():
+    return data().cache()  # All epochs have the order of the first.
+
+
+@pytest.mark.parametrize("pairs", [repeated, pytest.param(cached, marks=pytest.mark.slow)])
+def test_what_epochs_that_are_over_drew(pairs, tmp_path):
+    expected = run(tmp_path / "whole", pairs=pairs())
+    assert run(tmp_path / "killed", 9, pairs=pairs()) is None
+    for found, wanted in zip(run(tmp_path / "killed", pairs=pairs())[1], expected[1], strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.slow
 def test_a_finished_run_gives_its_weights(tmp_path, whole):
     run(tmp_path)

@@ -134,3 +134,25 @@ def test_rules_that_cannot_be_counted():
         filters.apply(pairs_of(["a"]), [rule, rule])
     with pytest.raises(ValueError, match=r"`text` should have rank 0.*before `batch`"):
         filters.apply(pairs_of(["a"]).batch(1), [rule])
+
+
+def test_words_are_what_whitespace_divides():
+    """ALIGN's 3 to 20: a hyphen or an apostrophe makes no second word, a lone dash makes none."""
+    texts = [
+        "a dog's",
+        "rock'n'roll",
+        "U.S. flag",
+        "a - b",
+        *(" ".join(["of-the-art"] * n) for n in (20, 21)),
+    ]
+    assert kept(pairs_of([*texts, "a dog's bed"]), filters.text_length()) == [
+        texts[4],
+        "a dog's bed",
+    ]
+
+
+def test_forgotten_words_are_not_judged_by():
+    corpus = statistics.collect(pairs_of([f"word{i} here" for i in range(40)]), capacity=20)
+    with pytest.raises(ValueError, match="had to forget.*larger `capacity`"):
+        filters.common_words(corpus)
+    filters.common_words(corpus, 5)

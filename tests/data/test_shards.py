@@ -184,3 +184,39 @@ def test_shards_are_shuffled_by_seed(shards):
     (first, second), again, other = read(1), read(1), read(2)
     assert first != second and (first, second) == again != other
     assert sorted(first) == sorted(second) == ALL
+
+
+def test_splits_of_shards(shards, tmp_path_factory):
+    """An image keeps its split wherever the shards lie; without `test_fraction` there is no test."""
+    moved = tmp_path_factory.mktemp("moved")
+    for file in shards.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    train, test = (texts(image_text_pairs(shards, s, test_fraction=0.3)) for s in ("train", "test"))
+    assert sorted(train + test) == ALL and 4 < len(test) < 20
+    assert texts(image_text_pairs(moved, "test", test_fraction=0.3)) == test
+    with pytest.raises(ValueError, match="`test_fraction`"):
+        image_text_pairs(shards, "test")
+    with pytest.raises(ValueError, match="`split` should be one of 'train', 'test'"):
+        image_text_pairs(shards, "trian")
+
+
+def test_odd_records_are_named_and_the_others_read(tmp_path):
+    files = [
+        *[("a.png", png(0)), ("._a.png", b"of macOS"), ("a.txt", "\ufeffgood")],
+        *[("b.png", png(0)), ("b.json", "[1]")],
+        *[("c.png", png(0)), ("c.json", '{"caption": NaN}')],
+        *[("d.png", png(0)), ("d.json", '{"caption": ["a dog", null]}')],
+        *[("caf\udce9.png", png(0)), ("caf\udce9.txt", "also good")],
+    ]
+    write_tar(tmp_path / "a.tar", files)
+    skipped = set()
+    pairs = list(image_text_pairs(tmp_path / "a.tar", skipped=skipped).as_numpy_iterator())
+    assert [pair["text"] for pair in pairs] == [b"good", b"also good"]
+    assert pairs[1]["name"] == bytes(tmp_path) + b"/a.tar/caf\xe9"
+    assert sorted(message.split(".tar/")[1].split(":")[0] for message in skipped) == ["b", "c", "d"]
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        writer.write(b"\xff no Example")
+    skipped = set()
+    assert texts(image_text_pairs(tmp_path / "a.tfrecord", skipped=skipped)) == []
+    assert len(skipped) == 1 and "a.tfrecord/0: no image" in skipped.pop()
+    assert texts(image_text_pairs(f"{tmp_path}/?.tar", skipped=set())) == ["good", "also good"]

@@ -1,3 +1,4 @@
+import io
 import json
 import pathlib
 
@@ -31,7 +32,7 @@ EXPECTED = [(png(0), "an a"), (png(1), "a b"), (png(1), "another b")]
 
 
 def test_folder_of_text_files(folder):
-    (folder / "a.txt").write_text("an a\n")
+    (folder / "a.txt").write_text("an a\n", encoding="utf-8-sig")  # As Windows writes it.
     (folder / "inside" / "b.txt").write_text("a b\n\nanother b")
     assert rows(image_text_pairs(folder)) == EXPECTED
     assert rows(image_text_pairs(str(folder), captions="first")) == EXPECTED[:2]
@@ -106,7 +107,8 @@ def test_bad_images_are_skipped_and_named(folder):
     pairs = image_text_pairs(folder / "t.csv", skipped=skipped)
     assert rows(pairs) == EXPECTED[:1]
     rows(pairs)  # another epoch counts nothing twice
-    assert skipped == {str(folder / "c.jpg"), str(folder / "none.png")}
+    missing = f"{folder}/t.csv, line 4: there is no image '{folder}/none.png'"
+    assert skipped == {str(folder / "c.jpg"), missing}
     with pytest.raises(FileNotFoundError, match=r"t\.csv, line 4: there is no image.*none\.png"):
         image_text_pairs(folder / "t.csv")
 
@@ -150,6 +152,7 @@ def test_random_captions_and_parts_of_a_table(folder):
     lines = ["image,text", "a.png,an a", "inside/b.png,a b", "inside/b.png,another b"]
     (folder / "t.csv").write_text("\n".join(lines))
     pairs = image_text_pairs(folder / "t.csv", captions="random", seed=1)
+    assert rows(image_text_pairs(folder / "t.csv", captions="first")) == EXPECTED[:2]
     epochs = {tuple(text for _, text in rows(pairs)) for _ in range(12)}
     assert epochs == {("an a", "a b"), ("an a", "another b")}
     datasets = [image_text_pairs(folder / "t.csv", shard=(i, 2)) for i in range(2)]
@@ -211,3 +214,58 @@ def test_tensorflow_datasets(tmp_path):
         for i in range(2)
     ]
     assert [len(rows(part)) for part in parts] == [1, 1]
+
+
+def test_lines_that_are_no_records_are_named(folder):
+    lines = ['{"image": "a.png", "text": "an a"}', '{"image": "a', "[1]", '{"image": "a.png"}']
+    (folder / "t.jsonl").write_text("\n".join(lines))
+    skipped = set()
+    assert rows(image_text_pairs(folder / "t.jsonl", skipped=skipped)) == EXPECTED[:1]
+    starts = sorted(message.split(":")[0] for message in skipped)
+    assert starts == [f"{folder}/t.jsonl, line {i}" for i in (2, 3, 4)]
+    with pytest.raises(ValueError, match=r"t\.jsonl, line 2: expected a JSON object"):
+        image_text_pairs(folder / "t.jsonl")
+
+
+def test_names_that_are_not_utf8(folder):
+    name = b"caf\xe9"
+    for suffix, content in ((b".png", png(0)), (b".txt", b"an a")):
+        with open(bytes(folder) + b"/" + name + suffix, "wb") as file:
+            file.write(content)
+    (pair,) = image_text_pairs(folder, skipped=set()).as_numpy_iterator()
+    assert pair["name"] == bytes(folder) + b"/" + name + b".png"
+    assert rows(image_text_pairs(folder, "train", test_fraction=1e-9)) == EXPECTED[:1]
+
+
+def test_a_list_of_folders_says_what_to_do(folder):
+    with pytest.raises(ValueError, match="list of sources should name shards"):
+        image_text_pairs([str(folder), str(folder)])
+
+
+class Nameless(tfds.core.GeneratorBasedBuilder):
+    """Two good pictures, one that is broken, two without a caption; no names."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "text": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        images = [png(0), png(1), b"broken", png(2), png(3)]
+        texts = ["an a", " a b\n", "broken", "", " "]
+        for i, (image, text) in enumerate(zip(images, texts, strict=True)):
+            yield i, {"image": io.BytesIO(image), "text": text}
+
+
+def test_bad_pairs_of_a_tensorflow_dataset_are_counted(tmp_path):
+    builder = Nameless(data_dir=tmp_path)
+    skipped = set()
+    found = rows(image_text_pairs(builder, skipped=skipped))
+    assert sorted(found) == sorted(EXPECTED[:2])
+    assert len(skipped) == 3 and all(name.startswith("nameless/train/") for name in skipped)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="caption is empty.*skipped=set"):
+        rows(image_text_pairs(builder))

@@ -47,7 +47,7 @@ def train(directory):
 def prepare(directory):
     """Photos to shards of four pairs."""
     arguments = f"--source {directory.parent / 'photos'} --rules none --max-distance -1"
-    output = ["--pairs-per-shard", "4", "--output", str(directory / "prepared")]
+    output = ["--images-per-shard", "4", "--output", str(directory / "prepared")]
     sys.argv = ["prepare_data.py", *arguments.split(), *output]
     runpy.run_path(str(EXAMPLES / "prepare_data.py"), run_name="__main__")
 

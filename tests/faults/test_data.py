@@ -30,7 +30,7 @@ def prepare(photos, tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     output = tmp_path / "out" / "prepared"
-    arguments = f"--source {photos} --rules none --max-distance -1 --pairs-per-shard 10"
+    arguments = f"--source {photos} --rules none --max-distance -1 --images-per-shard 10"
     monkeypatch.setattr(sys, "argv", ["x", *arguments.split(), "--output", str(output)])
 
     def run(fault=None):

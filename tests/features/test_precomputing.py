@@ -84,7 +84,9 @@ def test_manifest(whole):
 def test_float32_is_exact_and_any_field_is_kept(tmp_path):
     fields = {
         "id": np.arange(22),
-        "box": np.arange(88).reshape(22, 4) / 8,
+        "box": np.arange(88).reshape(22, 4) / 7,  # 64 bits that 32 cannot hold.
+        "time": 1.7e9 + np.arange(22) / 7,
+        "tags": np.array([["a", "b"]] * 22),
         "name": [f"{i}.png" for i in range(22)],
     }
     precompute(tmp_path, pairs=make_pairs(**fields), dtype="float32")
@@ -92,7 +94,9 @@ def test_float32_is_exact_and_any_field_is_kept(tmp_path):
     np.testing.assert_allclose(
         [row["image_features"] for row in rows], small.expected_features(make_tower()), rtol=1e-5
     )
-    np.testing.assert_array_equal([row["box"] for row in rows], fields["box"])
+    for name in ("box", "time"):
+        np.testing.assert_array_equal([row[name] for row in rows], fields[name])
+    assert all(row["tags"].tolist() == [b"a", b"b"] for row in rows)
     assert [row["id"] for row in rows] == list(range(22))
     assert [row["name"].decode() for row in rows] == fields["name"]
 

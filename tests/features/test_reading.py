@@ -1,5 +1,7 @@
 """How a cache is read, and how damage is found."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -83,6 +85,14 @@ def test_several_captions(several):
     assert all(text in texts for row in drawn for text, texts in zip(row, CAPTIONS, strict=True))
     assert {row[i] for row in drawn for i in range(0, 21, 3)} == {"one", "two", "three"}
     assert load(seed=1) == drawn[1]
+
+
+def test_all_captions_are_shuffled_apart(several):
+    """Neighbours of one image would be negatives of each other in a batch."""
+    pairs = keras_lit.features.load(several, captions="all", shuffle=True, seed=0)
+    rows = list(pairs.as_numpy_iterator())
+    assert sorted(row["text"].decode() for row in rows) == sorted(itertools.chain(*CAPTIONS))
+    assert sum(a["id"] != b["id"] for a, b in itertools.pairwise(rows)) >= len(CAPTIONS)
 
 
 def test_all_captions_keep_their_image(several):

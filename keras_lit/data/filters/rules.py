@@ -100,8 +100,10 @@ def text_length(shortest: int = 3, longest: int = 20) -> Filter:
     """
 
     def keep(pair: Pair) -> tf.Tensor:
-        words = tf.size(statistics.words(pair["text"]))
-        return (words >= shortest) & (words <= longest)
+        # What is punctuation only, such as a dash, is no word.
+        parts = tf.strings.split(pair["text"])
+        count = tf.math.count_nonzero(tf.strings.regex_full_match(parts, r".*[\pL\pM\pN].*"))
+        return (count >= shortest) & (count <= longest)
 
     return Filter(f"{shortest} to {longest} words", keep)
 
@@ -142,6 +144,9 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
     Returns:
         A `Filter`.
 
+    Raises:
+        ValueError: the statistics have forgotten words, and hold fewer than `commonest`.
+
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
@@ -149,6 +154,12 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
     >>> bool(rule.keep({"text": tf.constant("a cat")}))
     False
     """
+    if corpus.ngrams.error and commonest > len(corpus.ngrams.keys):
+        raise ValueError(
+            f"The statistics had to forget: they hold {len(corpus.ngrams.keys):,} of the words and "
+            f"pairs of words, and cannot tell the {commonest:,} commonest. Collect them with a "
+            "larger `capacity`, or ask for fewer."
+        )
     keys = corpus.ngrams.commonest(commonest)
     return Filter(
         f"words among the {commonest} commonest n-grams",
