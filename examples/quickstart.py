@@ -172,8 +172,9 @@ class Clock:
 
 
 def read(dataset: str, split: str) -> tf.data.Dataset:
-    """One caption for each picture; a fifth of the pictures of a folder or table are "test"."""
-    part = 0.2 if pathlib.Path(dataset).exists() else 0.0
+    """One caption for each picture; of a folder, table or shards a fifth of them are "test"."""
+    files = pathlib.Path(dataset).exists() or keras_lit.data.shards.shard_files(dataset)
+    part = 0.2 if files else 0.0
     return keras_lit.data.image_text_pairs(dataset, split, captions="first", test_fraction=part)
 
 
