@@ -242,6 +242,8 @@ class LiT(keras.Model):
                 token ids. Raw ones are preprocessed inside tf.data, with the random crop and flip
                 of the image tower's preprocessor. "texts", strings [batch, n], may stand for
                 "text": then the loss is the sum of those of n kinds of text; "" is a missing one.
+                Several workers get the same dataset, or each its part, whose auto-shard policy is
+                OFF (`image_text_pairs(..., shard=)`); batches are global ones either way.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
             *args: as in `keras.Model.fit`, from `epochs` on.
