@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from keras_lit import losses
+from keras_lit import distribution, losses
 from tests.small import make_model, make_pairs, mirrored
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
@@ -128,6 +129,24 @@ def test_local_loss_is_the_mean_of_the_replicas_own(name):
     value, *_ = sum_and_gradients(loss, mirrored(4), image, text, *scalars, local=True)
     parts = [loss(image[i : i + 12], text[i : i + 12], *scalars) for i in range(0, 48, 12)]
     np.testing.assert_allclose(value, np.mean(parts), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "contrastive",
+    [
+        losses.softmax_contrastive,
+        lambda image, text, t: losses.sigmoid_contrastive(image, text, t, -1.0),
+    ],
+    ids=LOSSES,
+)
+def test_accuracies_are_of_the_global_batch(contrastive):
+    image, text = np.eye(4, dtype="float32"), np.eye(4, dtype="float32")
+    text[0] = [0.6, 0, 0.8, 0]  # Nearest to image 2, which is on the other replica.
+    strategy = mirrored(2)
+    step = tf.function(lambda image, text: contrastive(image, text, 0.0)[1])
+    found = strategy.run(step, args=share_out(strategy, image, text))
+    sums = {name: sum(strategy.experimental_local_results(x)) for name, x in found.items()}
+    assert sums == {"image_to_text_accuracy": 1.0, "text_to_image_accuracy": 0.75}
 
 
 def test_replicas_of_unequal_size_are_refused():
@@ -250,6 +269,20 @@ def test_training_on_workers_equals_one_device(workers, tmp_path):
         assert_same((*logs, weights), expected[name], TOLERANCE.get(name, 1e-5))
 
 
+def test_rows_of_workers_with_two_replicas(monkeypatch):
+    workers = [tf.distribute.InputContext(2, i, 4) for i in range(2)]
+    strategy = types.SimpleNamespace(
+        distribute_datasets_from_function=lambda make: types.SimpleNamespace(
+            rows=[[list(row["x"].numpy()) for row in make(worker)] for worker in workers]
+        )
+    )
+    monkeypatch.setattr(distribution, "replica_count", lambda: 4)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+    batches = tf.data.Dataset.from_tensors({"x": range(8)})
+    found = distribution.split_over_replicas(batches, lambda rows: rows)
+    assert found.rows == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+
+
 @pytest.mark.slow
 def test_a_batch_that_replicas_do_not_divide_is_refused():
     with mirrored(4).scope():
@@ -257,6 +290,14 @@ def test_a_batch_that_replicas_do_not_divide_is_refused():
         model.compile("sgd")
     with pytest.raises(tf.errors.InvalidArgumentError, match="a multiple of the 4 replicas"):
         model.fit(make_pairs(20).batch(10), verbose=0)
+
+
+def test_evaluate_fills_up_batches_that_replicas_do_not_divide():
+    with mirrored(2).scope():
+        model = make_model()
+        model.compile("sgd", jit_compile=False)
+    result = model.evaluate(make_pairs(7).batch(7), return_dict=True, verbose=0)
+    assert result["chance_loss"] == pytest.approx(np.log(7))
 
 
 @pytest.mark.parametrize(
@@ -271,6 +312,14 @@ def test_optimizers_that_train_otherwise_on_replicas_are_refused(options, messag
         model = make_model()
         with pytest.raises(ValueError, match=message):
             model.compile(keras.optimizers.SGD(0.1, **options))
+
+
+def test_chance_of_a_local_loss_is_that_of_a_replicas_pairs():
+    with mirrored(2).scope():
+        model = make_model(local_loss=True)
+        model.compile("sgd", jit_compile=False)
+    result = model.evaluate(make_pairs(8).batch(8), return_dict=True, verbose=0)
+    assert result["chance_loss"] == pytest.approx(np.log(4))
 
 
 def test_embeddings_on_replicas_equal_one_device():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_lit import losses
 from keras_lit.losses import (
     sigmoid_contrastive,
     sigmoid_contrastive_loss,
@@ -29,6 +30,20 @@ def test_value_and_gradients_equal_the_reference(tile_size):
     np.testing.assert_allclose(loss, GOLDEN["softmax_loss"], rtol=1e-6)
     for gradient, name in zip(gradients, ("image", "text", "log_temperature"), strict=True):
         np.testing.assert_allclose(gradient, GOLDEN[f"softmax_grad_{name}"], atol=2e-6)
+
+
+def test_by_default_no_more_logits_exist_than_the_limit(monkeypatch):
+    monkeypatch.setattr(losses, "_TILE_ELEMENTS", 7 * 48 + 20)
+    matmul, shapes = tf.matmul, []
+
+    def noted(*args, **options):
+        product = matmul(*args, **options)
+        shapes.append(tuple(product.shape))
+        return product
+
+    monkeypatch.setattr(tf, "matmul", noted)
+    np.testing.assert_allclose(run()[0], GOLDEN["softmax_loss"], rtol=1e-6)
+    assert max(rows for rows, width in shapes if width == 48) == 7
 
 
 @pytest.mark.parametrize("tile_size", [None, 1, 7, 16, 48, 1000])
@@ -96,6 +111,19 @@ def test_accuracies_count_own_pairs_both_ways(contrastive, tile_size):
     np.testing.assert_allclose(accuracies["text_to_image_accuracy"], 2 / 3)
 
 
+@pytest.mark.parametrize(
+    "contrastive",
+    [softmax_contrastive, lambda i, t, s, n, m: sigmoid_contrastive(i, t, s, -1.0, n, m)],
+    ids=["softmax", "sigmoid"],
+)
+def test_a_masked_row_is_nobodys_nearest(contrastive):
+    image = np.array([[1, 0], [0, 1], [0.8, 0.6]], "float32")
+    text = np.array([[0.8, 0.6], [0.6, 0.8], [1, 0]], "float32")
+    # Image 0 is nearest to text 2, and text 0 to image 2.
+    _, accuracies = contrastive(image, text, 0.0, None, tf.constant([True, True, False]))
+    assert accuracies == {"image_to_text_accuracy": 1.0, "text_to_image_accuracy": 1.0}
+
+
 def test_bfloat16_embeddings_are_summed_in_float32():
     image = tf.cast(GOLDEN["image"], tf.bfloat16)
     loss = softmax_contrastive_loss(image, image, 0.0)
@@ -122,3 +150,5 @@ def test_a_temperature_that_overflows_is_named():
     same = tf.ones([5, 4]) / 2.0
     with pytest.raises(tf.errors.InvalidArgumentError, match="temperature.*should be finite"):
         softmax_contrastive_loss(same, same, 100.0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="temperature.*should be finite"):
+        sigmoid_contrastive_loss(same, same, 100.0, -10.0)

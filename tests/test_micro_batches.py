@@ -50,6 +50,22 @@ def test_gradients_equal_those_of_the_whole_batch(tuning, size):
     assert_equal(in_micro_batches(model, pairs, size), whole(model, pairs))
 
 
+@pytest.mark.parametrize(("tuning", "times"), [("Lu", 1), ("UU", 2)])
+def test_a_locked_tower_encodes_each_image_once(tuning, times, monkeypatch):
+    model, counts = make_model(tuning), []
+    pairs, features = data(model, 6), model.image_tower.features
+
+    def counting(images, **options):
+        counts.append(len(images))
+        return features(images, **options)
+
+    monkeypatch.setattr(model.image_tower, "features", counting)
+    micro_batches.loss_and_gradients(
+        model, pairs, 3, lambda e: model._contrast(e, pairs), lambda loss: loss
+    )
+    assert counts == [3, 3] * times
+
+
 def test_under_xla():
     model = make_model()
     pairs = data(model, 12)
@@ -101,6 +117,24 @@ def test_fit_on_replicas_with_an_uneven_last_batch():
         for weight, wanted in zip(actual[1], expected[1], strict=True):
             scale = max(np.abs(wanted).max(), 1e-2)
             np.testing.assert_allclose(weight, wanted, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_a_scaled_loss_trains_the_same(size):
+    """The optimizer divides the gradients by what it multiplied the loss with."""
+    trained = []
+    for optimizer in (
+        keras.optimizers.SGD(0.1),
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=64.0),
+    ):
+        model = make_model()
+        model.compile(optimizer, micro_batch_size=size)
+        before = [np.array(weight) for weight in model.trainable_weights]
+        model.train_step(data(model, 6))
+        trained.append([np.array(weight) for weight in model.trainable_weights])
+    assert max(np.abs(a - b).max() for a, b in zip(before, trained[0], strict=True)) > 1e-3
+    for plain, scaled in zip(*trained, strict=True):
+        np.testing.assert_allclose(scaled, plain, atol=1e-6)
 
 
 def test_the_setting_is_saved(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from keras_lit import ImageTower, LiT, TextTower
+from keras_lit import ImageTower, LiT, TextTower, batches
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import ImagePreprocessor
 
@@ -227,6 +227,16 @@ def test_seeds_repeat_a_run_exactly(run_eagerly, tokenizer):
         np.testing.assert_array_equal(a, b)
 
 
+def test_crops_differ_within_a_batch_and_between_epochs(tokenizer):
+    keras.utils.set_random_seed(1)
+    towers = image_tower(random_crop=(0.2, 0.4)), text_tower(tokenizer)
+    same = {"image": IMAGES[[0] * 8], "text": CAPTIONS[:8]}
+    pairs = keras_lit.batches.for_training(same, *towers, batch_size=8, training=True)
+    first, second = (next(iter(pairs))["image"].numpy() for _ in range(2))
+    assert len(np.unique(first.reshape(8, -1), axis=0)) == 8
+    assert (first != second).any(axis=(1, 2, 3)).all()
+
+
 def test_precomputed_features_train_like_images(tokenizer):
     def run(features):
         keras.utils.set_random_seed(3)
@@ -273,6 +283,12 @@ def test_keras_file_round_trips(options, tokenizer, tmp_path):
     assert [v.path for v in again.trainable_variables] == [
         v.path for v in model.trainable_variables
     ]
+
+
+def test_the_config_tells_the_loss(tokenizer):
+    options = {"loss": "sigmoid", "bias": -5.0, "local_loss": True}
+    config = LiT(image_tower(), text_tower(tokenizer), **options).get_config()
+    assert {name: config[name] for name in options} == options
 
 
 def test_weights_file_round_trips(model, tokenizer, tmp_path):
@@ -338,6 +354,14 @@ def test_encode_image_takes_every_kind_of_image(model, tmp_path):
     np.testing.assert_allclose(model.encode_image(mixed)[[0, 2]], expected[[0, 2]], atol=1e-6)
 
 
+def test_bytes_may_end_in_zeros(model):
+    """As those of a black BMP do, which NumPy's own strings would cut off."""
+    bmp = b"BM" + np.array([102, 0, 54, 40, 4, 4], "<i4").tobytes()
+    bmp += np.array([1, 24], "<i2").tobytes() + bytes(24) + bytes(48)
+    expected = model.encode_image(np.zeros([1, 4, 4, 3], "uint8"))
+    np.testing.assert_array_equal(model.encode_image([bmp]), expected)
+
+
 def test_encode_text_takes_strings_and_ids(model):
     expected = model.encode_text(CAPTIONS)
     ids = model.text_tower.preprocessor(CAPTIONS)
@@ -346,10 +370,30 @@ def test_encode_text_takes_strings_and_ids(model):
     np.testing.assert_allclose(model.encode_text(CAPTIONS[2]), expected[2:3], atol=1e-6)
 
 
+def test_the_first_id_outside_of_the_vocabulary_is_refused(model):
+    words = model.text_tower.vocabulary_size
+    model.encode_text(np.full([1, 8], words - 1))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"in \[0, \d+\), the text tower"):
+        model.encode_text(np.full([1, 8], words))
+
+
 def test_long_text_is_cut(model):
     long = "the sea the sea the sea the sea the sea the sea"
     ids = model.text_tower.preprocessor([long, long + " and more"])
     np.testing.assert_array_equal(ids[0], ids[1])
+
+
+def test_arrays_are_shuffled_where_asked_in_batches_of_32(model):
+    features = np.repeat(np.arange(40.0)[:, None], 6, axis=1)
+    arrays = {"image_features": features, "text": np.zeros([40, 8], "int32")}
+    towers = model.image_tower, model.text_tower
+    for shuffle in (False, True):
+        pairs = batches.for_training(arrays, *towers, shuffle=shuffle)
+        epochs = [[batch["image_features"].numpy()[:, 0] for batch in pairs] for _ in range(2)]
+        assert [len(rows) for rows in epochs[0]] == [32, 8]
+        first, second = (np.concatenate(rows).tolist() for rows in epochs)
+        assert (first != second) == shuffle and (first != list(range(40))) == shuffle
+        assert sorted(first) == list(range(40))
 
 
 @pytest.mark.slow
@@ -366,6 +410,19 @@ def test_fit_takes_raw_and_preprocessed_pairs_alike(model):
     ]
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=1e-6)
+
+
+def test_validation_and_evaluation_do_not_augment(tokenizer):
+    keras.utils.set_random_seed(1)
+    augmenting = image_tower(random_crop=(0.2, 0.4), random_flip=True)
+    model = LiT(augmenting, text_tower(tokenizer))
+    model.compile(keras.optimizers.SGD(0.0))
+    logits = 10.0 * model.encode_image(IMAGES) @ model.encode_text(CAPTIONS).T
+    rows, columns = (np.log(np.exp(logits).sum(axis)) for axis in (1, 0))
+    expected = ((rows + columns) / 2 - np.diag(logits)).mean()
+    history = model.fit(dataset(24), validation_data=dataset(24), verbose=0).history
+    result = model.evaluate(dataset(24), return_dict=True, verbose=0)
+    np.testing.assert_allclose([history["val_loss"][0], result["loss"]], expected, rtol=1e-5)
 
 
 def test_validation_data(model):
@@ -448,6 +505,10 @@ def with_nan():
 
 RUNTIME = {
     "broken image": ({"image": [*encoded()[:23], b"broken"]}, r"does not decode.*broken"),
+    "broken image with a name": (
+        {"image": [*encoded()[:23], b"broken"], "name": [f"{i}.png" for i in range(24)]},
+        r"does not decode.*23\.png",
+    ),
     "NaN": ({"image": with_nan()}, "`image` should be finite"),
     "empty caption": ({"text": [*CAPTIONS[:23], "  "]}, "Captions should not be empty"),
     "unknown id": ({"text": np.full([24, 8], 9999)}, r"in \[0, \d+\), the text tower"),
@@ -513,6 +574,11 @@ def test_text_without_a_tokenizer():
         (["/nowhere/a.png"], tf.errors.NotFoundError, "/nowhere/a.png"),
         ([np.zeros([4, 4, 3])], ValueError, r"uint8 arrays.*float64 of shape \(4, 4, 3\)"),
         (with_nan(), tf.errors.InvalidArgumentError, "`image` should be finite"),
+        (
+            np.full([2, 6], np.nan, "float32"),
+            tf.errors.InvalidArgumentError,
+            "`image_features` should be finite",
+        ),
     ],
 )
 def test_images_that_cannot_be_encoded(images, error, message, model):

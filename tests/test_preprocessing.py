@@ -101,11 +101,31 @@ def test_pad_keeps_the_aspect_ratio_and_the_background():
     assert (result[:2] == 9).all() and (result[2:6] == 0).all() and (result[6:] == 9).all()
 
 
+def test_a_thin_picture_keeps_a_row_of_pixels():
+    pixels = np.zeros([1, 100, 3], "uint8")
+    result = ImagePreprocessor(8, "pad", value_range="0..255", background=9)(pixels).numpy()
+    assert [set(row.ravel()) for row in result] == [{9}] * 3 + [{0}] + [{9}] * 4
+
+
+def test_random_crops_are_of_the_padded_picture():
+    layer = ImagePreprocessor(8, "pad", value_range="0..255", background=9, random_crop=(1.0, 1.0))
+    result = layer(np.zeros([10, 20, 3], "uint8"), training=True, seed=tf.constant([1, 2]))
+    assert (result[:2] == 9).numpy().all() and (result[2:6] == 0).numpy().all()
+
+
 def test_crop_takes_the_centre():
     pixels = np.repeat(np.arange(0, 240, 20, dtype="uint8")[None, :, None], 4, axis=0)
     pixels = np.repeat(pixels, 3, axis=-1)  # 4 x 12, each column its own value
     result = ImagePreprocessor(4, "crop", value_range="0..255")(pixels)
     np.testing.assert_array_equal(result[0, :, 0], [80, 100, 120, 140])
+
+
+def test_crop_keeps_a_whole_number_of_pixels():
+    """24 / 38 * 95 is 60, and in float32 a little less."""
+    pixels = np.random.default_rng(0).integers(0, 256, [38, 95, 3]).astype("uint8")
+    expected = tf.cast(tf.image.resize(pixels, [24, 60]), tf.uint8)[:, 18:42]
+    result = ImagePreprocessor(24, "crop", value_range="0..255")(pixels)
+    np.testing.assert_array_equal(result, expected)
 
 
 def test_random_crop_and_flip_follow_the_seed(picture):
@@ -258,7 +278,9 @@ def test_token_ids_equal_the_reference():
 def test_lowercase_option():
     cased = keras_nlp.models.BertTokenizer(vocabulary=WORDS, lowercase=False)
     assert TextPreprocessor(cased, 4)("DOG")[1] == 1
-    assert TextPreprocessor(cased, 4, lowercase=True)("DOG")[1] == 6
+    folding = TextPreprocessor(cased, 4, lowercase=True)
+    assert folding("DOG")[1] == 6
+    assert TextPreprocessor.from_config(folding.get_config()).lowercase
 
 
 @pytest.mark.parametrize("text", [[1, 2], [1.5], [["a", "b"]]])

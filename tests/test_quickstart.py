@@ -5,12 +5,15 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import keras_nlp
+import numpy as np
 import pytest
 
 import keras_lit
+from tests.small import make_model
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -69,3 +72,29 @@ def test_own_table_and_local_backbone(arguments, tmp_path):
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
     assert isinstance(model, keras_lit.LiT)
     assert model.encode_text(["a red picture"]).shape == (1, 64)
+
+
+def test_the_weights_that_validated_best_are_kept(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    quickstart = importlib.import_module("quickstart")
+    model, weights, scores = make_model(), [], iter([0.1, 0.9, 0.2])
+    monkeypatch.setattr(quickstart, "recalls", lambda *_: weights.append(model.get_weights()))
+    monkeypatch.setattr(quickstart, "mean_recall", lambda _: next(scores))
+    train = {"views": np.ones([1, 8, 6], "float32"), "text": np.array(["a dog", "a cat"] * 4)}
+    args = types.SimpleNamespace(seed=0, batch_size=4, epochs=2, learning_rate=1e-2)
+    history = quickstart.fit(model, train, np.arange(8), args, np.arange(2))
+    assert history["validation"] == [0.1, 0.9, 0.2] and len(weights) == 3
+    for found, best in zip(model.get_weights(), weights[1], strict=True):
+        np.testing.assert_array_equal(found, best)
+
+
+def test_training_anew_starts_from_the_pretrained_text_tower(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    quickstart = importlib.import_module("quickstart")
+    model = make_model()
+    start = model.text_tower.backbone.get_weights()
+    model.text_tower.backbone.set_weights([weight + 1 for weight in start])
+    args = types.SimpleNamespace(text="Ti")
+    model = quickstart.untrained(model, start, {}, np.arange(0), args)
+    for found, expected in zip(model.text_tower.backbone.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(found, expected)

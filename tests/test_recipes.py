@@ -50,7 +50,7 @@ def test_a_recipe_is_the_papers(name):
 
 def test_first_and_second_moments_are_the_papers():
     adam, adafactor = recipes.get("cc12m").optimizer(), recipes.get("private").optimizer()
-    assert (adam.beta_1, adam.beta_2) == (0.9, 0.999)
+    assert (adam.beta_1, adam.beta_2, adam.epsilon) == (0.9, 0.999, 1e-8)
     assert (adafactor.momentum, adafactor.beta2_cap) == (0.9, 0.999)
 
 
@@ -61,6 +61,13 @@ def test_a_smaller_batch_sees_as_many_pairs():
     short = recipe.optimizer(steps=60, image_multiplier=0.1)
     assert (short._learning_rate.total_steps, short._learning_rate.warmup_steps) == (60, 10)
     assert short.image_multiplier == 0.1
+
+
+def test_options_take_the_place_of_the_recipes():
+    recipe = recipes.get("yfcc")
+    assert recipe.optimizer(global_clipnorm=0.5).global_clipnorm == 0.5
+    preprocessor = recipe.image_preprocessor(image_size=64, random_crop=None)
+    assert (preprocessor.image_size, preprocessor.random_crop) == ((64, 64), None)
 
 
 def test_options_go_to_lit():

@@ -11,13 +11,13 @@ NO = ""
 
 
 def pairs(count=16):
-    """Three kinds of text; the second is often missing, the third always where `count` is 4."""
+    """Three kinds of text: the first is missing once, the second often, the third always of 4."""
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, [count, 8, 8, 3]).astype("float32")
     words = ["red", "green", "blue", "grey", "dog", "cat", "moon", "banana"]
     texts = [
         [
-            f"a {words[i % 8]} and a {words[i // 8 + 2]} one",
+            NO if i == 9 else f"a {words[i % 8]} and a {words[i // 8 + 2]} one",
             NO if i % 3 else f"{words[(3 * i) % 8]} {words[(i + 1) % 7]} {words[i % 5]}",
             NO if i % 4 == 0 or count == 4 else f"{words[(5 * i + 1) % 8]} one {words[i % 7]}",
         ]

@@ -61,6 +61,14 @@ def test_a_killed_study_goes_on(study, tmp_path):
         assert (tmp_path / f"{x}.png").stat().st_size > 1000
 
 
+def test_each_variant_begins_with_its_seed(study, tmp_path):
+    runner = study("runner")
+    args = arguments(runner, tmp_path, "--seeds", "2")
+    results = runner.run("toy", args, ["a", "b"], lambda *_: [{"x": float(np.random.random())}])
+    found = [result["curve"][0]["x"] for result in results]
+    assert found[0] == found[1] != found[2] == found[3]
+
+
 def test_results_of_other_settings_are_refused(study, tmp_path):
     runner = study("runner")
     point = [{"pairs": 0, "recall": 1.0}]
@@ -80,6 +88,50 @@ def test_ranks_say_what_the_spread_allows(study):
         "a is like c: +4.0 (spread 5.0)",
         "a is below d: -10.0 (spread 3.0)",
     ]
+
+
+def test_parts_of_the_training_stamps(study):
+    stamps = study("stamps")
+    data = types.SimpleNamespace(train={"text": np.zeros(20)})
+    parts = [stamps.Stamps.parts(data, seed) for seed in range(2)]
+    for training, validation in parts:
+        assert len(validation) == 2 and sorted([*training, *validation]) == list(range(20))
+    assert set(parts[0][1]) != set(parts[1][1])
+
+
+@pytest.mark.parametrize(("tags", "expected"), [(0.0, {0}), (0.5, {0, 1}), (1.0, {1})])
+def test_batches_of_a_study(study, tags, expected):
+    ids = {"text": tf.zeros([9, 1]), "tagged": tf.ones([9, 1])}
+    tower = types.SimpleNamespace(preprocessor=lambda texts: ids[str(texts[0])])
+    part = {name: np.array([name] * 12) for name in ids} | {"features": np.arange(12)}
+    rows = np.arange(1, 10)
+    pairs = study("stamps").batches(part, rows, tower, True, 9, 0, tags)
+    first, second = (batch for batch in pairs.take(2).as_numpy_iterator())
+    assert set(first["text"].ravel()) == expected
+    assert sorted(first["image_features"]) == sorted(second["image_features"]) == rows.tolist()
+    orders = [batch["image_features"].tolist() for batch in (first, second)]
+    assert orders[0] != rows.tolist() and orders[0] != orders[1]
+
+
+def test_steps_are_a_multiple_of_the_rounds(study):
+    args = types.SimpleNamespace(batch_size=64, epochs=3, rounds=4)
+    assert study("stamps").steps(100, args) == 4  # 4.7 batches, in 4 rounds
+
+
+def test_the_rate_is_chosen_on_the_validation_pictures(study, monkeypatch):
+    stamps = study("stamps")
+    found = {1e-3: (9.0, 20.0), 1e-2: (8.0, 30.0)}
+    monkeypatch.setattr(
+        stamps,
+        "tune",
+        lambda *args, **_: [dict(zip(("validation", "mean_recall"), found[args[5]], strict=True))],
+    )
+    text = np.array(["a"] * 4)
+    data = types.SimpleNamespace(
+        train={"text": text, "tagged": text}, parts=lambda seed: (np.arange(3), np.arange(3, 4))
+    )
+    curve = stamps.best_rate(data, None, lambda captions: None, 0, found, None)
+    assert curve == [{"validation": 9.0, "mean_recall": 20.0, "learning_rate": 1e-3}]
 
 
 @pytest.mark.parametrize("tuning", ["UU", "uU"])
@@ -108,7 +160,12 @@ def test_a_pretrained_batch_norm_keeps_its_averages(study, tuning, tmp_path):
     def mean(model):
         return {"mean": float(model.image_tower.backbone.layers[0].moving_mean.numpy()[0])}
 
+    before = image_tower.get_weights() + text_tower.get_weights()
     curve = stamps.tune(data, image_tower, text_tower, tuning, 0, 1e-3, args, mean)
+    for kept, weight in zip(
+        before, image_tower.get_weights() + text_tower.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(weight, kept)
     assert curve[0]["mean"] == 0.0
     assert (curve[-1]["mean"] == 0.0) == (tuning == "UU")
 
@@ -187,6 +244,27 @@ def test_a_study_at_full_size(study, name, photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "crop", "flip"), [("yfcc", True, False), ("coco", False, True)])
+def test_crops_and_head_of_a_recipe_at_full_size(
+    study, name, crop, flip, photos, tmp_path, monkeypatch
+):
+    models = []
+    monkeypatch.setattr(keras_lit.LiT, "fit", lambda self, *_, **__: models.append(self))
+    image = keras_nlp.models.ViTBackbone((32, 32, 3), 16, 1, 2, 16, 16)
+    image.save_to_preset(str(tmp_path))
+    monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", {"Ti": (16, 1, 32, 2)})
+    line = f"--full {name} --dataset {photos} --test-split train --backbone {tmp_path}"
+    line += " --text-size Ti --global-batch 16 --steps 2 --rounds 1"
+    full = study("full")
+    full.tune(0, full.parser("A study.", rounds=1).parse_args(line.split()))
+    tower = models[0].image_tower
+    assert tower.preprocessor.image_size == (32, 32)
+    assert tower.preprocessor.random_crop == ((0.05, 1.0) if crop else None)
+    assert tower.preprocessor.random_flip == flip
+    assert (tower.head is not None) == (name == "yfcc")
+
+
+@pytest.mark.slow
 def test_a_filter_of_a_study_at_full_size_drops_pairs(study, photos, tmp_path, monkeypatch):
     """All captions have more than three words."""
     line = "--variants 3_words_at_most"
@@ -209,6 +287,28 @@ def test_changes_of_a_recipe_at_full_size(study, text, photos, monkeypatch):
     assert tower.preprocessor(["a red picture"]).shape == (1, 5)
 
 
+def test_twins_of_the_filters_study(study):
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=[60, 64]), rng.normal(size=[20, 64])
+    test[0], train[7] = train[3], train[5]
+    data = types.SimpleNamespace(
+        train={"features": train, "text": ["one", "a b c d"] * 30}, test={"features": test}
+    )
+    filters = study("filters")
+    dropped = {
+        variant: np.flatnonzero(~filters.kept(variant, data, 0.9)).tolist()
+        for variant in filters.VARIANTS
+    }
+    assert dropped == {
+        "all": [],
+        "no twins": [3],
+        "no twins, train and test": [3, 7],
+        "ALIGN's length": list(range(0, 60, 2)),
+        "3 words at most": list(range(1, 60, 2)),
+    }
+
+
 def test_the_schedules_of_the_unlocking_study(study):
     unlocking = study("unlocking")
     total = 40
@@ -220,5 +320,7 @@ def test_the_schedules_of_the_unlocking_study(study):
     assert at["delay and slow"] == pytest.approx([0, 0, 0.1, 0.1])
     assert at["sigmoid"][0] < 0.01 and at["sigmoid"][2] == pytest.approx(0.5)
     assert at["two cycles"] == [0, 0, 1, 1] and at["UU"] == [1.0] * 4
+    rate = unlocking.schedules("two cycles", total, 3e-4)["learning_rate"]
+    assert float(rate(2)) == pytest.approx(3e-4)
     rate = unlocking.schedules("two cycles", total)["learning_rate"]
     assert float(rate(2)) == pytest.approx(float(rate(22))) == unlocking.LEARNING_RATE

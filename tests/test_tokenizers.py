@@ -122,6 +122,7 @@ def test_scripts_of_all_stamps_survive(stamps):
 def test_a_file_gives_the_same_ids_everywhere(train, ending, tmp_path):
     trained = train(CAPTIONS, 80)
     path = tokenizers.save(trained, tmp_path / f"vocabulary.{ending}")
+    assert tokenizers.load(path).get_vocabulary() == trained.get_vocabulary()
     preprocessor = TextPreprocessor(tokenizers.load(path), 8)
     texts = ["a red BALLOON", "two dogs", "naïve snow"]
     expected = TextPreprocessor(trained, 8)(texts).numpy()
@@ -147,6 +148,14 @@ def test_the_file_is_the_stock_format(tmp_path):
     )
     path = tokenizers.save(tokenizers.train_wordpiece(CAPTIONS, 80), tmp_path / "v.txt")
     assert path.read_text().split("\n")[:3] == ["[PAD]", "[UNK]", "[CLS]"]
+
+
+def test_a_cased_vocabulary(tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Café", "cafe"]))
+    for lowercase, expected in ((False, [5, 6]), (True, [6, 6])):
+        preprocessor = TextPreprocessor(tokenizers.load(path, lowercase), 3)
+        assert preprocessor(["Café", "cafe"]).numpy()[:, 1].tolist() == expected
 
 
 def test_files_that_are_no_vocabularies(tmp_path):

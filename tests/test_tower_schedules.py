@@ -12,6 +12,7 @@ from keras_lit.optimizers import (
     Delay,
     SigmoidRamp,
     WarmupSchedule,
+    check_on_replicas,
     note_image_tower,
 )
 from tests.small import make_model, make_pairs, mirrored
@@ -49,8 +50,9 @@ def step_through(optimizer, variables, gradients, image):
         (Delay(2), lambda step: 0.0 if step < 2 else 0.1),
         (Delay(3, 0.5), lambda step: 0.0 if step < 3 else 0.05),
         (SigmoidRamp(2, 0.5), lambda step: 0.1 / (1 + np.exp(-(step - 2) / 0.5))),
+        (SigmoidRamp(2, 0.5, 0.3), lambda step: 0.03 / (1 + np.exp(-(step - 2) / 0.5))),
     ],
-    ids=["none", "float", "delay", "delay smaller", "ramp"],
+    ids=["none", "float", "delay", "delay smaller", "ramp", "ramp smaller"],
 )
 def test_the_image_tower_has_its_own_rate_and_decay(multiplier, rate):
     initial, gradients = arrays(2), [arrays(5, 1), arrays(5, 2)]
@@ -121,6 +123,20 @@ def test_a_lit_says_which_variables_are_of_its_image_tower():
     assert not any(map(np.array_equal, before, after))
 
 
+def test_the_multiplier_acts_inside_a_loss_scale_optimizer():
+    """Which Keras puts around the optimizer for float16."""
+    model = make_model("UU", batch_norm=False)
+    model.compile(keras.optimizers.LossScaleOptimizer(Adam(1e-2, image_multiplier=0.0)))
+    towers = model.image_tower, model.text_tower
+    before = [[x.numpy() for x in tower.trainable_variables] for tower in towers]
+    model.fit(make_pairs(8).batch(8), verbose=0)
+    same = [
+        [np.array_equal(a, x.numpy()) for a, x in zip(of, tower.trainable_variables, strict=True)]
+        for of, tower in zip(before, towers, strict=True)
+    ]
+    assert all(same[0]) and not any(same[1])
+
+
 def test_adam_clips_the_gradient_of_the_global_batch():
     weights = []
     for replicas in (1, 2):
@@ -134,6 +150,16 @@ def test_adam_clips_the_gradient_of_the_global_batch():
         weights.append([x.numpy() for x in model.trainable_variables])
     for one, two in zip(*weights, strict=True):
         np.testing.assert_allclose(one, two, atol=2e-5)
+
+
+@pytest.mark.parametrize("option", ["clipnorm", "clipvalue", "global_clipnorm"])
+@pytest.mark.parametrize("wrap", [lambda o: o, keras.optimizers.LossScaleOptimizer])
+def test_clipping_on_each_replica_is_refused(option, wrap):
+    optimizer = wrap(keras.optimizers.SGD(0.1, **{option: 1.0}))
+    check_on_replicas(optimizer, 1)
+    with pytest.raises(ValueError, match=f"so `{option}` would train"):
+        check_on_replicas(optimizer, 2)
+    check_on_replicas(wrap(Adam(0.1, **{option: 1.0})), 2)
 
 
 def test_a_multiplier_without_a_lit_is_refused():

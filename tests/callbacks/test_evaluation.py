@@ -109,6 +109,31 @@ def test_with_cached_features(model, expected):
     assert found == pytest.approx(expected)
 
 
+def test_options_reach_the_metrics(model, monkeypatch):
+    data = pictures()
+    moved = {**data, "label": 10 * data["label"] + 3}
+    plain, moved = (
+        callbacks.ZeroShotEvaluation(rows, NAMES, top=(2,), classes=classes).evaluate(model)
+        for rows, classes in ((data, None), (moved, range(3, 63, 10)))
+    )
+    assert moved == plain and set(plain) == {
+        "zero_shot_accuracy@2",
+        "zero_shot_mean_per_class_recall",
+    }
+    found = callbacks.RetrievalEvaluation(captioned()[0], ks=(3,)).evaluate(model)
+    assert {name.split("@")[1] for name in found if "@" in name} == {"3"}
+    monkeypatch.setattr(evaluation, "few_shot_accuracy", lambda *_, **settings: settings)
+    settings = {"shots": (1,), "seeds": 2, "l2": 4.0}
+    found = callbacks.FewShotEvaluation(data, data, **settings).evaluate(model)
+    assert found == {f"few_shot_{name}": value for name, value in settings.items()}
+
+
+def test_groups_are_those_of_the_first_texts():
+    data = {"image": pictures(5)["image"], "text": list("abacd"), "name": list("xxyyz")}
+    groups = evaluation.ImagesAndTexts(data).groups_of_same_text()
+    assert groups.tolist() == [0, 0, 1]  # The texts "a", "a" and "d".
+
+
 def encoded_images(model, monkeypatch):
     """Counts the images that the tower runs over."""
     counts = []
@@ -188,12 +213,33 @@ def test_when_it_evaluates(options, steps, epochs, monkeypatch):
     assert len(count) == max(len(steps), len(epochs))
 
 
+def test_steps_that_pass_several_at_a_time(monkeypatch):
+    """With `steps_per_execution=3` the steps 4, 8 and 12 have passed after 6, 9 and 12."""
+    callback = callbacks.ZeroShotEvaluation(pictures(6), NAMES, every_n_steps=4)
+    monkeypatch.setattr(callback, "_evaluate", lambda model: {"x": 1})
+    steps = tf.Variable(0)
+    callback.set_model(types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=steps)))
+    callback.on_train_begin()
+    found = []
+    for step in (3, 6, 9, 12):
+        logs = {}
+        steps.assign(step)
+        callback.on_train_batch_end(step - 1, logs)
+        found += [step] * bool(logs)
+    assert found == [6, 9, 12]
+
+
 def test_images_with_the_same_text_are_equally_right(model):
     data = {"image": pictures(8)["image"], "text": ["a dog", "a cat"] * 4}
     strict = callbacks.RetrievalEvaluation(data, ks=(1,)).evaluate(model)
     lenient = callbacks.RetrievalEvaluation(data, ks=(1,), same_text=True).evaluate(model)
     assert strict["retrieval_image_to_text_recall@1"] == 0  # The same text twice ties.
     assert lenient["retrieval_image_to_text_recall@1"] > 0
+
+
+def test_rows_without_a_name_are_images_of_their_own():
+    data = {"image": pictures(5)["image"], "text": list("abcde"), "name": ["x", "", "y", "", "x"]}
+    assert evaluation.ImagesAndTexts(data).image_index.tolist() == [0, 1, 2, 3, 0]
 
 
 def test_pairs_in_another_order_each_time_are_refused(model):

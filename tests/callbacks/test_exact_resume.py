@@ -1,5 +1,7 @@
 """A run that is interrupted and started again ends as if it had not been."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -109,6 +111,13 @@ def test_another_callback_may_still_stop(tmp_path):
     assert len(run(tmp_path, callbacks=[Stop()])[0]) == 1
 
 
+def test_steps_that_pass_several_at_a_time(tmp_path):
+    """Of the executions of two batches the second one passes the third batch."""
+    assert run(tmp_path, after=2, save_freq=3, steps_per_execution=2) is None
+    with np.load(tmp_path / "checkpoint.npz") as file:
+        assert json.loads(str(file["position"]))["step"] == 4
+
+
 def test_what_cannot_be_resumed(tmp_path):
     run(tmp_path, epochs=1)
     with pytest.raises(ValueError, match="run with 6 batches in an epoch, and this one has 3"):
@@ -123,6 +132,17 @@ def test_what_cannot_be_resumed(tmp_path):
         model.fit(data(), callbacks=ExactResume(tmp_path), steps_per_epoch=3)
     with pytest.raises(ValueError, match="`save_freq` should be a positive number"):
         ExactResume(tmp_path, 0)
+
+
+def test_a_later_fit_begins_at_the_first_epoch(tmp_path):
+    model = make_model()
+    model.compile("sgd", jit_compile=False)
+    model.fit(data(8), epochs=1, verbose=0, callbacks=[ExactResume(tmp_path)])
+    (tmp_path / "checkpoint.npz.99.tmp").write_bytes(b"of a killed process")
+    resumed = model.fit(data(8), epochs=2, verbose=0, callbacks=[ExactResume(tmp_path)])
+    assert resumed.epoch == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
+    assert model.fit(data(8), epochs=1, verbose=0).epoch == [0]
 
 
 def test_a_locked_tower_is_not_saved(tmp_path):

@@ -66,6 +66,10 @@ def training_checkpoint(arrays):
     return {**{f"params/{name}": a for name, a in arrays.items()}, "opt/0/mu/t": np.zeros(1, "f")}
 
 
+def old_training_checkpoint(arrays):
+    return {**{f"opt/target/{name}": a for name, a in arrays.items()}, "opt/state/t": np.zeros(1)}
+
+
 @pytest.mark.parametrize(
     "layout",
     [
@@ -74,6 +78,7 @@ def training_checkpoint(arrays):
         positions_of_the_encoder,
         doubled_positions,
         training_checkpoint,
+        old_training_checkpoint,
     ],
 )
 def test_every_layout_gives_the_same(layout, tmp_path):

@@ -62,6 +62,17 @@ def test_all_languages_alike_and_new_in_each_epoch():
     assert texts(chosen) == ["b"]
 
 
+def test_the_same_captions_for_the_same_seed():
+    several = stamps(*[{"en": "a", "fr": "b", "de": "c"}] * 50)
+    rows = {"text": ["a"] * 50, "alternatives": tf.ragged.constant([["b", "c"]] * 50)}
+    alternatives = tf.data.Dataset.from_tensor_slices(rows)
+    for draw in (
+        lambda: captions.draw_language(several, seed=2),
+        lambda: captions.with_alternatives(alternatives, 0.5, seed=2),
+    ):
+        assert texts(draw()) == texts(draw())
+
+
 def test_back_translations_come_with_a_probability():
     rows = {
         "text": ["a dog"] * 1000 + ["alone"],

@@ -89,6 +89,22 @@ def test_embeddings_match_as_all_pairs_do(exact_below, monkeypatch):
     assert found(match_embeddings(both, neighbours=50)) == within
 
 
+def test_an_image_is_none_of_its_neighbours():
+    rows = np.eye(4)
+    twins = rows + 0.1 * rows[::-1]
+    matches = match_embeddings(np.concatenate([rows, twins]), neighbours=1)
+    assert found(matches) == {(4, 0), (5, 1), (6, 2), (7, 3)}
+
+
+def test_half_precision_misses_none_at_the_threshold():
+    rng = np.random.default_rng(0)
+    references = rng.normal(size=[30, 16]).astype("float32")
+    queries = references + 0.3 * rng.normal(size=[30, 16]).astype("float32")
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, references)]
+    for i, cosine in enumerate((units[0] * units[1]).sum(axis=1)):
+        assert (i, i) in found(match_embeddings(queries, references, cosine - 1e-6))
+
+
 def test_whitening_tells_similar_embeddings_apart():
     rng = np.random.default_rng(0)
     embeddings = 10 + 5 * rng.normal(size=[300, 1]) + 0.1 * rng.normal(size=[300, 12])

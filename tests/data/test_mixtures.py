@@ -24,6 +24,13 @@ def test_batches_alternate():
     ]
 
 
+def test_batches_take_turns_by_number():
+    datasets = [dataset("a", 3).batch(1), dataset("b", 2).batch(1)]
+    mixed = mixtures.alternate_batches(datasets, [2, 1])
+    found = [batch["text"].numpy()[0].decode() for batch in mixed.take(6)]
+    assert found == ["a0", "a1", "b0", "a2", "a0", "b1"]
+
+
 def test_examples_are_sampled_by_weight():
     mixed = mixtures.sample_examples([dataset("a", 3), dataset("b", 1000)], [1, 3], seed=1)
     found = [pair["text"].decode() for pair in mixed.take(1000).as_numpy_iterator()]
@@ -33,6 +40,12 @@ def test_examples_are_sampled_by_weight():
     assert [text for text in found if text[0] == "b"] == [f"b{i}" for i in range(counts["b"])]
     again = mixtures.sample_examples([dataset("a", 3), dataset("b", 1000)], [1, 3], seed=1)
     assert [pair["text"].decode() for pair in again.take(1000).as_numpy_iterator()] == found
+
+
+def test_examples_are_sampled_anew_in_each_epoch():
+    mixed = mixtures.sample_examples([dataset("a", 3), dataset("b", 3)], seed=1).take(30)
+    first, second = ([pair["text"] for pair in mixed.as_numpy_iterator()] for _ in range(2))
+    assert first != second
 
 
 @pytest.mark.parametrize("mix", [mixtures.alternate_batches, mixtures.sample_examples])

@@ -90,6 +90,15 @@ def test_webdataset_and_img2dataset_layouts(tmp_path):
     assert texts(captions) == ["the json's"]
 
 
+def test_folders_in_a_tar_are_passed_over(tmp_path):
+    (tmp_path / "00").mkdir()
+    (tmp_path / "00" / "1.png").write_bytes(png(1))
+    (tmp_path / "00" / "1.txt").write_text("one")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "00", "00")
+    assert texts(image_text_pairs(tmp_path / "a.tar")) == ["one"]
+
+
 def test_records_with_several_captions(tmp_path):
     rows = [
         {"image": [png(0)], "caption": [b"a", b"b"], "key": [b"k"]},
@@ -102,6 +111,13 @@ def test_records_with_several_captions(tmp_path):
     assert {tuple(texts(drawn)) for _ in range(12)} == {("a", "c"), ("b", "c")}
     names = [pair["name"].decode() for pair in image_text_pairs(path).as_numpy_iterator()]
     assert names == [f"{path}/k", f"{path}/k", f"{path}/1"]
+
+
+def test_records_may_have_webdatasets_key(tmp_path):
+    row = {"jpg": [png(1)], "txt": [b"one"], "__key__": [b"k"]}
+    path = write_records(tmp_path / "a.tfrecord", [row])
+    (pair,) = image_text_pairs(path).as_numpy_iterator()
+    assert pair["name"].decode() == f"{path}/k"
 
 
 def test_half_pairs_bad_text_and_bad_images_are_named(shards):
@@ -184,6 +200,10 @@ def test_shards_are_shuffled_by_seed(shards):
     (first, second), again, other = read(1), read(1), read(2)
     assert first != second and (first, second) == again != other
     assert sorted(first) == sorted(second) == ALL
+    # A buffer of one pair leaves the order of the shards alone to change.
+    pairs = image_text_pairs(shards, shuffle_buffer=1, seed=1)
+    orders = {tuple(text[:7] for text in texts(pairs)[::10]) for _ in range(4)}
+    assert len(orders) > 1
 
 
 def test_splits_of_shards(shards, tmp_path_factory):

@@ -55,6 +55,25 @@ def test_tables(suffix, by_folder, folder):
     assert rows(image_text_pairs(folder if by_folder else table)) == EXPECTED
 
 
+def test_a_byte_order_mark(folder):
+    (folder / "t.csv").write_text("image,text\na.png,an a\n", encoding="utf-8-sig")
+    assert rows(image_text_pairs(folder)) == EXPECTED[:1]
+
+
+def test_endings_in_capital_letters(tmp_path):
+    (tmp_path / "a.PNG").write_bytes(png(0))
+    (tmp_path / "a.txt").write_text("an a")
+    assert rows(image_text_pairs(tmp_path)) == EXPECTED[:1]
+
+
+def test_one_of_several_tables_has_to_be_chosen(folder):
+    for name in ("s.csv", "t.csv"):
+        (folder / name).write_text("image,text\na.png,an a\n")
+    with pytest.raises(ValueError, match=r"several tables: s\.csv, t\.csv. Pass the one"):
+        image_text_pairs(folder)
+    assert rows(image_text_pairs(folder / "s.csv")) == EXPECTED[:1]
+
+
 def test_columns_by_name(folder):
     (folder / "t.csv").write_text('picture,said,text\na.png,"one, two",no\n')
     pairs = image_text_pairs(folder / "t.csv", image_key="picture", text_key="said")
@@ -214,6 +233,10 @@ def test_tensorflow_datasets(tmp_path):
         for i in range(2)
     ]
     assert [len(rows(part)) for part in parts] == [1, 1]
+    shuffled = image_text_pairs("two_captions", data_dir=tmp_path, shuffle_buffer=9, seed=1)
+    assert len({tuple(text for _, text in rows(shuffled)) for _ in range(9)}) > 1
+    with pytest.raises(ValueError, match=r"`test_fraction` is for folders.*Received: 0\.2"):
+        image_text_pairs("two_captions", data_dir=tmp_path, test_fraction=0.2)
 
 
 def test_lines_that_are_no_records_are_named(folder):

@@ -41,12 +41,14 @@ def test_frequent_keys_outlast_the_capacity():
 def test_statistics_are_saved(tmp_path):
     pairs = tf.data.Dataset.from_tensor_slices({"image": ["1", "2", "3"], "text": ["a b"] * 3})
     corpus = statistics.collect(pairs, capacity=50)
+    corpus.texts.error = 3
     corpus.save(tmp_path / "corpus.npz")
     loaded = CorpusStatistics.load(tmp_path / "corpus.npz")
     for name in ("texts", "images", "ngrams"):
         assert counted(getattr(loaded, name)) == counted(getattr(corpus, name))
         assert getattr(loaded, name).capacity == 50
     assert loaded.pairs == 3
+    assert (loaded.texts.error, loaded.images.error) == (3, 0)
     assert not list(filters.apply(pairs, [filters.images_per_text(loaded, 2)]))
     loaded.texts.add(np.array([1]))  # what was loaded counts on
 

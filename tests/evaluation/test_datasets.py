@@ -52,6 +52,23 @@ def test_reads_mock_data(name):
                 assert row["image"].dtype == np.uint8
 
 
+@pytest.mark.parametrize("name", sorted(datasets.names()))
+def test_parts_for_training_validation_and_test_do_not_overlap(name):
+    dataset = datasets.get(name)
+    info = {
+        part: tfds.core.SplitInfo(name=part, shard_lengths=[100_000], num_bytes=0)
+        for part in ("train", "validation", "test")
+    }
+    used = set()
+    for part in filter(None, (dataset.train, dataset.validation, dataset.split)):
+        (rows,) = tfds.core.ReadInstruction.from_spec(part).to_absolute(info)
+        rows = {(rows.splitname, i) for i in range(rows.from_ or 0, rows.to or 100_000, 1000)}
+        assert not used & rows
+        used |= rows
+    if dataset.validation and dataset.train.startswith("train["):
+        assert {i for part, i in used if part == "train"} == set(range(0, 100_000, 1000))
+
+
 def test_data_that_is_missing_says_so(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="cifar100 is not in .*download=True.*tfds build cifar100"

@@ -3,6 +3,8 @@ import pytest
 
 from keras_lit.evaluation import recall_by_language
 
+WAYS = ("image_to_text", "text_to_image")
+
 
 def test_each_language_by_itself():
     images = np.eye(3)
@@ -20,6 +22,8 @@ def test_each_language_by_itself():
     assert found["en"]["images"] == 3 and found["fr"]["images"] == 2
     assert found["en"]["image_to_text_recall@1"] == pytest.approx(1 / 3)
     assert found["en"]["text_to_image_recall@1"] == pytest.approx(1 / 3)
+    recalls = {name for name in found["en"] if "@" in name}
+    assert recalls == {f"{way}_recall@{k}" for way in WAYS for k in (1, 2)}
     # The picture of the cat is as far from both captions, and both are right.
     assert found["fr"]["image_to_text_recall@1"] == found["fr"]["text_to_image_recall@1"] == 1
 

@@ -71,6 +71,30 @@ def test_several_labels(model):
     assert result.metrics == {"accuracy@1": 1.0, "accuracy@5": 1.0, "labelled": 6}
 
 
+def test_a_subset_of_the_classes(model):
+    """Labels that the rows of the weights stand for, as ImageNet-A has them."""
+    pixels = np.stack([row["image"] for row in make_pairs(9).as_numpy_iterator()])
+    labels, classes = np.arange(9) % 3, np.array([40, 7, 9])
+    plain, subset = (
+        evaluation.classify(model, evaluation.Images({"image": pixels, "label": given}), *others)
+        for given, *others in (
+            (labels, NAMES[:3]),
+            (classes[labels], NAMES[:3], ["{}"], "", classes.tolist()),
+        )
+    )
+    assert subset.metrics == plain.metrics and subset.confusions == plain.confusions
+    marks = [[[hit.right for hit in row.hits] for row in x.sheet] for x in (plain, subset)]
+    assert marks[0] == marks[1] and any(map(any, marks[0]))
+
+
+def test_pictures_of_the_same_text_are_right(model):
+    pixels = np.stack([row["image"] for row in make_pairs(4).as_numpy_iterator()])
+    pairs = evaluation.ImagesAndTexts({"image": pixels, "text": ["a dog", "a cat"] * 2})
+    for same_text, right in ((False, 1), (True, 2)):
+        result = evaluation.retrieve(model, pairs, same_text=same_text)
+        assert [sum(hit.right for hit in row.hits) for row in result.sheet] == [right] * 4
+
+
 def test_json_and_page(results, tmp_path):
     page = evaluation.report(results, tmp_path / "new" / "report", "A <title>", "model.keras")
     records = json.loads((page.parent / "results.json").read_text())
@@ -83,7 +107,9 @@ def test_json_and_page(results, tmp_path):
     assert records[0]["metrics"]["acc1"] == results[0].metrics["accuracy@1"]
     found = results[1].metrics["text_to_image_recall@5"]
     assert records[1]["metrics"]["image_retrieval_recall@5"] == found
+    assert [record["count"] for record in records] == [18, 18]
     text = page.read_text()
+    assert f'<td>text to image recall@5</td><td class="number">{100 * found:.2f}%</td>' in text
     # Nothing from elsewhere, nothing that is not escaped.
     assert not re.search(r"(src|href)=\"(?!data:)", text) and "<script" not in text
     assert "things &amp; more" in text and "&lt;a " in text and "A &lt;title&gt;" in text

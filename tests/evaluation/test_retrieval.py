@@ -1,3 +1,4 @@
+import ml_dtypes
 import numpy as np
 import pytest
 from evaluation.rows import golden, unit
@@ -89,6 +90,13 @@ def test_other_lengths_are_normalised_with_a_warning():
     assert result == retrieval_recall(images, texts, np.arange(20))
 
 
+@pytest.mark.filterwarnings("error")
+def test_unit_rows_that_went_through_bfloat16_are_not_warned_of():
+    rows = unit(50, 8).astype(ml_dtypes.bfloat16)
+    assert np.abs(np.linalg.norm(rows.astype("float32"), axis=1) - 1).max() > 1e-3
+    retrieval_recall(rows, rows, np.arange(50))
+
+
 def test_progress(capsys):
     retrieval_recall(unit(3, 2), unit(3, 2), np.arange(3), verbose=1)
     assert "1/1" in capsys.readouterr().out
@@ -105,6 +113,7 @@ def test_progress(capsys):
         ({"text_embeddings": np.eye(4, 2)}, r"only zeros: 2 of 4, the first \[2, 3\]"),
         ({"image_embeddings": np.zeros([0, 2])}, r"at least one row.*\(0, 2\)"),
         ({"ks": (0,)}, "`ks` should be a positive number"),
+        ({"ks": (True,)}, "`ks` should be a positive number. Received: True"),
         ({"image_groups": [1]}, r"`image_groups` should have shape \(5,\)"),
     ],
 )

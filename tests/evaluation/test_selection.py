@@ -39,6 +39,15 @@ def test_every_combination_against_one_by_one():
     assert found == sorted(expected, key=lambda choice: -choice[0])
 
 
+def test_labels_of_a_subset():
+    model, classes = make_model(), np.array([40, 7, 9])
+    pixels = np.stack([row["image"] for row in make_pairs(9).as_numpy_iterator()])
+    data = {"image": pixels, "label": np.arange(9) % 3}
+    plain = evaluation.select(model, data, NAMES, TEMPLATES)
+    data["label"] = classes[data["label"]]
+    assert evaluation.select(model, data, NAMES, TEMPLATES, classes=classes) == plain
+
+
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="something to choose from.*0 of templates"):
         evaluation.select(None, None, NAMES, {})

@@ -188,5 +188,5 @@ def test_model_card(saved, tmp_path):
         "## Licence\n\nApache-2.0",
     ):
         assert line in text
-    for absent in ("encode_text", "Vocabulary", "similarity"):
+    for absent in ("encode_text", "Text tower", "Vocabulary", "similarity"):
         assert absent not in text

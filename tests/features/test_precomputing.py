@@ -75,6 +75,8 @@ def test_manifest(whole):
     assert [shard["pairs"] for shard in manifest["shards"]] == small.SIZES
     assert manifest["pairs"] == 22 and manifest["skipped"] == []
     assert manifest["plan"]["tower"] == keras_lit.fingerprints.fingerprint(make_tower())
+    files = [whole / shard["file"] for shard in manifest["shards"]]
+    assert manifest["bytes"] == sum(path.stat().st_size for path in files)
     for shard in manifest["shards"]:
         command = ["sha256sum", whole / shard["file"]]
         printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -285,6 +287,10 @@ def test_splits_share_a_directory(tmp_path):
         keras_lit.features.load(tmp_path, "test")
     with pytest.raises(ValueError, match="another tower.*tower.weights"):
         precompute(tmp_path, make_tower(seed=2), split="test")
+    with pytest.raises(ValueError, match="another tower.*dtype: expected 'float16'"):
+        precompute(tmp_path, split="test", dtype="float32")
+    with pytest.raises(ValueError, match="another tower.*fields.id: "):
+        precompute(tmp_path, split="test", pairs=make_pairs(id=np.arange(22)))
 
 
 def test_wrong_arguments(tmp_path):
@@ -302,6 +308,8 @@ def test_wrong_arguments(tmp_path):
         precompute(tmp_path, dtype="int8")
     with pytest.raises(ValueError, match="`views` need raw images"):
         precompute(tmp_path, views=2)
+    with pytest.raises(ValueError, match="field called 'token_ids' .* cannot be stored"):
+        precompute(tmp_path, pairs=make_pairs(token_ids=np.arange(22)))
     with pytest.raises(ValueError, match="field 'box' should have a fixed shape"):
         boxes = make_pairs().map(
             lambda pair: {**pair, "box": tf.zeros(tf.strings.length(pair["text"]))}
@@ -363,6 +371,24 @@ def test_views(tmp_path):
     np.testing.assert_array_equal([row["image_features"] for row in again], epochs[0])
 
 
+def test_each_view_of_each_image_has_a_crop_of_its_own(tmp_path):
+    """Of one image six times, by one seed and by another; other crops are refused."""
+    pixels = np.repeat(small.make_pixels(1), 6, axis=0)
+    pairs = tf.data.Dataset.from_tensor_slices({"image": pixels, "text": ["a"] * 6})
+    options = {"pairs": pairs, "views": 2, "shards": 1, "dtype": "float32"}
+    tower = make_tower(preprocessor=ImagePreprocessor(8, random_crop=(0.2, 0.5)))
+    features = []
+    for seed in range(2):
+        precompute(tmp_path / f"{seed}", tower, seed=seed, **options)
+        for view in range(2):
+            rows = keras_lit.features.load(tmp_path / f"{seed}", view=view)
+            features += [row["image_features"].numpy() for row in rows]
+    assert len(np.unique(features, axis=0)) == len(features) == 24
+    other = make_tower(preprocessor=ImagePreprocessor(8, random_crop=(0.2, 0.6)))
+    with pytest.raises(ValueError, match="another tower.*augmentation.random_crop: "):
+        precompute(tmp_path / "0", other, **options)
+
+
 def test_the_view_is_the_tower_of_a_crop(tmp_path):
     """On images of one colour every crop is the plain image."""
     preprocessor = ImagePreprocessor(8, random_crop=(0.2, 0.5))
@@ -376,6 +402,21 @@ def test_the_view_is_the_tower_of_a_crop(tmp_path):
         np.testing.assert_allclose(
             [row["image_features"] for row in rows], plain, rtol=1e-4, atol=1e-6
         )
+
+
+def test_views_and_captions_are_drawn_apart(tmp_path):
+    texts = tf.data.Dataset.from_tensor_slices(tf.ragged.constant([["a", "b"]] * 22))
+    pairs = tf.data.Dataset.zip(make_pairs(), texts)
+    pairs = pairs.map(lambda pair, text: {**pair, "text": tf.convert_to_tensor(text)})
+    tower = make_tower(preprocessor=ImagePreprocessor(8, random_crop=(0.2, 0.5)))
+    precompute(tmp_path, tower, pairs, views=2)
+    one = keras_lit.features.load(tmp_path, view=0, captions="first").as_numpy_iterator()
+    drawn = keras_lit.features.load(tmp_path, seed=1).as_numpy_iterator()
+    found = {
+        (np.array_equal(a["image_features"], b["image_features"]), b["text"])
+        for a, b in zip(one, drawn, strict=True)
+    }
+    assert len(found) == 4
 
 
 def test_tokens(tmp_path):

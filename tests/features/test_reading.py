@@ -85,6 +85,9 @@ def test_several_captions(several):
     assert all(text in texts for row in drawn for text, texts in zip(row, CAPTIONS, strict=True))
     assert {row[i] for row in drawn for i in range(0, 21, 3)} == {"one", "two", "three"}
     assert load(seed=1) == drawn[1]
+    pairs = keras_lit.features.load(several, seed=1)
+    first, second = ([row["text"] for row in pairs.as_numpy_iterator()] for _ in range(2))
+    assert first != second
 
 
 def test_all_captions_are_shuffled_apart(several):

@@ -134,6 +134,14 @@ def test_image_tower_is_attached_again(cache, tmp_path):
     np.testing.assert_allclose(embedding, expected, atol=1e-6)
 
 
+def test_the_attached_model_keeps_temperature_and_bias(cache):
+    model = make_model(keras_lit.features.image_tower(cache), loss="sigmoid")
+    model.log_temperature.assign(1.5)
+    model.bias.assign(-3.0)
+    attached = model.with_image_tower(make_tower())
+    assert (float(attached.log_temperature), float(attached.bias)) == (1.5, -3.0)
+
+
 def test_only_its_own_tower_is_attached(cache):
     model = make_model(keras_lit.features.image_tower(cache))
     with pytest.raises(ValueError, match="whose features the model was trained on.*weights: exp"):
