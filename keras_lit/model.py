@@ -8,18 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import (
-    batches,
     checks,
     distribution,
     dual_encoders,
     embedding,
     fingerprints,
     losses,
-    micro_batches,
     optimizers,
-    pairs,
 )
 from keras_lit.towers import ImageTower, TextTower
+from keras_lit.training import batches, micro_batches, pairs
 
 TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
 LOSSES = ("softmax", "sigmoid")

@@ -23,8 +23,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
 version checks files image_headers images legacy_torch data preprocessing tokenizers backbones towers
-dual_encoders fingerprints pairs distribution batches embedding losses micro_batches optimizers
-recipes model features evaluation callbacks pretrained checkpoints export
+dual_encoders fingerprints distribution embedding training losses optimizers recipes model features
+evaluation callbacks pretrained checkpoints export
 """.split()
 
 

@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from keras_lit import ImageTower, LiT, TextTower, batches
+from keras_lit import ImageTower, LiT, TextTower
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.training import batches
 
 RNG = np.random.default_rng(0)
 CAPTIONS = [
@@ -231,7 +232,7 @@ def test_crops_differ_within_a_batch_and_between_epochs(tokenizer):
     keras.utils.set_random_seed(1)
     towers = image_tower(random_crop=(0.2, 0.4)), text_tower(tokenizer)
     same = {"image": IMAGES[[0] * 8], "text": CAPTIONS[:8]}
-    pairs = keras_lit.batches.for_training(same, *towers, batch_size=8, training=True)
+    pairs = keras_lit.training.batches.for_training(same, *towers, batch_size=8, training=True)
     first, second = (next(iter(pairs))["image"].numpy() for _ in range(2))
     assert len(np.unique(first.reshape(8, -1), axis=0)) == 8
     assert (first != second).any(axis=(1, 2, 3)).all()

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution, images, pairs
+from keras_lit import distribution, images
 from keras_lit.features import tfrecords
 from keras_lit.towers import ImageTower
+from keras_lit.training import pairs
 
 Batch = dict[str, Any]
 

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lit import checks, fingerprints, pairs
+from keras_lit import checks, fingerprints
 from keras_lit.features import manifests, tfrecords
 from keras_lit.towers import ImageTower
+from keras_lit.training import pairs
 
 SHUFFLE_BUFFER = 10_000
 ROWS_AT_A_TIME = 64

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution, pairs
-from keras_lit.pairs import Pairs
+from keras_lit import distribution
 from keras_lit.towers import ImageTower, TextTower
+from keras_lit.training import pairs
+from keras_lit.training.pairs import Pairs
 
 KEYS = (*pairs.IMAGE_KEYS, *pairs.TEXT_KEYS, "name", "image_tower")
 

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from keras_lit import losses, micro_batches
+from keras_lit import losses
+from keras_lit.training import micro_batches
 from tests.small import make_model, make_pairs, mirrored
 
 
