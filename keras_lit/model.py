@@ -7,16 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import (
-    checks,
-    distribution,
-    dual_encoders,
-    embedding,
-    fingerprints,
-    losses,
-    optimizers,
-)
-from keras_lit.towers import ImageTower, TextTower
+from keras_lit import checks, distribution, losses, optimizers
+from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints
 from keras_lit.training import batches, micro_batches, pairs
 
 TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
@@ -153,7 +145,7 @@ class LiT(keras.Model):
 
         Example: `keras_lit.LiT.from_towers_of(CLIPBackbone.from_preset("clip_vit_base_patch32"))`.
         """
-        parts = dual_encoders.take_apart(backbone, tokenizer)
+        parts = clip.take_apart(backbone, tokenizer)
         options = {**parts.options, **options}
         return cls(parts.image_tower, parts.text_tower, tuning, **options)
 
@@ -182,10 +174,10 @@ class LiT(keras.Model):
         token_ids = tf.convert_to_tensor(inputs["text"])
         several = token_ids.shape.rank == 3
         rows = tf.reshape(token_ids, [-1, token_ids.shape[2]]) if several else token_ids
-        text = embedding.unit_length(self.text_tower(rows, training=training))
+        text = encoding.unit_length(self.text_tower(rows, training=training))
         if several:
             text = tf.reshape(text, [-1, token_ids.shape[1], text.shape[-1]])
-        return {"image_embeddings": embedding.unit_length(image), "text_embeddings": text}
+        return {"image_embeddings": encoding.unit_length(image), "text_embeddings": text}
 
     # Training: fit -> train_step -> loss -> gradient.
 
@@ -424,7 +416,7 @@ class LiT(keras.Model):
             tf.errors.NotFoundError: no such file, named in the message.
         """
         images = batches.of_images(images, self.image_tower, batch_size)
-        return embedding.embed(self.image_tower, images, verbose)
+        return encoding.embed(self.image_tower, images, verbose)
 
     def encode_text(self, text: Any, batch_size: int = 256, verbose: Any = "auto") -> np.ndarray:
         """Embeds text.
@@ -442,7 +434,7 @@ class LiT(keras.Model):
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
         """
         text = batches.of_text(text, self.text_tower, batch_size)
-        return embedding.embed(self.text_tower, text, verbose)
+        return encoding.embed(self.text_tower, text, verbose)
 
     # Another image tower, and saving.
 

@@ -17,14 +17,13 @@ OWN = ("compile", "evaluate", "fit")
 
 def public():
     """(full name, object) of every public name, modules left out, in order."""
-    modules, found = [keras_lit], []
-    for module in modules:
+    modules, found = [("keras_lit", keras_lit)], []
+    for path, module in modules:
         for name in module.__all__:
-            value = getattr(module, name)
+            value, full = getattr(module, name), f"{path}.{name}"
             if isinstance(value, types.ModuleType):
-                modules.append(value)
+                modules.append((full, value))
                 continue
-            full = f"{module.__name__}.{name}"
             found.append((full, value))
             if inspect.isclass(value):
                 found += [(f"{full}.{method}", f) for method, f in methods(value)]

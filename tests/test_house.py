@@ -22,9 +22,9 @@ import keras_lit
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-version checks files image_headers images legacy_torch data preprocessing tokenizers backbones towers
-dual_encoders fingerprints distribution embedding training losses optimizers recipes model features
-evaluation callbacks pretrained checkpoints export
+version checks files distribution image_headers images legacy_torch data preprocessing tokenizers
+backbones towers training losses optimizers recipes model features evaluation callbacks pretrained
+checkpoints export
 """.split()
 
 

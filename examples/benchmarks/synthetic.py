@@ -24,8 +24,8 @@ def write(
     dtype: str = "float16",
 ) -> int:
     """Writes the same features each time, stored as `dtype`; returns their size in bytes."""
-    from keras_lit import fingerprints
     from keras_lit.features import manifests, tfrecords
+    from keras_lit.towers import fingerprints
 
     shards = max(1, pairs // 50_000)
     plan = {

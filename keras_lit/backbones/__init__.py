@@ -3,7 +3,6 @@
 from keras_lit.backbones.attention_pooling import AttentionPooling
 from keras_lit.backbones.bert_encoder import BertEncoder
 from keras_lit.backbones.bit_resnet import BiTResNet
-from keras_lit.backbones.features_only import FeaturesOnly
 from keras_lit.backbones.mlp_mixer import MLPMixer
 from keras_lit.backbones.t5_encoder import t5_encoder
 from keras_lit.backbones.text_transformer import TextTransformer
@@ -13,7 +12,6 @@ __all__ = [
     "AttentionPooling",
     "BertEncoder",
     "BiTResNet",
-    "FeaturesOnly",
     "MLPMixer",
     "TextTransformer",
     "VisionTransformer",

@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import distribution
-from keras_lit.embedding import unit_length
 from keras_lit.model import LiT
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower
+from keras_lit.towers.encoding import unit_length
 from keras_lit.training import pairs
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from keras_lit.embedding import unit_length
 from keras_lit.export.weights import ArtifactWeights
 from keras_lit.model import LiT
+from keras_lit.towers.encoding import unit_length
 
 Tensors = dict[str, tf.Tensor]
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")

@@ -12,9 +12,8 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 
-from keras_lit import fingerprints
 from keras_lit.features import encoding, manifests, precomputing, tfrecords
-from keras_lit.towers import ImageTower
+from keras_lit.towers import ImageTower, fingerprints
 
 Numbered = tuple[int, dict[str, Any]]
 

@@ -8,7 +8,8 @@ import pathlib
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from keras_lit import files, fingerprints
+from keras_lit import files
+from keras_lit.towers import fingerprints
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

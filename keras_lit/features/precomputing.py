@@ -12,9 +12,9 @@ import keras
 import tensorflow as tf
 import tqdm
 
-from keras_lit import checks, fingerprints
+from keras_lit import checks
 from keras_lit.features import encoding, manifests, tfrecords
-from keras_lit.towers import ImageTower
+from keras_lit.towers import ImageTower, fingerprints
 from keras_lit.training import pairs
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lit import checks, fingerprints
+from keras_lit import checks
 from keras_lit.features import manifests, tfrecords
-from keras_lit.towers import ImageTower
+from keras_lit.towers import ImageTower, fingerprints
 from keras_lit.training import pairs
 
 SHUFFLE_BUFFER = 10_000

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import keras
 import keras_nlp
 
-from keras_lit.backbones import FeaturesOnly
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers.base import Tower, is_functional
+from keras_lit.towers.features_only import FeaturesOnly
 
 
 @keras.saving.register_keras_serializable("keras_lit")

@@ -5,10 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import fingerprints
-from keras_lit.backbones import features_only
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers import ImageTower, TextTower, features_only, fingerprints
 
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts")

@@ -71,8 +71,8 @@ def test_embeddings_match_as_all_pairs_do(exact_below, monkeypatch):
     noise = rng.normal(size=[200, 16]) * np.linspace(0, 0.6, 200)[:, None]
     queries = 3 * (references[:200] + noise)
     cosines = (
-        keras_lit.embedding.unit_length(queries).numpy()
-        @ keras_lit.embedding.unit_length(references).numpy().T
+        keras_lit.towers.encoding.unit_length(queries).numpy()
+        @ keras_lit.towers.encoding.unit_length(references).numpy().T
     )
     expected = {(q, r) for q, r in np.argwhere(cosines >= 0.9)}
     matches = match_embeddings(queries, references)
@@ -82,8 +82,8 @@ def test_embeddings_match_as_all_pairs_do(exact_below, monkeypatch):
     )
     both = np.concatenate([references, queries])
     cosines = (
-        keras_lit.embedding.unit_length(both).numpy()
-        @ keras_lit.embedding.unit_length(both).numpy().T
+        keras_lit.towers.encoding.unit_length(both).numpy()
+        @ keras_lit.towers.encoding.unit_length(both).numpy().T
     )
     within = {(q, r) for q, r in np.argwhere(cosines >= 0.9) if q > r}
     assert found(match_embeddings(both, neighbours=50)) == within

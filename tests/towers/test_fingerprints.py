@@ -10,11 +10,11 @@ import keras
 import pytest
 
 import keras_lit
-from keras_lit.fingerprints import fingerprint
 from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.towers.fingerprints import fingerprint
 from tests.features.small import make_tower
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @keras.saving.register_keras_serializable("test")
@@ -82,7 +82,7 @@ def test_another_process():
     script = (
         "import json, keras; from tests.features.small import make_tower;"
         "[keras.layers.Conv2D(1, 1) for _ in range(7)];"
-        "from keras_lit.fingerprints import fingerprint, identity;"
+        "from keras_lit.towers.fingerprints import fingerprint, identity;"
         "f = fingerprint(make_tower()); print(json.dumps([f, identity(f)]))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}

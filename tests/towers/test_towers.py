@@ -11,7 +11,7 @@ from keras_lit.backbones import AttentionPooling, TextTransformer, VisionTransfo
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.tokenizers import train_sentencepiece
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)
 
 

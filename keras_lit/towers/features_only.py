@@ -21,7 +21,7 @@ class FeaturesOnly(keras.Model):
 
     Example:
 
-    >>> keras_lit.backbones.FeaturesOnly(768).dim
+    >>> FeaturesOnly(768).dim
     768
     """
 
