@@ -17,8 +17,9 @@ if keras.config.backend() != "tensorflow":
         '`os.environ["KERAS_BACKEND"] = "tensorflow"`) before anything imports keras.'
     )
 
-from keras_lit import backbones, losses, optimizers, preprocessing, tokenizers
+from keras_lit import backbones, losses, optimizers, preprocessing
 from keras_lit.model import LiT
+from keras_lit.preprocessing import tokenizers
 from keras_lit.towers import ImageTower, TextTower, fingerprints
 from keras_lit.version import __version__
 

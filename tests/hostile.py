@@ -5,7 +5,8 @@ import itertools
 
 import numpy as np
 from PIL import Image
-from test_image_headers import TOO_LARGE, encode, gif, many_scans, noise
+
+from tests.preprocessing.test_decoding import TOO_LARGE, encode, gif, many_scans, noise
 
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
 

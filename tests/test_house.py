@@ -22,9 +22,8 @@ import keras_lit
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-version checks files distribution image_headers images legacy_torch data preprocessing tokenizers
-backbones towers training losses optimizers recipes model features evaluation callbacks pretrained
-checkpoints export
+version checks files distribution legacy_torch preprocessing data backbones towers training losses
+optimizers recipes model features evaluation callbacks pretrained checkpoints export
 """.split()
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sentencepiece import SentencePieceProcessor
-
-from keras_lit import ImageTower, LiT, TextTower, backbones, tokenizers
 from tests.test_tokenizers import SCRIPTS
+
+from keras_lit import ImageTower, LiT, TextTower, backbones
+from keras_lit.preprocessing import tokenizers
 
 LENGTH = 32
 models = keras_nlp.models

@@ -7,7 +7,7 @@ import nbclient
 import nbformat
 import pytest
 
-from keras_lit import tokenizers
+from keras_lit.preprocessing import tokenizers
 from tests.checkpoints.files import GOLDEN, arrays_of
 
 ROOT = pathlib.Path(__file__).parent.parent

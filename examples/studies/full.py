@@ -22,7 +22,8 @@ import stamps
 import tensorflow as tf
 
 import keras_lit
-from keras_lit import data, evaluation, recipes, tokenizers
+from keras_lit import data, evaluation, recipes
+from keras_lit.preprocessing import tokenizers
 
 
 def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:

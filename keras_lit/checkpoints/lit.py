@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from keras_lit import checks, tokenizers
+from keras_lit import checks
 from keras_lit.checkpoints import build
 from keras_lit.checkpoints.fill import fill
 from keras_lit.checkpoints.names import canonical
@@ -12,7 +12,7 @@ from keras_lit.checkpoints.npz import Archive
 from keras_lit.checkpoints.released import RELEASED, TEXT_LENGTH, fetch
 from keras_lit.checkpoints.slots import slots_of_model
 from keras_lit.model import LiT
-from keras_lit.preprocessing import TextPreprocessor
+from keras_lit.preprocessing import TextPreprocessor, tokenizers
 
 
 def load_lit(

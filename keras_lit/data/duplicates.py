@@ -15,7 +15,7 @@ from keras_lit import checks
 from keras_lit.data.filters import Filter
 from keras_lit.data.matches import Matches, join
 from keras_lit.data.whitening import whitening_kernel
-from keras_lit.images import decode_image, to_rgb
+from keras_lit.preprocessing.decoding import decode_image, to_rgb
 
 __all__ = ["Matches", "match_embeddings", "match_hashes", "not_named", "perceptual_hashes"]
 

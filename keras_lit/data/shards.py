@@ -10,10 +10,12 @@ from typing import Any
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from keras_lit.preprocessing.decoding import SUFFIXES
+
 __all__ = ["read_shards", "shard_files"]
 
 SHARD_SUFFIXES = (".tar", ".tfrecord", ".tfrecords")
-IMAGE_ENTRIES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "image", "image/encoded")
+IMAGE_ENTRIES = (*(suffix[1:] for suffix in SUFFIXES), "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
 Record = tuple[bytes, list[bytes], bytes]
 

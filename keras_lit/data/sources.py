@@ -16,12 +16,11 @@ from keras_lit import checks
 from keras_lit.data.captions import draw, is_utf8
 from keras_lit.data.columns import IMAGE_KEYS, TEXT_KEYS, column
 from keras_lit.data.shards import note_bad, read_shards, shard_files
-from keras_lit.images import decodes
+from keras_lit.preprocessing.decoding import SUFFIXES, decodes
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
@@ -225,7 +224,7 @@ def _part(image: str, source: str | os.PathLike) -> float:
 def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
     for image in sorted(path.rglob("*")):
         beside = image.with_suffix(".txt")
-        if image.suffix.lower() in IMAGE_SUFFIXES and beside.exists():
+        if image.suffix.lower() in SUFFIXES and beside.exists():
             lines = beside.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
             yield str(beside), image, [line for line in lines if line.strip()]
 
@@ -277,7 +276,7 @@ def _read_files(
     if not images:
         raise ValueError(
             f"There are no {split} pairs in {str(source)!r}: expected pictures "
-            f"({', '.join(IMAGE_SUFFIXES)}), each beside a .txt, or a table "
+            f"({', '.join(SUFFIXES)}), each beside a .txt, or a table "
             f"({', '.join(TABLE_SUFFIXES)}) that names them; for a test split, `test_fraction`."
         )
     names, texts = zip(*images, strict=True)

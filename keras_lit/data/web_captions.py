@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from keras_lit.data.captions import is_utf8
 from keras_lit.data.shards import IMAGE_ENTRIES, tar_records
 from keras_lit.data.yfcc import split_tags, unquote, usable_title
-from keras_lit.images import decodes
+from keras_lit.preprocessing.decoding import decodes
 
 CC12M_MINIVAL = 50_000
 CC12M_ROWS_PER_SHARD = 10_000  # img2dataset's default

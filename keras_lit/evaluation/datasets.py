@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lit import checks, images
+from keras_lit import checks
 from keras_lit.evaluation import labels, prompts
+from keras_lit.preprocessing import decoding
 
 __all__ = ["DATASETS", "Dataset", "get", "names"]
 
@@ -269,7 +270,7 @@ DATASETS: dict[str, Dataset] = {
         label="label_x_position",
         make_label=labels.grouped(32, 16),
         names=[f"{100 * (i + 0.5) / 16:.0f}" for i in range(16)],
-        decode=images.decode_mask,
+        decode=decoding.decode_mask,
     ),
     "dsprites_label_orientation": _vtab(
         "dsprites",
@@ -279,7 +280,7 @@ DATASETS: dict[str, Dataset] = {
         label="label_orientation",
         make_label=labels.grouped(40, 16),
         names=[f"{360 * i / 16:.0f} degrees" for i in range(16)],
-        decode=images.decode_mask,
+        decode=decoding.decode_mask,
     ),
     "kitti_closest_vehicle_distance": _vtab(
         "kitti",

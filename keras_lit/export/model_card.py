@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from keras_lit.export.signatures import Signature
-from keras_lit.image_headers import MAX_PIXELS
 from keras_lit.model import LiT
 from keras_lit.preprocessing import TextPreprocessor
+from keras_lit.preprocessing.decoding import MAX_PIXELS
 from keras_lit.towers import Tower
 from keras_lit.version import __version__
 

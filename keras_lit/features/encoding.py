@@ -7,8 +7,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution, images
+from keras_lit import distribution
 from keras_lit.features import tfrecords
+from keras_lit.preprocessing.decoding import decode_image
+from keras_lit.preprocessing.image import first_that_works
 from keras_lit.towers import ImageTower
 from keras_lit.training import pairs
 
@@ -58,7 +60,7 @@ def prepare(
                 pixels = tower.preprocessor(rows, training=True, seed=seeds)
             return tf.ensure_shape(pixels, size)
 
-        pixels, good = images.first_that_works(
+        pixels, good = first_that_works(
             lambda image: (preprocessed(image), True), lambda _: (tf.zeros(size), False), image
         )
         raw = tf.where(good, "", image) if image.dtype == tf.string else tf.constant("")
@@ -236,7 +238,7 @@ def _as_rows(values: Any) -> Any:
 def _reason(raw: tf.Tensor) -> str:
     """Why an image does not decode."""
     try:
-        images.decode_image(raw)
+        decode_image(raw)
     except tf.errors.InvalidArgumentError as error:
         message = error.message.split("}} ")[-1].split(" [Op:")[0]
         return f"{message.strip().rstrip('.')} ({len(raw.numpy())} bytes)"

@@ -1,5 +1,6 @@
 """Images to the pixels that an image tower takes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.image_headers import MAX_PIXELS
-from keras_lit.images import decode_image, decodes, first_that_works, to_rgb
-from keras_lit.preprocessing.raw_input import takes_raw_input
+from keras_lit.preprocessing.base import takes_raw_input
+from keras_lit.preprocessing.decoding import MAX_PIXELS, decode_image, decodes, to_rgb
 
 # What a tower expects of its pixels: (x - mean) / deviation, x in 0..255.
 VALUE_RANGES: dict[str, tuple[Any, Any]] = {
@@ -20,6 +20,7 @@ VALUE_RANGES: dict[str, tuple[Any, Any]] = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "efficientnet_lite": (127.0, 128.0),
 }
+Function = Callable[[tf.Tensor], Any]
 RESIZE_MODES = ("stretch", "crop", "pad")
 
 
@@ -294,6 +295,16 @@ class ImagePreprocessor(keras.layers.Layer):
             "random_crop random_flip"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+
+
+def first_that_works(attempt: Function, otherwise: Function, images: tf.Tensor) -> Any:
+    """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
+
+    The second is computed only when it is needed, so that a batch costs no more.
+    """
+    whole = tf.data.Dataset.from_tensors(images)
+    both = whole.map(attempt).ignore_errors(log_warning=False).concatenate(whole.map(otherwise))
+    return both.take(1).get_single_element()
 
 
 def _split(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:

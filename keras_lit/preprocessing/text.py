@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 from keras_lit import checks
-from keras_lit.preprocessing.raw_input import takes_raw_input
+from keras_lit.preprocessing.base import takes_raw_input
 
 
 @keras.saving.register_keras_serializable("keras_lit")

@@ -187,7 +187,7 @@ PLANTED = {
 def test_planted_copies_of_stamps_are_found(stamps):
     """500 altered copies of stamps, and 300 other stamps, against 450 stamps."""
     pixels = [
-        Image.fromarray(keras_lit.images.to_rgb(tf.constant(image)).numpy())
+        Image.fromarray(keras_lit.preprocessing.decoding.to_rgb(tf.constant(image)).numpy())
         for split in ("train", "test")
         for image in stamps.as_dataset(split=split).map(lambda x: x["image"]).as_numpy_iterator()
     ]

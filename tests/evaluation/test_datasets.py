@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_lit import images
 from keras_lit.evaluation import datasets, labels
+from keras_lit.preprocessing import decoding
 
 # The mock data of TensorFlow Datasets cannot make their lists of objects.
 OBJECTS = {"clevr_count_all", "clevr_closest_object_distance", "kitti_closest_vehicle_distance"}
@@ -47,7 +47,7 @@ def test_reads_mock_data(name):
             shape = (labels.MOST_LABELS,) if dataset.several_labels else ()
             assert row["label"].shape == shape
             if dataset.decode is None:
-                assert images.decode_image(row["image"]).shape[-1] == 3
+                assert decoding.decode_image(row["image"]).shape[-1] == 3
             else:
                 assert row["image"].dtype == np.uint8
 
@@ -113,7 +113,7 @@ def test_a_real_builder(tmp_path, monkeypatch):
     dataset = datasets.Dataset("tiny", "natural", validation="train[50%:]")
     assert dataset.class_names() == ["dark grey", "light grey"]
     rows = list(dataset.load(data_dir=tmp_path).as_numpy_iterator())
-    greys = [int(images.decode_image(row["image"])[0, 0, 0]) for row in rows]
+    greys = [int(decoding.decode_image(row["image"])[0, 0, 0]) for row in rows]
     assert sorted(greys) == [0, 40, 80, 120, 160, 200]
     assert [row["label"] for row in rows] == [grey // 120 for grey in greys]
     assert len(list(dataset.load("validation", data_dir=tmp_path))) == 3
@@ -152,4 +152,4 @@ def test_nearest_vehicle(kinds, depths, label):
 
 def test_masks_become_visible():
     png = tf.io.encode_png(tf.constant([[[0], [1]]], tf.uint8))
-    assert images.decode_mask(png).numpy().ravel().tolist() == [0, 255]
+    assert decoding.decode_mask(png).numpy().ravel().tolist() == [0, 255]

@@ -9,8 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lit import tokenizers
-from keras_lit.preprocessing import TextPreprocessor
+from keras_lit.preprocessing import TextPreprocessor, tokenizers
 
 CAPTIONS = ["a red balloon", "two dogs in the snow", "Ein Bär über dem Meer", "赤い風船"] * 3
 LENGTH = 8

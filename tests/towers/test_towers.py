@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_lit import ImageTower, TextTower
 from keras_lit.backbones import AttentionPooling, TextTransformer, VisionTransformer
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.tokenizers import train_sentencepiece
+from keras_lit.preprocessing.tokenizers import train_sentencepiece
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_lit.data import statistics
 from keras_lit.data.filters.filtering import Filter, Pair
 from keras_lit.data.statistics import CorpusStatistics
-from keras_lit.images import image_size
+from keras_lit.preprocessing.decoding import image_size
 
 # Rules for images.
 

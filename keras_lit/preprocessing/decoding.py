@@ -1,4 +1,7 @@
-"""How large an encoded image is going to be, from its header: before memory is spent on it."""
+"""Encoded images to RGB pixels: one table of formats, sizes read before memory is spent on them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -8,6 +11,109 @@ _MAX_GIF_BLOCKS = 2**16
 # Encoders write some ten; each pass over all pixels costs an attacker a few bytes.
 _MAX_JPEG_SCANS = 100
 _TOO_MANY = 2**62
+
+
+def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
+    """Decodes an encoded image to RGB.
+
+    Takes JPEG (grey and CMYK included), PNG (also grey, palette, 16-bit), BMP, WebP and the first
+    frame of a GIF, of up to 67 megapixels (`MAX_PIXELS`). Transparent pixels are
+    composited over `background`. EXIF orientation is not applied, as in the reference
+    implementations.
+
+    Args:
+        contents: scalar string tensor, the bytes of a file.
+        background: int in 0..255, the grey (255 = white) behind transparent pixels.
+
+    Returns:
+        [height, width, 3] uint8 tensor.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are not an image of these formats, or one that
+            is too large, by its header; then nothing is decoded.
+
+    Example:
+
+    >>> png = tf.io.encode_png(tf.zeros([2, 3, 4], tf.uint8))  # wholly transparent
+    >>> decode_image(png).numpy().min()
+    np.uint8(255)
+    """
+    contents = check_size(contents)
+    return to_rgb(tf.io.decode_image(contents, channels=0, expand_animations=False), background)
+
+
+def decode_mask(contents: tf.Tensor) -> tf.Tensor:
+    """Decodes an encoded mask of 0 and 1 to black and white: scalar string -> [h, w, 1] uint8."""
+    return tf.io.decode_image(contents, channels=1, expand_animations=False) * 255
+
+
+def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
+    """Makes RGB of grey, grey + alpha, RGB or RGBA pixels.
+
+    Args:
+        pixels: [..., channels] uint8 tensor with 1 to 4 channels (may be known only at run time).
+        background: int in 0..255, the grey behind transparent pixels.
+
+    Returns:
+        [..., 3] uint8 tensor.
+    """
+    if pixels.shape.rank is not None and pixels.shape[-1] == 3:
+        return pixels
+
+    channels = tf.shape(pixels)[-1]
+
+    def composite() -> tf.Tensor:
+        color = tf.cast(pixels[..., :-1], tf.float32)
+        alpha = tf.cast(pixels[..., -1:], tf.float32) / 255.0
+        return tf.cast(tf.round(color * alpha + background * (1.0 - alpha)), tf.uint8)
+
+    opaque = tf.cond(channels % 2 == 0, composite, lambda: pixels)
+    rgb = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.repeat(opaque, 3, axis=-1), lambda: opaque)
+    leading = [None, None] if pixels.shape.rank is None else pixels.shape[:-1]
+    return tf.ensure_shape(rgb, [*leading, 3])
+
+
+def decodes(contents: tf.Tensor) -> tf.Tensor:
+    """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor, in a graph.
+
+    A graph has no try/except; a dataset that drops errors and is followed by another is one.
+    """
+    found = tf.data.Dataset.from_tensors(contents).map(lambda x: tf.size(decode_image(x)) > 0)
+    otherwise = tf.data.Dataset.from_tensors(False)
+    both = found.ignore_errors(log_warning=False).concatenate(otherwise)
+    return both.take(1).get_single_element()
+
+
+def image_size(image: tf.Tensor) -> tf.Tensor:
+    """Height and width, of a JPEG or PNG without decoding it.
+
+    Args:
+        image: scalar string tensor, the bytes of a file; or [height, width, channels] pixels.
+
+    Returns:
+        [2] int32 tensor.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are not an image.
+
+    Example:
+
+    >>> image_size(tf.io.encode_png(tf.zeros([2, 3, 1], tf.uint8))).numpy()
+    array([2, 3], dtype=int32)
+    """
+    if image.dtype != tf.string:
+        return tf.shape(image)[-3:-1]
+    start = tf.strings.substr(image, 0, 4)
+    return tf.case(
+        [
+            (
+                tf.strings.substr(start, 0, 3) == b"\xff\xd8\xff",
+                lambda: tf.io.extract_jpeg_shape(image)[:2],
+            ),
+            (start == b"\x89PNG", lambda: tf.cast(png_size(header(image)), tf.int32)),
+        ],
+        default=lambda: tf.shape(decode_image(image))[:2],
+    )
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
@@ -34,12 +140,12 @@ def check_size(contents: tf.Tensor) -> tf.Tensor:
     <tf.Tensor: shape=(), dtype=bool, numpy=True>
     """
     head = header(contents)
-    formats = {b"\x89PNG": _png, b"\xff\xd8\xff": _jpeg, b"GIF8": _gif, b"BM": _bmp, b"RIFF": _webp}
     matches = [
-        tf.reduce_all(head[: len(magic)] == tf.constant(list(magic), tf.int64)) for magic in formats
+        tf.reduce_all(head[: len(of.magic)] == tf.constant(list(of.magic), tf.int64))
+        for of in FORMATS
     ]
     index = tf.argmax([*matches, True], output_type=tf.int32)
-    branches = [lambda measure=measure: measure(head, contents) for measure in formats.values()]
+    branches = [lambda of=of: of.measure(head, contents) for of in FORMATS]
     pixels, contents = tf.switch_case(
         index, [*branches, lambda: (tf.constant(0, tf.int64), contents)]
     )
@@ -140,3 +246,29 @@ def _gif(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _number(little_endian: tf.Tensor) -> tf.Tensor:
     """Up to four bytes as one int64."""
     return tf.reduce_sum(little_endian * 256 ** tf.range(tf.size(little_endian, tf.int64)))
+
+
+class Format(NamedTuple):
+    """An image format that `tf.io.decode_image` reads.
+
+    Attributes:
+        name: what people call it.
+        suffixes: of its files, lower case.
+        magic: what its files begin with.
+        measure: from `header` and contents to the number of pixels and the contents to decode.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    magic: bytes
+    measure: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+FORMATS = (
+    Format("JPEG", (".jpg", ".jpeg"), b"\xff\xd8\xff", _jpeg),
+    Format("PNG", (".png",), b"\x89PNG", _png),
+    Format("WebP", (".webp",), b"RIFF", _webp),
+    Format("GIF", (".gif",), b"GIF8", _gif),
+    Format("BMP", (".bmp",), b"BM", _bmp),
+)
+SUFFIXES = tuple(suffix for of in FORMATS for suffix in of.suffixes)

@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_lit import image_headers
-from keras_lit.images import decode_image, decodes
-from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.preprocessing import ImagePreprocessor, decoding
+from keras_lit.preprocessing.decoding import decode_image, decodes
 
 
 def encode(image, file_format, **options):
@@ -108,8 +107,8 @@ def test_the_limit_is_sharp(name, contents, monkeypatch):
     """300 x 7 pixels pass at a limit of 2,100 and not at 2,099: the size is read right."""
 
     def check(limit):
-        monkeypatch.setattr(image_headers, "MAX_PIXELS", limit)
-        return image_headers.check_size.python_function(tf.constant(contents))
+        monkeypatch.setattr(decoding, "MAX_PIXELS", limit)
+        return decoding.check_size.python_function(tf.constant(contents))
 
     check(2100)
     with pytest.raises(tf.errors.InvalidArgumentError, match="at most 2,099 pixels"):
@@ -128,7 +127,7 @@ def test_headers_that_end_early_are_bad_images(contents):
 def test_only_the_first_frame_of_a_gif_is_decoded():
     frames = [noise(30, 20, "P", seed) for seed in range(4)]
     moving = encode(frames[0], "GIF", save_all=True, append_images=frames[1:], comment=b"!" * 700)
-    cut = image_headers.check_size(tf.constant(moving)).numpy()
+    cut = decoding.check_size(tf.constant(moving)).numpy()
     assert Image.open(io.BytesIO(moving)).n_frames == 4
     assert Image.open(io.BytesIO(cut)).n_frames == 1
     expected = np.asarray(Image.open(io.BytesIO(moving)).convert("RGB"))

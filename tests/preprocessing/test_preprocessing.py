@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_lit.images import decode_image
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
+from keras_lit.preprocessing.decoding import decode_image
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 REFERENCE = np.load(GOLDEN / "preprocessing.npz")
 
 

@@ -6,8 +6,7 @@ import pytest
 import tensorflow as tf
 from sentencepiece import SentencePieceProcessor
 
-from keras_lit import tokenizers
-from keras_lit.preprocessing import TextPreprocessor
+from keras_lit.preprocessing import TextPreprocessor, tokenizers
 
 CAPTIONS = ["a red balloon", "a green balloon over the sea", "The Sea", "two dogs in the snow"] * 3
 
