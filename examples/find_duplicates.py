@@ -42,7 +42,7 @@ def main() -> None:
         args.max_distance,
     )
     if not args.hash_only:
-        tower = keras_lit.pretrained.efficientnet_lite0(resize="pad", antialias=True)
+        tower = keras_lit.demo.efficientnet_lite0(resize="pad", antialias=True)
         matches |= duplicates.match_embeddings(
             embeddings(tower, pairs),
             None if within else embeddings(tower, references),

@@ -40,7 +40,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)
     start = time.perf_counter()
-    image_tower = keras_lit.pretrained.efficientnet_lite0(resize="pad", antialias=True)
+    image_tower = keras_lit.demo.efficientnet_lite0(resize="pad", antialias=True)
     train, test = (read(args.data_dir, split, image_tower) for split in ("train", "test"))
     counts = captions_by_language(train, test)
     seconds = {"features": time.perf_counter() - start}

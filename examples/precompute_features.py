@@ -21,7 +21,7 @@ def main() -> None:
             manifest = keras_lit.features.merge(args.output, split)
         else:
             manifest = keras_lit.features.precompute(
-                keras_lit.pretrained.efficientnet_lite0(),
+                keras_lit.demo.efficientnet_lite0(),
                 keras_lit.data.image_text_pairs(
                     args.dataset, split, test_fraction=args.test_fraction
                 ),

@@ -189,7 +189,7 @@ def make_image_tower(preset: str | None) -> keras_lit.ImageTower:
     """EfficientNet-Lite0 from PyPI, or any preset of keras-nlp or keras-cv."""
     options = {"antialias": True, "random_crop": (0.5, 1.0), "random_flip": True}
     if preset is None:
-        return keras_lit.pretrained.efficientnet_lite0(resize="pad", **options)
+        return keras_lit.demo.efficientnet_lite0(resize="pad", **options)
     import keras_cv  # Here, for it takes five seconds.
 
     for name in dir(keras_cv.models):
@@ -205,7 +205,7 @@ def make_image_tower(preset: str | None) -> keras_lit.ImageTower:
 def make_text_tower(text: str, captions: np.ndarray) -> keras_lit.TextTower:
     """MiniLM from PyPI, or the paper's transformer with a vocabulary of these captions."""
     if text == "minilm":
-        tower = keras_lit.pretrained.minilm()
+        tower = keras_lit.demo.minilm()
         for layer in tower.backbone.layers[: 3 * len(tower.backbone.layers) // 4]:
             layer.trainable = False  # Embeddings and three of six blocks: few captions, less time.
         return tower

@@ -35,7 +35,7 @@ def main() -> None:
     resume = keras_lit.callbacks.ExactResume(args.output / "resume", save_freq=args.save_freq)
     batches = pairs.batch(args.batch_size, drop_remainder=True)
     model.fit(batches, epochs=args.epochs, callbacks=[resume], verbose=2)
-    model = model.with_image_tower(keras_lit.pretrained.efficientnet_lite0())
+    model = model.with_image_tower(keras_lit.demo.efficientnet_lite0())
     model.save(args.output / "model.keras")
     keras_lit.export.save(model, args.output / "saved_model")
     print(f"trained {args.output / 'model.keras'} on {len(captions)} pairs")

@@ -71,7 +71,7 @@ def train(strategy: tf.distribute.Strategy, args: argparse.Namespace) -> None:
     steps = args.epochs * (len(captions) // args.batch_size)
     with strategy.scope():
         model = keras_lit.LiT(
-            keras_lit.pretrained.efficientnet_lite0(),
+            keras_lit.demo.efficientnet_lite0(),
             keras_lit.TextTower.from_size(args.text, tokenizer),
             tuning="Lu",
         )

@@ -1,7 +1,7 @@
 """keras_lit: LiT (Locked-image text Tuning) for Keras 3 on TensorFlow."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 
@@ -19,20 +19,10 @@ if keras.config.backend() != "tensorflow":
 
 from keras_lit import backbones, losses, optimizers, preprocessing
 from keras_lit.model import LiT
+from keras_lit.preprocessing import decoding as images  # noqa: F401 (other programs decode with it)
 from keras_lit.preprocessing import tokenizers
 from keras_lit.towers import ImageTower, TextTower, fingerprints
 from keras_lit.version import __version__
-
-if TYPE_CHECKING:
-    from keras_lit import (
-        callbacks,
-        checkpoints,
-        data,
-        evaluation,
-        export,
-        features,
-        pretrained,
-    )
 
 __all__ = [
     "ImageTower",
@@ -43,6 +33,7 @@ __all__ = [
     "callbacks",
     "checkpoints",
     "data",
+    "demo",
     "evaluation",
     "export",
     "features",
@@ -50,7 +41,6 @@ __all__ = [
     "losses",
     "optimizers",
     "preprocessing",
-    "pretrained",
     "recipes",
     "tokenizers",
 ]
@@ -64,4 +54,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return __all__

@@ -77,3 +77,8 @@ def read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
 def digest(value: dict[str, Any]) -> str:
     """SHA-256 of a record, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def cache_directory() -> pathlib.Path:
+    """Where downloads are kept: `$KERAS_LIT_CACHE`, by default `~/.cache/keras_lit`."""
+    return pathlib.Path(os.environ.get("KERAS_LIT_CACHE") or "~/.cache/keras_lit").expanduser()

@@ -22,8 +22,8 @@ import keras_lit
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-version checks files distribution legacy_torch preprocessing data backbones towers training losses
-optimizers recipes model features evaluation callbacks pretrained checkpoints export
+version checks files distribution losses preprocessing data backbones towers training optimizers
+recipes model features evaluation checkpoints callbacks export demo
 """.split()
 
 
@@ -63,10 +63,10 @@ def test_imports_go_one_way():
 
 # Their examples need the network or files.
 NEED_FILES = (
-    "keras_lit.pretrained",
-    "keras_lit.data.tux_paint",
+    "keras_lit.demo.pretrained",
+    "keras_lit.demo.tux_paint",
     "keras_lit.data.web_captions",
-    "keras_lit.legacy_torch",
+    "keras_lit.demo.torch_file",
     "keras_lit.features.beam",
 )
 

@@ -41,7 +41,7 @@ def main() -> None:
     if args.model:
         model = keras.saving.load_model(args.model)
     else:
-        towers = keras_lit.pretrained.efficientnet_lite0(), keras_lit.pretrained.minilm()
+        towers = keras_lit.demo.efficientnet_lite0(), keras_lit.demo.minilm()
         model = keras_lit.LiT(*towers, "LU")
     with tempfile.TemporaryDirectory() as directory:
         results = (

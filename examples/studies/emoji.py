@@ -8,7 +8,7 @@ import unicodedata
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_lit import pretrained
+from keras_lit import files
 
 PACKAGE = "fonts-noto-color-emoji"
 FONT = "usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
@@ -20,7 +20,7 @@ BLOCKS = (range(0x1F300, 0x1F650), range(0x1F680, 0x1F700), range(0x1F900, 0x1FA
 def font_file() -> pathlib.Path:
     """The font of the system, or that of the package, which `apt-get download` fetches once."""
     system = pathlib.Path("/", FONT)
-    kept = pretrained.cache_directory() / PACKAGE / "NotoColorEmoji.ttf"
+    kept = files.cache_directory() / PACKAGE / "NotoColorEmoji.ttf"
     if system.exists() or kept.exists():
         return system if system.exists() else kept
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def main() -> None:
     def features(
         make: str = "efficientnet_lite0", image_size: int = 224, scratch: bool = False
     ) -> stamps.Stamps:
-        tower = getattr(keras_lit.pretrained, make)(image_size, resize="pad", antialias=True)
+        tower = getattr(keras_lit.demo.pretrained, make)(image_size, resize="pad", antialias=True)
         return stamps.Stamps(args, tower.reinitialized() if scratch else tower, pixels=False)
 
     def train(variant: str, seed: int) -> list[runner.Point]:

@@ -29,7 +29,7 @@ def main() -> None:
     args = runner.parser(
         __doc__, epochs=200, batch_size=256, width=256, learning_rate=2e-3, at_least=900
     ).parse_args()
-    image_tower = keras_lit.pretrained.efficientnet_lite0(resize="pad", antialias=True)
+    image_tower = keras_lit.demo.efficientnet_lite0(resize="pad", antialias=True)
     train, test = (
         multilingual.read(args.data_dir, split, image_tower) for split in ("train", "test")
     )

@@ -87,12 +87,12 @@ def inputs(part: dict[str, Any], locked: bool) -> tuple[str, np.ndarray]:
 
 def lower_half_of_minilm(sequence_length: int = 12) -> keras_lit.TextTower:
     """MiniLM's embeddings and the first three of its six layers: pretrained, at half the cost."""
-    whole = keras_lit.pretrained.minilm_backbone()
+    whole = keras_lit.demo.minilm_backbone()
     config = {**whole.get_config(), "num_layers": whole.num_layers // 2}
     half = type(whole).from_config(config)
     for layer in half.layers:
         layer.set_weights(whole.get_layer(layer.name).get_weights())
-    tokenizer = keras_lit.pretrained.minilm_tokenizer()
+    tokenizer = keras_lit.demo.minilm_tokenizer()
     return keras_lit.TextTower(half, tokenizer, sequence_length, pooling="mean")
 
 
@@ -107,13 +107,13 @@ def bag_of_pieces(
 
 def small_towers(image_size: int) -> tuple[keras_lit.ImageTower, keras_lit.TextTower]:
     """Pretrained, and small enough that two cores train both."""
-    image_tower = keras_lit.pretrained.efficientnet_lite0(image_size, resize="pad", antialias=True)
+    image_tower = keras_lit.demo.efficientnet_lite0(image_size, resize="pad", antialias=True)
     return image_tower, lower_half_of_minilm()
 
 
 def locked(args: argparse.Namespace) -> tuple[keras_lit.ImageTower, Stamps]:
     """EfficientNet-Lite0's features of the stamps, and a tower that takes them."""
-    tower = keras_lit.pretrained.efficientnet_lite0(args.image_size, resize="pad", antialias=True)
+    tower = keras_lit.demo.efficientnet_lite0(args.image_size, resize="pad", antialias=True)
     data = Stamps(args, tower, pixels=False)
     return keras_lit.ImageTower.from_features(tower.feature_dim), data
 

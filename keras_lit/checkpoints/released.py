@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import keras
 
-from keras_lit import checks
+from keras_lit import checks, files
 from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
 from keras_lit.backbones.bert_encoder import BERT_SIZES
 from keras_lit.model import LiT
-from keras_lit.pretrained import cache_directory
 from keras_lit.towers import ImageTower, TextTower
 
 LOCATION = "https://storage.googleapis.com/vit_models/lit/"
@@ -74,7 +73,7 @@ def fetch(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
         path = keras.utils.get_file(
             name + suffix,
             LOCATION + name + suffix,
-            cache_dir=str(cache_dir or cache_directory()),
+            cache_dir=str(cache_dir or files.cache_directory()),
             cache_subdir="lit",
         )
     return Path(path)

@@ -1,14 +1,11 @@
 """Data: from disk to `tf.data` of image-text pairs."""
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import Any
 
 from keras_lit.data import captions, duplicates, filters, mixtures, shards, statistics, yfcc
 from keras_lit.data.sources import image_text_pairs
 from keras_lit.data.whitening import whitening_kernel
-
-if TYPE_CHECKING:
-    from keras_lit.data.tux_paint import TuxPaintStamps
-    from keras_lit.data.web_captions import CC12M, YFCC100MCLIP
 
 __all__ = [
     "CC12M",
@@ -30,6 +27,8 @@ def __getattr__(name: str) -> Any:
     """The builders when they are asked for: TensorFlow Datasets takes a second to import."""
     if name not in ("CC12M", "YFCC100MCLIP", "TuxPaintStamps"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keras_lit.data import builders
+    return getattr(importlib.import_module("keras_lit.data.builders"), name)
 
-    return getattr(builders, name)
+
+def __dir__() -> list[str]:
+    return __all__

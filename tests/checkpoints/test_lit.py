@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_lit import checkpoints
+from keras_lit.demo.pretrained import MINILM_FOLDER, MINILM_PACKAGE, package_file
 from keras_lit.preprocessing import tokenizers
-from keras_lit.pretrained import MINILM_FOLDER, MINILM_PACKAGE, package_file
 from tests.checkpoints.files import GOLDEN, RELEASES, arrays_of, renamed
 
 TEXT = "lit_text_transformer"

@@ -197,7 +197,7 @@ def test_planted_copies_of_stamps_are_found(stamps):
     queries += [pixels[i] for i in order[450:750]]
     references, queries = ([np.array(x.convert("RGB")) for x in y] for y in (references, queries))
 
-    tower = keras_lit.pretrained.efficientnet_lite0(resize="pad", antialias=True)
+    tower = keras_lit.demo.efficientnet_lite0(resize="pad", antialias=True)
 
     def embed(images):
         batches = (images[i : i + 50] for i in range(0, len(images), 50))

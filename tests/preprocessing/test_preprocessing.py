@@ -266,7 +266,7 @@ def test_wordpiece_ids(options, text, expected):
 
 @pytest.mark.slow
 def test_token_ids_equal_the_reference():
-    from keras_lit.pretrained import minilm_tokenizer  # the standard BERT vocabulary
+    from keras_lit.demo.pretrained import minilm_tokenizer  # the standard BERT vocabulary
 
     settings = json.loads((GOLDEN / "preprocessing.json").read_text())
     preprocessor = TextPreprocessor(

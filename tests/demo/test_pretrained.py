@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_lit import pretrained
+from keras_lit.demo import pretrained
 
 # Stamps and their classes among the 1,000 of ILSVRC 2012, in the order of its synset ids
 # (n01440764 tench is 0, n15075141 toilet tissue is 999).

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from keras_lit.legacy_torch import load_tensors
+from keras_lit.demo.torch_file import load_tensors
 
 MAGIC = 119547037146038801333356  # torch.serialization.MAGIC_NUMBER
 

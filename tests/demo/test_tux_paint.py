@@ -9,7 +9,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from keras_lit.data import TuxPaintStamps, tux_paint
+from keras_lit.data import TuxPaintStamps
+from keras_lit.demo import tux_paint
 
 RED_SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="2cm" height="1cm" viewBox="0 0 20 10">'

