@@ -1,4 +1,4 @@
-"""The only place that gathers across replicas."""
+"""The only place that knows of replicas, workers and batches that these do not divide."""
 
 from collections.abc import Callable
 from typing import Any
@@ -106,13 +106,83 @@ def is_part(dataset: tf.data.Dataset) -> bool:
     return has_workers() and policy == tf.data.experimental.AutoShardPolicy.OFF
 
 
-def own_rows(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Cuts a part's batches, as large as a global one, into what this worker adds to each step.
+def share_out(
+    batches: tf.data.Dataset, whole_batches: bool
+) -> tuple[tf.data.Dataset, Callable[..., tf.data.Dataset]]:
+    """Makes batches that the replicas divide, and tells how a worker cuts them into its own rows.
 
-    An epoch has as many steps as the worker with the fewest rows can fill.
+    A batch that the replicas do not divide is filled up with its first row; the "mask" is False
+    for such rows. All workers read the same batches, unless each has its part (`is_part`), of which
+    it adds an equal share to each step; then an epoch has as many steps as the worker with the
+    fewest rows can fill.
+
+    Args:
+        batches: of dicts of [batch, ...] tensors, global ones.
+        whole_batches: bool, whether only the last batch may be uneven.
+
+    Returns:
+        The batches, and a function from (batches, a `tf.distribute.InputContext`) to a dataset of
+        the consecutive rows of each replica of that worker, one replica after the other.
     """
-    strategy = tf.distribute.get_strategy()
-    workers = replica_count() // len(strategy.extended.worker_devices)
+    replicas, part = replica_count(), is_part(batches)
+    batches = batches.enumerate().map(
+        lambda index, batch: _filled_up(batch, replicas, (index == 0) & whole_batches)
+    )
+    if part:
+        batches = _own_rows(batches, replicas)
+
+    def rows_of_worker(
+        batches: tf.data.Dataset, context: tf.distribute.InputContext
+    ) -> tf.data.Dataset:
+        here = replicas // context.num_input_pipelines
+
+        def rows_by_replica(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            def split(x: tf.Tensor) -> tf.Tensor:
+                size = _rows(x) // (here if part else replicas)
+                first = 0 if part else context.input_pipeline_id * here * size
+                return tf.reshape(x[first : first + here * size], [here, size, *x.shape[1:]])
+
+            return {name: split(x) for name, x in batch.items()}
+
+        return batches.map(rows_by_replica, tf.data.AUTOTUNE).unbatch()
+
+    return batches, rows_of_worker
+
+
+def with_cardinality(dataset: Any, count: tf.Tensor) -> Any:
+    """A dataset, distributed or not, that says it has so many steps.
+
+    Of a distributed one TensorFlow would count the rows of all local replicas; of a resumed one it
+    knows nothing.
+    """
+    if isinstance(dataset, tf.data.Dataset):
+        dataset.cardinality = lambda: tf.constant(count, tf.int64)
+    else:
+        dataset._cardinality = count.numpy()
+    return dataset
+
+
+def _filled_up(
+    batch: dict[str, tf.Tensor], replicas: int, refuse: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    rows = next(iter(batch.values()))
+    size = tf.shape(rows)[0]
+    message = (
+        f"The global batch should be a multiple of the {replicas} replicas. Batch the pairs with "
+        "such a number. Received a batch of:"
+    )
+    even = tf.debugging.Assert(~refuse | (size % replicas == 0), [message, size])
+    if rows.shape[0] is not None and rows.shape[0] % replicas == 0:
+        return batch
+    with tf.control_dependencies([even]):
+        index = tf.range(-(-size // replicas) * replicas)
+    filled = {name: tf.gather(x, tf.where(index < size, index, 0)) for name, x in batch.items()}
+    return {**filled, "mask": index < size}
+
+
+def _own_rows(batches: tf.data.Dataset, replicas: int) -> tf.data.Dataset:
+    """Cuts a part's batches, as large as a global one, into what this worker adds to each step."""
+    workers = replicas // len(tf.distribute.get_strategy().extended.worker_devices)
 
     def cut(x: tf.Tensor) -> tf.Tensor:
         return tf.reshape(x, [workers, _rows(x) // workers, *x.shape[1:]])
@@ -126,49 +196,3 @@ def own_rows(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 def _rows(x: tf.Tensor) -> Any:
     return tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-
-
-def split_over_replicas(
-    batches: tf.data.Dataset,
-    function: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
-    count: int | None = None,
-    own: bool = False,
-) -> Any:
-    """Hands each replica its consecutive rows of every global batch, mapped by `function`.
-
-    All workers read the same batches, but each maps only the rows of its own replicas.
-
-    Args:
-        batches: of dicts of [batch, ...] tensors; batch a multiple of the replicas.
-        function: from such a dict of a replica's rows to what its step takes.
-        count: int, the number of batches of an epoch, where `batches` does not tell.
-        own: bool, whether they are this worker's `own_rows`.
-
-    Returns:
-        A tf.data.Dataset, under a strategy a distributed one.
-    """
-    replicas = replica_count()
-    if replicas == 1:
-        rows = batches.map(function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-        if count is not None:
-            rows.cardinality = lambda: tf.constant(count, tf.int64)
-        return rows
-
-    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        here = replicas // context.num_input_pipelines
-
-        def rows_by_replica(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            def split(x: tf.Tensor) -> tf.Tensor:
-                size = _rows(x) // (here if own else replicas)
-                first = 0 if own else context.input_pipeline_id * here * size
-                return tf.reshape(x[first : first + here * size], [here, size, *x.shape[1:]])
-
-            return {name: split(x) for name, x in batch.items()}
-
-        rows = batches.map(rows_by_replica, tf.data.AUTOTUNE).unbatch()
-        return rows.map(function, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-    distributed = tf.distribute.get_strategy().distribute_datasets_from_function(of_worker)
-    # The number of steps; TensorFlow counts the rows of all local replicas, if it knows them.
-    distributed._cardinality = batches.cardinality().numpy() if count is None else count
-    return distributed

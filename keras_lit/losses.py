@@ -34,7 +34,8 @@ def softmax_contrastive_loss(
     tile_size: int | None = None,
     mask: tf.Tensor | None = None,
     local: bool = False,
-) -> tf.Tensor:
+    accuracies: bool = False,
+) -> Any:
     """The bidirectional softmax loss (InfoNCE) of the global batch.
 
     The mean over pairs of half the cross-entropy of finding the text of an image among all texts
@@ -49,10 +50,13 @@ def softmax_contrastive_loss(
         mask: [batch] bool tensor, False for rows that only fill the batch up; they count nowhere.
         local: bool, whether each replica contrasts its own pairs only (the paper's Appendix F);
             the loss is then the mean of the replicas' losses.
+        accuracies: bool, whether to return also what the logits tell besides.
 
     Returns:
         Scalar float32. Under a strategy this replica's share: the SUM over the replicas is the loss
-        of the global batch.
+        of the global batch. With `accuracies` the pair (loss, {"image_to_text_accuracy",
+        "text_to_image_accuracy"}): scalar float32, the share of the images (texts) of the global
+        batch to which no text (image) is nearer than its own, again to be summed over replicas.
 
     Raises:
         ValueError: the embeddings are not of rank 2 or their shapes differ, or `tile_size` is not
@@ -67,68 +71,6 @@ def softmax_contrastive_loss(
     0.743668...
 
     Reference: the LiT paper, section 3.1; big_vision's `bidirectional_contrastive_loss`.
-    """
-    return softmax_contrastive(
-        image_embeddings, text_embeddings, log_temperature, tile_size, mask, local
-    )[0]
-
-
-def sigmoid_contrastive_loss(
-    image_embeddings: tf.Tensor,
-    text_embeddings: tf.Tensor,
-    log_temperature: tf.Tensor | float,
-    bias: tf.Tensor | float,
-    tile_size: int | None = None,
-    mask: tf.Tensor | None = None,
-    local: bool = False,
-) -> tf.Tensor:
-    """SigLIP's loss of the global batch: every image with every text is a yes-or-no question.
-
-    The binary cross-entropy of "these two belong together", summed over the texts and averaged over
-    the images, with logits exp(log_temperature) * cosine + bias.
-
-    Args:
-        image_embeddings: as for `softmax_contrastive_loss`, like all that is not named here.
-        text_embeddings: likewise.
-        log_temperature: scalar; SigLIP begins with ln 10.
-        bias: scalar, learned; SigLIP begins with -10, as nearly all pairs are negatives.
-        tile_size: likewise.
-        mask: likewise.
-        local: likewise.
-
-    Returns:
-        Scalar float32, this replica's share of the loss of the global batch.
-
-    Raises:
-        ValueError: as `softmax_contrastive_loss`.
-        tf.errors.InvalidArgumentError: likewise.
-
-    Example:
-
-    >>> embeddings = np.eye(4, dtype="float32")
-    >>> loss = keras_lit.losses.sigmoid_contrastive_loss(embeddings, embeddings, 2.3, -10.0)
-
-    Reference: Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
-    """
-    return sigmoid_contrastive(
-        image_embeddings, text_embeddings, log_temperature, bias, tile_size, mask, local
-    )[0]
-
-
-def softmax_contrastive(
-    image_embeddings: tf.Tensor,
-    text_embeddings: tf.Tensor,
-    log_temperature: tf.Tensor | float,
-    tile_size: int | None = None,
-    mask: tf.Tensor | None = None,
-    local: bool = False,
-) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """`softmax_contrastive_loss`, and what its logits tell besides.
-
-    Returns:
-        The loss, and {"image_to_text_accuracy", "text_to_image_accuracy"}: scalar float32, the
-        share of the images (texts) of the global batch to which no text (image) is nearer than its
-        own, that is here: again the SUM over the replicas is the whole.
     """
     image, text = _checked(image_embeddings, text_embeddings, tile_size)
 
@@ -204,10 +146,10 @@ def softmax_contrastive(
 
         return (loss, *hits), gradient
 
-    return _named(*compute(image, text, _float32(log_temperature)))
+    return _result(accuracies, *compute(image, text, _float32(log_temperature)))
 
 
-def sigmoid_contrastive(
+def sigmoid_contrastive_loss(
     image_embeddings: tf.Tensor,
     text_embeddings: tf.Tensor,
     log_temperature: tf.Tensor | float,
@@ -215,8 +157,37 @@ def sigmoid_contrastive(
     tile_size: int | None = None,
     mask: tf.Tensor | None = None,
     local: bool = False,
-) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """`sigmoid_contrastive_loss`, and what `softmax_contrastive` tells besides."""
+    accuracies: bool = False,
+) -> Any:
+    """SigLIP's loss of the global batch: every image with every text is a yes-or-no question.
+
+    The binary cross-entropy of "these two belong together", summed over the texts and averaged over
+    the images, with logits exp(log_temperature) * cosine + bias.
+
+    Args:
+        image_embeddings: as for `softmax_contrastive_loss`, like all that is not named here.
+        text_embeddings: likewise.
+        log_temperature: scalar; SigLIP begins with ln 10.
+        bias: scalar, learned; SigLIP begins with -10, as nearly all pairs are negatives.
+        tile_size: likewise.
+        mask: likewise.
+        local: likewise.
+        accuracies: likewise.
+
+    Returns:
+        As `softmax_contrastive_loss`.
+
+    Raises:
+        ValueError: as `softmax_contrastive_loss`.
+        tf.errors.InvalidArgumentError: likewise.
+
+    Example:
+
+    >>> embeddings = np.eye(4, dtype="float32")
+    >>> loss = keras_lit.losses.sigmoid_contrastive_loss(embeddings, embeddings, 2.3, -10.0)
+
+    Reference: Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
+    """
     image, text = _checked(image_embeddings, text_embeddings, tile_size)
 
     @tf.custom_gradient
@@ -274,7 +245,7 @@ def sigmoid_contrastive(
 
         return (loss, *hits), gradient
 
-    return _named(*compute(image, text, _float32(log_temperature), _float32(bias)))
+    return _result(accuracies, *compute(image, text, _float32(log_temperature), _float32(bias)))
 
 
 class _Batch(NamedTuple):
@@ -341,13 +312,11 @@ def _scale(log_temperature: tf.Tensor) -> tf.Tensor:
     return tf.debugging.check_numerics(tf.exp(log_temperature), message)
 
 
-def _named(
-    loss: tf.Tensor, image_to_text: tf.Tensor, text_to_image: tf.Tensor
-) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    return loss, {
-        "image_to_text_accuracy": tf.stop_gradient(image_to_text),
-        "text_to_image_accuracy": tf.stop_gradient(text_to_image),
-    }
+def _result(accuracies: bool, loss: tf.Tensor, *hits: tf.Tensor) -> Any:
+    if not accuracies:
+        return loss
+    names = "image_to_text_accuracy", "text_to_image_accuracy"
+    return loss, dict(zip(names, map(tf.stop_gradient, hits), strict=True))
 
 
 def _walk(
@@ -386,7 +355,7 @@ def _walk(
     # gradients at its inputs: a function that tapes watch would also keep what they might need.)
     @tf.function(jit_compile=True, autograph=False)
     def walk(*carry: tf.Tensor) -> Any:
-        # The rest that fills no tile goes first, outside of the loop. It tells what comes out.
+        # Process the remainder first, outside of the loop; its outputs give the loop's shapes.
         results, carry = function(*tile(tiles * tile_size, count - tiles * tile_size), *carry)
         shapes = [[tile_size if known else None, *x.shape[1:]] for x in results]
         arrays = tuple(

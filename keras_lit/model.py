@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, losses, optimizers
 from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints
-from keras_lit.training import batches, micro_batches, pairs
+from keras_lit.training import batches, micro_batches
+from keras_lit.training.keras_model import PairsModel, pairs_of
 
 TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
 LOSSES = ("softmax", "sigmoid")
@@ -17,7 +18,7 @@ LOGS = ("loss", "chance_loss", "image_to_text_accuracy", "text_to_image_accuracy
 
 
 @keras.saving.register_keras_serializable("keras_lit")
-class LiT(keras.Model):
+class LiT(PairsModel):
     """Locked-image text Tuning: trains a text tower to read out an image tower, or any variant.
 
     Args:
@@ -158,7 +159,10 @@ class LiT(keras.Model):
     def tuning(self, tuning: str) -> None:
         checks.check_one_of(tuning, TUNINGS, "tuning")
         self._tuning = tuning
-        for letter, tower in zip(tuning, (self.image_tower, self.text_tower), strict=True):
+        self._lock_towers()
+
+    def _lock_towers(self) -> None:
+        for letter, tower in zip(self.tuning, (self.image_tower, self.text_tower), strict=True):
             tower.lock(letter == "L", head=self.lock_heads)
 
     @property
@@ -167,6 +171,14 @@ class LiT(keras.Model):
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
+        raw = {
+            name: tf.as_dtype(inputs[name].dtype) for name in ("image", "text") if name in inputs
+        }
+        if raw.get("image") in (tf.uint8, tf.string) or raw["text"] == tf.string:
+            raise ValueError(
+                "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. Received "
+                f"{', '.join(f'{name} as {dtype.name}' for name, dtype in raw.items())}."
+            )
         if "image_features" in inputs:
             image = self.image_tower.project(inputs["image_features"])
         else:
@@ -205,7 +217,7 @@ class LiT(keras.Model):
                     f"LiT has its own contrastive loss and metrics; `compile` takes no `{name}`. "
                     'Choose the loss with `LiT(..., loss="softmax")`.'
                 )
-        self.tuning = self.tuning  # `model.trainable = True` must not have unlocked anything.
+        self._lock_towers()  # `model.trainable = True` must not have unlocked anything.
         super().compile(optimizer=optimizer, **kwargs)
         optimizers.check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         # Slots made now spare the first step from being traced a second time.
@@ -213,112 +225,31 @@ class LiT(keras.Model):
             self.optimizer.build(self.trainable_variables)
         optimizers.note_image_tower(self.optimizer, self.image_tower.trainable_variables)
 
-    def fit(
-        self,
-        x: Any = None,
-        y: None = None,
-        batch_size: int | None = None,
-        *args: Any,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        **kwargs: Any,
-    ) -> keras.callbacks.History:
-        """Trains on image-text pairs, like `keras.Model.fit`.
-
-        Args:
-            x: a batched tf.data.Dataset of {"image", "text"}, or a dict of arrays. Images may be
-                encoded (strings of JPEG, PNG, GIF, BMP, WebP), uint8 pixels, or preprocessed
-                floats, or "image_features" (pooled output of the locked tower); text strings or
-                token ids. Raw ones are preprocessed inside tf.data, with the random crop and flip
-                of the image tower's preprocessor. "texts", strings [batch, n], may stand for
-                "text": then the loss is the sum of those of n kinds of text; "" is a missing one.
-                Several workers get the same dataset, or each its part, whose auto-shard policy is
-                OFF (`image_text_pairs(..., shard=)`); batches are global ones either way.
-            y: not used, the pairs hold both sides.
-            batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
-            *args: as in `keras.Model.fit`, from `epochs` on.
-            validation_data: like `x`.
-            shuffle: bool, whether to shuffle a dict of arrays each epoch.
-            **kwargs: as in `keras.Model.fit`.
-
-        Returns:
-            The history: loss, chance_loss (ln of the batch size: what guessing gives),
-            image_to_text_accuracy and text_to_image_accuracy within the batch, temperature.
-
-        Raises:
-            ValueError: no pairs, `y`, or pairs that do not suit the towers.
-            tf.errors.InvalidArgumentError: a bad row, named in the message: an image that does not
-                decode, an empty caption, NaN, a token id outside of the vocabulary, a batch of 1.
-        """
-        if y is not None:
-            raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
-        resume = _resume_callback(args, kwargs)
-        x = self._batches(x, batch_size, True, shuffle, resume and resume.continue_data)
-        if validation_data is not None:
-            rows = batch_size if isinstance(validation_data, dict) else None
-            validation_data = self._batches(validation_data, rows)
-        datasets = tf.data.Dataset, tf.distribute.DistributedDataset
-        shuffle = shuffle and not isinstance(x, datasets)
-        history = super().fit(
-            x, None, None, *args, validation_data=validation_data, shuffle=shuffle, **kwargs
-        )
-        if history.epoch and not history.history:
-            raise ValueError(pairs.EMPTY)
-        return history
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: None = None,
-        batch_size: int | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """The loss and metrics of pairs, like `keras.Model.evaluate`; `x` as for `fit`.
-
-        The loss depends on the batch size, as each batch holds its own negatives.
-
-        Args:
-            x: as for `fit`.
-            y: not used.
-            batch_size: int, for a dict of arrays (32 by default).
-            *args: as in `keras.Model.evaluate`.
-            **kwargs: likewise.
-
-        Returns:
-            What `keras.Model.evaluate` returns, for example {"loss": ...} with `return_dict=True`.
-
-        Raises:
-            ValueError: as `fit`.
-        """
-        if y is not None:
-            raise ValueError('LiT takes pairs {"image": ..., "text": ...} as `x`, and no `y`.')
-        x = self._batches(x, batch_size)
-        return super().evaluate(x, None, None, *args, **kwargs)
-
-    def train_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        weights = self.trainable_weights
-        if self.micro_batch_size is None:
-            with tf.GradientTape() as tape:
-                loss, accuracies = self._contrast(self(data, training=True), data)
-                scaled_loss = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled_loss, weights)
-        else:
-            loss, accuracies, gradients = micro_batches.loss_and_gradients(
-                self,
-                data,
-                self.micro_batch_size,
-                lambda embeddings: self._contrast(embeddings, data),
-                self.optimizer.scale_loss,
-            )
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        data, weights = pairs_of(data), self.trainable_weights
+        with tf.GradientTape() as tape:
+            if self.micro_batch_size is None:
+                embeddings = self(data, training=True)
+            else:
+                embeddings = micro_batches.embed(self, data, self.micro_batch_size, tape)
+            loss, accuracies = self._contrast(embeddings, data.get("mask"))
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, weights)
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return self._logs(data, loss, accuracies)
 
-    def test_step(self, data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self._logs(data, *self._contrast(self(data, training=False), data))
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        data = pairs_of(data)
+        embeddings = self(data, training=False)
+        return self._logs(data, *self._contrast(embeddings, data.get("mask")))
+
+    def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
+        data = pairs_of(data)
+        mask = {name: data[name] for name in ("mask",) if name in data}
+        return {**self(data, training=False), **mask}
 
     def _contrast(
-        self, embeddings: dict[str, tf.Tensor], data: dict[str, tf.Tensor]
+        self, embeddings: dict[str, tf.Tensor], mask: tf.Tensor | None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's shares of the loss and of the accuracies of the global batch."""
         image, text = (
@@ -329,69 +260,45 @@ class LiT(keras.Model):
             )
             for side in ("image", "text")
         )
-        if "text_mask" in data:
-            kinds = zip(*(tf.unstack(x, axis=1) for x in (text, data["text_mask"])), strict=True)
-            found = [
-                self._contrast({**embeddings, "text_embeddings": rows}, {"mask": mask})
-                for rows, mask in kinds
-            ]
-            loss, accuracies = keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
-            return loss, {name: x / len(found) for name, x in accuracies.items()}
-        options: dict[str, Any] = {"mask": data.get("mask"), "local": self.local_loss}
-        if self.loss_name == "sigmoid":
-            return losses.sigmoid_contrastive(
-                image, text, self.log_temperature, self.bias, **options
-            )
-        return losses.softmax_contrastive(image, text, self.log_temperature, **options)
+
+        def contrast(text: tf.Tensor, mask: tf.Tensor | None) -> Any:
+            options: Any = {"mask": mask, "local": self.local_loss, "accuracies": True}
+            if self.loss_name == "sigmoid":
+                return losses.sigmoid_contrastive_loss(
+                    image, text, self.log_temperature, self.bias, **options
+                )
+            return losses.softmax_contrastive_loss(image, text, self.log_temperature, **options)
+
+        if text.shape.rank == 2:
+            return contrast(text, mask)
+        kinds = zip(tf.unstack(text, axis=1), tf.unstack(mask, axis=1), strict=True)
+        found = [contrast(*kind) for kind in kinds]
+        loss, accuracies = keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
+        return loss, {name: x / len(found) for name, x in accuracies.items()}
 
     def _logs(
         self, data: dict[str, tf.Tensor], loss: tf.Tensor, accuracies: dict[str, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
         """Adds the global batch, the same on every replica, to the means since the epoch began."""
-        pairs = tf.cast(tf.shape(data["text"])[0], tf.float32)
-        mask = data.get("text_mask", data.get("mask"))
-        if mask is not None:
-            pairs = tf.reduce_sum(tf.cast(mask, tf.float32), axis=0)
-        pairs = tf.unstack(tf.reshape(pairs, [-1]))  # of each kind of text
-        sums = distribution.sum_over_replicas([loss, *accuracies.values(), *pairs])
-        pairs = tf.stack(sums[3:])
-        contrasted = pairs / distribution.replica_count() if self.local_loss else pairs
+        if "mask" in data:
+            counts = tf.reduce_sum(tf.cast(data["mask"], tf.float32), axis=0)
+        else:
+            counts = tf.cast(tf.shape(data["text"])[0], tf.float32)
+        counts = tf.unstack(tf.reshape(counts, [-1]))  # Of pairs, for each kind of text.
+        sums = distribution.sum_over_replicas([loss, *accuracies.values(), *counts])
+        counts = tf.stack(sums[3:])
+        contrasted = counts / distribution.replica_count() if self.local_loss else counts
         chance_loss = tf.reduce_sum(tf.math.log(tf.maximum(contrasted, 1.0)))
         values = (sums[0], chance_loss, *sums[1:3])
-        pairs = tf.reduce_sum(pairs)
+        count = tf.reduce_sum(counts)
         for tracker, value in zip(self._trackers.values(), values, strict=True):
-            tracker.update_state(value, sample_weight=pairs)
+            tracker.update_state(value, sample_weight=count)
         logs = {name: tracker.result() for name, tracker in self._trackers.items()}
         return distribution.logs({**logs, "temperature": self.temperature})
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._trackers.values())
-
-    # Data.
-
-    def preprocess(self, x: Any, training: bool = False) -> Any:
-        """Makes of raw pairs what `call` takes; `fit` does this by itself.
-
-        Args:
-            x: a tf.data.Dataset of pairs, batched or not, or one batch of them as a dict.
-            training: bool, whether to apply the random crop and flip.
-
-        Returns:
-            A tf.data.Dataset or a dict of {"image" (or "image_features"), "text"} tensors.
-
-        Raises:
-            ValueError: pairs that do not suit the towers.
-            tf.errors.InvalidArgumentError: a bad row, named in the message.
-        """
-        if isinstance(x, tf.data.Dataset):
-            return pairs.preprocess_dataset(x, self.image_tower, self.text_tower, training)
-        x = {name: pairs.as_array(values) for name, values in x.items()}
-        return pairs.preprocess(x, self.image_tower, self.text_tower, training)
-
-    def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        with self.distribute_strategy.scope():
-            return batches.for_training(x, self.image_tower, self.text_tower, *args, **kwargs)
 
     # Embeddings.
 
@@ -524,15 +431,3 @@ def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
             f"{image_tower.embedding_dim}, text {text_tower.embedding_dim}. Give a tower a head "
             f"that fits, for example `TextTower(..., projection_dim={image_tower.embedding_dim})`."
         )
-
-
-def _resume_callback(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The `callbacks.ExactResume` among the arguments of `fit`, if there is one."""
-    given = kwargs.get("callbacks", args[2] if len(args) > 2 else None)
-    found = [x for x in keras.tree.flatten(given) if hasattr(x, "continue_data")]
-    if found and (kwargs.get("steps_per_epoch") or len(args) > 5):
-        raise ValueError(
-            "`ExactResume` counts whole epochs of the dataset. Leave `steps_per_epoch` out; "
-            "`pairs.take(n)` makes an epoch of n batches."
-        )
-    return found[0] if found else None

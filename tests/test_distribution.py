@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-import types
 
 import keras
 import numpy as np
@@ -134,8 +133,8 @@ def test_local_loss_is_the_mean_of_the_replicas_own(name):
 @pytest.mark.parametrize(
     "contrastive",
     [
-        losses.softmax_contrastive,
-        lambda image, text, t: losses.sigmoid_contrastive(image, text, t, -1.0),
+        losses.softmax_contrastive_loss,
+        lambda image, text, t, **o: losses.sigmoid_contrastive_loss(image, text, t, -1.0, **o),
     ],
     ids=LOSSES,
 )
@@ -143,7 +142,7 @@ def test_accuracies_are_of_the_global_batch(contrastive):
     image, text = np.eye(4, dtype="float32"), np.eye(4, dtype="float32")
     text[0] = [0.6, 0, 0.8, 0]  # Nearest to image 2, which is on the other replica.
     strategy = mirrored(2)
-    step = tf.function(lambda image, text: contrastive(image, text, 0.0)[1])
+    step = tf.function(lambda image, text: contrastive(image, text, 0.0, accuracies=True)[1])
     found = strategy.run(step, args=share_out(strategy, image, text))
     sums = {name: sum(strategy.experimental_local_results(x)) for name, x in found.items()}
     assert sums == {"image_to_text_accuracy": 1.0, "text_to_image_accuracy": 0.75}
@@ -270,17 +269,13 @@ def test_training_on_workers_equals_one_device(workers, tmp_path):
 
 
 def test_rows_of_workers_with_two_replicas(monkeypatch):
-    workers = [tf.distribute.InputContext(2, i, 4) for i in range(2)]
-    strategy = types.SimpleNamespace(
-        distribute_datasets_from_function=lambda make: types.SimpleNamespace(
-            rows=[[list(row["x"].numpy()) for row in make(worker)] for worker in workers]
-        )
-    )
     monkeypatch.setattr(distribution, "replica_count", lambda: 4)
-    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
-    batches = tf.data.Dataset.from_tensors({"x": range(8)})
-    found = distribution.split_over_replicas(batches, lambda rows: rows)
-    assert found.rows == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+    batches, rows_of = distribution.share_out(tf.data.Dataset.from_tensors({"x": range(8)}), True)
+    found = [
+        [list(row["x"].numpy()) for row in rows_of(batches, tf.distribute.InputContext(2, i, 4))]
+        for i in range(2)
+    ]
+    assert found == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
 
 
 @pytest.mark.slow

@@ -5,12 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lit import losses
-from keras_lit.losses import (
-    sigmoid_contrastive,
-    sigmoid_contrastive_loss,
-    softmax_contrastive,
-    softmax_contrastive_loss,
-)
+from keras_lit.losses import sigmoid_contrastive_loss, softmax_contrastive_loss
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
 LOG_TEMPERATURE = float(GOLDEN["log_temperature"])
@@ -100,27 +95,32 @@ def test_equal_embeddings_give_the_chance_level():
 
 @pytest.mark.parametrize("tile_size", [None, 2])
 @pytest.mark.parametrize(
-    "contrastive", [softmax_contrastive, lambda i, t, s, n: sigmoid_contrastive(i, t, s, -1.0, n)]
+    "contrastive",
+    [
+        softmax_contrastive_loss,
+        lambda i, t, s, n, **o: sigmoid_contrastive_loss(i, t, s, -1, n, **o),
+    ],
 )
 def test_accuracies_count_own_pairs_both_ways(contrastive, tile_size):
     image = np.eye(3, dtype="float32")
     text = np.array([[1, 0, 0], [1, 0, 0], [0, 0.6, 0.8]], "float32")
     # Image 1 is nearest to text 2 (0.6 against 0); text 1 is nearest to image 0.
-    _, accuracies = contrastive(image, text, 0.0, tile_size)
+    _, accuracies = contrastive(image, text, 0.0, tile_size, accuracies=True)
     np.testing.assert_allclose(accuracies["image_to_text_accuracy"], 2 / 3)
     np.testing.assert_allclose(accuracies["text_to_image_accuracy"], 2 / 3)
 
 
 @pytest.mark.parametrize(
     "contrastive",
-    [softmax_contrastive, lambda i, t, s, n, m: sigmoid_contrastive(i, t, s, -1.0, n, m)],
+    [softmax_contrastive_loss, lambda i, t, s, **o: sigmoid_contrastive_loss(i, t, s, -1.0, **o)],
     ids=["softmax", "sigmoid"],
 )
 def test_a_masked_row_is_nobodys_nearest(contrastive):
     image = np.array([[1, 0], [0, 1], [0.8, 0.6]], "float32")
     text = np.array([[0.8, 0.6], [0.6, 0.8], [1, 0]], "float32")
     # Image 0 is nearest to text 2, and text 0 to image 2.
-    _, accuracies = contrastive(image, text, 0.0, None, tf.constant([True, True, False]))
+    mask = tf.constant([True, True, False])
+    _, accuracies = contrastive(image, text, 0.0, mask=mask, accuracies=True)
     assert accuracies == {"image_to_text_accuracy": 1.0, "text_to_image_accuracy": 1.0}
 
 

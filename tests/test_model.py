@@ -232,7 +232,7 @@ def test_crops_differ_within_a_batch_and_between_epochs(tokenizer):
     keras.utils.set_random_seed(1)
     towers = image_tower(random_crop=(0.2, 0.4)), text_tower(tokenizer)
     same = {"image": IMAGES[[0] * 8], "text": CAPTIONS[:8]}
-    pairs = keras_lit.training.batches.for_training(same, *towers, batch_size=8, training=True)
+    pairs = keras_lit.training.batches.for_step(same, *towers, batch_size=8, training=True)
     first, second = (next(iter(pairs))["image"].numpy() for _ in range(2))
     assert len(np.unique(first.reshape(8, -1), axis=0)) == 8
     assert (first != second).any(axis=(1, 2, 3)).all()
@@ -389,7 +389,7 @@ def test_arrays_are_shuffled_where_asked_in_batches_of_32(model):
     arrays = {"image_features": features, "text": np.zeros([40, 8], "int32")}
     towers = model.image_tower, model.text_tower
     for shuffle in (False, True):
-        pairs = batches.for_training(arrays, *towers, shuffle=shuffle)
+        pairs = batches.for_step(arrays, *towers, shuffle=shuffle)
         epochs = [[batch["image_features"].numpy()[:, 0] for batch in pairs] for _ in range(2)]
         assert [len(rows) for rows in epochs[0]] == [32, 8]
         first, second = (np.concatenate(rows).tolist() for rows in epochs)

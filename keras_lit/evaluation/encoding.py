@@ -2,16 +2,13 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution
 from keras_lit.model import LiT
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.towers import ImageTower
-from keras_lit.towers.encoding import unit_length
-from keras_lit.training import pairs
+from keras_lit.towers import ImageTower, encoding
+from keras_lit.training import batches, pairs
 
 
 class Images:
@@ -108,7 +105,7 @@ class Images:
         """
         features, project = self.features(model), model.image_tower.project
         tiles = [features[i : i + 4096] for i in range(0, len(features), 4096)]
-        return np.concatenate([unit_length(project(tile)).numpy() for tile in tiles])
+        return np.concatenate([encoding.unit_length(project(tile)).numpy() for tile in tiles])
 
     def _encode(self, tower: ImageTower) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         pairs.check_image_spec(self._rows.element_spec, tower)
@@ -116,22 +113,16 @@ class Images:
 
         def ready(row: pairs.Pairs) -> pairs.Pairs:
             columns = {name: row[name] for name in self._names}
-            return {**columns, **pairs.preprocess_image(row, preprocessor)}
+            return {**columns, **pairs.ready_image(row, preprocessor)}
 
         rows = self._rows.map(ready, tf.data.AUTOTUNE)
         if not _is_batched(self._rows.element_spec):
             rows = rows.batch(self._batch_size)
-        count = rows.cardinality().numpy()
-        progress = keras.utils.Progbar(count if count > 0 else None, verbose=self._verbose)
         found: dict[str, list[np.ndarray]] = {name: [] for name in ("features", *self._names)}
-        for batch in rows.prefetch(tf.data.AUTOTUNE):
-            if "image_features" in batch:
-                found["features"].append(tf.cast(batch["image_features"], tf.float32).numpy())
-            else:
-                found["features"].append(distribution.on_replicas(self._encoder, batch["image"]))
+        for features, batch in encoding.encode(self._encoder, rows, self._verbose):
+            found["features"].append(features)
             for name in self._names:
                 found[name].append(batch[name].numpy())
-            progress.add(1)
         if not found["features"]:
             raise ValueError("The images to evaluate on should be at least one. Received none.")
         columns = {name: np.concatenate(parts) for name, parts in found.items()}
@@ -221,15 +212,7 @@ class ImagesAndTexts:
 
 def as_rows(data: Any, columns: tuple[str, ...]) -> tf.data.Dataset:
     """A dataset of dicts {"image" or "image_features", *columns}, batched or not, checked."""
-    if isinstance(data, dict):
-        arrays = {name: pairs.as_array(values) for name, values in data.items()}
-        data = tf.data.Dataset.from_tensor_slices(arrays).batch(32)
-    if not isinstance(data, tf.data.Dataset):
-        raise ValueError(
-            f"The data should be a tf.data.Dataset or a dict of arrays. Received: {type(data)}."
-        )
-    if isinstance(data.element_spec, tuple) and len(data.element_spec) == 2:
-        data = data.map(lambda image, label: {"image": image, "label": label})
+    data = batches.as_dataset(data, columns=("image", "label"))
     spec = data.element_spec
     images = isinstance(spec, dict) and set(pairs.IMAGE_KEYS) & set(spec)
     if not images or set(columns) - set(spec):

@@ -42,7 +42,7 @@ def load(
 
     Returns:
         A tf.data.Dataset of {"image_features": [dim], "text", ...}, unbatched, with the other
-        stored fields, and "image_tower", by which `LiT.fit` refuses features of a tower that is not
+        stored fields, and "fingerprint", by which `LiT.fit` refuses features of a tower that is not
         its own.
 
     Raises:
@@ -208,7 +208,7 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
             ids = tf.io.decode_raw(pairs.pop(tfrecords.TOKENS), tf.int32)
             pairs["text"] = tf.reshape(ids, [-1, plan["tokens"]["length"]])
         tower = tf.fill(tf.shape(features)[:1], tf.constant(identity, tf.int64))
-        return {tfrecords.FEATURES: features, **pairs, "image_tower": tower}
+        return {tfrecords.FEATURES: features, **pairs, "fingerprint": tower}
 
     return parse
 

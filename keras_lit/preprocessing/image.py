@@ -168,6 +168,19 @@ class ImagePreprocessor(keras.layers.Layer):
         pixels = run(images, seed if randomly else None, names)
         return pixels[0] if unbatched else pixels
 
+    @property
+    def _scaling(self) -> tuple[Any, Any]:
+        """(mean, deviation) of the pixels."""
+        if isinstance(self.value_range, str):
+            return VALUE_RANGES[self.value_range]
+        return self.value_range
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and the largest value that a pixel can become."""
+        mean, deviation = (np.array(x, "float32") for x in self._scaling)
+        return float(np.min((0 - mean) / deviation)), float(np.max((255 - mean) / deviation))
+
     def with_valid(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Preprocesses encoded images, and lets those be blank that do not decode.
 
@@ -207,11 +220,7 @@ class ImagePreprocessor(keras.layers.Layer):
 
     def _scaled(self, pixels: tf.Tensor) -> tf.Tensor:
         """uint8 -> float32 in the tower's range of values."""
-        mean, deviation = (
-            VALUE_RANGES[self.value_range]
-            if isinstance(self.value_range, str)
-            else self.value_range
-        )
+        mean, deviation = self._scaling
         # Times and plus, because a graph turns a division into a product, eager code does not.
         scale = 1.0 / np.array(deviation, "float32")
         return tf.cast(pixels, tf.float32) * scale - np.array(mean, "float32") * scale

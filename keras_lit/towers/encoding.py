@@ -1,5 +1,6 @@
-"""Many rows through a tower, batch by batch, to embeddings of unit length."""
+"""The one loop that runs a tower over batches."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import distribution
-from keras_lit.towers import Tower
+from keras_lit.towers.base import Tower
 
 
 def unit_length(embeddings: Any) -> tf.Tensor:
@@ -15,29 +16,41 @@ def unit_length(embeddings: Any) -> tf.Tensor:
     return tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=1)
 
 
-def embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
-    """Runs a tower over batches of what it takes, with a progress bar.
+def encode(
+    function: Callable[[Any], tf.Tensor], batches: tf.data.Dataset, verbose: Any
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Runs a function over batches, on all replicas of this process, with a progress bar.
 
     Args:
-        tower: an image or text tower.
-        inputs: a batched tf.data.Dataset, preprocessed.
+        function: a tf.function of a tower, from [batch, ...] to [batch, dim].
+        batches: a tf.data.Dataset of what it takes, or of dicts that hold it as "image";
+            "image_features" are encoded already.
         verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
-    Returns:
-        [n, dim] float32 array of unit-length rows.
+    Yields:
+        [batch, dim] array, and the batch.
+    """
+    count = int(batches.cardinality())
+    if verbose == "auto":
+        verbose = int(not 0 <= count <= 10)
+    progress = keras.utils.Progbar(count if count >= 0 else None, verbose=verbose)
+    for batch in batches.prefetch(tf.data.AUTOTUNE):
+        if isinstance(batch, dict) and "image_features" in batch:
+            yield batch["image_features"].numpy(), batch
+        else:
+            inputs = batch["image"] if isinstance(batch, dict) else batch
+            yield distribution.on_replicas(function, inputs), batch
+        progress.add(1)
+
+
+def embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
+    """[n, dim] float32 array of unit-length rows, of batches of what a tower takes.
 
     Raises:
         ValueError: an empty dataset.
     """
-    count = int(inputs.cardinality())
-    if verbose == "auto":
-        verbose = int(not 0 <= count <= 10)
-    progress = keras.utils.Progbar(count if count >= 0 else None, verbose=verbose)
-    rows = []
     with tower.distribute_strategy.scope():
-        for batch in inputs:
-            rows.append(distribution.on_replicas(tower.inference(), batch))
-            progress.add(1)
+        rows = [found for found, _ in encode(tower.inference(), inputs, verbose)]
     if not rows:
         raise ValueError("There should be something to embed. Received an empty dataset.")
     return unit_length(np.concatenate(rows)).numpy()

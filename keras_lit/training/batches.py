@@ -1,7 +1,10 @@
-"""From lists, arrays, files and datasets to batches that are checked and ready for the towers."""
+"""From lists, arrays, files, generators and datasets to batches that are checked and ready."""
 
+import collections
+import concurrent.futures
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -13,10 +16,13 @@ from keras_lit.towers import ImageTower, TextTower
 from keras_lit.training import pairs
 from keras_lit.training.pairs import Pairs
 
-KEYS = (*pairs.IMAGE_KEYS, *pairs.TEXT_KEYS, "name", "image_tower")
+_KINDS = (
+    'batches of {"image", "text"} from a tf.data.Dataset or a dict of arrays, a '
+    "keras.utils.PyDataset or a Python generator"
+)
 
 
-def for_training(
+def for_step(
     x: Any,
     image_tower: ImageTower,
     text_tower: TextTower,
@@ -25,37 +31,78 @@ def for_training(
     shuffle: bool = False,
     continue_data: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
 ) -> Any:
-    """What `fit` and `evaluate` hand to Keras; anything but datasets and arrays as it is.
+    """What `fit`, `evaluate` and `predict` hand to Keras: batches of what the towers take.
 
-    Under a strategy a batch that the replicas do not divide is filled up with rows that the "mask"
-    marks; `fit` takes that for the last batch only. `continue_data` is `ExactResume`'s.
+    Checks once, draws the seeds of random crops, preprocesses, prefetches. Under a strategy the
+    replicas share each batch (see `distribution`). `continue_data` is `ExactResume`'s.
     """
-    x = _as_dataset(x, batch_size, shuffle)
-    if not isinstance(x, tf.data.Dataset):
-        return x
-    pairs.check_spec(x.element_spec, image_tower, text_tower)
-    if x.cardinality() == 0:
+    if isinstance(x, tf.distribute.DistributedDataset):
+        return x  # Its owner has preprocessed it.
+    data = as_dataset(x, batch_size, shuffle)
+    spec = data.element_spec
+    pairs.check_spec(spec, image_tower, text_tower)
+    if data.cardinality() == 0:
         raise ValueError(pairs.EMPTY)
-    if not pairs.are_batched(x.element_spec):
+    if not pairs.are_batched(spec):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
-    replicas = distribution.replica_count()
 
-    def ready(pair: Pairs) -> Pairs:
-        result = pairs.preprocess(pair, image_tower, text_tower, training)
-        if "mask" in pair and "text_mask" in result:
-            result["text_mask"] &= pair["mask"][:, None]
-        return {**result, **{name: pair[name] for name in ("mask",) if name in pair}}
+    def prepared(rows: tf.data.Dataset) -> tf.data.Dataset:
+        return rows.map(
+            lambda pair: pairs.ready(pair, image_tower, text_tower, training), tf.data.AUTOTUNE
+        ).prefetch(tf.data.AUTOTUNE)
 
-    x = x.map(lambda pair: {name: pair[name] for name in KEYS if name in pair})
-    x = x.enumerate().map(lambda i, pair: _check_size(i, pair, replicas if training else 1))
-    if training and "image" in x.element_spec:
-        x = pairs.with_seeds(x, distribution.agreed(pairs.draw_seed()))
-    x = x.map(lambda pair: _fill_up(pair, replicas))
-    own = distribution.is_part(x)
-    x = distribution.own_rows(x) if own else x
-    count = int(x.cardinality())
-    x = x if continue_data is None else continue_data(x)
-    return distribution.split_over_replicas(x, ready, count, own)
+    data = data.enumerate().map(_known_columns)
+    if training and "image" in spec:
+        data = pairs.with_seeds(data, distribution.agreed(pairs.draw_seed()))
+    if distribution.replica_count() == 1:
+        count = data.cardinality()
+        data = data if continue_data is None else continue_data(data)
+        return distribution.with_cardinality(prepared(data), count)
+    data, rows_of_worker = distribution.share_out(data, whole_batches=training)
+    count = data.cardinality()
+    data = data if continue_data is None else continue_data(data)
+    distributed = tf.distribute.get_strategy().distribute_datasets_from_function(
+        lambda context: prepared(rows_of_worker(data, context))
+    )
+    return distribution.with_cardinality(distributed, count)
+
+
+def as_dataset(
+    x: Any,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    columns: tuple[str, ...] | None = None,
+) -> tf.data.Dataset:
+    """The one door: every form of data that Keras takes, as a tf.data.Dataset of dicts.
+
+    Args:
+        x: a dict of arrays; a tf.data.Dataset, PyDataset (read by threads, `workers` of them) or
+            generator of dicts; of these also (pairs,) and (pairs, None).
+        batch_size: int, for a dict of arrays.
+        shuffle: bool, whether to shuffle arrays, or the batches of a PyDataset, in each epoch.
+        columns: what a tuple holds, where it may hold something else than pairs.
+
+    Raises:
+        ValueError: another form, targets or sample weights.
+    """
+    if isinstance(x, tuple):
+        x = _without_targets(x, columns)
+    if isinstance(x, dict):
+        return _of_arrays(x, batch_size or 32, shuffle)
+    if not isinstance(x, tf.data.Dataset | keras.utils.PyDataset | Iterator):
+        raise ValueError(
+            f"Pairs should be {_KINDS}. Received: {type(x).__name__}. "
+            'Pass lists and arrays as {"image": images, "text": texts}.'
+        )
+    if batch_size is not None:
+        raise ValueError("`batch_size` goes with arrays. A dataset is batched by itself.")
+    if isinstance(x, keras.utils.PyDataset):
+        x = _of_py_dataset(x, shuffle, columns)
+    elif isinstance(x, Iterator):
+        x = _of_generator(x, columns)
+    if isinstance(x.element_spec, tuple):
+        return x.map(lambda *parts: _without_targets(parts, columns))
+    return x
 
 
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:
@@ -65,13 +112,11 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Datase
     """
 
     def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> tf.Tensor:
-        if batch.dtype.is_floating and batch.shape.rank == 2:
-            pairs.check_features(batch, tower)
-            return pairs.finite(tf.cast(batch, tf.float32), "image_features")
-        pairs.check_image(batch, tower)
-        if batch.dtype.is_floating:
-            return pairs.finite(batch, "image")
-        return tower.preprocessor(batch, names=names)
+        features = batch.dtype.is_floating and batch.shape.rank == 2
+        (pairs.check_features if features else pairs.check_image)(batch, tower)
+        row = {"image_features" if features else "image": batch}
+        row = row if names is None else {**row, "name": names}
+        return next(iter(pairs.ready_image(row, tower.preprocessor).values()))
 
     batches = _raw_images(images, batch_size)
     return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
@@ -91,12 +136,31 @@ def of_text(text: Any, tower: TextTower, batch_size: int) -> tf.data.Dataset:
     return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _as_dataset(x: Any, batch_size: int | None = None, shuffle: bool = False) -> Any:
-    """Batches a dict of arrays; leaves everything else as it is."""
-    if not isinstance(x, dict):
-        if batch_size is not None:
-            raise ValueError("`batch_size` goes with arrays. A dataset is batched by itself.")
-        return x
+def _known_columns(index: tf.Tensor, batch: Pairs) -> Pairs:
+    """Leaves other columns out; fails when the first batch holds a single pair."""
+    message = (
+        "A contrastive loss needs at least two pairs in a batch, since the others are the "
+        "negatives. Received a batch of 1: use a larger batch."
+    )
+    enough = (index > 0) | (pairs.batch_size(batch) > 1)
+    with tf.control_dependencies([tf.debugging.Assert(enough, [message])]):
+        return {name: tf.identity(batch[name]) for name in pairs.KEYS if name in batch}
+
+
+def _without_targets(x: tuple[Any, ...], columns: tuple[str, ...] | None) -> Any:
+    """(pairs,) and (pairs, None) -> pairs; with `columns`, (image, label) -> a dict of them."""
+    if columns and len(x) == len(columns):
+        return dict(zip(columns, x, strict=True))
+    if len(x) and all(part is None for part in x[1:]):
+        return x[0]
+    raise ValueError(
+        f"Pairs should be {_KINDS}. Received a tuple of {len(x)}; LiT takes no targets and no "
+        "weights of samples beside them. Map your dataset, for example "
+        '`dataset.map(lambda image, text: {"image": image, "text": text})`.'
+    )
+
+
+def _of_arrays(x: Pairs, batch_size: int, shuffle: bool) -> tf.data.Dataset:
     counts = {name: len(values) for name, values in x.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"There should be as many images as texts. Received: {counts}.")
@@ -104,37 +168,74 @@ def _as_dataset(x: Any, batch_size: int | None = None, shuffle: bool = False) ->
     dataset = tf.data.Dataset.from_tensor_slices(x)
     if shuffle:
         dataset = dataset.shuffle(len(dataset), seed=distribution.agreed(pairs.draw_seed()))
-    return dataset.batch(batch_size or 32)
+    return dataset.batch(batch_size)
 
 
-def _check_size(index: tf.Tensor, batch: Pairs, replicas: int) -> Pairs:
-    """Fails when the first batch holds a single pair, or cannot be shared out evenly."""
-    size = pairs.batch_size(batch)
-    alone = (
-        "A contrastive loss needs at least two pairs in a batch, since the others are the "
-        "negatives. Received a batch of 1: use a larger batch."
-    )
-    uneven = (
-        f"The global batch should be a multiple of the {replicas} replicas. Batch the pairs with "
-        "such a number. Received a batch of:"
-    )
-    checks = [
-        tf.debugging.Assert((index > 0) | (size > 1), [alone]),
-        tf.debugging.Assert((index > 0) | (size % replicas == 0), [uneven, size]),
-    ]
-    with tf.control_dependencies(checks):
-        return keras.tree.map_structure(tf.identity, batch)
+def _of_py_dataset(
+    x: keras.utils.PyDataset, shuffle: bool, columns: tuple[str, ...] | None
+) -> tf.data.Dataset:
+    count = x.num_batches  # None where it is endless.
+    if count == 0:
+        raise ValueError(pairs.EMPTY)
+    order = tf.data.Dataset.counter() if count is None else tf.data.Dataset.range(count)
+    if shuffle and count is not None:
+        order = order.shuffle(count, seed=distribution.agreed(pairs.draw_seed()))
+
+    def epoch() -> Iterator[Any]:
+        x.on_epoch_begin()
+        ahead: collections.deque = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(max(1, x.workers)) as pool:
+            for index in order.as_numpy_iterator():
+                ahead.append(pool.submit(x.__getitem__, int(index)))
+                if len(ahead) > x.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        x.on_epoch_end()
+
+    dataset = _of_python(epoch, x[0], columns)
+    known = tf.data.INFINITE_CARDINALITY if count is None else count
+    return dataset.apply(tf.data.experimental.assert_cardinality(known))
 
 
-def _fill_up(batch: Pairs, replicas: int) -> Pairs:
-    """Repeats the first row until the replicas divide the batch; the "mask" tells which is real."""
-    rows = next(iter(batch.values()))
-    if replicas == 1 or (rows.shape[0] is not None and rows.shape[0] % replicas == 0):
-        return batch
-    size = tf.shape(rows)[0]
-    index = tf.range(-(-size // replicas) * replicas)
-    filled = {name: tf.gather(x, tf.where(index < size, index, 0)) for name, x in batch.items()}
-    return {**filled, "mask": index < size}
+def _of_generator(x: Iterator[Any], columns: tuple[str, ...] | None) -> tf.data.Dataset:
+    first = next(x, None)
+    if first is None:
+        raise ValueError(pairs.EMPTY)
+    epochs = iter([itertools.chain([first], x)])
+
+    def epoch() -> Iterator[Any]:
+        batches = next(epochs, None)
+        if batches is None:
+            raise ValueError(
+                "A generator gives its batches once, and this one has been read. For several "
+                "epochs pass a keras.utils.PyDataset, or `steps_per_epoch` with an endless one."
+            )
+        return batches
+
+    return _of_python(epoch, first, columns)
+
+
+def _of_python(
+    epoch: Callable[[], Iterator[Any]], first: Any, columns: tuple[str, ...] | None
+) -> tf.data.Dataset:
+    """A dataset of the batches that `epoch()` gives, of the dtypes and ranks of the `first`."""
+
+    def arrays(batch: Any) -> Pairs:
+        batch = _without_targets(batch, columns) if isinstance(batch, tuple) else batch
+        if not isinstance(batch, dict):
+            raise ValueError(f"Pairs should be {_KINDS}. Received batches: {type(batch).__name__}.")
+        return {name: np.asarray(pairs.as_array(values)) for name, values in batch.items()}
+
+    def spec(values: np.ndarray) -> tf.TensorSpec:
+        dtype = tf.string if values.dtype.kind in "OSU" else tf.as_dtype(values.dtype)
+        shape: list[int | None] = [None, *values.shape[1:]] if values.shape else []
+        if dtype == tf.uint8 and len(shape) == 4:
+            shape[1:3] = [None, None]  # Batches of pictures may differ in size.
+        return tf.TensorSpec(shape, dtype)
+
+    signature = {name: spec(values) for name, values in arrays(first).items()}
+    return tf.data.Dataset.from_generator(lambda: map(arrays, epoch()), output_signature=signature)
 
 
 def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:

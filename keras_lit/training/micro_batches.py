@@ -15,58 +15,68 @@ import tensorflow as tf
 Tensors = dict[str, tf.Tensor]
 
 
-def loss_and_gradients(
-    model: keras.Model,
-    data: Tensors,
-    size: int,
-    contrast: Callable[[Tensors], tuple[tf.Tensor, Any]],
-    scale: Callable[[tf.Tensor], tf.Tensor],
-) -> tuple[tf.Tensor, Any, list[tf.Tensor]]:
-    """What `contrast` returns for the whole batch, and the gradient of its loss.
+def embed(model: keras.Model, data: Tensors, size: int, tape: tf.GradientTape) -> Tensors:
+    """The embeddings of a batch, whose gradient encodes each chunk once more.
 
     Args:
         model: a `LiT`.
         data: {"image" or "image_features", "text"}, [batch, ...] tensors.
         size: int, how many pairs to encode at one time.
-        contrast: from the embeddings of the batch to (loss, anything).
-        scale: applied to the loss before its gradient is taken (an optimizer's loss scaling).
+        tape: that watches; it learns of the weights and the embeddings, and of nothing between.
 
     Returns:
-        The loss, anything, and the gradients for `model.trainable_weights`.
+        {"image_embeddings", "text_embeddings"} as of `model(data, training=True)`.
     """
-    if "image" in data and model.image_tower.locked:
-        # Once is enough for what does not train.
-        tower = model.image_tower
-        features = _map(
-            lambda image: tf.cast(tower.features(image), tf.float32),
-            _chunks(data["image"], size),
-            tf.TensorSpec([size, tower.feature_dim]),
-        )
-        data = {"image_features": _joined(features, data["text"]), "text": data["text"]}
-    chunks = {name: _chunks(x, size) for name, x in data.items() if "mask" not in name}
+    with tape.stop_recording():
+        if "image" in data and model.image_tower.locked:
+            data = {**data, "image_features": _features(model.image_tower, data["image"], size)}
+            del data["image"]
+        chunks = {name: _chunks(x, size) for name, x in data.items() if name != "mask"}
+        embeddings = _embeddings(model, chunks, data["text"], size)
+    weights = [weight.value for weight in model.trainable_weights]
 
+    @tf.custom_gradient
+    def linked(*values: tf.Tensor) -> tuple[Any, Callable]:
+        def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
+            of_chunks = {
+                name: _chunks(x, size) for name, x in zip(embeddings, upstream, strict=True)
+            }
+            return _gradients(model, chunks, of_chunks, weights)
+
+        return tuple(map(tf.identity, embeddings.values())), gradient
+
+    found = linked(*map(tf.convert_to_tensor, weights))
+    return dict(zip(embeddings, found, strict=True))
+
+
+def _features(tower: Any, images: tf.Tensor, size: int) -> tf.Tensor:
+    """Of a locked tower, which encodes each image once."""
+    signature = tf.TensorSpec([size, tower.feature_dim])
+    chunks = _map(
+        lambda image: tf.cast(tower.features(image), tf.float32), _chunks(images, size), signature
+    )
+    return _joined(chunks, images)
+
+
+def _embeddings(model: keras.Model, chunks: Tensors, text: tf.Tensor, size: int) -> Tensors:
+    """Chunk by chunk; dropout's seeds and the averages of batch norms stay what they were."""
     states = _states(model)
     before = [tf.identity(state) for state in states]
     dim = model.image_tower.embedding_dim
-    embeddings = _map(
-        lambda chunk: model(chunk, training=True),
-        chunks,
-        {
-            "image_embeddings": tf.TensorSpec([size, dim]),
-            "text_embeddings": tf.TensorSpec([size, *data["text"].shape[1:-1], dim]),
-        },
-    )
-    embeddings = {name: _joined(x, data["text"]) for name, x in embeddings.items()}
+    signature = {
+        "image_embeddings": tf.TensorSpec([size, dim]),
+        "text_embeddings": tf.TensorSpec([size, *text.shape[1:-1], dim]),
+    }
+    found = _map(lambda chunk: model(chunk, training=True), chunks, signature)
     for state, value in zip(states, before, strict=True):
         state.assign(value)
+    return {name: _joined(x, text) for name, x in found.items()}
 
-    weights = [weight.value for weight in model.trainable_weights]
-    with tf.GradientTape() as tape:
-        tape.watch(embeddings)
-        loss, anything = contrast(embeddings)
-        scaled = scale(loss)
-    of_embeddings, of_weights = tape.gradient(scaled, [embeddings, weights])
-    of_chunks = {name: _chunks(x, size) for name, x in of_embeddings.items()}
+
+def _gradients(
+    model: keras.Model, chunks: Tensors, of_chunks: Tensors, weights: list[tf.Variable]
+) -> list[tf.Tensor]:
+    """The sum over the chunks of what their embeddings' gradients say of the weights."""
 
     def add_chunk(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         chunk, gradients = ({name: x[i] for name, x in of.items()} for of in (chunks, of_chunks))
@@ -80,13 +90,9 @@ def loss_and_gradients(
         )
         return i + 1, [x + tf.convert_to_tensor(y) for x, y in zip(sums, more, strict=True)]
 
-    sums = [
-        tf.zeros(weight.shape, weight.dtype) if gradient is None else gradient
-        for weight, gradient in zip(weights, of_weights, strict=True)
-    ]
+    sums = [tf.zeros(weight.shape, weight.dtype) for weight in weights]
     count = tf.shape(chunks["text"])[0]
-    _, sums = tf.while_loop(lambda i, _: i < count, add_chunk, (0, sums), parallel_iterations=1)
-    return loss, anything, sums
+    return tf.while_loop(lambda i, _: i < count, add_chunk, (0, sums), parallel_iterations=1)[1]
 
 
 def _states(model: keras.Model) -> list[keras.Variable]:

@@ -1,4 +1,4 @@
-"""From raw image-text pairs to what the towers take: checks, and preprocessing inside tf.data."""
+"""What a pair is, and from raw pairs to what the towers take: checks, preprocessing in tf.data."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from keras_lit.towers import ImageTower, TextTower, features_only, fingerprints
 
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts")
+KEYS = (*IMAGE_KEYS, *TEXT_KEYS, "name", "fingerprint")
 EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
 
@@ -21,28 +22,23 @@ def as_array(values: Any) -> Any:
     return values
 
 
-def preprocess_dataset(
-    pairs: tf.data.Dataset,
-    image_tower: ImageTower,
-    text_tower: TextTower,
-    training: bool,
-) -> tf.data.Dataset:
-    """Maps `preprocess` over a dataset of pairs, batched or not.
+def preprocess(x: Any, image_tower: ImageTower, text_tower: TextTower, training: bool) -> Any:
+    """Raw pairs to what the towers take: a dataset, batched or not, or one batch as a dict.
 
     Random crops and flips are drawn anew each epoch, and are the same again for the same seed
     (`keras.utils.set_random_seed`), however many threads work on them.
     """
-    check_spec(pairs.element_spec, image_tower, text_tower)
-    if pairs.cardinality() == 0:
+    if not isinstance(x, tf.data.Dataset):
+        x = {name: tf.convert_to_tensor(as_array(values)) for name, values in x.items()}
+        check_spec(x, image_tower, text_tower)
+        return ready(x, image_tower, text_tower, training)
+    check_spec(x.element_spec, image_tower, text_tower)
+    if x.cardinality() == 0:
         raise ValueError(EMPTY)
-    return (
-        with_seeds(pairs, draw_seed())
-        .map(
-            lambda pair: preprocess(pair, image_tower, text_tower, training),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    seeded = with_seeds(x, draw_seed())
+    return seeded.map(
+        lambda pair: ready(pair, image_tower, text_tower, training), tf.data.AUTOTUNE
+    ).prefetch(tf.data.AUTOTUNE)
 
 
 def with_seeds(pairs: tf.data.Dataset, seed: int) -> tf.data.Dataset:
@@ -57,48 +53,43 @@ def with_seeds(pairs: tf.data.Dataset, seed: int) -> tf.data.Dataset:
     return tf.data.Dataset.zip(pairs, seeds.batch(2, drop_remainder=True)).map(add)
 
 
-def preprocess(
-    pair: Pairs,
-    image_tower: ImageTower,
-    text_tower: TextTower,
-    training: bool = False,
+def ready(
+    pair: Pairs, image_tower: ImageTower, text_tower: TextTower, training: bool = False
 ) -> Pairs:
-    """{"image" or "image_features", "text"} raw or not -> the same, ready for the towers.
+    """{"image" or "image_features", "text"} raw or not, checked -> the same, ready for the towers.
 
-    What is raw (strings, uint8 pixels) is preprocessed, what is not passes through, all is checked.
-    A "seed" decides random crops and flips, a string "name" is what an error calls a bad row by,
-    "image_tower" (from `features.load`) tells whose features they are; other keys are left out.
-    "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length] and "text_mask"
-    [batch, n], False where a text was "".
+    What is raw (strings, uint8 pixels) is preprocessed, what is not passes through. A "seed"
+    decides random crops and flips, a string "name" is what an error calls a bad row by,
+    "fingerprint" (from `features.load`) tells whose features they are; other keys are left out.
+    "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length]. The "mask"
+    is False for rows that only fill a batch up [batch], and for texts that were "" [batch, n].
     """
-    pair = {name: tf.convert_to_tensor(values) for name, values in pair.items()}
-    check_spec(pair, image_tower, text_tower)
+    mask = pair.get("mask")
     if "texts" in pair:
-        text, mask = _several(pair["texts"], text_tower)
-        mask = {"text_mask": mask}
+        text, given = _several(pair["texts"], text_tower)
+        mask = given if mask is None else given & mask[:, tf.newaxis]
+    elif pair["text"].dtype == tf.string:
+        text = text_tower.preprocessor(_not_empty(pair["text"]))
     else:
-        text, mask = pair["text"], {}
-    if text.dtype == tf.string:
-        text = text_tower.preprocessor(_not_empty(text))
+        text = pair["text"]
     token_ids = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
-    image = preprocess_image(pair, image_tower.preprocessor, training)
-    if "image_features" in image and "image_tower" in pair:
-        features = _of_tower(image["image_features"], pair["image_tower"], image_tower)
+    image = ready_image(pair, image_tower.preprocessor, training)
+    if "image_features" in image and "fingerprint" in pair:
+        features = _of_tower(image["image_features"], pair["fingerprint"], image_tower)
         image = {"image_features": features}
-    return {**image, "text": token_ids, **mask}
+    return {**image, "text": token_ids, **({} if mask is None else {"mask": mask})}
 
 
-def preprocess_image(pair: Pairs, preprocessor: ImagePreprocessor, training: bool = False) -> Pairs:
-    """The image's part of `preprocess`: {"image"} or {"image_features"}, ready for the tower."""
+def ready_image(pair: Pairs, preprocessor: ImagePreprocessor, training: bool = False) -> Pairs:
+    """The image's part of `ready`: {"image"} or {"image_features"}."""
     if "image_features" in pair:
         features = finite(tf.cast(pair["image_features"], tf.float32), "image_features")
         return {"image_features": features}
-    if pair["image"].dtype.is_floating:
-        return {"image": finite(pair["image"], "image")}
-    images = preprocessor(
-        pair["image"], training=training, seed=pair.get("seed"), names=_names(pair)
-    )
-    return {"image": images}
+    image = pair["image"]
+    if image.dtype.is_floating:
+        return {"image": _plausible(finite(image, "image"), preprocessor)}
+    names = _names(pair)
+    return {"image": preprocessor(image, training=training, seed=pair.get("seed"), names=names)}
 
 
 def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> None:
@@ -156,6 +147,20 @@ def finite(values: tf.Tensor, name: str) -> tf.Tensor:
     """Passes values on, and fails when one of them is NaN or infinite."""
     message = f"`{name}` should be finite. Received NaN or infinite values."
     return tf.debugging.check_numerics(values, message)
+
+
+def _plausible(images: tf.Tensor, preprocessor: ImagePreprocessor) -> tf.Tensor:
+    """Passes preprocessed images on, and fails when they are pixels in 0..255 instead."""
+    low, high = preprocessor.bounds
+    largest = tf.reduce_max(tf.abs(images))
+    message = (
+        f"Float images should be preprocessed, with values from {low:.4g} to {high:.4g}. Pass "
+        "pixels in 0..255 as uint8, for example `tf.cast(images, tf.uint8)`. Received up to:"
+    )
+    # Ten times: what other programs preprocess may go somewhat beyond.
+    near = largest <= tf.cast(10 * max(abs(low), abs(high)), images.dtype)
+    with tf.control_dependencies([tf.debugging.Assert(near, [message, largest])]):
+        return tf.identity(images)
 
 
 def token_ids_in_range(token_ids: tf.Tensor, vocabulary_size: int | None) -> tf.Tensor:
@@ -247,7 +252,7 @@ def _not_empty(text: tf.Tensor) -> tf.Tensor:
 def _several(texts: tf.Tensor, text_tower: TextTower) -> tuple[tf.Tensor, tf.Tensor]:
     """[batch, n] strings -> [batch, n, sequence_length] token ids, [batch, n] bool: not empty."""
     given = tf.strings.length(tf.strings.strip(texts)) > 0
-    # A missing text is another one of its image, for a tower that cannot embed nothing.
+    # Replace a missing text by another caption of the same image; the mask excludes it.
     index = tf.argmax(tf.cast(given, tf.int32), axis=1)
     filled = tf.where(given, texts, tf.gather(texts, index, batch_dims=1)[:, tf.newaxis])
     token_ids = text_tower.preprocessor(_not_empty(tf.reshape(filled, [-1])))

@@ -1,0 +1,257 @@
+"""Keras' `fit`, `evaluate` and `predict` for image-text pairs: all data come in by one door."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.towers import ImageTower, TextTower
+from keras_lit.training import batches, pairs
+
+
+class PairsModel(keras.Model):
+    """A Keras model of pairs; a subclass has the towers and says what it computes."""
+
+    image_tower: ImageTower
+    text_tower: TextTower
+
+    def fit(
+        self,
+        x: Any = None,
+        y: None = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: None = None,
+        sample_weight: None = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> keras.callbacks.History:
+        """Trains on image-text pairs, like `keras.Model.fit`.
+
+        Args:
+            x: batches of {"image", "text"}, as a tf.data.Dataset, a keras.utils.PyDataset (which
+                threads read) or a Python generator; or a dict of arrays. Images may be encoded
+                (strings of JPEG, PNG, GIF, BMP, WebP), uint8 pixels, or preprocessed floats, or
+                "image_features" (pooled output of the locked tower); text strings or token ids. Raw
+                ones are preprocessed inside tf.data, with the random crop and flip of the image
+                tower's preprocessor. "texts", strings [batch, n], may stand for "text": then the
+                loss is the sum of those of n kinds of text; "" is a missing one. Several workers
+                get the same dataset, or each its part, whose auto-shard policy is OFF
+                (`image_text_pairs(..., shard=)`); batches are global ones either way.
+            y: not used, the pairs hold both sides.
+            batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
+            epochs: int, as all that is not named here, as in `keras.Model.fit`.
+            verbose: likewise.
+            callbacks: likewise.
+            validation_split: not used; pass `validation_data`.
+            validation_data: like `x`.
+            shuffle: bool, whether to shuffle arrays, or a PyDataset's batches, in each epoch.
+            class_weight: not used, pairs have no classes.
+            sample_weight: not used, each pair counts once.
+            initial_epoch: as in `keras.Model.fit`.
+            steps_per_epoch: likewise.
+            validation_steps: likewise.
+            validation_batch_size: int, for `validation_data` as a dict of arrays (`batch_size`).
+            validation_freq: as in `keras.Model.fit`.
+
+        Returns:
+            The history: loss, chance_loss (ln of the batch size: what guessing gives),
+            image_to_text_accuracy and text_to_image_accuracy within the batch, temperature.
+
+        Raises:
+            ValueError: no pairs, an argument that is not used, pairs that do not suit the towers.
+            tf.errors.InvalidArgumentError: a bad row, named in the message: an image that does not
+                decode, an empty caption, NaN, a token id outside of the vocabulary, a batch of 1.
+        """
+        _refuse(y=y, validation_split=validation_split or None)
+        _refuse(class_weight=class_weight, sample_weight=sample_weight)
+        resume = _resume_callback(callbacks, steps_per_epoch)
+        x = self._batches(x, batch_size, True, shuffle, resume and resume.continue_data)
+        if validation_data is not None:
+            rows = validation_batch_size or batch_size
+            rows = rows if isinstance(validation_data, dict | tuple) else None
+            validation_data = self._batches(validation_data, rows)
+        history = super().fit(
+            x,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            shuffle=False,  # What is to be shuffled is.
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+        )
+        if history.epoch and not history.history:
+            raise ValueError(pairs.EMPTY)
+        return history
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: None = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: None = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The loss and metrics of pairs, like `keras.Model.evaluate`; `x` as for `fit`.
+
+        The loss depends on the batch size, as each batch holds its own negatives.
+
+        Args:
+            x: as for `fit`.
+            y: not used.
+            batch_size: int, for a dict of arrays (32 by default).
+            verbose: as in `keras.Model.evaluate`.
+            sample_weight: not used.
+            steps: as in `keras.Model.evaluate`.
+            callbacks: likewise.
+            return_dict: likewise.
+            **kwargs: Keras' own.
+
+        Returns:
+            What `keras.Model.evaluate` returns, for example {"loss": ...} with `return_dict=True`.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        _refuse(y=y, sample_weight=sample_weight)
+        if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has prepared that.
+            x = self._batches(x, batch_size)
+        return super().evaluate(
+            x,
+            verbose=verbose,
+            steps=steps,
+            callbacks=callbacks,
+            return_dict=return_dict,
+            **kwargs,
+        )
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> dict[str, np.ndarray]:
+        """The embeddings of pairs, like `keras.Model.predict`; of images or text alone `encode_*`.
+
+        Args:
+            x: as for `fit`.
+            batch_size: int, for a dict of arrays (32 by default).
+            verbose: as in `keras.Model.predict`.
+            steps: likewise.
+            callbacks: likewise.
+
+        Returns:
+            {"image_embeddings", "text_embeddings"}: [pairs, dim] float32 of unit-length rows.
+
+        Raises:
+            ValueError: as `fit`.
+        """
+        x = self._batches(x, batch_size)
+        return _real_rows(super().predict(x, verbose=verbose, steps=steps, callbacks=callbacks))
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: None = None,
+        sample_weight: None = None,
+        class_weight: None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        _refuse(y=y, sample_weight=sample_weight, class_weight=class_weight)
+        return super().train_on_batch(self._batch(x, training=True), return_dict=return_dict)
+
+    def test_on_batch(
+        self, x: Any, y: None = None, sample_weight: None = None, return_dict: bool = False
+    ) -> Any:
+        _refuse(y=y, sample_weight=sample_weight)
+        return super().test_on_batch(self._batch(x), return_dict=return_dict)
+
+    def predict_on_batch(self, x: Any) -> dict[str, np.ndarray]:
+        return _real_rows(super().predict_on_batch(self._batch(x)))
+
+    def preprocess(self, x: Any, training: bool = False) -> Any:
+        """Makes of raw pairs what `call` takes; `fit` does this by itself.
+
+        Args:
+            x: a tf.data.Dataset of pairs, batched or not, or one batch of them as a dict.
+            training: bool, whether to apply the random crop and flip.
+
+        Returns:
+            A tf.data.Dataset or a dict of {"image" (or "image_features"), "text"} tensors.
+
+        Raises:
+            ValueError: pairs that do not suit the towers.
+            tf.errors.InvalidArgumentError: a bad row, named in the message.
+        """
+        return pairs.preprocess(x, self.image_tower, self.text_tower, training)
+
+    def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.distribute_strategy.scope():
+            return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs)
+
+    def _batch(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:
+        """One batch, ready, through the same door."""
+        if not isinstance(x, dict):
+            raise ValueError(
+                'LiT takes a batch as a dict {"image": ..., "text": ...}. Received: '
+                f"{type(x).__name__}."
+            )
+        return self.preprocess(x, training)
+
+
+def pairs_of(data: Any) -> dict[str, tf.Tensor]:
+    """What a step is given: pairs, or from Keras' `*_on_batch` (pairs,)."""
+    return data[0] if isinstance(data, tuple) else data
+
+
+def _refuse(**given: Any) -> None:
+    """Raises ValueError for arguments of Keras that mean nothing here."""
+    remedies = {
+        "y": 'It takes pairs {"image": ..., "text": ...} as `x`',
+        "sample_weight": "Each pair counts once: leave pairs out with `keras_lit.data.filters`, or "
+        "draw them by weight with `keras_lit.data.mixtures`",
+        "class_weight": "Pairs have no classes",
+        "validation_split": "Pass `validation_data`: `image_text_pairs(..., test_fraction=)` "
+        "splits",
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"LiT takes no `{name}`. {remedies[name]}.")
+
+
+def _real_rows(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without the rows that only filled a batch up."""
+    mask = found.pop("mask", None)
+    if mask is None:
+        return found
+    real = mask.reshape(len(mask), -1).any(axis=1)
+    return {name: rows[real] for name, rows in found.items()}
+
+
+def _resume_callback(callbacks: Any, steps_per_epoch: int | None) -> Any:
+    """The `callbacks.ExactResume` among the callbacks of `fit`, if there is one."""
+    found = [x for x in keras.tree.flatten(callbacks) if hasattr(x, "continue_data")]
+    if found and steps_per_epoch:
+        raise ValueError(
+            "`ExactResume` counts whole epochs of the dataset. Leave `steps_per_epoch` out; "
+            "`pairs.take(n)` makes an epoch of n batches."
+        )
+    return found[0] if found else None

@@ -1,0 +1,160 @@
+"""One door: every form of data that Keras takes becomes the same batches, or a sentence says why not."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.small import make_model, mirrored
+
+CAPTIONS = np.array(
+    ["a red dog", "a blue cat", "a white moon", "a grey toucan", "one balloon", "a green banana"],
+    dtype=object,
+)
+PIXELS = np.random.default_rng(0).integers(0, 256, [6, 8, 8, 3]).astype("uint8")
+PAIRS = {"image": PIXELS, "text": CAPTIONS}
+
+
+def batches(pairs=PAIRS, size=3):
+    return [{k: v[i : i + size] for k, v in pairs.items()} for i in range(0, 6, size)]
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, form=lambda batch: batch, **options):
+        super().__init__(**options)
+        self.form, self.epochs = form, 0
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.form(batches()[index])
+
+    def on_epoch_end(self):
+        self.epochs += 1
+
+
+def lit():
+    model = make_model("LU")
+    # Nothing is cropped at random: the same batches are to train the same weights.
+    model.image_tower.preprocessor.random_crop = None
+    model.image_tower.preprocessor.random_flip = False
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+def trained(x, **options):
+    model = lit()
+    history = model.fit(x, verbose=0, shuffle=False, **options).history
+    return history["loss"], [np.array(weight) for weight in model.trainable_variables]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return trained(PAIRS, batch_size=3)
+
+
+FORMS = {
+    "(dict,)": lambda: ((PAIRS,), {"batch_size": 3}),
+    "tf.data": lambda: (tf.data.Dataset.from_tensor_slices(PAIRS).batch(3), {}),
+    "tf.data of (dict, None)": lambda: (
+        tf.data.Dataset.from_tensor_slices((PAIRS, None)).batch(3),
+        {},
+    ),
+    "generator": lambda: (iter(batches()), {}),
+    "generator of (dict,)": lambda: (((batch,) for batch in batches()), {}),
+    "PyDataset": lambda: (Batches(), {}),
+    "PyDataset of (dict, None) with workers": lambda: (Batches(lambda x: (x, None), workers=3), {}),
+    "endless generator": lambda: ((b for _ in range(9) for b in batches()), {"steps_per_epoch": 2}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_raw_pairs_of_every_form_train_the_same(form, expected):
+    x, options = FORMS[form]()
+    loss, weights = trained(x, **options)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+    for found, wanted in zip(weights, expected[1], strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-7)
+
+
+def test_a_pydataset_is_read_once_an_epoch_and_told_of_its_end():
+    data = Batches(workers=2)
+    lit().fit(data, epochs=3, verbose=0)
+    assert data.epochs == 3
+
+
+@pytest.mark.parametrize(
+    "validation",
+    [PAIRS, (PAIRS,), (PAIRS, None), Batches()],
+    ids=["dict", "(dict,)", "(dict, None)", "PyDataset"],
+)
+def test_validation_data_of_every_form(validation):
+    model = lit()
+    model.optimizer.learning_rate.assign(0.0)
+    options = {} if isinstance(validation, Batches) else {"validation_batch_size": 3}
+    history = model.fit(PAIRS, batch_size=6, verbose=0, validation_data=validation, **options)
+    expected = model.evaluate(PAIRS, batch_size=3, verbose=0, return_dict=True)
+    assert history.history["val_loss"][0] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_one_batch():
+    model = lit()
+    expected = model.evaluate(PAIRS, batch_size=6, verbose=0, return_dict=True)["loss"]
+    assert model.test_on_batch(PAIRS, return_dict=True)["loss"] == pytest.approx(expected, 1e-6)
+    found = model.predict_on_batch(PAIRS)
+    np.testing.assert_allclose(found["image_embeddings"], model.encode_image(PIXELS), atol=1e-6)
+    model.reset_metrics()
+    assert model.train_on_batch(PAIRS, return_dict=True)["loss"] == pytest.approx(expected, 1e-6)
+    assert model.evaluate(PAIRS, batch_size=6, verbose=0, return_dict=True)["loss"] < expected
+
+
+def test_predict_gives_each_pair_once_on_replicas_too():
+    model = lit()
+    expected = model.encode_image(PIXELS), model.encode_text(list(CAPTIONS))
+    with mirrored(2).scope():
+        shared = lit()
+    for of, size in ((model, 4), (shared, 3)):
+        found = of.predict(tf.data.Dataset.from_tensor_slices(PAIRS).batch(size), verbose=0)
+        for name, wanted in zip(("image_embeddings", "text_embeddings"), expected, strict=True):
+            np.testing.assert_allclose(found[name], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        ([PIXELS, CAPTIONS], {}, "Pairs should be.*Received: list"),
+        ((PIXELS, CAPTIONS), {}, "no targets.*Map your dataset"),
+        (iter([[1, 2]]), {}, "Received batches: list"),
+        (iter([]), {}, "dataset of pairs is empty"),
+        (PAIRS, {"y": CAPTIONS}, "takes no `y`.*as `x`"),
+        (PAIRS, {"sample_weight": np.ones(6)}, "takes no `sample_weight`.*filters"),
+        (PAIRS, {"class_weight": {0: 1.0}}, "takes no `class_weight`"),
+        (PAIRS, {"validation_split": 0.2}, "takes no `validation_split`.*validation_data"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_remedy(x, options, message):
+    with pytest.raises(ValueError, match=message):
+        lit().fit(x, verbose=0, **options)
+
+
+def test_a_generator_is_not_read_twice_in_silence():
+    with pytest.raises(tf.errors.OpError, match="A generator gives its batches once"):
+        lit().fit(iter(batches()), epochs=2, verbose=0)
+
+
+def test_the_model_itself_takes_preprocessed_pairs_only():
+    model = lit()
+    with pytest.raises(ValueError, match=r"model.preprocess\(pairs\)"):
+        model({"image": tf.constant(PIXELS), "text": tf.constant(CAPTIONS)})
+    assert model(model.preprocess(PAIRS))["text_embeddings"].shape == (6, 16)
+
+
+@pytest.mark.parametrize("way", ["fit", "encode_image"])
+def test_float_pixels_in_0_to_255_are_refused(way):
+    model, pixels = lit(), PIXELS.astype("float32")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="from -1 to 1.*as uint8"):
+        if way == "fit":
+            model.fit({"image": pixels, "text": CAPTIONS}, verbose=0)
+        else:
+            model.encode_image(pixels)
