@@ -4,8 +4,8 @@ import importlib
 from typing import Any
 
 from keras_lit.data import captions, duplicates, filters, mixtures, shards, statistics, yfcc
+from keras_lit.data.duplicates import whitening_kernel
 from keras_lit.data.sources import image_text_pairs
-from keras_lit.data.whitening import whitening_kernel
 
 __all__ = [
     "CC12M",
