@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_lit.data.columns import IMAGE_KEYS, NAME_KEYS, TEXT_KEYS, column
+from keras_lit.data.tables import IMAGE_COLUMNS, NAME_COLUMNS, TEXT_COLUMNS, column
 from keras_lit.data.web_captions import CC12M, YFCC100MCLIP
 
 __all__ = [
@@ -48,9 +48,9 @@ def pairs_of(
 ) -> tf.data.Dataset:
     """{"image": encoded, "text": [captions], "name"} of the rows of a dataset."""
     features = _flat(builder.info.features)
-    image_key = column(features, image_key, IMAGE_KEYS, "image_key", builder.name)
-    text_key = column(features, text_key, TEXT_KEYS, "text_key", builder.name)
-    name_key = next((key for key in NAME_KEYS if key in features and key != image_key), None)
+    image_key = column(features, image_key, IMAGE_COLUMNS, "image_key", builder.name)
+    text_key = column(features, text_key, TEXT_COLUMNS, "text_key", builder.name)
+    name_key = next((key for key in NAME_COLUMNS if key in features and key != image_key), None)
     if not isinstance(features[image_key], tfds.features.Image):
         raise ValueError(f"{builder.name}: {image_key!r} is no image. Pass `image_key`.")
     dataset = builder.as_dataset(

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.data.captions import draw, is_utf8
-from keras_lit.data.columns import IMAGE_KEYS, TEXT_KEYS, column
-from keras_lit.data.shards import note_bad, read_shards, shard_files
-from keras_lit.preprocessing.decoding import SUFFIXES, decodes
+from keras_lit.data.captions import draw
+from keras_lit.data.shards import read_shards, shard_files
+from keras_lit.data.tables import TABLE_SUFFIXES, by_image, file_rows, part, read_files
+from keras_lit.preprocessing.decoding import decodes
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
 def image_text_pairs(
@@ -102,10 +96,10 @@ def image_text_pairs(
         pairs = _choose(_split_of_shards(pairs, split, test_fraction), captions, seed)
     elif made is None and _is_path(where):
         checks.check_one_of(split, ("train", "test"), "split")
-        rows = _file_rows(pathlib.Path(where), image_key, text_key, skipped)
-        rows = [row for row in rows if (_part(row[0], where) < test_fraction) == (split == "test")]
-        images = _by_image(rows, captions)[index::count]
-        pairs = _read_files(images, where, split, captions, shuffle_buffer, seed)
+        rows = file_rows(pathlib.Path(where), image_key, text_key, skipped)
+        rows = [row for row in rows if (part(row[0], where) < test_fraction) == (split == "test")]
+        images = by_image(rows, captions)[index::count]
+        pairs = read_files(images, where, split, captions, shuffle_buffer, seed)
         shuffle_buffer = 0  # That is done, with the names.
     else:
         from keras_lit.data import builders
@@ -164,134 +158,6 @@ def _is_path(source: str | os.PathLike | list[str]) -> bool:
             return False
         raise FileNotFoundError(f"There is no file or folder {str(source)!r}.")
     return False
-
-
-def _file_rows(
-    path: pathlib.Path,
-    image_key: str | None,
-    text_key: str | None,
-    skipped: set[str] | None,
-) -> list[tuple[str, str]]:
-    """(image file, caption) of every pair, checked."""
-    if path.is_dir():
-        tables = [file for file in sorted(path.iterdir()) if file.suffix in TABLE_SUFFIXES]
-        if len(tables) > 1:
-            names = ", ".join(table.name for table in tables)
-            raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
-        path = tables[0] if tables else path
-    records = _folder(path) if path.is_dir() else _table(path, image_key, text_key)
-    rows = []
-    for where, image, texts in records:
-        if isinstance(texts, ValueError):
-            note_bad(f"{where}: {texts}", skipped)
-            continue
-        texts = texts if isinstance(texts, list) else [texts]
-        if not texts or not all(_is_caption(text) for text in texts):
-            note_bad(
-                f"{where}: expected a caption, or a list of them, of at least one character, in "
-                f"UTF-8. Received: {texts!r}",
-                skipped,
-            )
-        elif not image.is_file():
-            message = f"{where}: there is no image {str(image)!r}"
-            note_bad(message, skipped, FileNotFoundError)
-        else:
-            rows += [(str(image), text.strip()) for text in texts]
-    return rows
-
-
-def _is_caption(text: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip()) and is_utf8(text)
-
-
-def _by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list[str]]]:
-    """(image, its captions) to choose from, or else each caption by itself."""
-    if captions == "all":
-        return [(image, [text]) for image, text in rows]
-    texts: dict[str, list[str]] = {}
-    for image, text in rows:
-        texts.setdefault(image, []).append(text)
-    return list(texts.items())
-
-
-def _part(image: str, source: str | os.PathLike) -> float:
-    """A number in 0..1 that belongs to the image's path, the same on every machine."""
-    root = pathlib.Path(source)
-    path = pathlib.Path(os.path.relpath(image, root if root.is_dir() else root.parent))
-    return int(hashlib.md5(os.fsencode(path.as_posix())).hexdigest(), 16) / 2**128
-
-
-def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
-    for image in sorted(path.rglob("*")):
-        beside = image.with_suffix(".txt")
-        if image.suffix.lower() in SUFFIXES and beside.exists():
-            lines = beside.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-            yield str(beside), image, [line for line in lines if line.strip()]
-
-
-def _table(
-    path: pathlib.Path, image_key: str | None, text_key: str | None
-) -> Iterator[tuple[str, pathlib.Path, Any]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        if path.suffix == ".jsonl":
-            lines = ((i, line) for i, line in enumerate(file, 1) if line.strip())
-            records: Any = ((i, _json_row(line)) for i, line in lines)
-        elif path.suffix in TABLE_SUFFIXES:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            records = ((reader.line_num, record) for record in reader)
-        else:
-            raise ValueError(
-                f"A table of pairs should be one of {', '.join(TABLE_SUFFIXES)}. Received: {path}."
-            )
-        for number, record in records:
-            where = f"{path}, line {number}"
-            try:
-                if not isinstance(record, dict):
-                    raise ValueError(f"expected a JSON object. Received: {record}")
-                image = record[column(record, image_key, IMAGE_KEYS, "image_key", path)]
-                text = record[column(record, text_key, TEXT_KEYS, "text_key", path)]
-            except ValueError as error:
-                if path.suffix != ".jsonl":  # All its lines have the same columns.
-                    raise
-                yield where, path, error
-            else:
-                yield where, path.parent / str(image), text
-
-
-def _json_row(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return str(error)
-
-
-def _read_files(
-    images: list[tuple[str, list[str]]],
-    source: Any,
-    split: str,
-    captions: str,
-    shuffle_buffer: int,
-    seed: int | None,
-) -> tf.data.Dataset:
-    if not images:
-        raise ValueError(
-            f"There are no {split} pairs in {str(source)!r}: expected pictures "
-            f"({', '.join(SUFFIXES)}), each beside a .txt, or a table "
-            f"({', '.join(TABLE_SUFFIXES)}) that names them; for a test split, `test_fraction`."
-        )
-    names, texts = zip(*images, strict=True)
-    text = tf.ragged.constant(texts) if captions == "random" else [each[0] for each in texts]
-    # File names are bytes, in whatever encoding.
-    files = tf.data.Dataset.from_tensor_slices(
-        {"text": text, "name": list(map(os.fsencode, names))}
-    )
-    if shuffle_buffer:
-        files = files.shuffle(min(shuffle_buffer, len(images)), seed=seed)
-    files = draw(files, seed=seed) if captions == "random" else files
-    return files.map(
-        lambda pair: {"image": tf.io.read_file(pair["name"]), **pair},
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
 
 
 def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.Dataset:
