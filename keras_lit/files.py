@@ -79,6 +79,11 @@ def digest(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def name_number(name: bytes) -> int:
+    """The MD5 of a name as a number, the same on every machine: what splits go by."""
+    return int(hashlib.md5(name).hexdigest(), 16)
+
+
 def cache_directory() -> pathlib.Path:
     """Where downloads are kept: `$KERAS_LIT_CACHE`, by default `~/.cache/keras_lit`."""
     return pathlib.Path(os.environ.get("KERAS_LIT_CACHE") or "~/.cache/keras_lit").expanduser()

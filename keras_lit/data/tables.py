@@ -1,7 +1,6 @@
 """Pairs from folders of pictures and from tables (.csv, .tsv, .jsonl)."""
 
 import csv
-import hashlib
 import json
 import os
 import pathlib
@@ -10,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_lit import files
 from keras_lit.data.captions import draw, is_utf8
 from keras_lit.data.shards import note_bad
 from keras_lit.preprocessing.decoding import SUFFIXES
@@ -34,29 +34,21 @@ def file_rows(
             names = ", ".join(table.name for table in tables)
             raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
         path = tables[0] if tables else path
-    records = _folder(path) if path.is_dir() else _table(path, image_key, text_key)
+    records = _folder(path) if path.is_dir() else _table(path, image_key, text_key, skipped)
     rows = []
     for where, image, texts in records:
-        if isinstance(texts, ValueError):
-            note_bad(f"{where}: {texts}", skipped)
-            continue
         texts = texts if isinstance(texts, list) else [texts]
-        if not texts or not all(_is_caption(text) for text in texts):
+        if not texts or not all(isinstance(x, str) and x.strip() and is_utf8(x) for x in texts):
             note_bad(
                 f"{where}: expected a caption, or a list of them, of at least one character, in "
                 f"UTF-8. Received: {texts!r}",
                 skipped,
             )
         elif not image.is_file():
-            message = f"{where}: there is no image {str(image)!r}"
-            note_bad(message, skipped, FileNotFoundError)
+            note_bad(f"{where}: there is no image {str(image)!r}", skipped, FileNotFoundError)
         else:
             rows += [(str(image), text.strip()) for text in texts]
     return rows
-
-
-def _is_caption(text: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip()) and is_utf8(text)
 
 
 def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
@@ -68,7 +60,7 @@ def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
 
 
 def _table(
-    path: pathlib.Path, image_key: str | None, text_key: str | None
+    path: pathlib.Path, image_key: str | None, text_key: str | None, skipped: set[str] | None
 ) -> Iterator[tuple[str, pathlib.Path, Any]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if path.suffix == ".jsonl":
@@ -91,7 +83,7 @@ def _table(
             except ValueError as error:
                 if path.suffix != ".jsonl":  # All its lines have the same columns.
                     raise
-                yield where, path, error
+                note_bad(f"{where}: {error}", skipped)
             else:
                 yield where, path.parent / str(image), text
 
@@ -117,11 +109,11 @@ def column(
     )
 
 
-def part(image: str, source: str | os.PathLike) -> float:
+def split_number(image: str, source: str | os.PathLike) -> float:
     """A number in 0..1 that belongs to the image's path, the same on every machine."""
     root = pathlib.Path(source)
     path = pathlib.Path(os.path.relpath(image, root if root.is_dir() else root.parent))
-    return int(hashlib.md5(os.fsencode(path.as_posix())).hexdigest(), 16) / 2**128
+    return files.name_number(os.fsencode(path.as_posix())) / 2**128
 
 
 def by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list[str]]]:
@@ -152,13 +144,11 @@ def read_files(
     names, texts = zip(*images, strict=True)
     text = tf.ragged.constant(texts) if captions == "random" else [each[0] for each in texts]
     # File names are bytes, in whatever encoding.
-    files = tf.data.Dataset.from_tensor_slices(
-        {"text": text, "name": list(map(os.fsencode, names))}
-    )
+    rows = {"text": text, "name": list(map(os.fsencode, names))}
+    pairs = tf.data.Dataset.from_tensor_slices(rows)
     if shuffle_buffer:
-        files = files.shuffle(min(shuffle_buffer, len(images)), seed=seed)
-    files = draw(files, seed=seed) if captions == "random" else files
-    return files.map(
-        lambda pair: {"image": tf.io.read_file(pair["name"]), **pair},
-        num_parallel_calls=tf.data.AUTOTUNE,
+        pairs = pairs.shuffle(min(shuffle_buffer, len(images)), seed=seed)
+    pairs = draw(pairs, seed=seed) if captions == "random" else pairs
+    return pairs.map(
+        lambda pair: {"image": tf.io.read_file(pair["name"]), **pair}, tf.data.AUTOTUNE
     )
