@@ -9,8 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.data import statistics
-from keras_lit.data.statistics import CorpusStatistics
+from keras_lit.data.statistics import CorpusStatistics, image_key, text_key, word_keys
 from keras_lit.preprocessing.decoding import image_size
 
 __all__ = [
@@ -104,11 +103,8 @@ def apply(
         def from_rule(index: int) -> tf.Tensor:
             if index == len(rules):
                 return tf.constant(index)
-            return tf.cond(
-                rules[index].keep(pair),
-                lambda: from_rule(index + 1),
-                lambda: tf.constant(index),
-            )
+            stays = rules[index].keep(pair)
+            return tf.cond(stays, lambda: from_rule(index + 1), lambda: tf.constant(index))
 
         return from_rule(0)
 
@@ -143,10 +139,8 @@ def short_side(larger_than: int = 200) -> Filter:
     >>> bool(short_side(3).keep({"image": tf.zeros([4, 9, 3], tf.uint8)}))
     True
     """
-    return Filter(
-        f"short side > {larger_than}",
-        lambda pair: tf.reduce_min(image_size(pair["image"])) > larger_than,
-    )
+    name = f"short side > {larger_than}"
+    return Filter(name, lambda pair: tf.reduce_min(image_size(pair["image"])) > larger_than)
 
 
 def aspect_ratio(smaller_than: float = 3.0) -> Filter:
@@ -184,15 +178,13 @@ def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"] * 2, "text": ["a dog", "ad"]})
-    >>> rule = texts_per_image(statistics.collect(pairs), 1)
+    >>> rule = texts_per_image(keras_lit.data.statistics.collect(pairs), 1)
     >>> [bool(rule.keep(pair)) for pair in pairs]
     [False, False]
     """
-    keys = corpus.images.above(at_most)
-    return Filter(
-        f"at most {at_most} texts an image",
-        lambda pair: ~_contains(keys, statistics.image_key(pair)),
-    )
+    often = corpus.images.above(at_most)
+    name = f"at most {at_most} texts an image"
+    return Filter(name, lambda pair: ~_contains(often, image_key(pair)))
 
 
 # Rules for texts.
@@ -236,21 +228,19 @@ def images_per_text(corpus: CorpusStatistics, at_most: int = 10) -> Filter:
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["1", "2"], "text": ["ad", "ad"]})
-    >>> rule = images_per_text(statistics.collect(pairs), 1)
+    >>> rule = images_per_text(keras_lit.data.statistics.collect(pairs), 1)
     >>> [bool(rule.keep(pair)) for pair in pairs]
     [False, False]
     """
-    keys = corpus.texts.above(at_most)
-    return Filter(
-        f"at most {at_most} images a text",
-        lambda pair: ~_contains(keys, statistics.text_key(pair["text"])),
-    )
+    often = corpus.texts.above(at_most)
+    name = f"at most {at_most} images a text"
+    return Filter(name, lambda pair: ~_contains(often, text_key(pair["text"])))
 
 
 def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filter:
     """Keeps texts whose words all are among the corpus' commonest words and pairs of words.
 
-    Words that are as rare as the first that finds no place do not count as common.
+    Ties at the cutoff are excluded.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -265,7 +255,7 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
-    >>> rule = common_words(statistics.collect(pairs))
+    >>> rule = common_words(keras_lit.data.statistics.collect(pairs))
     >>> bool(rule.keep({"text": tf.constant("a cat")}))
     False
     """
@@ -275,11 +265,9 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
             f"pairs of words, and cannot tell the {commonest:,} commonest. Collect them with a "
             "larger `capacity`, or ask for fewer."
         )
-    keys = corpus.ngrams.commonest(commonest)
-    return Filter(
-        f"words among the {commonest} commonest n-grams",
-        lambda pair: tf.reduce_all(_contains(keys, statistics.word_keys(pair["text"]))),
-    )
+    common = corpus.ngrams.commonest(commonest)
+    name = f"words among the {commonest} commonest n-grams"
+    return Filter(name, lambda pair: tf.reduce_all(_contains(common, word_keys(pair["text"]))))
 
 
 def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
@@ -304,10 +292,8 @@ def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
         text = np.asarray(text, object).item()  # bytes in a graph, an array of them eagerly
         return np.bool_(detect(text.decode("utf-8", "replace")) in wanted)
 
-    return Filter(
-        f"language {', '.join(sorted(wanted))}",
-        lambda pair: tf.numpy_function(keep, [pair["text"]], tf.bool),
-    )
+    name = f"language {', '.join(sorted(wanted))}"
+    return Filter(name, lambda pair: tf.numpy_function(keep, [pair["text"]], tf.bool))
 
 
 # Sets of rules.
@@ -363,7 +349,7 @@ def lit_text_rules(corpus: CorpusStatistics, images: int = 10) -> list[Filter]:
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
-    >>> corpus = statistics.collect(pairs)
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
     >>> [rule.name for rule in lit_text_rules(corpus)]
     ['1 to 2147483647 words', 'at most 10 images a text']
 
