@@ -5,6 +5,7 @@ K): match the images to train on (queries) against the test images (references),
 queries that `Matches.queries` names. Without references the images are matched with each other.
 """
 
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,9 +48,7 @@ class Matches:
 
     def __or__(self, other: "Matches") -> "Matches":
         """What either found; of what both found this one's score."""
-        pairs = np.stack(
-            [np.concatenate(sides) for sides in zip(self._rows(), other._rows(), strict=True)]
-        )
+        pairs = np.concatenate([self._rows(), other._rows()], axis=1)
         unique, first = np.unique(pairs, axis=1, return_index=True)
         return Matches(unique[0], unique[1], np.concatenate([self.scores, other.scores])[first])
 
@@ -102,8 +101,8 @@ class Matches:
         first = np.unique(groups, return_index=True)[1]
         return np.setdiff1d(np.arange(images), first)
 
-    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.queries, self.references
+    def _rows(self) -> np.ndarray:
+        return np.stack([self.queries, self.references])
 
 
 def not_named(names: Iterable[str]) -> Filter:
@@ -159,11 +158,9 @@ def perceptual_hashes(
     """
     if hash_size % 4:
         raise ValueError(f"`hash_size` should be a multiple of 4. Received: {hash_size}.")
-    try:
-        import imagehash
-        from PIL import Image
-    except ImportError as error:
-        raise _missing("imagehash") from error
+    imagehash = _package("imagehash")
+    from PIL import Image  # which imagehash needs too
+
     hashes: list[np.ndarray] = []
     for image in images:
         name = image.get("name") if isinstance(image, dict) else None
@@ -183,9 +180,9 @@ def match_hashes(
 ) -> Matches:
     """All hashes that differ in at most `max_distance` bits, exactly.
 
-    The bits are cut into so many pieces that two near hashes agree in one of them but for one bit;
-    only those that do are compared (multi-index hashing). Of several references with the same hash
-    the first stands for all; memory grows with the hashes and the matches.
+    The bits are cut into pieces. By pigeonhole, close hashes share a piece up to one bit; only
+    those that do are compared (multi-index hashing). Of several references with the same hash the
+    first stands for all; memory grows with the hashes and the matches.
 
     Args:
         queries: [n, bytes] uint8 array from `perceptual_hashes`.
@@ -204,7 +201,7 @@ def match_hashes(
     >>> keras_lit.data.duplicates.match_hashes(hashes, max_distance=2)
     Matches(queries=array([2]), references=array([0]), scores=array([0.958...], dtype=float32))
     """
-    faiss = _faiss()
+    faiss = _package("faiss", "faiss-cpu")
     found, against = _check_widths(queries, references, np.uint8)
     bits = 8 * found.shape[1]
     pieces = max_distance // 2 + 1  # with one flipped bit each: exact up to 2 * pieces - 1
@@ -265,7 +262,7 @@ def match_embeddings(
     >>> keras_lit.data.duplicates.match_embeddings(embeddings)
     Matches(queries=array([2]), references=array([0]), scores=array([0.995...], dtype=float32))
     """
-    faiss = _faiss()
+    faiss = _package("faiss", "faiss-cpu")
     found, against = _check_widths(queries, references, None)
     prepare = _whitened((found, against), whiten) if whiten is not None else _unit_length
     count, dim = against.shape
@@ -345,8 +342,7 @@ def _join(parts: Sequence[tuple[np.ndarray, ...]], within: bool) -> Matches:
     matches = Matches(
         queries.astype(np.int64), references.astype(np.int64), scores.astype(np.float32)
     )
-    none = Matches(*(x[:0] for x in (matches.queries, matches.references, matches.scores)))
-    return matches | none
+    return matches | matches  # sorted, each pair once
 
 
 def _check_widths(
@@ -365,15 +361,11 @@ def _check_widths(
     return queries, against
 
 
-def _faiss() -> Any:
+def _package(module: str, package: str | None = None) -> Any:
     try:
-        import faiss
+        return importlib.import_module(module)
     except ImportError as error:
-        raise _missing("faiss-cpu") from error
-    return faiss
-
-
-def _missing(package: str) -> ImportError:
-    return ImportError(
-        f"Looking for duplicates needs the package {package}. Run `pip install 'keras_lit[data]'`."
-    )
+        raise ImportError(
+            f"Looking for duplicates needs the package {package or module}. Run "
+            "`pip install 'keras_lit[data]'`."
+        ) from error

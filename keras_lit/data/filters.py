@@ -49,16 +49,12 @@ class Filter:
     keep: Callable[[Pair], tf.Tensor]
 
     def __and__(self, other: "Filter") -> "Filter":
-        return Filter(
-            f"{self.name} and {other.name}",
-            lambda pair: tf.logical_and(self.keep(pair), other.keep(pair)),
-        )
+        name = f"{self.name} and {other.name}"
+        return Filter(name, lambda pair: self.keep(pair) & other.keep(pair))
 
     def __or__(self, other: "Filter") -> "Filter":
-        return Filter(
-            f"({self.name} or {other.name})",
-            lambda pair: tf.logical_or(self.keep(pair), other.keep(pair)),
-        )
+        name = f"({self.name} or {other.name})"
+        return Filter(name, lambda pair: self.keep(pair) | other.keep(pair))
 
     def __invert__(self) -> "Filter":
         return Filter(f"not ({self.name})", lambda pair: tf.logical_not(self.keep(pair)))
