@@ -16,6 +16,7 @@ __all__ = ["CC12M", "YFCC100MCLIP", "TuxPaintStamps", "builder", "is_name", "pai
 
 # Named and not imported by a statement: the demo's room stands above this one.
 TuxPaintStamps = importlib.import_module("keras_lit.demo.tux_paint").TuxPaintStamps
+"""Tux Paint's stamps, as a tfds builder: see `keras_lit.demo.tux_paint.TuxPaintStamps`."""
 
 
 def builder(name: str, data_dir: Any = None) -> tfds.core.DatasetBuilder:
