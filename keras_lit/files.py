@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,30 @@ def whole(
         working.rename(path)
     finally:
         working.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a scratch folder; what is written to its `path.name` becomes `path` at the end.
+
+    Where another process was first, its folder stays: both should have the same content.
+
+    Example:
+
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "unpacked"
+    >>> with whole_folder(path) as scratch:
+    ...     (scratch / "unpacked").mkdir()
+    >>> path.is_dir()
+    True
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as scratch:
+        yield pathlib.Path(scratch)
+        try:
+            pathlib.Path(scratch, path.name).rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
 
 
 def remove_leftovers(path: pathlib.Path, directory: pathlib.Path | None = None) -> None:
@@ -77,6 +102,11 @@ def read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
 def digest(value: dict[str, Any]) -> str:
     """SHA-256 of a record, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def name_number(name: bytes) -> int:
+    """The MD5 of a name as a number, the same on every machine: what splits go by."""
+    return int(hashlib.md5(name).hexdigest(), 16)
 
 
 def cache_directory() -> pathlib.Path:

@@ -24,3 +24,19 @@ def test_what_fails_half_way_changes_nothing(tmp_path):
         raise RuntimeError
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     assert path.read_text() == "old"
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "deep" / "unpacked"
+    with pytest.raises(RuntimeError), files.whole_folder(path) as scratch:
+        (scratch / "unpacked").mkdir()
+        raise RuntimeError
+    assert not list(path.parent.iterdir())
+    for content in ("first", "second"):  # as if two processes had begun at once
+        with files.whole_folder(path) as scratch:
+            (scratch / "unpacked").mkdir()
+            (scratch / "unpacked" / "a.txt").write_text(content)
+    assert (path / "a.txt").read_text() == "first"
+    assert [file.name for file in path.parent.iterdir()] == ["unpacked"]
+    with pytest.raises(FileNotFoundError), files.whole_folder(tmp_path / "none"):
+        pass  # Nothing was written.

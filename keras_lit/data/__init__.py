@@ -1,11 +1,14 @@
 """Data: from disk to `tf.data` of image-text pairs."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_lit.data import captions, duplicates, filters, mixtures, shards, statistics, yfcc
+from keras_lit.data.duplicates import whitening_kernel
 from keras_lit.data.sources import image_text_pairs
-from keras_lit.data.whitening import whitening_kernel
+
+if TYPE_CHECKING:  # for editors and the site
+    from keras_lit.data.builders import CC12M, YFCC100MCLIP, TuxPaintStamps
 
 __all__ = [
     "CC12M",

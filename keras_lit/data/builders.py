@@ -9,20 +9,14 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_lit.data.columns import IMAGE_KEYS, NAME_KEYS, TEXT_KEYS, column
+from keras_lit.data.tables import IMAGE_COLUMNS, NAME_COLUMNS, TEXT_COLUMNS, column
 from keras_lit.data.web_captions import CC12M, YFCC100MCLIP
 
-__all__ = [
-    "CC12M",
-    "YFCC100MCLIP",
-    "builder",
-    "list_names",
-    "pairs_of",
-    "part_of",
-]
+__all__ = ["CC12M", "YFCC100MCLIP", "TuxPaintStamps", "builder", "is_name", "pairs_of"]
 
 # Named and not imported by a statement: the demo's room stands above this one.
 TuxPaintStamps = importlib.import_module("keras_lit.demo.tux_paint").TuxPaintStamps
+"""Tux Paint's stamps, as a tfds builder: see `keras_lit.demo.tux_paint.TuxPaintStamps`."""
 
 
 def builder(name: str, data_dir: Any = None) -> tfds.core.DatasetBuilder:
@@ -30,27 +24,26 @@ def builder(name: str, data_dir: Any = None) -> tfds.core.DatasetBuilder:
     return tfds.builder(name, data_dir=data_dir)
 
 
-def list_names() -> list[str]:
-    """The names of the datasets that TensorFlow Datasets has."""
-    return tfds.list_builders(with_community_datasets=False)
-
-
-def part_of(split: str, index: int, count: int) -> Any:
-    """One of `count` equal parts of a split."""
-    return tfds.even_splits(split, count)[index]
+def is_name(source: str) -> bool:
+    """Whether there is such a dataset; its configuration may follow a "/"."""
+    return source.split("/")[0] in tfds.list_builders(with_community_datasets=False)
 
 
 def pairs_of(
     builder: tfds.core.DatasetBuilder,
-    split: str,
+    split: Any,
     image_key: str | None,
     text_key: str | None,
+    shard: tuple[int, int] | None,
 ) -> tf.data.Dataset:
     """{"image": encoded, "text": [captions], "name"} of the rows of a dataset."""
+    builder.download_and_prepare()
+    if shard is not None:
+        split = tfds.even_splits(split, shard[1])[shard[0]]
     features = _flat(builder.info.features)
-    image_key = column(features, image_key, IMAGE_KEYS, "image_key", builder.name)
-    text_key = column(features, text_key, TEXT_KEYS, "text_key", builder.name)
-    name_key = next((key for key in NAME_KEYS if key in features and key != image_key), None)
+    image_key = column(features, image_key, IMAGE_COLUMNS, "image_key", builder.name)
+    text_key = column(features, text_key, TEXT_COLUMNS, "text_key", builder.name)
+    name_key = next((key for key in NAME_COLUMNS if key in features and key != image_key), None)
     if not isinstance(features[image_key], tfds.features.Image):
         raise ValueError(f"{builder.name}: {image_key!r} is no image. Pass `image_key`.")
     dataset = builder.as_dataset(

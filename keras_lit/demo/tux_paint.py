@@ -1,17 +1,17 @@
 """Tux Paint's stamps: about 950 real pictures with captions in up to 78 languages, with no hub."""
 
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+
+from keras_lit import files
 
 PACKAGE = "tuxpaint-stamps-default"
 SYSTEM_STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -104,11 +104,9 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        stamps_dir = self._stamps_dir
-        if stamps_dir is None:
-            stamps_dir = SYSTEM_STAMPS
-            if not stamps_dir.is_dir():
-                stamps_dir = _fetch_stamps(Path(dl_manager.download_dir))
+        stamps_dir = self._stamps_dir or SYSTEM_STAMPS
+        if self._stamps_dir is None and not stamps_dir.is_dir():
+            stamps_dir = _fetch_stamps(Path(dl_manager.download_dir))
         stamps = _find_stamps(stamps_dir)
         return {
             split: self._generate_examples(
@@ -138,7 +136,7 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
 
 def _split(stamp: str) -> str:
     """The split of a stamp, from a hash that stays the same over processes and machines."""
-    return "test" if int(hashlib.md5(stamp.encode()).hexdigest(), 16) % 5 == 0 else "train"
+    return "test" if files.name_number(stamp.encode()) % 5 == 0 else "train"
 
 
 def _find_stamps(stamps_dir: Path) -> list[str]:
@@ -239,16 +237,9 @@ def _fetch_stamps(directory: Path) -> Path:
         file=sys.stderr,
         flush=True,
     )
-    directory.mkdir(parents=True, exist_ok=True)
-    # Work in a scratch folder and rename at the end: a killed run leaves nothing half-done behind.
-    with tempfile.TemporaryDirectory(dir=directory, prefix=f"{PACKAGE}.") as scratch:
-        package = _download_package(Path(scratch))
-        _run(["dpkg-deb", "-x", str(package), f"{scratch}/unpacked"], scratch).check_returncode()
-        try:
-            Path(scratch, "unpacked").rename(unpacked)
-        except OSError:
-            if not stamps.is_dir():  # Otherwise another process was first, with the same content.
-                raise
+    with files.whole_folder(unpacked) as scratch:
+        package = _download_package(scratch)
+        _run(["dpkg-deb", "-x", str(package), str(scratch / PACKAGE)], scratch).check_returncode()
     return stamps
 
 
@@ -274,5 +265,5 @@ def _download_package(scratch: Path) -> Path:
     return next(scratch.glob(f"{PACKAGE}_*.deb"))
 
 
-def _run(command: list[str], directory: Path | str) -> subprocess.CompletedProcess[str]:
+def _run(command: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=directory, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 import io
 import json
 import pathlib
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -237,6 +238,16 @@ def test_tensorflow_datasets(tmp_path):
     assert len({tuple(text for _, text in rows(shuffled)) for _ in range(9)}) > 1
     with pytest.raises(ValueError, match=r"`test_fraction` is for folders.*Received: 0\.2"):
         image_text_pairs("two_captions", data_dir=tmp_path, test_fraction=0.2)
+
+
+class TwoSizes(TwoCaptions):
+    """A dataset whose name goes on after a slash."""
+
+    BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name="small", version="1.0.0")]
+
+
+def test_the_configuration_of_a_tensorflow_dataset(tmp_path):
+    assert len(rows(image_text_pairs("two_sizes/small", data_dir=tmp_path))) == 3
 
 
 def test_lines_that_are_no_records_are_named(folder):

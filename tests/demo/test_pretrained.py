@@ -147,22 +147,20 @@ def test_imagenet_head_names_real_stamps(stamps):
         if (path := example["path"].decode()) in IMAGENET_CLASSES:
             images[path] = preprocess(example["image"])
     assert len(images) == len(IMAGENET_CLASSES)
-    kernel, bias = pretrained.efficientnet_lite0_classifier_head()
-    assert kernel.shape == (1280, 1000) and bias.shape == (1000,)
 
-    def classes(backbone):
-        features = backbone(np.stack(list(images.values())), training=False).numpy()
+    def classes(tower, size):
+        tensors = pretrained._efficientnet_tensors(size)
+        kernel, bias = tensors["_fc.weight"].T, tensors["_fc.bias"]
+        assert kernel.shape == (1280, 1000) and bias.shape == (1000,)
+        features = tower.backbone(np.stack(list(images.values())), training=False).numpy()
         assert features.shape[1:] == (7, 7, 1280)
         return (features.mean(axis=(1, 2)) @ kernel + bias).argmax(axis=1).tolist()
 
-    assert classes(pretrained.efficientnet_lite0_backbone()) == [
-        IMAGENET_CLASSES[path] for path in images
-    ]
+    expected = [IMAGENET_CLASSES[path] for path in images]
+    assert classes(pretrained.efficientnet_lite0(), 0) == expected
     larger = pretrained.efficientnet_lite2(resize="pad")
     assert larger.embedding_dim == 1280 and larger.preprocessor.image_size == (256, 256)
-    tensors = pretrained._efficientnet_tensors(2)
-    kernel, bias = tensors["_fc.weight"].T, tensors["_fc.bias"]
-    right = np.equal(classes(larger.backbone), [IMAGENET_CLASSES[path] for path in images])
+    right = np.equal(classes(larger, 2), expected)
     assert right.mean() >= 0.9  # At 224 pixels, where it was trained with 260.
 
 

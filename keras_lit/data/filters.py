@@ -1,15 +1,122 @@
-"""ALIGN's and LiT's rules for images and texts."""
+"""Filters of pairs: named predicates that compose; ALIGN's and LiT's rules are among them."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.data import statistics
-from keras_lit.data.filters.filtering import Filter, Pair
-from keras_lit.data.statistics import CorpusStatistics
+from keras_lit import checks
+from keras_lit.data.statistics import CorpusStatistics, image_key, text_key, word_keys
 from keras_lit.preprocessing.decoding import image_size
+
+__all__ = [
+    "Filter",
+    "align_image_rules",
+    "align_text_rules",
+    "apply",
+    "aspect_ratio",
+    "common_words",
+    "images_per_text",
+    "language",
+    "lit_text_rules",
+    "short_side",
+    "text_length",
+    "texts_per_image",
+]
+
+Pair = dict[str, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A predicate of pairs that has a name; `&`, `|` and `~` make new ones.
+
+    Args:
+        name: str, what a pair that stays has; counts go by it.
+        keep: from an unbatched pair {"image", "text", ...} to a scalar bool tensor, in a graph.
+
+    Example:
+
+    >>> red = Filter("says red", lambda pair: tf.strings.regex_full_match(pair["text"], ".*red.*"))
+    >>> (red & ~keras_lit.data.filters.text_length(1, 2)).name
+    'says red and not (1 to 2 words)'
+    """
+
+    name: str
+    keep: Callable[[Pair], tf.Tensor]
+
+    def __and__(self, other: "Filter") -> "Filter":
+        name = f"{self.name} and {other.name}"
+        return Filter(name, lambda pair: self.keep(pair) & other.keep(pair))
+
+    def __or__(self, other: "Filter") -> "Filter":
+        name = f"({self.name} or {other.name})"
+        return Filter(name, lambda pair: self.keep(pair) | other.keep(pair))
+
+    def __invert__(self) -> "Filter":
+        return Filter(f"not ({self.name})", lambda pair: tf.logical_not(self.keep(pair)))
+
+
+def apply(
+    pairs: tf.data.Dataset, rules: Sequence[Filter], counts: Counter[str] | None = None
+) -> tf.data.Dataset:
+    """Leaves out the pairs that fail a rule, and counts them by the first rule that they fail.
+
+    Args:
+        pairs: unbatched tf.data.Dataset of {"image", "text", ...}.
+        rules: `Filter`s with different names; a pair stays when it passes all. They are tried in
+            their order, and what comes after a failure is not computed.
+        counts: a Counter that grows as the dataset is read, in each epoch: "kept", and under the
+            name of each rule the pairs that it dropped.
+
+    Returns:
+        A tf.data.Dataset of the same structure and order.
+
+    Raises:
+        ValueError: two rules have the same name, or the pairs are batched.
+
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"text": ["a dog", "a red dog in the snow"]})
+    >>> counts = Counter()
+    >>> rules = [keras_lit.data.filters.text_length(3, 20)]
+    >>> [p["text"].numpy() for p in apply(pairs, rules, counts)]
+    [b'a red dog in the snow']
+    >>> counts == {"3 to 20 words": 1, "kept": 1}
+    True
+    """
+    names = [rule.name for rule in rules]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`rules` should have different names. Received: {names}.")
+    checks.check_rank(pairs.element_spec["text"], 0, "text", "one caption: filter before `batch`")
+
+    def first_failure(pair: Pair) -> tf.Tensor:
+        """The index of the rule that drops the pair; their number if none does."""
+
+        def from_rule(index: int) -> tf.Tensor:
+            if index == len(rules):
+                return tf.constant(index)
+            stays = rules[index].keep(pair)
+            return tf.cond(stays, lambda: from_rule(index + 1), lambda: tf.constant(index))
+
+        return from_rule(0)
+
+    def count(index: np.ndarray) -> np.bool_:
+        assert counts is not None
+        counts[[*names, "kept"][index]] += 1
+        return np.bool_(index == len(names))
+
+    def keep(pair: Pair, failure: tf.Tensor) -> tf.Tensor:
+        if counts is None:
+            return failure == len(rules)
+        return tf.numpy_function(count, [failure], tf.bool)
+
+    tried = pairs.map(lambda pair: (pair, first_failure(pair)), tf.data.AUTOTUNE)
+    return tried.filter(keep).map(lambda pair, _: pair)
+
 
 # Rules for images.
 
@@ -28,10 +135,8 @@ def short_side(larger_than: int = 200) -> Filter:
     >>> bool(short_side(3).keep({"image": tf.zeros([4, 9, 3], tf.uint8)}))
     True
     """
-    return Filter(
-        f"short side > {larger_than}",
-        lambda pair: tf.reduce_min(image_size(pair["image"])) > larger_than,
-    )
+    name = f"short side > {larger_than}"
+    return Filter(name, lambda pair: tf.reduce_min(image_size(pair["image"])) > larger_than)
 
 
 def aspect_ratio(smaller_than: float = 3.0) -> Filter:
@@ -69,15 +174,13 @@ def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"] * 2, "text": ["a dog", "ad"]})
-    >>> rule = texts_per_image(statistics.collect(pairs), 1)
+    >>> rule = texts_per_image(keras_lit.data.statistics.collect(pairs), 1)
     >>> [bool(rule.keep(pair)) for pair in pairs]
     [False, False]
     """
-    keys = corpus.images.above(at_most)
-    return Filter(
-        f"at most {at_most} texts an image",
-        lambda pair: ~_contains(keys, statistics.image_key(pair)),
-    )
+    often = corpus.images.above(at_most)
+    name = f"at most {at_most} texts an image"
+    return Filter(name, lambda pair: ~_contains(often, image_key(pair)))
 
 
 # Rules for texts.
@@ -121,21 +224,19 @@ def images_per_text(corpus: CorpusStatistics, at_most: int = 10) -> Filter:
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["1", "2"], "text": ["ad", "ad"]})
-    >>> rule = images_per_text(statistics.collect(pairs), 1)
+    >>> rule = images_per_text(keras_lit.data.statistics.collect(pairs), 1)
     >>> [bool(rule.keep(pair)) for pair in pairs]
     [False, False]
     """
-    keys = corpus.texts.above(at_most)
-    return Filter(
-        f"at most {at_most} images a text",
-        lambda pair: ~_contains(keys, statistics.text_key(pair["text"])),
-    )
+    often = corpus.texts.above(at_most)
+    name = f"at most {at_most} images a text"
+    return Filter(name, lambda pair: ~_contains(often, text_key(pair["text"])))
 
 
 def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filter:
     """Keeps texts whose words all are among the corpus' commonest words and pairs of words.
 
-    Words that are as rare as the first that finds no place do not count as common.
+    Ties at the cutoff are excluded.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -150,7 +251,7 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
-    >>> rule = common_words(statistics.collect(pairs))
+    >>> rule = common_words(keras_lit.data.statistics.collect(pairs))
     >>> bool(rule.keep({"text": tf.constant("a cat")}))
     False
     """
@@ -160,11 +261,9 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
             f"pairs of words, and cannot tell the {commonest:,} commonest. Collect them with a "
             "larger `capacity`, or ask for fewer."
         )
-    keys = corpus.ngrams.commonest(commonest)
-    return Filter(
-        f"words among the {commonest} commonest n-grams",
-        lambda pair: tf.reduce_all(_contains(keys, statistics.word_keys(pair["text"]))),
-    )
+    common = corpus.ngrams.commonest(commonest)
+    name = f"words among the {commonest} commonest n-grams"
+    return Filter(name, lambda pair: tf.reduce_all(_contains(common, word_keys(pair["text"]))))
 
 
 def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
@@ -189,10 +288,8 @@ def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
         text = np.asarray(text, object).item()  # bytes in a graph, an array of them eagerly
         return np.bool_(detect(text.decode("utf-8", "replace")) in wanted)
 
-    return Filter(
-        f"language {', '.join(sorted(wanted))}",
-        lambda pair: tf.numpy_function(keep, [pair["text"]], tf.bool),
-    )
+    name = f"language {', '.join(sorted(wanted))}"
+    return Filter(name, lambda pair: tf.numpy_function(keep, [pair["text"]], tf.bool))
 
 
 # Sets of rules.
@@ -248,7 +345,7 @@ def lit_text_rules(corpus: CorpusStatistics, images: int = 10) -> list[Filter]:
     Example:
 
     >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
-    >>> corpus = statistics.collect(pairs)
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
     >>> [rule.name for rule in lit_text_rules(corpus)]
     ['1 to 2147483647 words', 'at most 10 images a text']
 
