@@ -24,7 +24,7 @@ from tests import api
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-checks files distribution losses preprocessing data backbones towers training optimizers
+checks files internals distribution losses preprocessing data backbones towers training optimizers
 recipes model features evaluation checkpoints callbacks export demo
 """.split()
 
