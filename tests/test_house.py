@@ -198,7 +198,7 @@ def test_code_of_documents_runs(path, reader):
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *ROOT.glob("docs/*.md")], ids=lambda p: p.name
+    "path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda p: p.name
 )
 def test_documents_name_what_exists(path):
     for name in re.findall(r"keras_lit((?:\.\w+)+)", path.read_text()):

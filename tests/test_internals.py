@@ -4,6 +4,10 @@ A failure here after an upgrade names what moved; CONTRIBUTING.md says who relie
 but `keras_lit.internals` is of ours: plain Keras layers, models and optimizers stand in.
 """
 
+import ast
+import pathlib
+import re
+
 import keras
 import keras_nlp
 import numpy as np
@@ -13,6 +17,31 @@ from small import mirrored
 
 import keras_lit
 from keras_lit import internals
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def private_names(trees):
+    """Names with an underscore that are used as attributes, but are set or defined nowhere here."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) > 1]
+    by_string = [node.args[1] for node in calls if getattr(node.func, "id", None) == "getattr"]
+    used = {node.attr for node in attributes}
+    used |= {node.value for node in by_string if isinstance(node, ast.Constant)}
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {
+        node.attr
+        for node in attributes
+        if isinstance(node.ctx, ast.Store) and getattr(node.value, "id", None) == "self"
+    }
+    return {name for name in used - own if re.match("_[a-z]", name)}
+
+
+def test_contributing_lists_each_of_them():
+    names = private_names(ast.parse(path.read_text()) for path in ROOT.glob("keras_lit/**/*.py"))
+    assert {"_flatten_layers", "_model_resource"} <= names
+    assert names <= set(re.findall(r"\w+", (ROOT / "CONTRIBUTING.md").read_text()))
 
 
 @pytest.fixture
