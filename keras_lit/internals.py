@@ -88,20 +88,27 @@ def attend(attention: Any, query: Any, key: Any, value: Any, training: bool | No
     return attention._compute_attention(query, key, value, training=training)[0]
 
 
-# `fit`: its steps and epochs.
+# What `fit` shows and where it starts.
 
 
-def set_step_count(dataset: Any, count: int) -> None:
-    """Tells Keras the number of batches of a dataset that does not know it, or knows a wrong one.
+def with_cardinality(dataset: Any, count: Any) -> Any:
+    """A dataset, distributed or not, that tells Keras it has so many batches.
+
+    Of a distributed one TensorFlow would count the rows of all local replicas; of a resumed one it
+    knows nothing.
 
     Args:
         dataset: a tf.data.Dataset or a tf.distribute.DistributedDataset; changed in place.
-        count: int, -2 for unknown.
+        count: int or scalar tensor; negative for unknown or endless, as in tf.data.
+
+    Returns:
+        The dataset.
     """
     if isinstance(dataset, tf.data.Dataset):
         dataset.cardinality = lambda: tf.constant(count, tf.int64)
     else:
-        dataset._cardinality = count
+        dataset._cardinality = int(count)
+    return dataset
 
 
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:

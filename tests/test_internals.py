@@ -5,7 +5,10 @@ but `keras_lit.internals` is of ours: plain Keras layers, models and optimizers 
 """
 
 import ast
+import contextlib
+import importlib
 import pathlib
+import pkgutil
 import re
 
 import keras
@@ -19,16 +22,24 @@ import keras_lit
 from keras_lit import internals
 
 ROOT = pathlib.Path(__file__).parent.parent
+LISTED = set(re.findall(r"\w+", (ROOT / "CONTRIBUTING.md").read_text()))
+
+
+BY_NAME = ("getattr", "hasattr", "setattr", "get", "pop")
+
+
+def called(node):
+    return getattr(node.func, "id", None) or getattr(node.func, "attr", None)
 
 
 def private_names(trees):
     """Names with an underscore that are used as attributes, but are set or defined nowhere here."""
     nodes = [node for tree in trees for node in ast.walk(tree)]
     attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
-    calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) > 1]
-    by_string = [node.args[1] for node in calls if getattr(node.func, "id", None) == "getattr"]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and called(node) in BY_NAME]
+    by_string = [arg for node in calls for arg in node.args]
     used = {node.attr for node in attributes}
-    used |= {node.value for node in by_string if isinstance(node, ast.Constant)}
+    used |= {node.value for node in by_string if isinstance(getattr(node, "value", 0), str)}
     own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     own |= {
         node.attr
@@ -41,7 +52,33 @@ def private_names(trees):
 def test_contributing_lists_each_of_them():
     names = private_names(ast.parse(path.read_text()) for path in ROOT.glob("keras_lit/**/*.py"))
     assert {"_flatten_layers", "_model_resource"} <= names
-    assert names <= set(re.findall(r"\w+", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert names <= LISTED
+
+
+def test_contributing_lists_each_that_we_override():
+    """Or hit by accident: a helper of a layer of ours that has the name of one of Keras'."""
+    found = set()
+    for module in pkgutil.walk_packages(keras_lit.__path__, "keras_lit."):
+        with contextlib.suppress(ImportError):  # Beam and the like are not always there.
+            importlib.import_module(module.name)
+    for cls in keras.Layer, keras.optimizers.Optimizer, keras.callbacks.Callback:
+        for ours in subclasses(cls):
+            theirs = {
+                name
+                for base in ours.__mro__
+                if not base.__module__.startswith("keras_lit")
+                for name in vars(base)
+            }
+            found |= {name for name in vars(ours) if re.match("_[a-z]", name)} & theirs
+    assert "_maybe_symbolic_build" in found
+    assert found <= LISTED
+
+
+def subclasses(cls):
+    for below in cls.__subclasses__():
+        if below.__module__.startswith("keras_lit"):
+            yield below
+        yield from subclasses(below)
 
 
 @pytest.fixture
@@ -143,7 +180,7 @@ def test_keras_is_told_the_number_of_steps(replicas):
     if replicas > 1:
         rows = batches
         batches = strategy.distribute_datasets_from_function(lambda context: rows.repeat(replicas))
-    internals.set_step_count(batches, 3)
+    batches = internals.with_cardinality(batches, tf.constant(3, tf.int64))
     told = []
     note = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: told.append(note.params))
     model.fit(batches, callbacks=[note], shuffle=False, verbose=0)
@@ -167,6 +204,23 @@ def test_keras_builds_a_model_by_a_method_that_can_be_skipped(method):
     model.compile("sgd", "mse")
     getattr(model, method)(np.ones([2, 2]), np.ones([2, 1]))
     assert model.asked == 1
+
+
+def test_fit_says_when_it_evaluates_what_is_prepared():
+    """`LiT.evaluate` prepares the data, but not a second time."""
+    asked = []
+
+    class Asked(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            asked.append(kwargs.get("_use_cached_eval_dataset"))
+            return super().evaluate(*args, **kwargs)
+
+    model = Asked([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    pairs = np.ones([2, 2]), np.ones([2, 1])
+    model.fit(*pairs, validation_data=pairs, verbose=0)
+    model.evaluate(*pairs, verbose=0)
+    assert asked == [True, None]
 
 
 def test_a_callback_chooses_the_first_epoch():
