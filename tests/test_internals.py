@@ -119,17 +119,19 @@ def test_which_variables_a_layer_casts():
     assert not internals.is_autocast(keras.Variable(np.zeros(2, "float32"), autocast=False))
 
 
-def test_a_layer_takes_strings():
-    class Length(keras.layers.Layer):
-        def call(self, text):
-            return tf.strings.length(text)
+def test_a_layer_takes_strings_and_floats_as_they_are():
+    class Echo(keras.layers.Layer):
+        def call(self, x):
+            return tf.convert_to_tensor(x)
 
     with pytest.raises(ValueError, match="positional"):
-        Length()(["abc"])
-    layer = Length()
+        Echo()(["abc"])
+    layer = Echo(dtype="bfloat16")
     internals.takes_raw_input(layer)
-    assert layer(["abc", "d"]).numpy().tolist() == [3, 1]
-    assert layer(tf.constant(["ab"])).numpy().tolist() == [2]
+    assert layer(["abc", "d"]).numpy().tolist() == [b"abc", b"d"]
+    assert layer(tf.constant(["ab"])).dtype == tf.string
+    # bfloat16 has no 257: pixels would be rounded before they are preprocessed.
+    assert float(layer(tf.constant(257.0))) == 257.0
 
 
 @pytest.fixture
