@@ -41,6 +41,8 @@ def private_names(trees):
     used = {node.attr for node in attributes}
     used |= {node.value for node in by_string if isinstance(getattr(node, "value", 0), str)}
     own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    bodies = [line for node in nodes if isinstance(node, ast.ClassDef) for line in node.body]
+    own |= {line.target.id for line in bodies if isinstance(line, ast.AnnAssign)}
     own |= {
         node.attr
         for node in attributes
