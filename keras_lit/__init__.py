@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+__version__ = "0.1.0"  # Set first: setup reads it here, and modules import it from here.
+
 if not hasattr(keras, "config") or int(keras.__version__.split(".")[0]) < 3:
     raise ImportError(
         f"keras_lit needs Keras 3, and this is Keras {keras.__version__}. "
@@ -22,7 +24,6 @@ from keras_lit.model import LiT
 from keras_lit.preprocessing import decoding as images  # noqa: F401 (other programs decode with it)
 from keras_lit.preprocessing import tokenizers
 from keras_lit.towers import ImageTower, TextTower, fingerprints
-from keras_lit.version import __version__
 
 __all__ = [
     "ImageTower",

@@ -15,14 +15,22 @@ import keras_lit
 OWN = ("compile", "evaluate", "fit")
 
 
+def modules():
+    """(full name, module) of keras_lit and of the public modules in it, in order."""
+    found = [("keras_lit", keras_lit)]
+    for path, module in found:
+        values = {f"{path}.{name}": getattr(module, name) for name in module.__all__}
+        found += [(full, x) for full, x in values.items() if isinstance(x, types.ModuleType)]
+    return found
+
+
 def public():
     """(full name, object) of every public name, modules left out, in order."""
-    modules, found = [("keras_lit", keras_lit)], []
-    for path, module in modules:
+    found = []
+    for path, module in modules():
         for name in module.__all__:
             value, full = getattr(module, name), f"{path}.{name}"
             if isinstance(value, types.ModuleType):
-                modules.append((full, value))
                 continue
             found.append((full, value))
             if inspect.isclass(value):

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import functools
+import graphlib
 import importlib
 import pathlib
 import pkgutil
@@ -18,11 +19,12 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
+from tests import api
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
-version checks files distribution losses preprocessing data backbones towers training optimizers
+checks files internals distribution losses preprocessing data backbones towers training optimizers
 recipes model features evaluation checkpoints callbacks export demo
 """.split()
 
@@ -43,22 +45,70 @@ def test_types():
     assert result.returncode == 0, result.stdout
 
 
-def test_imports_go_one_way():
-    package = ROOT / "keras_lit"
-    rooms = {path.stem if path.is_file() else path.name for path in package.iterdir()}
-    assert rooms - {"__init__", "__pycache__"} == set(ORDER)
+def sources(package=ROOT / "keras_lit"):
+    """{"keras_lit.data.sources": its syntax tree}, of every module; a package is its `__init__`."""
+    found = {}
     for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0].removesuffix(".py")
-        if room == "__init__":
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
-                "keras_lit"
-            ):
-                continue
-            parts = node.module.split(".")[1:]
-            for name in parts[:1] or [alias.name for alias in node.names]:
-                assert name == room or ORDER.index(name) < ORDER.index(room), f"{path}: {name}"
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        found[name] = ast.parse(path.read_text())
+    return found
+
+
+def imports(trees):
+    """{module: the modules of ours that it imports}, those inside functions and for types too.
+
+    `from keras_lit.data import sources` imports a module, `from keras_lit.data import CC12M` what
+    the package's `__init__` holds.
+    """
+    found = {name: set() for name in trees}
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                found[name] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}: relative imports hide where a name comes from"
+                inside = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+                found[name] |= {
+                    full if full in trees else node.module
+                    for short, full in inside.items()
+                    if full != "keras_lit.__version__"  # Set before anything else is imported.
+                }
+    return {name: targets & set(trees) for name, targets in found.items()}
+
+
+def test_imports_go_one_way():
+    """From room to room; inside one, no circles, and no detour by its own `__init__`."""
+    graph = imports(sources())
+    height = {name: ORDER.index(name.split(".")[1]) for name in graph if name != "keras_lit"}
+    assert set(height.values()) == set(range(len(ORDER)))
+    height["keras_lit"] = len(ORDER)  # Its __init__ imports them all.
+    upward = {
+        f"{name} imports {target}"
+        for name, targets in graph.items()
+        for target in targets
+        if height[target] > height[name] or name.startswith(f"{target}.")
+    }
+    assert not upward
+    graphlib.TopologicalSorter(graph).prepare()  # Raises CycleError, which names the circle.
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("from keras_lit.data import sources", {"keras_lit.data.sources"}),
+        ("from keras_lit.data import CC12M", {"keras_lit.data"}),
+        ("from keras_lit.data.sources import door", {"keras_lit.data.sources"}),
+        ("def f():\n    import keras_lit.data.sources as s", {"keras_lit.data.sources"}),
+        ("from keras_lit import data, __version__, other", {"keras_lit", "keras_lit.data"}),
+        ("if TYPE_CHECKING:\n    from keras_lit import data", {"keras_lit.data"}),
+        ("import keras, numpy as np", set()),
+    ],
+)
+def test_an_import_is_found(source, expected):
+    names = ("keras_lit", "keras_lit.data", "keras_lit.data.sources")
+    trees = {name: ast.parse("") for name in names}
+    assert imports({**trees, "keras_lit.model": ast.parse(source)})["keras_lit.model"] == expected
 
 
 # Their examples need the network or files.
@@ -148,11 +198,29 @@ def test_code_of_documents_runs(path, reader):
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *ROOT.glob("docs/*.md")], ids=lambda p: p.name
+    "path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda p: p.name
 )
 def test_documents_name_what_exists(path):
     for name in re.findall(r"keras_lit((?:\.\w+)+)", path.read_text()):
         functools.reduce(getattr, name.split(".")[1:], keras_lit)
+
+
+PACKAGES = [name for name, module in api.modules() if hasattr(module, "__path__")]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_tab_shows_what_a_user_types(name):
+    package = importlib.import_module(name)
+    assert set(dir(package)) == set(package.__all__)
+
+
+def test_every_public_name_is_used():
+    """In an example, a notebook, README or a page written by hand: else nobody learns of it."""
+    patterns = ("README.md", "docs/*.md", "examples/**/*.py", "examples/**/*.ipynb")
+    texts = [path.read_text() for pattern in patterns for path in ROOT.glob(pattern)]
+    words = set(re.findall(r"\w+", " ".join(texts)))
+    unused = [name for name, _ in api.public() if name.split(".")[-1] not in words]
+    assert not unused, "use it where a reader sees it, or make it private"
 
 
 def test_import_takes_in_no_more_than_keras_nlp():

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import keras_nlp
 
-from keras_lit import checks
+from keras_lit import checks, internals
 
 # The ViT sizes: width, depth, MLP width, heads (big_vision's `vit.decode_variant`).
 SIZES = {
@@ -47,18 +47,19 @@ class TransformerBlock(keras_nlp.layers.TransformerEncoder):
 
     def call(self, inputs: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
         positions = {None: slice(None), "first": slice(1), "last": slice(-1, None)}[self.only]
-        attention = self._self_attention_layer
+        parts = internals.block_parts(self)
+        attention = parts.attention
 
-        x = self._self_attention_layer_norm(inputs)
+        x = parts.attention_norm(inputs)
         query = _project(attention.query_dense, x[:, positions])
         key, value = (_project(dense, x) for dense in (attention.key_dense, attention.value_dense))
-        x, _ = attention._compute_attention(query, key, value, training=training)
+        x = internals.attend(attention, query, key, value, training)
         x = _rows(_project(attention.output_dense, x))
         residual = _rows(inputs[:, positions])
-        residual = residual + self._self_attention_dropout(x, training=training)
-        x = self._feedforward_layer_norm(residual)
-        x = self._feedforward_output_dense(self._feedforward_intermediate_dense(x))
-        x = residual + self._feedforward_dropout(x, training=training)
+        residual = residual + parts.attention_dropout(x, training=training)
+        x = parts.mlp_norm(residual)
+        x = parts.mlp_outer(parts.mlp_inner(x))
+        x = residual + parts.mlp_dropout(x, training=training)
         return keras.ops.reshape(x, keras.ops.shape(inputs[:, positions]))
 
     def compute_output_shape(self, inputs_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks, files
+from keras_lit import checks, files, internals
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
 FILE = "checkpoint.npz"
@@ -108,7 +108,7 @@ class ExactResume(keras.callbacks.Callback):
         if self._saved:
             self._assign(self._variables())
         if self._position["epoch"]:
-            self.model._initial_epoch = self._position["epoch"]
+            internals.set_initial_epoch(self.model, self._position["epoch"])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
@@ -136,7 +136,7 @@ class ExactResume(keras.callbacks.Callback):
         self._save(epoch + 1, 0)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self.model._initial_epoch = None
+        internals.set_initial_epoch(self.model, None)
 
     def _variables(self) -> dict[str, Any]:
         """All that training changes, which a locked tower is not."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_lit import internals
 from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
 from keras_lit.model import LiT
 from keras_lit.towers import Tower
@@ -123,9 +124,9 @@ def _bert_encoder(backbone: BertEncoder) -> Slots:
         yield f"BertEncoder_0/embedder/embedders_{name}_ids/embedding", _as_it_is(variable)
     yield from _norm("BertEncoder_0/layer_norm", backbone.get_layer("embeddings_layer_norm"))
     for i in range(backbone.num_layers):
-        block = backbone.get_layer(f"transformer_layer_{i}")
+        block = internals.block_parts(backbone.get_layer(f"transformer_layer_{i}"))
         prefix = f"BertEncoder_0/encoder_block/layer_sequence/layers_{i}"
-        attention = block._self_attention_layer
+        attention = block.attention
         inner = f"{prefix}/attention_block/attention_layer"
         yield from _dense(f"{inner}/query", attention.query_dense, _inputs_first)
         yield from _dense(f"{inner}/key", attention.key_dense, _inputs_first)
@@ -133,23 +134,21 @@ def _bert_encoder(backbone: BertEncoder) -> Slots:
         yield from _dense(
             f"{prefix}/attention_block/dense_layer", attention.output_dense, _outputs_last
         )
-        yield from _norm(f"{prefix}/attention_block/layer_norm", block._self_attention_layer_norm)
-        yield from _dense(
-            f"{prefix}/mlp_block/mlp/dense_layer", block._feedforward_intermediate_dense
-        )
-        yield from _dense(f"{prefix}/mlp_block/dense_layer", block._feedforward_output_dense)
-        yield from _norm(f"{prefix}/mlp_block/layer_norm", block._feedforward_layer_norm)
+        yield from _norm(f"{prefix}/attention_block/layer_norm", block.attention_norm)
+        yield from _dense(f"{prefix}/mlp_block/mlp/dense_layer", block.mlp_inner)
+        yield from _dense(f"{prefix}/mlp_block/dense_layer", block.mlp_outer)
+        yield from _norm(f"{prefix}/mlp_block/layer_norm", block.mlp_norm)
 
 
 def _encoder(prefix: str, backbone: VisionTransformer | TextTransformer) -> Slots:
     for i in range(backbone.num_layers):
-        block = backbone.get_layer(f"transformer_layer_{i}")
+        block = internals.block_parts(backbone.get_layer(f"transformer_layer_{i}"))
         inner = f"{prefix}/encoderblock_{i}"
-        yield from _attention(inner, block._self_attention_layer)
-        yield from _norm(f"{inner}/LayerNorm_0", block._self_attention_layer_norm)
-        yield from _norm(f"{inner}/LayerNorm_1", block._feedforward_layer_norm)
-        yield from _dense(f"{inner}/MlpBlock_0/Dense_0", block._feedforward_intermediate_dense)
-        yield from _dense(f"{inner}/MlpBlock_0/Dense_1", block._feedforward_output_dense)
+        yield from _attention(inner, block.attention)
+        yield from _norm(f"{inner}/LayerNorm_0", block.attention_norm)
+        yield from _norm(f"{inner}/LayerNorm_1", block.mlp_norm)
+        yield from _dense(f"{inner}/MlpBlock_0/Dense_0", block.mlp_inner)
+        yield from _dense(f"{inner}/MlpBlock_0/Dense_1", block.mlp_outer)
     yield from _norm(f"{prefix}/encoder_norm", backbone.get_layer("layer_norm"))
 
 

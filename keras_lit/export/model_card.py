@@ -6,12 +6,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_lit import __version__
 from keras_lit.export.signatures import Signature
 from keras_lit.model import LiT
 from keras_lit.preprocessing import TextPreprocessor
 from keras_lit.preprocessing.decoding import MAX_PIXELS
 from keras_lit.towers import Tower
-from keras_lit.version import __version__
 
 # What a model cannot know of itself; a user's own sections come after these.
 ASKED = ("data", "metrics", "limits")

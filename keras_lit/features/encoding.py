@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution
+from keras_lit import distribution, internals
 from keras_lit.features import tfrecords
 from keras_lit.preprocessing.decoding import decode_image
 from keras_lit.preprocessing.image import first_that_works
@@ -125,11 +125,11 @@ def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.nda
 def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, tf.Variable]]:
     """Copies of the weights of layers that compute in 16 bits, which else cast them every batch."""
     found = []
-    for layer in tower._flatten_layers():
+    for layer in internals.flat_layers(tower):
         dtype = tf.as_dtype(layer.compute_dtype)
         if layer.autocast and dtype in (tf.bfloat16, tf.float16):
-            for weight in (*layer._trainable_variables, *layer._non_trainable_variables):
-                if weight._autocast and weight.dtype == "float32":
+            for weight in internals.own_weights(layer):
+                if internals.is_autocast(weight) and weight.dtype == "float32":
                     found.append(
                         (weight, tf.Variable(tf.cast(weight.value, dtype), trainable=False))
                     )

@@ -1,0 +1,136 @@
+"""The private attributes of Keras, keras-nlp, TensorFlow and TF-Text that we rely on.
+
+tests/test_internals.py notices when one moves. Methods that a subclass of ours overrides stand with
+that subclass (`LiT._maybe_symbolic_build`, those of `optimizers.paper_rules`); the test covers them
+too, and CONTRIBUTING.md lists all.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from tensorflow_text.python.ops import sentencepiece_tokenizer
+
+# Keras' layers and variables.
+
+
+def flat_layers(model: keras.Layer) -> list[keras.Layer]:
+    """A model and all layers inside, however deep; `model.layers` has the outermost only."""
+    return model._flatten_layers()
+
+
+def own_weights(layer: keras.Layer) -> list[keras.Variable]:
+    """A layer's weights without those of the layers inside."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def own_states(layer: keras.Layer) -> list[keras.Variable]:
+    """What a training pass changes in a layer besides weights: batch statistics, dropout's seeds.
+
+    Without those of the layers inside.
+    """
+    seeds = [generator.state for generator in layer._seed_generators]
+    return [*layer._non_trainable_variables, *seeds]
+
+
+def is_autocast(variable: keras.Variable) -> bool:
+    """Whether a layer that computes in 16 bits casts this float32 variable each time."""
+    return variable._autocast
+
+
+def takes_raw_input(layer: keras.Layer) -> None:
+    """Lets a layer take Python strings and string tensors, as Keras' TextVectorization does."""
+    layer._convert_input_args = False
+    layer._allow_non_tensor_positional_args = True
+    layer.built = True
+
+
+# keras-nlp's transformer block.
+
+
+class BlockParts(NamedTuple):
+    """The layers of a `keras_nlp.layers.TransformerEncoder`."""
+
+    attention_norm: Any
+    attention: Any
+    attention_dropout: Any
+    mlp_norm: Any
+    mlp_inner: Any
+    mlp_outer: Any
+    mlp_dropout: Any
+
+
+def block_parts(block: keras.Layer) -> BlockParts:
+    """Takes a built transformer block apart, in the order in which a token passes."""
+    return BlockParts(
+        block._self_attention_layer_norm,
+        block._self_attention_layer,
+        block._self_attention_dropout,
+        block._feedforward_layer_norm,
+        block._feedforward_intermediate_dense,
+        block._feedforward_output_dense,
+        block._feedforward_dropout,
+    )
+
+
+def attend(attention: Any, query: Any, key: Any, value: Any, training: bool | None) -> Any:
+    """What a `keras.layers.MultiHeadAttention` does between its projections.
+
+    Args:
+        attention: the layer, built.
+        query: [batch, queries, heads, dim] float tensor; key and value [batch, keys, heads, dim].
+        training: bool, for its dropout.
+
+    Returns:
+        [batch, queries, heads, dim] float tensor.
+    """
+    return attention._compute_attention(query, key, value, training=training)[0]
+
+
+# What `fit` shows and where it starts.
+
+
+def with_cardinality(dataset: Any, count: Any) -> Any:
+    """A dataset, distributed or not, that tells Keras it has so many batches.
+
+    Of a distributed one TensorFlow would count the rows of all local replicas; of a resumed one it
+    knows nothing.
+
+    Args:
+        dataset: a tf.data.Dataset or a tf.distribute.DistributedDataset; changed in place.
+        count: int or scalar tensor; negative for unknown or endless, as in tf.data.
+
+    Returns:
+        The dataset.
+    """
+    if isinstance(dataset, tf.data.Dataset):
+        dataset.cardinality = lambda: tf.constant(count, tf.int64)
+    else:
+        dataset._cardinality = int(count)
+    return dataset
+
+
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Lets a callback choose, in `on_train_begin`, the epoch where `fit` starts; None: as given."""
+    model._initial_epoch = epoch
+
+
+# TF-Text.
+
+
+def keep_alive(tokenizer: keras.Layer) -> None:
+    """Gives a SentencePiece tokenizer's table a name of its own, so that it outlives a seed.
+
+    TF-Text's table belongs to an eager kernel, and `tf.random.set_seed` (so
+    `keras.utils.set_random_seed`) throws those away: "Resource ... does not exist"
+    (tensorflow/text issue 570). A table with a shared name stays. Other tokenizers are left alone.
+    """
+    table = getattr(getattr(tokenizer, "_sentence_piece", None), "_model_resource", None)
+    if table is None or hasattr(table, "kept_alive"):
+        return
+    name = hashlib.sha256(table._model).hexdigest()
+    make_table = sentencepiece_tokenizer.gen_sentencepiece_tokenizer.sentencepiece_op
+    with tf.init_scope():
+        table._resource_handle = make_table(model=table._model, shared_name=name)
+    table.kept_alive = True

@@ -1,0 +1,318 @@
+"""The private attributes that we rely on exist, and mean what we take them for.
+
+A failure here after an upgrade names what moved; CONTRIBUTING.md says who relies on it. Nothing here
+but `keras_lit.internals` is of ours: plain Keras layers, models and optimizers stand in.
+"""
+
+import ast
+import contextlib
+import importlib
+import pathlib
+import pkgutil
+import re
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+from small import mirrored
+
+import keras_lit
+from keras_lit import internals
+
+ROOT = pathlib.Path(__file__).parent.parent
+LISTED = set(re.findall(r"\w+", (ROOT / "CONTRIBUTING.md").read_text()))
+
+
+BY_NAME = ("getattr", "hasattr", "setattr", "get", "pop")
+
+
+def called(node):
+    return getattr(node.func, "id", None) or getattr(node.func, "attr", None)
+
+
+def private_names(trees):
+    """Names with an underscore that are used as attributes, but are set or defined nowhere here."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and called(node) in BY_NAME]
+    by_string = [arg for node in calls for arg in node.args]
+    used = {node.attr for node in attributes}
+    used |= {node.value for node in by_string if isinstance(getattr(node, "value", 0), str)}
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    bodies = [line for node in nodes if isinstance(node, ast.ClassDef) for line in node.body]
+    own |= {line.target.id for line in bodies if isinstance(line, ast.AnnAssign)}
+    own |= {
+        node.attr
+        for node in attributes
+        if isinstance(node.ctx, ast.Store) and getattr(node.value, "id", None) == "self"
+    }
+    return {name for name in used - own if re.match("_[a-z]", name)}
+
+
+def test_contributing_lists_each_of_them():
+    names = private_names(ast.parse(path.read_text()) for path in ROOT.glob("keras_lit/**/*.py"))
+    assert {"_flatten_layers", "_model_resource"} <= names
+    assert names <= LISTED
+
+
+def test_contributing_lists_each_that_we_override():
+    """Or hit by accident: a helper of a layer of ours that has the name of one of Keras'."""
+    found = set()
+    for module in pkgutil.walk_packages(keras_lit.__path__, "keras_lit."):
+        with contextlib.suppress(ImportError):  # Beam and the like are not always there.
+            importlib.import_module(module.name)
+    for cls in keras.Layer, keras.optimizers.Optimizer, keras.callbacks.Callback:
+        for ours in subclasses(cls):
+            theirs = {
+                name
+                for base in ours.__mro__
+                if not base.__module__.startswith("keras_lit")
+                for name in vars(base)
+            }
+            found |= {name for name in vars(ours) if re.match("_[a-z]", name)} & theirs
+    assert "_maybe_symbolic_build" in found
+    assert found <= LISTED
+
+
+def subclasses(cls):
+    for below in cls.__subclasses__():
+        if below.__module__.startswith("keras_lit"):
+            yield below
+        yield from subclasses(below)
+
+
+@pytest.fixture
+def nested():
+    inner = keras.Sequential(
+        [keras.Input([4]), keras.layers.Dense(3), keras.layers.BatchNormalization()]
+    )
+    return keras.Sequential([keras.Input([4]), inner, keras.layers.Dropout(0.5)])
+
+
+def test_layers_however_deep(nested):
+    kinds = [type(layer).__name__ for layer in internals.flat_layers(nested)]
+    assert kinds[0] == "Sequential"  # itself
+    for kind in ("Dense", "BatchNormalization", "Dropout"):
+        assert kinds.count(kind) == 1
+
+
+def test_weights_of_a_layer_without_those_inside(nested):
+    layers = internals.flat_layers(nested)
+    assert internals.own_weights(nested) == []
+    found = [id(weight) for layer in layers for weight in internals.own_weights(layer)]
+    assert sorted(found) == sorted(id(weight) for weight in nested.weights)
+    assert len(found) == 2 + 4
+
+
+def test_states_are_all_that_a_training_pass_changes(nested):
+    states = [s for layer in internals.flat_layers(nested) for s in internals.own_states(layer)]
+    names = [state.path.rpartition("/")[2] for state in states]
+    assert sorted(names) == ["moving_mean", "moving_variance", "seed_generator_state"]
+    before = [state.numpy() for state in states]
+    nested(np.arange(8.0).reshape([2, 4]), training=True)
+    for state, value in zip(states, before, strict=True):
+        assert not np.array_equal(state.numpy(), value)
+
+
+def test_which_variables_a_layer_casts():
+    assert internals.is_autocast(keras.Variable(np.zeros(2, "float32")))
+    assert not internals.is_autocast(keras.Variable(np.zeros(2, "float32"), autocast=False))
+
+
+def test_a_layer_takes_strings_and_floats_as_they_are():
+    class Echo(keras.layers.Layer):
+        def call(self, x):
+            return tf.convert_to_tensor(x)
+
+    with pytest.raises(ValueError, match="positional"):
+        Echo()(["abc"])
+    layer = Echo(dtype="bfloat16")
+    internals.takes_raw_input(layer)
+    assert layer(["abc", "d"]).numpy().tolist() == [b"abc", b"d"]
+    assert layer(tf.constant(["ab"])).dtype == tf.string
+    # bfloat16 has no 257: pixels would be rounded before they are preprocessed.
+    assert float(layer(tf.constant(257.0))) == 257.0
+
+
+@pytest.fixture
+def block():
+    keras.utils.set_random_seed(0)
+    block = keras_nlp.layers.TransformerEncoder(16, 2, activation="relu", normalize_first=True)
+    block.build([None, 5, 8])
+    return block
+
+
+def test_the_parts_of_a_transformer_block_make_the_block(block):
+    x = np.random.default_rng(0).normal(size=[3, 5, 8]).astype("float32")
+    parts = internals.block_parts(block)
+    normed = parts.attention_norm(x)
+    attended = x + parts.attention_dropout(parts.attention(normed, normed))
+    mlp = parts.mlp_outer(parts.mlp_inner(parts.mlp_norm(attended)))
+    np.testing.assert_allclose(attended + parts.mlp_dropout(mlp), block(x), atol=1e-5)
+    weights = {id(weight) for part in parts for weight in part.weights}
+    assert weights == {id(weight) for weight in block.weights}
+
+
+def test_attention_is_what_stands_between_the_projections(block):
+    rng = np.random.default_rng(1)
+    query = rng.normal(size=[3, 1, 2, 4]).astype("float32")
+    key, value = (rng.normal(size=[3, 5, 2, 4]).astype("float32") for _ in range(2))
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(4)
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    expected = np.einsum("bhqk,bkhd->bqhd", shares, value)
+    attention = internals.block_parts(block).attention
+    tensors = (tf.constant(x) for x in (query, key, value))
+    found = internals.attend(attention, *tensors, training=False)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    names = ("query_dense", "key_dense", "value_dense", "output_dense")
+    assert {id(w) for name in names for w in getattr(attention, name).weights} == {
+        id(w) for w in attention.weights
+    }
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_keras_is_told_the_number_of_steps(replicas):
+    """Which a dataset may not know: the progress bar shows it."""
+    strategy = mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
+    with strategy.scope():
+        model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+    batches = tf.data.Dataset.from_tensors((np.ones([2, 2]), np.ones([2, 1]))).repeat(3)
+    batches = batches.filter(lambda x, y: True)  # Now the number is unknown.
+    if replicas > 1:
+        rows = batches
+        batches = strategy.distribute_datasets_from_function(lambda context: rows.repeat(replicas))
+    batches = internals.with_cardinality(batches, tf.constant(3, tf.int64))
+    told = []
+    note = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: told.append(note.params))
+    model.fit(batches, callbacks=[note], shuffle=False, verbose=0)
+    assert told[0]["steps"] == 3
+
+
+class Model(keras.Sequential):
+    """Takes note of the call that `LiT` overrides."""
+
+    asked = 0
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        self.asked += 1
+        return super()._maybe_symbolic_build(*args, **kwargs)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_keras_builds_a_model_by_a_method_that_can_be_skipped(method):
+    """`LiT._maybe_symbolic_build`."""
+    model = Model([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    getattr(model, method)(np.ones([2, 2]), np.ones([2, 1]))
+    assert model.asked == 1
+
+
+def test_fit_says_when_it_evaluates_what_is_prepared():
+    """`LiT.evaluate` prepares the data, but not a second time."""
+    asked = []
+
+    class Asked(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            asked.append(kwargs.get("_use_cached_eval_dataset"))
+            return super().evaluate(*args, **kwargs)
+
+    model = Asked([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    pairs = np.ones([2, 2]), np.ones([2, 1])
+    model.fit(*pairs, validation_data=pairs, verbose=0)
+    model.evaluate(*pairs, verbose=0)
+    assert asked == [True, None]
+
+
+def test_a_callback_chooses_the_first_epoch():
+    """`callbacks.ExactResume`."""
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    start = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: internals.set_initial_epoch(model, 2)
+    )
+    x, y = np.ones([2, 2]), np.ones([2, 1])
+    history = model.fit(x, y, epochs=4, callbacks=[start], verbose=0)
+    assert history.epoch == [2, 3]
+    internals.set_initial_epoch(model, None)
+    assert model.fit(x, y, epochs=2, verbose=0).epoch == [0, 1]
+
+
+class SGD(keras.optimizers.SGD):
+    """Takes note of the methods that `optimizers.paper_rules` overrides."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.called = []
+
+    def _clip_gradients(self, gradients):
+        self.called.append("_clip_gradients")
+        return super()._clip_gradients(gradients)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        self.called.append("_all_reduce_sum_gradients")
+        found = super()._all_reduce_sum_gradients(grads_and_vars)
+        assert all(new[1] is old[1] for new, old in zip(found, grads_and_vars, strict=True))
+        return found
+
+    def _use_weight_decay(self, variable):
+        self.called.append("_use_weight_decay")
+        index = self._get_variable_index(variable)
+        assert self._trainable_variables[index].value is variable
+        return super()._use_weight_decay(variable)
+
+    def _apply_weight_decay(self, variables):
+        self.called.append("_apply_weight_decay")
+        return super()._apply_weight_decay(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.called.append("update_step")
+        super().update_step(gradient, variable, learning_rate)
+
+
+def test_an_optimizer_clips_before_it_sums_and_decays_by_itself():
+    """`optimizers.paper_rules` skips the early clipping and decay, and clips the sum."""
+    optimizer = SGD(0.1, weight_decay=0.5, global_clipnorm=1.0)
+    variables = [keras.Variable([3.0, 4.0]), keras.Variable([0.0])]
+    optimizer.apply([tf.constant([0.0, 10.0]), tf.constant([0.0])], variables)
+    first = [name for i, name in enumerate(optimizer.called) if name not in optimizer.called[:i]]
+    assert [name for name in first if "decay" not in name] == [
+        "_clip_gradients",
+        "_all_reduce_sum_gradients",
+        "update_step",
+    ]
+    assert set(first) >= {"_apply_weight_decay", "_use_weight_decay"}
+    # 0.95 of the weights, and a step of 0.1 along a gradient of length 1.
+    np.testing.assert_allclose(variables[0], [2.85, 3.7], atol=1e-6)
+
+
+def test_an_optimizer_knows_its_strategy():
+    """`optimizers.Adafactor` makes its slots beside the variables, on every replica."""
+    with mirrored(2).scope():
+        optimizer = keras.optimizers.SGD()
+    assert optimizer._distribution_strategy is mirrored(2)
+    assert keras.optimizers.SGD()._distribution_strategy.num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_sentencepiece_table_outlives_a_seed(kept):
+    """The day on which the call without `keep_alive` works, that can go (tensorflow/text 570)."""
+    captions = ["a red balloon over the sea", "two dogs in the snow", "a toucan"] * 9
+    tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 40)
+    if kept:
+        internals.keep_alive(tokenizer)
+    tokenize = tf.function(lambda text: tokenizer(text).to_tensor())
+    before = tokenize(tf.constant(["a red toucan"])).numpy()
+    keras.utils.set_random_seed(1)
+    if kept:
+        np.testing.assert_array_equal(tokenize(tf.constant(["a red toucan"])), before)
+    else:
+        with pytest.raises(tf.errors.NotFoundError, match="does not exist"):
+            tokenize(tf.constant(["a red toucan"]))
+
+
+def test_tokenizers_without_such_a_table_stay_as_they_are():
+    internals.keep_alive(keras_lit.tokenizers.train_wordpiece(["a red balloon"] * 3, 40))
