@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lit import checks, distribution
-from keras_lit.optimizers.paper_rules import PaperRules
+from keras_lit.optimizers.rules import PaperRules
 
 MOMENTUM_DTYPES = ("bfloat16", "float32")
 
