@@ -1,6 +1,6 @@
 """Learning-rate schedules, and schedules of when and how fast the image tower trains."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_lit import checks
 
-DECAYS = ("cosine", "linear", "rsqrt", "constant")
+Decay = Literal["cosine", "linear", "rsqrt", "constant"]
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -53,7 +53,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         peak: float,
         total_steps: int,
         warmup_steps: int = 0,
-        decay: str = "cosine",
+        decay: Decay = "cosine",
         end: float = 0.0,
         timescale: float = 10_000,
         cooldown_steps: int = 0,
@@ -61,7 +61,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         checks.check_positive(peak, "peak")
         checks.check_positive(total_steps, "total_steps")
         checks.check_positive(timescale, "timescale")
-        checks.check_one_of(decay, DECAYS, "decay")
+        checks.check_one_of(decay, get_args(Decay), "decay")
         if not 0 <= warmup_steps < total_steps:
             raise ValueError(
                 f"`warmup_steps` should be at least 0 and below `total_steps` ({total_steps}); "
@@ -108,15 +108,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {
-            "peak": self.peak,
-            "total_steps": self.total_steps,
-            "warmup_steps": self.warmup_steps,
-            "decay": self.decay,
-            "end": self.end,
-            "timescale": self.timescale,
-            "cooldown_steps": self.cooldown_steps,
-        }
+        names = "peak total_steps warmup_steps decay end timescale cooldown_steps"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -133,7 +126,7 @@ class Delay(keras.optimizers.schedules.LearningRateSchedule):
     Raises:
         ValueError: one of them is negative.
 
-    Example: the paper's "delay", with a tenth of the learning rate:
+    Example: the paper's "delay", with a tenth of the learning rate.
 
     >>> delay = keras_lit.optimizers.Delay(50, value=0.1)
     >>> optimizer = keras_lit.optimizers.Adam(1e-3, image_multiplier=delay)
