@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
-from keras_lit.checkpoints.names import Array
+from keras_lit.checkpoints.npz import Array
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from keras_lit.towers import ImageTower, TextTower
 

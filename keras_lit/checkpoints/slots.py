@@ -1,12 +1,14 @@
-"""Which variable of a model holds which array of a checkpoint, for loading and for saving."""
+"""Which variable of a model holds which array of a checkpoint, to load it and to save it."""
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
+from keras_lit.checkpoints.npz import Array
 from keras_lit.model import LiT
 from keras_lit.towers import Tower
 
@@ -63,6 +65,34 @@ def slots_of_tower(tower: Tower, prefix: str = "") -> dict[str, Slot]:
     if tower.head is not None:
         found |= dict(_dense("head", tower.head))
     return {prefix + name: slot for name, slot in found.items()}
+
+
+def fill(slots: dict[str, Slot], arrays: dict[str, Array], path: Path) -> None:
+    """Puts each array into its variable, one at a time, after all were found to fit.
+
+    Raises:
+        ValueError: arrays are missing, left over or of another shape, or not finite.
+    """
+    missing = [name for name in slots if name not in arrays]
+    left_over = [array.name for name, array in arrays.items() if name not in slots]
+    if missing or left_over:
+        raise ValueError(
+            f"{path} does not hold the arrays of a model of its kind. Missing: {_some(missing)}. "
+            f"Left over: {_some(left_over)}. Is it complete, and of one of the kinds that load?"
+        )
+    for name, slot in slots.items():
+        if arrays[name].shape != tuple(slot.shape):
+            raise ValueError(
+                f"{arrays[name].name!r} of {path} should have the shape {tuple(slot.shape)}, by "
+                f"the other arrays' shapes. Received: {arrays[name].shape}."
+            )
+    for name, slot in slots.items():
+        slot.variable.assign(arrays[name].read().reshape(slot.variable.shape))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more if names else "none"
 
 
 def _vision_transformer(backbone: VisionTransformer) -> Slots:
