@@ -157,9 +157,8 @@ def _bert_encoder(backbone: BertEncoder) -> Slots:
         prefix = f"BertEncoder_0/encoder_block/layer_sequence/layers_{i}"
         attention = block._self_attention_layer
         inner = f"{prefix}/attention_block/attention_layer"
-        yield from _dense(f"{inner}/query", attention.query_dense, _inputs_first)
-        yield from _dense(f"{inner}/key", attention.key_dense, _inputs_first)
-        yield from _dense(f"{inner}/value", attention.value_dense, _inputs_first)
+        for name in ("query", "key", "value"):
+            yield from _dense(f"{inner}/{name}", getattr(attention, f"{name}_dense"), _inputs_first)
         yield from _dense(
             f"{prefix}/attention_block/dense_layer", attention.output_dense, _outputs_last
         )
@@ -200,8 +199,9 @@ def _attention(prefix: str, layer: keras.layers.MultiHeadAttention) -> Slots:
 
 
 def _dense(prefix: str, layer: Any, shaped: Callable[[Any], Slot] | None = None) -> Slots:
+    bias_shape = (math.prod(layer.bias.shape),) if shaped else layer.bias.shape
     yield f"{prefix}/kernel", (shaped or _as_it_is)(layer.kernel)
-    yield f"{prefix}/bias", Slot(layer.bias, _flat(layer.bias) if shaped else layer.bias.shape)
+    yield f"{prefix}/bias", Slot(layer.bias, bias_shape)
 
 
 def _norm(prefix: str, layer: keras.layers.LayerNormalization) -> Slots:
@@ -222,10 +222,6 @@ def _inputs_first(kernel: keras.Variable) -> Slot:
 
 def _outputs_last(kernel: keras.Variable) -> Slot:
     return Slot(kernel, (math.prod(kernel.shape[:-1]), kernel.shape[-1]))
-
-
-def _flat(variable: keras.Variable) -> tuple[int, ...]:
-    return (math.prod(variable.shape),)
 
 
 _BACKBONES: dict[type, Callable[[Any], Slots]] = {
