@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks, distribution, losses, optimizers
+from keras_lit import checks, distribution, losses
+from keras_lit.optimizers import rules
 from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints
 from keras_lit.training import batches, micro_batches
 from keras_lit.training.keras_model import PairsModel, pairs_of
@@ -219,11 +220,11 @@ class LiT(PairsModel):
                 )
         self._lock_towers()  # `model.trainable = True` must not have unlocked anything.
         super().compile(optimizer=optimizer, **kwargs)
-        optimizers.check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
+        rules.check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         # Slots made now spare the first step from being traced a second time.
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
-        optimizers.note_image_tower(self.optimizer, self.image_tower.trainable_variables)
+        rules.note_image_tower(self.optimizer, self.image_tower.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         data, weights = pairs_of(data), self.trainable_weights

@@ -10,7 +10,7 @@ Where the paper leaves something open, `notes` says what was chosen.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -20,7 +20,7 @@ from keras_lit.preprocessing import ImagePreprocessor
 
 __all__ = ["Recipe", "get"]
 
-OPTIMIZERS = {"adam": Adam, "adafactor": Adafactor}
+_OPTIMIZERS = {"adam": Adam, "adafactor": Adafactor}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Recipe:
     """
 
     tuning: str
-    text: str
-    optimizer_name: str
+    text: Literal["bert", "transformer"]
+    optimizer_name: Literal["adam", "adafactor"]
     learning_rate: float
     weight_decay: float
     global_clipnorm: float | None
@@ -103,7 +103,7 @@ class Recipe:
             "weight_decay": self.weight_decay / self.learning_rate if self.weight_decay else None,
             "global_clipnorm": self.global_clipnorm,
         }
-        return OPTIMIZERS[self.optimizer_name](**{**settings, **options})
+        return _OPTIMIZERS[self.optimizer_name](**settings | options)
 
     def total_steps(self, batch_size: int | None = None) -> int:
         """How many steps see as many pairs as the recipe does.
@@ -135,7 +135,7 @@ class Recipe:
             "random_crop": (0.05, 1.0) if self.inception_crop else None,
             "random_flip": self.random_flip,
         }
-        return ImagePreprocessor(**{**settings, **options})
+        return ImagePreprocessor(**settings | options)
 
     def lit_options(self) -> dict[str, Any]:
         """The recipe's keyword arguments of `LiT`.
@@ -148,11 +148,43 @@ class Recipe:
         >>> keras_lit.recipes.get("private").lit_options()
         {'tuning': 'Lu', 'temperature': 10.0, 'lock_heads': False}
         """
-        names = ("tuning", "temperature", "lock_heads")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("tuning", "temperature", "lock_heads")}
 
 
+# Appendix D; what follows from it differs in what it names.
+_CC12M = Recipe(
+    tuning="LU",
+    text="bert",
+    optimizer_name="adam",
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    global_clipnorm=1.0,
+    steps=12_000,
+    warmup_steps=2_000,
+    inception_crop=True,
+    notes="Adafactor in place of Adam for a Large text tower. The first 50,000 pairs are for "
+    "validation.",
+)
 RECIPES = {
+    "cc12m": _CC12M,
+    # Appendix E and Table 13.
+    "yfcc": dataclasses.replace(
+        _CC12M,
+        steps=60_000,
+        image_head=True,
+        notes="The paper sweeps learning rates 1e-3, 8e-4, 3e-4, weight decays 1e-4, 1e-5 and "
+        "2,500 to 60,000 steps. The warmup is that of CC12M. Table 13 has a head on the image "
+        "tower in all rows.",
+    ),
+    # Table 13, the model of Table 1's "public".
+    "public_mixed": dataclasses.replace(
+        _CC12M,
+        optimizer_name="adafactor",
+        learning_rate=8e-4,
+        steps=60_000,
+        notes="Batches of CC12M and YFCC100M in turns; ViT-L/16 and BERT-large. Table 13 prints an "
+        "image head, the released LiT-L16L has none. The warmup is that of CC12M.",
+    ),
     # Appendix C, the 901M pairs of its ablations.
     "private": Recipe(
         tuning="Lu",
@@ -166,61 +198,14 @@ RECIPES = {
         notes="Clipping is not stated. The best model saw 18.2B pairs (1.1M steps of 16,384, or "
         "550,000 of 32,768) at 288 pixels.",
     ),
-    # Appendix D.
-    "cc12m": Recipe(
-        tuning="LU",
-        text="bert",
-        optimizer_name="adam",
-        learning_rate=1e-3,
-        weight_decay=1e-4,
-        global_clipnorm=1.0,
-        steps=12_000,
-        warmup_steps=2_000,
-        inception_crop=True,
-        notes="Adafactor in place of Adam for a Large text tower. The first 50,000 pairs are for "
-        "validation.",
-    ),
-    # Appendix E and Table 13.
-    "yfcc": Recipe(
-        tuning="LU",
-        text="bert",
-        optimizer_name="adam",
-        learning_rate=1e-3,
-        weight_decay=1e-4,
-        global_clipnorm=1.0,
-        steps=60_000,
-        warmup_steps=2_000,
-        image_head=True,
-        inception_crop=True,
-        notes="The paper sweeps learning rates 1e-3, 8e-4, 3e-4, weight decays 1e-4, 1e-5 and "
-        "2,500 to 60,000 steps. The warmup is that of CC12M. Table 13 has a head on the image "
-        "tower in all rows.",
-    ),
-    # Table 13, the model of Table 1's "public".
-    "public_mixed": Recipe(
-        tuning="LU",
-        text="bert",
-        optimizer_name="adafactor",
-        learning_rate=8e-4,
-        weight_decay=1e-4,
-        global_clipnorm=1.0,
-        steps=60_000,
-        warmup_steps=2_000,
-        inception_crop=True,
-        notes="Batches of CC12M and YFCC100M in turns; ViT-L/16 and BERT-large. Table 13 prints an "
-        "image head, the released LiT-L16L has none. The warmup is that of CC12M.",
-    ),
     # big_vision's lit_coco.py.
-    "coco": Recipe(
-        tuning="LU",
-        text="bert",
-        optimizer_name="adam",
-        learning_rate=1e-3,
+    "coco": dataclasses.replace(
+        _CC12M,
         weight_decay=1e-2,
-        global_clipnorm=1.0,
         batch_size=4_096,
         steps=5_000,
         warmup_steps=150,
+        inception_crop=False,
         random_flip=True,
         lock_heads=True,
         notes="For demonstration. big_vision also applies RandAugment (2 operations of magnitude "

@@ -5,16 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit.optimizers import (
-    Adafactor,
-    Adam,
-    Cycles,
-    Delay,
-    SigmoidRamp,
-    WarmupSchedule,
-    check_on_replicas,
-    note_image_tower,
-)
+from keras_lit.optimizers import Adafactor, Adam, Cycles, Delay, SigmoidRamp, WarmupSchedule
+from keras_lit.optimizers.rules import check_on_replicas, note_image_tower
 from tests.small import make_model, make_pairs, mirrored
 
 

@@ -1,10 +1,9 @@
 """Backbones and layers of the paper that keras-cv and keras-nlp lack."""
 
 from keras_lit.backbones.attention_pooling import AttentionPooling
-from keras_lit.backbones.bert_encoder import BertEncoder
+from keras_lit.backbones.bert_and_t5 import BertEncoder, t5_encoder
 from keras_lit.backbones.bit_resnet import BiTResNet
 from keras_lit.backbones.mlp_mixer import MLPMixer
-from keras_lit.backbones.t5_encoder import t5_encoder
 from keras_lit.backbones.text_transformer import TextTransformer
 from keras_lit.backbones.vision_transformer import VisionTransformer
 
@@ -17,3 +16,7 @@ __all__ = [
     "VisionTransformer",
     "t5_encoder",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

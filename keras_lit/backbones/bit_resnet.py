@@ -22,17 +22,7 @@ BIT_DEPTHS = {
 class StandardizedConv2D(keras.layers.Conv2D):
     """A convolution without bias whose kernel has mean 0 and deviation 1 for each output channel.
 
-    It pads by half of the kernel on all sides, whatever the strides.
-
-    Args:
-        filters: int, the output channels.
-        kernel_size: int, odd.
-        strides: int.
-
-    Example:
-
-    >>> StandardizedConv2D(4, 3, 2)(np.zeros([1, 6, 6, 3], "float32")).shape
-    TensorShape([1, 3, 3, 4])
+    It pads by half of the kernel, whose size is odd, on all sides, whatever the strides.
 
     Reference: Qiao et al. 2019 (arXiv 1903.10520).
     """
@@ -53,25 +43,6 @@ class StandardizedConv2D(keras.layers.Conv2D):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         sides = (side and -(-side // self.strides[0]) for side in input_shape[1:3])
         return (input_shape[0], *sides, self.filters)
-
-
-@keras.saving.register_keras_serializable("keras_lit")
-class PaddedMaxPooling(keras.layers.Layer):
-    """Max pooling of 3 x 3 with stride 2, padded by 1 on all sides as big_vision does.
-
-    Example:
-
-    >>> PaddedMaxPooling()(np.zeros([1, 6, 6, 3], "float32")).shape
-    TensorShape([1, 3, 3, 3])
-    """
-
-    def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        sides = [(0, 0), (1, 1), (1, 1), (0, 0)]
-        return keras.ops.max_pool(keras.ops.pad(x, sides, constant_values=float("-inf")), 3, 2)
-
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        sides = (side and -(-side // 2) for side in input_shape[1:3])
-        return (input_shape[0], *sides, input_shape[3])
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -120,7 +91,9 @@ class BiTResNet(keras_nlp.models.Backbone):
 
         images = keras.Input((None, None, 3), name="images")
         x = convolve(images, width, 7, 2, "conv_root")
-        x = PaddedMaxPooling(dtype=dtype, name="pool_root")(x)
+        # Padded by 1 on all sides, as big_vision does; "same" would pad even sizes on one.
+        sides = [(0, 0), (1, 1), (1, 1), (0, 0)]
+        x = keras.ops.max_pool(keras.ops.pad(x, sides, constant_values=float("-inf")), 3, 2)
         for i, depth in enumerate(depths):
             inner = width * 2**i
             for j in range(depth):

@@ -5,9 +5,8 @@ from typing import Any
 import keras
 import keras_nlp
 
-from keras_lit import checks
 from keras_lit.backbones.text_transformer import LAYER_NORM_EPSILON, gelu_tanh
-from keras_lit.backbones.vision_transformer import image_and_patch_size, patch_side
+from keras_lit.backbones.vision_transformer import dims_and_patch, image_and_patch_size
 
 # Width, depth, width inside the MLPs of tokens and of channels.
 MIXER_SIZES = {
@@ -25,11 +24,6 @@ class MixerBlock(keras.layers.Layer):
     Args:
         tokens_dim: int, the width inside the MLP over the tokens.
         channels_dim: int, the width inside the MLP over the channels.
-
-    Example:
-
-    >>> MixerBlock(6, 20)(np.zeros([2, 9, 8], "float32")).shape
-    TensorShape([2, 9, 8])
 
     Reference: Tolstikhin et al. 2021 (arXiv 2105.01601), section 2.
     """
@@ -160,9 +154,8 @@ class MLPMixer(keras_nlp.models.Backbone):
 
         Example: `keras_lit.backbones.MLPMixer.from_size("B/32")`.
         """
-        name, _, patch = size.partition("/")
-        checks.check_one_of(name, MIXER_SIZES, "size")
-        return cls(image_size, patch_side(patch, size), *MIXER_SIZES[name], **kwargs)
+        dims, patch = dims_and_patch(size, MIXER_SIZES)
+        return cls(image_size, patch, *dims, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         names = "image_size patch_size hidden_dim num_layers tokens_dim channels_dim"

@@ -1,7 +1,7 @@
 """The text transformer of the paper, as big_vision defines it."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import keras_nlp
@@ -18,6 +18,16 @@ SIZES = {
     "g": (1408, 40, 6144, 16),
 }
 LAYER_NORM_EPSILON = 1e-6
+Position = Literal["first", "last"]
+
+
+def check_heads(hidden_dim: int, num_heads: int) -> None:
+    """Raises ValueError unless the attention heads share the width evenly."""
+    if hidden_dim % num_heads:
+        raise ValueError(
+            f"`hidden_dim` should be divisible by `num_heads`. Received: {hidden_dim} and "
+            f"{num_heads}."
+        )
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -41,7 +51,7 @@ class TransformerBlock(keras_nlp.layers.TransformerEncoder):
         **kwargs: as in `keras_nlp.layers.TransformerEncoder`.
     """
 
-    def __init__(self, *args: Any, only: str | None = None, **kwargs: Any):
+    def __init__(self, *args: Any, only: Position | None = None, **kwargs: Any):
         super().__init__(*args, normalize_first=True, **kwargs)
         self.only = only
 
@@ -94,7 +104,7 @@ def transformer(
     num_heads: int,
     dropout: float,
     dtype: Any,
-    pooling: str | None = None,
+    pooling: Position | None = None,
 ) -> keras.KerasTensor:
     """Blocks and the final LayerNormalization of the ViT papers.
 
@@ -159,15 +169,11 @@ class TextTransformer(keras_nlp.models.Backbone):
         intermediate_dim: int,
         num_heads: int,
         dropout: float = 0.0,
-        pooling: str | None = None,
+        pooling: Position | None = None,
         dtype: Any = None,
         **kwargs: Any,
     ):
-        if hidden_dim % num_heads:
-            raise ValueError(
-                f"`hidden_dim` should be divisible by `num_heads`. Received: {hidden_dim} and "
-                f"{num_heads}."
-            )
+        check_heads(hidden_dim, num_heads)
         checks.check_positive(vocabulary_size, "vocabulary_size")
         checks.check_one_of(pooling, (None, "first", "last"), "pooling")
         token_ids = keras.Input([None], dtype="int32", name="token_ids")

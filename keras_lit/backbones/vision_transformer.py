@@ -6,7 +6,7 @@ import keras
 import keras_nlp
 
 from keras_lit import checks
-from keras_lit.backbones.text_transformer import SIZES, transformer
+from keras_lit.backbones.text_transformer import SIZES, check_heads, transformer
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -18,11 +18,6 @@ class PatchEmbedding(keras.layers.Layer):
         patch_size: (height, width) in pixels.
         hidden_dim: int, the width of the tokens.
         class_token: bool, whether a learned token goes before the patches'.
-
-    Example:
-
-    >>> PatchEmbedding((32, 32), (8, 8), 12, True)(np.zeros([2, 32, 32, 3], "float32")).shape
-    TensorShape([2, 17, 12])
 
     Reference: Dosovitskiy et al. 2021 (arXiv 2010.11929), section 3.1.
     """
@@ -126,11 +121,7 @@ class VisionTransformer(keras_nlp.models.Backbone):
         **kwargs: Any,
     ):
         image_size, patch_size = image_and_patch_size(image_size, patch_size)
-        if hidden_dim % num_heads:
-            raise ValueError(
-                f"`hidden_dim` should be divisible by `num_heads`. Received: {hidden_dim} and "
-                f"{num_heads}."
-            )
+        check_heads(hidden_dim, num_heads)
         images = keras.Input((*image_size, 3), name="images")
         embedding = PatchEmbedding(
             image_size, patch_size, hidden_dim, class_token, dtype=dtype, name="patch_embedding"
@@ -167,10 +158,8 @@ class VisionTransformer(keras_nlp.models.Backbone):
         >>> VisionTransformer.from_size("Ti/16", image_size=32).count_params()
         5487552
         """
-        name, _, patch = size.partition("/")
-        checks.check_one_of(name, SIZES, "size")
-        width, depth, mlp, heads = SIZES[name]
-        return cls(image_size, patch_side(patch, size), width, depth, mlp, heads, **kwargs)
+        dims, patch = dims_and_patch(size, SIZES)
+        return cls(image_size, patch, *dims, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         names = (
@@ -184,7 +173,10 @@ def image_and_patch_size(
     image_size: int | tuple[int, int], patch_size: int | tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Both as (height, width), after a check that the patches fill the image."""
-    image, patch = _height_and_width(image_size), _height_and_width(patch_size)
+    image, patch = (
+        (size, size) if isinstance(size, int) else (size[0], size[1])
+        for size in (image_size, patch_size)
+    )
     if image[0] % patch[0] or image[1] % patch[1]:
         raise ValueError(
             f"`image_size` should be a multiple of `patch_size`. Received: {image} and {patch}."
@@ -192,13 +184,12 @@ def image_and_patch_size(
     return image, patch
 
 
-def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def patch_side(patch: str, size: str) -> int:
-    """The number behind the slash of "B/16"."""
+def dims_and_patch(
+    size: str, sizes: dict[str, tuple[int, int, int, int]]
+) -> tuple[tuple[int, int, int, int], int]:
+    """What `sizes` holds for the name before the slash of "B/16", and the patch's side after it."""
+    name, _, patch = size.partition("/")
+    checks.check_one_of(name, sizes, "size")
     if not patch.isdecimal():
         raise ValueError(f'`size` should tell the patch, as "B/16" does. Received: {size!r}.')
-    return int(patch)
+    return sizes[name], int(patch)

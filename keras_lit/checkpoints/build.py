@@ -2,11 +2,12 @@
 
 import math
 import re
+from typing import Literal
 
 import numpy as np
 
 from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
-from keras_lit.checkpoints.names import Array
+from keras_lit.checkpoints.npz import Array
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
@@ -99,15 +100,26 @@ def text_tower(
 
     Args:
         arrays: of the checkpoint.
-        heads: of BERT, whose shapes do not tell.
-        sequence_length: of BERT; the other text transformer has as many positions as tokens.
+        heads: of BERT, whose shapes do not tell them.
+        sequence_length: in tokens.
         preprocessor: for raw text.
 
     Raises:
         ValueError: an array is missing or has an impossible shape; BERT without `heads`.
     """
-    build = _bert if is_bert(arrays) else _text_transformer
-    return build(arrays, heads, sequence_length, preprocessor)
+    if is_bert(arrays):
+        backbone, pooling = _bert(arrays, heads), "first"
+    elif "txt/MAPHead_0/probe" in arrays:
+        backbone, pooling = _text_transformer(arrays, sequence_length, None), "map"
+    else:
+        backbone, pooling = _text_transformer(arrays, sequence_length, "last"), "none"
+    return TextTower(
+        backbone,
+        sequence_length=sequence_length,
+        pooling=pooling,
+        projection_dim=_head(arrays, "txt/") or 0,
+        preprocessor=preprocessor,
+    )
 
 
 def is_bert(arrays: Arrays) -> bool:
@@ -121,27 +133,16 @@ def text_length(arrays: Arrays) -> int | None:
 
 
 def _text_transformer(
-    arrays: Arrays, heads: int | None, length: int, preprocessor: TextPreprocessor | None
-) -> TextTower:
+    arrays: Arrays, length: int, pooling: Literal["last"] | None
+) -> TextTransformer:
     words, width = _shape(arrays, "txt/Embed_0/embedding", 2)
     block = "txt/Encoder_0/encoderblock_"
-    pools = "txt/MAPHead_0/probe" not in arrays
-    backbone = TextTransformer(
-        words,
-        length,
-        width,
-        _count(arrays, block),
-        _shape(arrays, f"{block}0/MlpBlock_0/Dense_0/kernel", 2)[1],
-        _heads(arrays, f"{block}0/"),
-        pooling="last" if pools else None,
-    )
-    pooling = "none" if pools else "map"
-    return _text_tower(backbone, pooling, arrays, length, preprocessor)
+    inner = _shape(arrays, f"{block}0/MlpBlock_0/Dense_0/kernel", 2)[1]
+    depth, heads = _count(arrays, block), _heads(arrays, f"{block}0/")
+    return TextTransformer(words, length, width, depth, inner, heads, pooling=pooling)
 
 
-def _bert(
-    arrays: Arrays, heads: int | None, length: int, preprocessor: TextPreprocessor | None
-) -> TextTower:
+def _bert(arrays: Arrays, heads: int | None) -> BertEncoder:
     if heads is None:
         raise ValueError(
             "The shapes of a BERT do not tell its attention heads. Pass `text_heads` (12 for "
@@ -152,7 +153,7 @@ def _bert(
     segments, _ = _shape(arrays, f"txt/{BERT}embedder/embedders_segment_ids/embedding", 2)
     block = f"txt/{BERT}encoder_block/layer_sequence/layers_"
     inner = _shape(arrays, f"{block}0/mlp_block/mlp/dense_layer/kernel", 2)[1]
-    backbone = BertEncoder(
+    return BertEncoder(
         words,
         _count(arrays, block),
         heads,
@@ -160,23 +161,6 @@ def _bert(
         inner,
         max_sequence_length=longest,
         num_segments=segments,
-    )
-    return _text_tower(backbone, "first", arrays, length, preprocessor)
-
-
-def _text_tower(
-    backbone: BertEncoder | TextTransformer,
-    pooling: str,
-    arrays: Arrays,
-    length: int,
-    preprocessor: TextPreprocessor | None,
-) -> TextTower:
-    return TextTower(
-        backbone,
-        sequence_length=length,
-        pooling=pooling,
-        projection_dim=_head(arrays, "txt/") or 0,
-        preprocessor=preprocessor,
     )
 
 
@@ -224,38 +208,16 @@ def _fit_positions(
     shape = (1, math.prod(new) + backbone.class_token, positions.shape[2])
 
     def read() -> np.ndarray:
-        old = positions.read()
+        old = positions.read().astype("float32")
         row = old[:, :extra] if extra else np.zeros_like(old[:, :1])
-        rows = resample(old[0, extra:].reshape(grid, grid, -1), new).reshape(1, -1, old.shape[2])
+        rows = old[:, extra:]
+        if new != (grid, grid):
+            from scipy import ndimage
+
+            # As big_vision's `resample_posemb`: linear, corners upon corners.
+            factors = (1, new[0] / grid, new[1] / grid, 1)
+            rows = ndimage.zoom(rows.reshape(1, grid, grid, -1), factors, order=1)
+            rows = rows.reshape(1, -1, old.shape[2])
         return np.concatenate([row, rows], axis=1) if backbone.class_token else rows
 
     arrays[name] = Array(positions.name, shape, read)
-
-
-def resample(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Position embeddings for another grid, linearly interpolated, corners upon corners.
-
-    Args:
-        grid: [height, width, dim] float array.
-        size: (height, width) of the grid wanted.
-
-    Returns:
-        [*size, dim] array of the same dtype.
-
-    Example:
-
-    >>> resample(np.array([[[0.0], [4.0]]]), (1, 3))[0, :, 0]
-    array([0., 2., 4.])
-
-    Reference: big_vision's `resample_posemb`, which is SciPy's `zoom` of order 1.
-    """
-    for axis, new in enumerate(size):
-        old = grid.shape[axis]
-        if old == new:
-            continue
-        at = np.linspace(0, old - 1, new)
-        low = np.minimum(at.astype(int), max(old - 2, 0))
-        part = (at - low).astype(grid.dtype).reshape([-1 if i == axis else 1 for i in range(3)])
-        high = np.minimum(low + 1, old - 1)
-        grid = grid.take(low, axis) * (1 - part) + grid.take(high, axis) * part
-    return grid

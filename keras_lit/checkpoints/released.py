@@ -8,7 +8,7 @@ import keras
 
 from keras_lit import checks, files
 from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
-from keras_lit.backbones.bert_encoder import BERT_SIZES
+from keras_lit.backbones.bert_and_t5 import BERT_SIZES
 from keras_lit.model import LiT
 from keras_lit.towers import ImageTower, TextTower
 

@@ -1,13 +1,15 @@
-"""Which variable of a model holds which array of a checkpoint, for loading and for saving."""
+"""Which variable of a model holds which array of a checkpoint, to load it and to save it."""
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 
 from keras_lit import internals
 from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
+from keras_lit.checkpoints.npz import Array
 from keras_lit.model import LiT
 from keras_lit.towers import Tower
 
@@ -64,6 +66,34 @@ def slots_of_tower(tower: Tower, prefix: str = "") -> dict[str, Slot]:
     if tower.head is not None:
         found |= dict(_dense("head", tower.head))
     return {prefix + name: slot for name, slot in found.items()}
+
+
+def fill(slots: dict[str, Slot], arrays: dict[str, Array], path: Path) -> None:
+    """Puts each array into its variable, one at a time, after all were found to fit.
+
+    Raises:
+        ValueError: arrays are missing, left over or of another shape, or not finite.
+    """
+    missing = [name for name in slots if name not in arrays]
+    left_over = [array.name for name, array in arrays.items() if name not in slots]
+    if missing or left_over:
+        raise ValueError(
+            f"{path} does not hold the arrays of a model of its kind. Missing: {_some(missing)}. "
+            f"Left over: {_some(left_over)}. Is it complete, and of one of the kinds that load?"
+        )
+    for name, slot in slots.items():
+        if arrays[name].shape != tuple(slot.shape):
+            raise ValueError(
+                f"{arrays[name].name!r} of {path} should have the shape {tuple(slot.shape)}, by "
+                f"the other arrays' shapes. Received: {arrays[name].shape}."
+            )
+    for name, slot in slots.items():
+        slot.variable.assign(arrays[name].read().reshape(slot.variable.shape))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(repr, names[:5])) + more if names else "none"
 
 
 def _vision_transformer(backbone: VisionTransformer) -> Slots:
@@ -128,9 +158,8 @@ def _bert_encoder(backbone: BertEncoder) -> Slots:
         prefix = f"BertEncoder_0/encoder_block/layer_sequence/layers_{i}"
         attention = block.attention
         inner = f"{prefix}/attention_block/attention_layer"
-        yield from _dense(f"{inner}/query", attention.query_dense, _inputs_first)
-        yield from _dense(f"{inner}/key", attention.key_dense, _inputs_first)
-        yield from _dense(f"{inner}/value", attention.value_dense, _inputs_first)
+        for name in ("query", "key", "value"):
+            yield from _dense(f"{inner}/{name}", getattr(attention, f"{name}_dense"), _inputs_first)
         yield from _dense(
             f"{prefix}/attention_block/dense_layer", attention.output_dense, _outputs_last
         )
@@ -169,8 +198,9 @@ def _attention(prefix: str, layer: keras.layers.MultiHeadAttention) -> Slots:
 
 
 def _dense(prefix: str, layer: Any, shaped: Callable[[Any], Slot] | None = None) -> Slots:
+    bias_shape = (math.prod(layer.bias.shape),) if shaped else layer.bias.shape
     yield f"{prefix}/kernel", (shaped or _as_it_is)(layer.kernel)
-    yield f"{prefix}/bias", Slot(layer.bias, _flat(layer.bias) if shaped else layer.bias.shape)
+    yield f"{prefix}/bias", Slot(layer.bias, bias_shape)
 
 
 def _norm(prefix: str, layer: keras.layers.LayerNormalization) -> Slots:
@@ -191,10 +221,6 @@ def _inputs_first(kernel: keras.Variable) -> Slot:
 
 def _outputs_last(kernel: keras.Variable) -> Slot:
     return Slot(kernel, (math.prod(kernel.shape[:-1]), kernel.shape[-1]))
-
-
-def _flat(variable: keras.Variable) -> tuple[int, ...]:
-    return (math.prod(variable.shape),)
 
 
 _BACKBONES: dict[type, Callable[[Any], Slots]] = {

@@ -1,6 +1,6 @@
 """Adafactor as the ViT papers use it."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -8,9 +8,9 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lit import checks, distribution
-from keras_lit.optimizers.paper_rules import PaperRules
+from keras_lit.optimizers.rules import PaperRules
 
-MOMENTUM_DTYPES = ("bfloat16", "float32")
+MomentumDtype = Literal["bfloat16", "float32"]
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -74,7 +74,7 @@ class Adafactor(PaperRules):
         decay_rate: float = 0.8,
         beta2_cap: float = 0.999,
         momentum: float | None = 0.9,
-        momentum_dtype: str = "bfloat16",
+        momentum_dtype: MomentumDtype = "bfloat16",
         min_dim_size_to_factor: int = 32,
         epsilon: float = 1e-30,
         weight_decay: float | None = None,
@@ -85,7 +85,7 @@ class Adafactor(PaperRules):
         checks.check_positive(decay_rate, "decay_rate")
         checks.check_positive(min_dim_size_to_factor, "min_dim_size_to_factor")
         checks.check_positive(epsilon, "epsilon")
-        checks.check_one_of(momentum_dtype, MOMENTUM_DTYPES, "momentum_dtype")
+        checks.check_one_of(momentum_dtype, get_args(MomentumDtype), "momentum_dtype")
         if not 0 < beta2_cap <= 1:
             raise ValueError(
                 f"`beta2_cap` should be in (0, 1]; pass 1.0 for no cap. Received: {beta2_cap!r}."
@@ -161,15 +161,8 @@ class Adafactor(PaperRules):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "decay_rate": self.decay_rate,
-            "beta2_cap": self.beta2_cap,
-            "momentum": self.momentum,
-            "momentum_dtype": self.momentum_dtype,
-            "min_dim_size_to_factor": self.min_dim_size_to_factor,
-            "epsilon": self.epsilon,
-        }
+        names = "decay_rate beta2_cap momentum momentum_dtype min_dim_size_to_factor epsilon"
+        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 
     def _factored_axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """The second largest and the largest axis, or None where one of them is too small."""

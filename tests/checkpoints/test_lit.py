@@ -189,7 +189,7 @@ def test_names_resolve_to_the_authors_files(name, monkeypatch, tmp_path):
 def test_a_released_name_is_fetched(monkeypatch, tmp_path):
     path = tmp_path / "LiT-L16Ti.npz"
     path.write_bytes((GOLDEN / f"{TEXT}.npz").read_bytes())
-    monkeypatch.setattr(checkpoints.lit, "fetch", lambda name, cache_dir: path)
+    monkeypatch.setattr(checkpoints.load_and_save, "fetch", lambda name, cache_dir: path)
     assert checkpoints.load_lit("LiT-L16Ti").text_tower.embedding_dim == 40
     with pytest.raises(ValueError, match="`name` should be one of 'LiT-B16B'"):
         checkpoints.fetch("LiT-B32B")

@@ -1,4 +1,4 @@
-"""What the papers' optimizers share, whatever their update is."""
+"""The papers' rules of clipping, weight decay and the image tower's own rate; Adam under them."""
 
 from typing import Any
 
@@ -20,10 +20,6 @@ class PaperRules(keras.optimizers.Optimizer):
 
     image_multiplier: Any = None
     _image_indices: frozenset[int] | None = None
-
-    def _note_image_tower(self, variables: list[keras.Variable]) -> None:
-        """Takes note of the (trainable) variables that `image_multiplier` is for."""
-        self._image_indices = frozenset(map(self._get_variable_index, variables))
 
     def _decayed(self, variable: tf.Variable, learning_rate: tf.Tensor) -> tf.Tensor:
         """Applies the weight decay to a variable and returns its own learning rate."""
@@ -85,22 +81,78 @@ class PaperRules(keras.optimizers.Optimizer):
         return list(zip(super()._clip_gradients(gradients), variables, strict=True))
 
 
-def note_image_tower(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Tells an optimizer with an `image_multiplier` which variables it is for; any other, nothing.
+@keras.saving.register_keras_serializable("keras_lit")
+class Adam(PaperRules, keras.optimizers.Adam):
+    """Adam as LiT was trained with on CC12M and YFCC100M.
+
+    The update is `keras.optimizers.Adam`'s; as in `keras_lit.optimizers.Adafactor`, the weight
+    decay touches only variables named `"kernel"`, and clipping acts on the gradient of the global
+    batch, so that it trains the same on any number of replicas.
 
     Args:
-        optimizer: a Keras optimizer that was built; `LiT.compile` calls this for its own.
-        variables: the trainable ones of the image tower.
+        learning_rate: float, `LearningRateSchedule` or callable without arguments.
+        beta_1: float, how slowly the first moment forgets.
+        beta_2: float, how slowly the second moment forgets.
+        epsilon: float, added to the root of the second moment.
+        image_multiplier: non-negative float or a schedule of the step, which multiplies the
+            learning rate of the image tower (Appendix H of LiT: a smaller or later one).
+        **kwargs: of `keras.optimizers.Adam`: `weight_decay` (for big_vision's `wd`, which is not
+            multiplied by the base learning rate, pass `wd / learning_rate`), `global_clipnorm`, ...
 
     Example:
 
-    >>> variable = keras.Variable(np.ones([2, 2]), name="kernel")
-    >>> optimizer = keras_lit.optimizers.Adam(0.1, image_multiplier=0.5)
-    >>> optimizer.build([variable])
-    >>> keras_lit.optimizers.note_image_tower(optimizer, [variable])
+    >>> optimizer = keras_lit.optimizers.Adam(1e-3, weight_decay=0.1, global_clipnorm=1.0)
+    >>> optimizer.weight_decay
+    0.1
 
-    Reference: LiT, arXiv 2111.07991, Appendix H.
+    Reference: LiT, arXiv 2111.07991, appendices D and H.
     """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        image_multiplier: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **kwargs)
+        self.image_multiplier = image_multiplier
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Moves one variable and its moments by one step."""
+        super().update_step(gradient, variable, self._decayed(variable, learning_rate))
+
+
+def note_image_tower(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Tells a built optimizer under the papers' rules which variables `image_multiplier` is for."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, PaperRules):
-        optimizer._note_image_tower(variables)
+        optimizer._image_indices = frozenset(map(optimizer._get_variable_index, variables))
+
+
+def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
+    """Refuses clipping and gradient accumulation that Keras does on each replica by itself.
+
+    Raises:
+        ValueError: `optimizer` has one of them, and there are several replicas.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    names = ("clipnorm", "clipvalue", "global_clipnorm")
+    clips = [name for name in names if getattr(optimizer, name, None) is not None]
+    if replicas > 1 and clips and not isinstance(optimizer, PaperRules):
+        raise ValueError(
+            f"Keras clips each replica's gradient before their sum, so `{clips[0]}` would train "
+            f"something else on {replicas} replicas than on one. Clip with "
+            "`keras_lit.optimizers.Adafactor` or `Adam`, which clip the sum, or not at all. "
+            f"Received: {type(optimizer).__name__}."
+        )
+    if replicas > 1 and getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "Keras cannot accumulate gradients on several replicas. Make a large batch fit with "
+            "`compile(..., micro_batch_size=...)`, which also keeps all its negatives. Received: "
+            f"{optimizer.gradient_accumulation_steps} steps on {replicas} replicas."
+        )

@@ -1,11 +1,11 @@
-"""BERT's encoder as flaxformer computes it, which the released LiT models read."""
+"""BERT's encoder as flaxformer computes it, which the released LiT models use; T5's encoder."""
 
 from typing import Any
 
 import keras
 import keras_nlp
 
-from keras_lit.backbones.text_transformer import gelu_tanh
+from keras_lit.backbones.text_transformer import check_heads, gelu_tanh
 
 # Depth, width, MLP width and heads.
 BERT_SIZES = {"base": (12, 768, 3072, 12), "large": (24, 1024, 4096, 16)}
@@ -16,8 +16,8 @@ LAYER_NORM_EPSILON = 1e-12
 class BertEncoder(keras_nlp.models.Backbone):
     """Token ids and padding mask [batch, length] -> hidden states [batch, length, hidden_dim].
 
-    The same as keras-nlp's `BertBackbone` without the pooler, which LiT's towers have not: they
-    read out the first token, [CLS], as it is. All tokens belong to segment 0.
+    The same as keras-nlp's `BertBackbone` without the pooler, which LiT's towers lack: they read
+    out the first token, [CLS], as it is. All tokens belong to segment 0.
 
     Args:
         vocabulary_size: int, the number of token ids.
@@ -27,7 +27,7 @@ class BertEncoder(keras_nlp.models.Backbone):
         intermediate_dim: int, the width inside the MLPs.
         dropout: float, the dropout of embeddings, attention and MLP.
         max_sequence_length: int, the longest text in tokens.
-        num_segments: int, how many segments there are embeddings of.
+        num_segments: int, how many segment embeddings there are.
 
     Raises:
         ValueError: `hidden_dim` is not divisible by `num_heads`.
@@ -55,11 +55,7 @@ class BertEncoder(keras_nlp.models.Backbone):
         dtype: Any = None,
         **kwargs: Any,
     ):
-        if hidden_dim % num_heads:
-            raise ValueError(
-                f"`hidden_dim` should be divisible by `num_heads`. Received: {hidden_dim} and "
-                f"{num_heads}."
-            )
+        check_heads(hidden_dim, num_heads)
         token_ids = keras.Input([None], dtype="int32", name="token_ids")
         padding_mask = keras.Input([None], dtype="int32", name="padding_mask")
         initializer = keras.initializers.TruncatedNormal(stddev=0.02)
@@ -108,3 +104,32 @@ class BertEncoder(keras_nlp.models.Backbone):
             "max_sequence_length num_segments"
         )
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+
+
+def t5_encoder(backbone: keras_nlp.models.T5Backbone) -> keras.Model:
+    """T5's encoder without its decoder, for a `TextTower`.
+
+    Args:
+        backbone: keras-nlp's T5 (or mT5), whose layers the encoder shares.
+
+    Returns:
+        A model from {"token_ids", "padding_mask"}, both [batch, length] int32, to hidden states
+        [batch, length, hidden_dim]. The paper does not say how it pools them: pass a `pooling`,
+        for example "mean".
+
+    Example:
+
+    >>> t5 = keras_nlp.models.T5Backbone(50, 1, 2, 8, 16)
+    >>> tower = keras_lit.TextTower(keras_lit.backbones.t5_encoder(t5), pooling="mean")
+    >>> tower(np.ones([3, 16], "int32")).shape
+    TensorShape([3, 8])
+
+    Reference: Raffel et al. 2020 (arXiv 1910.10683); the LiT paper, section 5.7 and Appendix J.
+    """
+    names = ("token_ids", "padding_mask")
+    encoder_inputs = {f"encoder_{name}": backbone.input[f"encoder_{name}"] for name in names}
+    encoder_output = backbone.output["encoder_sequence_output"]
+    encoder = keras.Model(encoder_inputs, encoder_output, name="t5_encoder")
+    inputs = {name: keras.Input([None], dtype="int32", name=name) for name in names}
+    outputs = encoder({f"encoder_{name}": tensor for name, tensor in inputs.items()})
+    return keras.Model(inputs, outputs, name="t5")

@@ -1,12 +1,115 @@
-"""When and how fast a pretrained image tower trains: Appendix H of the paper."""
+"""Learning-rate schedules, and schedules of when and how fast the image tower trains."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_lit import checks
+
+Decay = Literal["cosine", "linear", "rsqrt", "constant"]
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warmup, then a decay, then (if asked for) a linear cooldown.
+
+    With `progress` = how much of the time after the warmup has passed, in 0..1:
+
+        cosine     peak * (1 + cos(pi * progress)) / 2
+        linear     end + (peak - end) * (1 - progress)
+        rsqrt      peak / sqrt(1 + steps since the warmup / timescale)
+        constant   peak
+
+    times `step / warmup_steps` in the warmup, times `(total_steps - step) / cooldown_steps` in the
+    cooldown. The first step of a warmup has learning rate 0, as in big_vision. With
+    `gradient_accumulation_steps` Keras counts every batch here, not every update.
+
+    Args:
+        peak: positive float, the learning rate at the end of the warmup.
+        total_steps: positive int, the length of the training.
+        warmup_steps: non-negative int below `total_steps`.
+        decay: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
+        end: non-negative float, where `"linear"` ends; no other decay uses it.
+        timescale: positive number of steps, for `"rsqrt"`.
+        cooldown_steps: non-negative int; warmup and cooldown fit into `total_steps`.
+
+    Raises:
+        ValueError: an argument is out of range, or `end` was given to a decay without one.
+
+    Example:
+
+    >>> schedule = keras_lit.optimizers.WarmupSchedule(1e-3, total_steps=100, warmup_steps=10)
+    >>> [float(schedule(step)) for step in (0, 5, 10, 100)]
+    [0.0, 0.0005000000237487257, 0.0010000000474974513, 0.0]
+
+    Reference: big_vision `create_learning_rate_schedule`; LiT, arXiv 2111.07991, appendices C, D.
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        total_steps: int,
+        warmup_steps: int = 0,
+        decay: Decay = "cosine",
+        end: float = 0.0,
+        timescale: float = 10_000,
+        cooldown_steps: int = 0,
+    ) -> None:
+        checks.check_positive(peak, "peak")
+        checks.check_positive(total_steps, "total_steps")
+        checks.check_positive(timescale, "timescale")
+        checks.check_one_of(decay, get_args(Decay), "decay")
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(
+                f"`warmup_steps` should be at least 0 and below `total_steps` ({total_steps}); "
+                f"warm up for less or train longer. Received: {warmup_steps!r}."
+            )
+        if not 0 <= cooldown_steps <= total_steps - warmup_steps:
+            raise ValueError(
+                f"`cooldown_steps` should be at least 0 and fit after the warmup, in "
+                f"{total_steps - warmup_steps} steps; cool down for less or train longer. "
+                f"Received: {cooldown_steps!r}."
+            )
+        if end < 0 or (end and decay != "linear"):
+            raise ValueError(
+                "`end` should be 0, or positive with decay='linear'; leave it out or change "
+                f"`decay`. Received: end={end!r}, decay={decay!r}."
+            )
+        self.peak = peak
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+        self.end = end
+        self.timescale = timescale
+        self.cooldown_steps = cooldown_steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """The learning rate at `step` (scalar, counted from 0): scalar float32 tensor."""
+        step = ops.cast(step, "float32")
+        after_warmup = ops.maximum(step - self.warmup_steps, 0.0)
+        progress = ops.minimum(after_warmup / (self.total_steps - self.warmup_steps), 1.0)
+        if self.decay == "cosine":
+            rate = self.peak * 0.5 * (1.0 + ops.cos(np.pi * progress))
+        elif self.decay == "linear":
+            rate = self.end + (self.peak - self.end) * (1.0 - progress)
+        elif self.decay == "rsqrt":
+            rate = self.peak * ops.rsqrt(1.0 + after_warmup / self.timescale)
+        else:
+            rate = self.peak * ops.ones_like(step)
+        if self.warmup_steps:
+            rate = rate * ops.minimum(step / self.warmup_steps, 1.0)
+        if self.cooldown_steps:
+            # Training on past the end must not turn the learning rate negative.
+            rate = rate * ops.clip((self.total_steps - step) / self.cooldown_steps, 0.0, 1.0)
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        names = "peak total_steps warmup_steps decay end timescale cooldown_steps"
+        return {name: getattr(self, name) for name in names.split()}
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -23,7 +126,7 @@ class Delay(keras.optimizers.schedules.LearningRateSchedule):
     Raises:
         ValueError: one of them is negative.
 
-    Example: the paper's "delay", with a tenth of the learning rate:
+    Example: the paper's "delay", with a tenth of the learning rate.
 
     >>> delay = keras_lit.optimizers.Delay(50, value=0.1)
     >>> optimizer = keras_lit.optimizers.Adam(1e-3, image_multiplier=delay)
