@@ -1,7 +1,7 @@
 """Evaluation as in the paper: pure functions over embeddings."""
 
 from keras_lit.evaluation import datasets, prompts, sheets
-from keras_lit.evaluation.encoding import Images, ImagesAndTexts
+from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.languages import recall_by_language
 from keras_lit.evaluation.multi_label import multi_label_accuracy

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_lit.evaluation import embeddings, zero_shot
+from keras_lit.evaluation import zero_shot
+from keras_lit.evaluation.rows import EPSILON
 
 
 def multi_label_accuracy(
@@ -61,6 +62,6 @@ def multi_label_accuracy(
         for mark, row in zip(right, lists[rows], strict=True):
             mark[row] = True
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        found.append(((scores >= best - embeddings.EPSILON) & ~right).sum(axis=1))
+        found.append(((scores >= best - EPSILON) & ~right).sum(axis=1))
     ranks = np.concatenate(found)[counts > 0]
     return {**zero_shot.top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_lit import checks
-from keras_lit.evaluation import embeddings
+from keras_lit.evaluation.rows import EPSILON, check_same_width, unit_rows
 
 # (images, texts) whose similarities exist at one time: 64 MB in float32.
 _TILE = (2048, 8192)
@@ -56,9 +56,9 @@ def retrieval_recall(
 
     Reference: the LiT paper, section 4.1 and Appendix I.3.
     """
-    images = embeddings.unit_rows(image_embeddings, "image_embeddings")
-    texts = embeddings.unit_rows(text_embeddings, "text_embeddings")
-    embeddings.check_same_width(images, texts, "Image and text embeddings")
+    images = unit_rows(image_embeddings, "image_embeddings")
+    texts = unit_rows(text_embeddings, "text_embeddings")
+    check_same_width(images, texts, "Image and text embeddings")
     index = np.asarray(image_index)
     if index.shape != (len(texts),) or not ((index >= 0) & (index < len(images))).all():
         raise ValueError(
@@ -153,7 +153,7 @@ def _best_right(
             right = images[orders[0][row:stop]] @ own_texts.T
             best[0][row:stop] = right.max(axis=1)
             best[1][column:end] = np.maximum(best[1][column:end], right.max(axis=0))
-    of_images, of_texts = (np.where(np.isfinite(b), b - embeddings.EPSILON, np.inf) for b in best)
+    of_images, of_texts = (np.where(np.isfinite(b), b - EPSILON, np.inf) for b in best)
     return of_images.astype("float32"), of_texts.astype("float32")
 
 

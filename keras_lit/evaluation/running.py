@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_lit.evaluation import retrieval, seen, sheets, zero_shot
-from keras_lit.evaluation.encoding import Images, ImagesAndTexts
+from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.model import LiT
 

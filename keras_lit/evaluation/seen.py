@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_lit.data import duplicates
-from keras_lit.evaluation.encoding import Images
+from keras_lit.evaluation.encoded import Images
 
 
 def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> np.ndarray:

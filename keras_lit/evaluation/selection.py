@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keras_lit.evaluation import encoding, zero_shot
+from keras_lit.evaluation import encoded, zero_shot
 from keras_lit.model import LiT
 from keras_lit.preprocessing import ImagePreprocessor
 
@@ -90,7 +90,7 @@ def select(
     }
     choices = []
     for how, options in preprocessing.items():
-        rows = encoding.Images(images, preprocessor=preprocessor(model, options), count=count)
+        rows = encoded.Images(images, preprocessor=preprocessor(model, options), count=count)
         embeddings = rows.embeddings(model)
         for (names, prompts), kernel in weights.items():
             found = zero_shot.zero_shot_accuracy(

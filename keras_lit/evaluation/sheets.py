@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.evaluation.encoding import Images
+from keras_lit.evaluation.encoded import Images
 from keras_lit.preprocessing import ImagePreprocessor
 
 __all__ = [

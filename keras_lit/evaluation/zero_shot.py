@@ -7,7 +7,14 @@ import keras
 import numpy as np
 
 from keras_lit import checks
-from keras_lit.evaluation import embeddings
+from keras_lit.evaluation.rows import (
+    EPSILON,
+    check_same_width,
+    class_labels,
+    finite_rows,
+    float_rows,
+    unit_rows,
+)
 
 # Scores that exist at one time: 64 MB in float32.
 _TILE_ELEMENTS = 2**24
@@ -60,7 +67,7 @@ def zero_shot_weights(
     for start in starts:
         names = class_names[start : start + step]
         prompts = [template.format(name) for name in names for template in templates]
-        rows = embeddings.rows(encode_text(prompts), "encode_text(prompts)")
+        rows = float_rows(encode_text(prompts), "encode_text(prompts)")
         if len(rows) != len(prompts):
             raise ValueError(
                 f"`encode_text` should return a row for each of {len(prompts)} prompts. Received "
@@ -220,9 +227,9 @@ def check_images_and_weights(
     image_embeddings: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both as float32; raises ValueError for bad shapes, NaN, and widths that do not match."""
-    images = embeddings.unit_rows(image_embeddings, "image_embeddings")
-    weights = embeddings.finite_rows(weights, "weights")
-    embeddings.check_same_width(images, weights, "Image embeddings and weights")
+    images = unit_rows(image_embeddings, "image_embeddings")
+    weights = finite_rows(weights, "weights")
+    check_same_width(images, weights, "Image embeddings and weights")
     return images, weights
 
 
@@ -247,7 +254,7 @@ def _ranks_and_rivals(images: np.ndarray, labels: np.ndarray, weights: np.ndarra
         own = np.arange(len(scores)), labels[rows]
         right = scores[own][:, np.newaxis]
         scores[own] = -np.inf
-        yield (scores >= right - embeddings.EPSILON).sum(axis=1), scores.argmax(axis=1)
+        yield (scores >= right - EPSILON).sum(axis=1), scores.argmax(axis=1)
 
 
 def _positions(
@@ -258,7 +265,7 @@ def _positions(
 ) -> np.ndarray:
     """The row of `weights` of each image's class."""
     if classes is None:
-        return embeddings.class_labels(labels, images, count, "labels")
+        return class_labels(labels, images, count, "labels")
     classes = np.asarray(classes)
     if classes.shape != (count,) or len(np.unique(classes)) != count:
         raise ValueError(
@@ -266,7 +273,7 @@ def _positions(
             f"another one. Received: shape {classes.shape}, {len(np.unique(classes))} of them "
             "different."
         )
-    labels = embeddings.class_labels(labels, images, max(classes) + 1, "labels")
+    labels = class_labels(labels, images, max(classes) + 1, "labels")
     order = np.argsort(classes)
     places = np.searchsorted(classes[order], labels)
     missing = np.unique(labels[classes[order][places] != labels])

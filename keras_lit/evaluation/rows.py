@@ -25,7 +25,7 @@ def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
     Raises:
         ValueError: another rank, no rows, NaN or infinite values, a row of zeros.
     """
-    array = rows(embeddings, name)
+    array = float_rows(embeddings, name)
     lengths = np.sqrt(np.einsum("nd,nd->n", array, array))
     if not np.isfinite(lengths).all() or not lengths.all():
         bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
@@ -46,7 +46,7 @@ def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
 
 def finite_rows(features: np.ndarray, name: str) -> np.ndarray:
     """Checks features of any length: [rows, dim] -> float32, at least one row, finite."""
-    array = rows(features, name)
+    array = float_rows(features, name)
     if not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         raise ValueError(
@@ -56,7 +56,7 @@ def finite_rows(features: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def rows(values: np.ndarray, name: str) -> np.ndarray:
+def float_rows(values: np.ndarray, name: str) -> np.ndarray:
     """[rows, dim] -> float32, at least one row."""
     array = np.asarray(values, "float32")
     if array.ndim != 2 or 0 in array.shape:
