@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.evaluation import labels, prompts
+from keras_lit.evaluation import prompts
 from keras_lit.preprocessing import decoding
 
 __all__ = ["DATASETS", "Dataset", "get", "names"]
@@ -175,6 +175,45 @@ def names(group: str | None = None) -> list[str]:
     return [name for name, dataset in DATASETS.items() if group in (None, dataset.group)]
 
 
+# Labels that are made of other features, as VTAB makes them (google-research/task_adaptation).
+
+# More than ReaL has for any image.
+MOST_LABELS = 16
+
+
+def padded(labels: tf.Tensor) -> tf.Tensor:
+    """A list of labels of any length as [16] ints that end with -1."""
+    labels = labels[:MOST_LABELS]
+    labels = tf.pad(labels, [[0, MOST_LABELS - tf.shape(labels)[0]]], constant_values=-1)
+    return tf.ensure_shape(labels, [MOST_LABELS])
+
+
+def grouped(values: int, classes: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Neighbouring values in [0, values) share one of `classes`."""
+    return lambda value: tf.cast(value, tf.int64) * classes // values
+
+
+def clevr_count(objects: dict[str, Any]) -> tf.Tensor:
+    """How many objects there are: 3 to 10, counted from 0."""
+    return tf.size(objects["size"]) - 3
+
+
+def clevr_distance(objects: dict[str, Any]) -> tf.Tensor:
+    """How far the nearest object is, in six steps."""
+    return _step(tf.reduce_min(objects["pixel_coords"][:, 2]), [8.0, 8.5, 9.0, 9.5, 10.0])
+
+
+def kitti_distance(objects: dict[str, Any]) -> tf.Tensor:
+    """How far the nearest car, van or truck is: below 8 m, below 20 m, farther, or none."""
+    vehicles = tf.boolean_mask(objects["location"][:, 2], objects["type"] < 3)
+    return _step(tf.reduce_min(tf.concat([vehicles, [1000.0]], axis=0)), [8.0, 20.0, 999.0])
+
+
+def _step(value: tf.Tensor, thresholds: list[float]) -> tf.Tensor:
+    """How many of the thresholds are below the value."""
+    return tf.reduce_sum(tf.cast(tf.constant(thresholds) < value, tf.int64))
+
+
 _IMAGENET: Row = {"group": "imagenet", "names": "imagenet2012"}
 _BY_HAND = "Download its archives by hand from {} into `manual_dir`, then run"
 _IMAGENET_BY_HAND: Row = {"manual": _BY_HAND.format("image-net.org")}
@@ -216,7 +255,7 @@ DATASETS: dict[str, Dataset] = {
         "imagenet2012_real",
         split="validation",
         label="real_label",
-        make_label=labels.padded,
+        make_label=padded,
         several_labels=True,
         **_IMAGENET,
         **_IMAGENET_BY_HAND,
@@ -249,7 +288,7 @@ DATASETS: dict[str, Dataset] = {
         "clevr_count_all",
         **_CLEVR,
         label="objects",
-        make_label=labels.clevr_count,
+        make_label=clevr_count,
         names="clevr_count_all",
     ),
     "clevr_closest_object_distance": _vtab(
@@ -258,7 +297,7 @@ DATASETS: dict[str, Dataset] = {
         "clevr_closest_object_distance",
         **_CLEVR,
         label="objects",
-        make_label=labels.clevr_distance,
+        make_label=clevr_distance,
         names="clevr_closest_object_distance",
     ),
     "dmlab": _vtab("dmlab", "structured", "dmlab", **_THREE, names="dmlab"),
@@ -268,7 +307,7 @@ DATASETS: dict[str, Dataset] = {
         "dsprites_label_x_position",
         **_80_10_10,
         label="label_x_position",
-        make_label=labels.grouped(32, 16),
+        make_label=grouped(32, 16),
         names=[f"{100 * (i + 0.5) / 16:.0f}" for i in range(16)],
         decode=decoding.decode_mask,
     ),
@@ -278,7 +317,7 @@ DATASETS: dict[str, Dataset] = {
         "dsprites_label_orientation",
         **_80_10_10,
         label="label_orientation",
-        make_label=labels.grouped(40, 16),
+        make_label=grouped(40, 16),
         names=[f"{360 * i / 16:.0f} degrees" for i in range(16)],
         decode=decoding.decode_mask,
     ),
@@ -288,7 +327,7 @@ DATASETS: dict[str, Dataset] = {
         "kitti_closest_vehicle_distance",
         **_THREE,
         label="objects",
-        make_label=labels.kitti_distance,
+        make_label=kitti_distance,
         names="kitti_closest_vehicle_distance",
     ),
     "smallnorb_label_azimuth": _vtab(
