@@ -4,7 +4,6 @@ from keras_lit.evaluation import datasets, prompts, sheets
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.languages import recall_by_language
-from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.retrieval import retrieval_recall
 from keras_lit.evaluation.running import Result, classify, retrieve
@@ -13,6 +12,7 @@ from keras_lit.evaluation.selection import Choice, preprocessor, select
 from keras_lit.evaluation.zero_shot import (
     Confusion,
     check_prompts,
+    multi_label_accuracy,
     zero_shot_accuracy,
     zero_shot_confusions,
     zero_shot_weights,

@@ -8,7 +8,6 @@ import numpy as np
 
 from keras_lit.evaluation import retrieval, seen, sheets, zero_shot
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts
-from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.model import LiT
 
 
@@ -87,7 +86,7 @@ def classify(
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         arguments = embeddings[chosen], labels[chosen], weights
         if several_labels:
-            return multi_label_accuracy(*arguments)
+            return zero_shot.multi_label_accuracy(*arguments)
         return zero_shot.zero_shot_accuracy(*arguments, classes=classes)
 
     metrics = seen.with_and_without(evaluate, len(embeddings), duplicates)
