@@ -5,9 +5,8 @@ from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.retrieval import recall_by_language, retrieval_recall
-from keras_lit.evaluation.running import Result, classify, retrieve
-from keras_lit.evaluation.seen import seen_in_training
 from keras_lit.evaluation.selection import Choice, preprocessor, select
+from keras_lit.evaluation.tasks import Result, classify, retrieve, seen_in_training
 from keras_lit.evaluation.zero_shot import (
     Confusion,
     check_prompts,
