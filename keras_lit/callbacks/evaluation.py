@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_lit import checks, evaluation
+from keras_lit.evaluation.zero_shot import check_prompts
 
 
 class Evaluation(keras.callbacks.Callback):
@@ -23,11 +24,12 @@ class Evaluation(keras.callbacks.Callback):
         name: str, before the names of the metrics.
     """
 
-    def __init__(self, every_n_epochs: int = 1, every_n_steps: int | None = None, name: str = ""):
+    def __init__(self, every_n_epochs: int, every_n_steps: int | None, name: str):
         super().__init__()
         checks.check_positive(every_n_epochs, "every_n_epochs")
         if every_n_steps is not None:
             checks.check_positive(every_n_steps, "every_n_steps")
+        self._images: list[evaluation.Images] = []  # What a locked tower runs over once per fit.
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.name = name
@@ -47,17 +49,13 @@ class Evaluation(keras.callbacks.Callback):
         model = self.model if model is None else model
         return {f"{self.name}_{key}": value for key, value in self._evaluate(model).items()}
 
-    def forget(self) -> None:
-        """Drops what was computed of images with a locked tower."""
-        raise NotImplementedError
-
     def _evaluate(self, model: Any) -> dict[str, float]:
         raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self.forget()
+        for images in self._images:
+            images.forget()
         self._step = self._steps()
-        self._latest = (-1, {})
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._latest = (-1, {})
@@ -118,15 +116,13 @@ class ZeroShotEvaluation(Evaluation):
         name: str = "zero_shot",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
-        evaluation.check_prompts(class_names, templates)
+        check_prompts(class_names, templates)
         self.images = evaluation.Images(images)
+        self._images = [self.images]
         self.class_names = list(class_names)
         self.templates = list(templates)
         self.top = top
         self.classes = classes
-
-    def forget(self) -> None:
-        self.images.forget()
 
     def _evaluate(self, model: Any) -> dict[str, float]:
         weights = evaluation.zero_shot_weights(
@@ -174,11 +170,9 @@ class RetrievalEvaluation(Evaluation):
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
         self.pairs = evaluation.ImagesAndTexts(pairs)
+        self._images = [self.pairs.images]
         self.ks = ks
-        self.groups = self.pairs.groups_of_same_text() if same_text else None
-
-    def forget(self) -> None:
-        self.pairs.images.forget()
+        self.groups = self.pairs.image_groups if same_text else None
 
     def _evaluate(self, model: Any) -> dict[str, float]:
         images, texts = self.pairs.embeddings(model)
@@ -226,14 +220,9 @@ class FewShotEvaluation(Evaluation):
         name: str = "few_shot",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
-        self.train, self.test = evaluation.Images(train), evaluation.Images(test)
+        self.train, self.test = self._images = [evaluation.Images(train), evaluation.Images(test)]
         self.settings: dict[str, Any] = {"shots": shots, "seeds": seeds, "l2": l2}
         self._known: tuple[tuple[np.ndarray, np.ndarray], dict[str, float]] | None = None
-
-    def forget(self) -> None:
-        self.train.forget()
-        self.test.forget()
-        self._known = None
 
     def _evaluate(self, model: Any) -> dict[str, float]:
         features = self.train.features(model), self.test.features(model)

@@ -5,11 +5,10 @@ from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.retrieval import recall_by_language, retrieval_recall
-from keras_lit.evaluation.selection import Choice, preprocessor, select
+from keras_lit.evaluation.selection import Choice, select
 from keras_lit.evaluation.tasks import Result, classify, retrieve, seen_in_training
 from keras_lit.evaluation.zero_shot import (
     Confusion,
-    check_prompts,
     multi_label_accuracy,
     zero_shot_accuracy,
     zero_shot_confusions,
@@ -22,13 +21,11 @@ __all__ = [
     "Images",
     "ImagesAndTexts",
     "Result",
-    "check_prompts",
     "classify",
     "datasets",
     "few_shot_accuracy",
     "linear_probe_accuracy",
     "multi_label_accuracy",
-    "preprocessor",
     "prompts",
     "recall_by_language",
     "report",

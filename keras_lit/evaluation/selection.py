@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from keras_lit.evaluation import encoded, zero_shot
 from keras_lit.model import LiT
-from keras_lit.preprocessing import ImagePreprocessor
 
 
 class Choice(NamedTuple):
@@ -90,7 +89,7 @@ def select(
     }
     choices = []
     for how, options in preprocessing.items():
-        rows = encoded.Images(images, preprocessor=preprocessor(model, options), count=count)
+        rows = encoded.Images(images, preprocessing=options, count=count)
         embeddings = rows.embeddings(model)
         for (names, prompts), kernel in weights.items():
             found = zero_shot.zero_shot_accuracy(
@@ -98,24 +97,3 @@ def select(
             )
             choices.append(Choice(found["accuracy@1"], how, names, prompts))
     return sorted(choices, key=lambda choice: -choice.accuracy)
-
-
-def preprocessor(model: LiT, options: Mapping[str, Any]) -> ImagePreprocessor:
-    """The image tower's own preprocessing, but for some options.
-
-    Args:
-        model: a `LiT`.
-        options: of `ImagePreprocessor`.
-
-    Returns:
-        An `ImagePreprocessor`.
-
-    Example:
-
-    >>> tower = keras_lit.ImageTower.from_features(4, preprocessor=ImagePreprocessor(32))
-    >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_size("Ti", vocabulary_size=9))
-    >>> keras_lit.evaluation.preprocessor(model, {"resize": "pad"}).resize
-    'pad'
-    """
-    own = model.image_tower.preprocessor
-    return type(own).from_config({**own.get_config(), **options}) if options else own

@@ -146,7 +146,7 @@ def retrieve(
     Example: as for `classify`, with `ImagesAndTexts` in place of `Images`.
     """
     images, texts = pairs.embeddings(model)
-    groups = pairs.groups_of_same_text() if same_text else np.arange(len(images))
+    groups = pairs.image_groups if same_text else np.arange(len(images))
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         kept = chosen[pairs.image_index]

@@ -247,16 +247,7 @@ def zero_shot_confusions(
 
 
 def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises ValueError unless there are class names, and templates with one slot each.
-
-    Args:
-        class_names: strings.
-        templates: strings.
-
-    Example:
-
-    >>> keras_lit.evaluation.check_prompts(["dog"], ["a photo of a {}"])
-    """
+    """Raises ValueError unless there are class names, and templates with one slot each."""
     _check_strings(class_names, "class_names")
     check_templates(templates)
 
