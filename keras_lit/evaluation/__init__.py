@@ -38,3 +38,7 @@ __all__ = [
     "zero_shot_confusions",
     "zero_shot_weights",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

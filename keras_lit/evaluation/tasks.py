@@ -154,14 +154,7 @@ def retrieve(
         return retrieval.retrieval_recall(images[chosen], texts[kept], index, ks, groups[chosen])
 
     metrics = _with_and_without(evaluate, len(images), duplicates)
-    shown = np.random.default_rng(0).permutation(len(texts))[:queries]
-    sheet = sheets.nearest_pictures(
-        [str(pairs.texts[i]) for i in shown],
-        texts[shown],
-        images,
-        groups == groups[pairs.image_index[shown]][:, np.newaxis],
-        pairs.images,
-    )
+    sheet = sheets.nearest_to_texts(pairs, images, texts, groups, queries)
     settings = {"texts": len(texts), "same_text": same_text}
     return Result(dataset, "zeroshot_retrieval", metrics, len(images), settings, [], sheet)
 
