@@ -2,7 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ def retrieval_recall(
     image_index: np.ndarray,
     ks: Sequence[int] = (1, 5, 10),
     image_groups: np.ndarray | None = None,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> dict[str, float]:
     """Recall@k and median rank both ways: how often a right answer is among the k nearest.
 
@@ -143,7 +143,7 @@ def _wrong_before_right(
     texts: np.ndarray,
     image_groups: np.ndarray,
     text_groups: np.ndarray,
-    verbose: Any,
+    verbose: int | Literal["auto"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of images, and of texts, that have a right answer: how many wrong ones come before it.
 

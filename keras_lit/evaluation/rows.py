@@ -12,18 +12,10 @@ _TOLERANCE = 1e-2
 
 
 def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
-    """Checks embeddings and gives them unit length.
+    """[rows, dim] -> float32 of unit length, the input itself where it is that already.
 
-    Args:
-        embeddings: [rows, dim] array.
-        name: what errors call them.
-
-    Returns:
-        [rows, dim] float32 array of unit-length rows; the input itself where it is that already.
-        Rows of another length are normalised, with a warning.
-
-    Raises:
-        ValueError: another rank, no rows, NaN or infinite values, a row of zeros.
+    Rows of another length are normalised, with a warning. ValueError for what `float_rows` refuses,
+    NaN, infinite values and a row of zeros.
     """
     array = float_rows(embeddings, name)
     lengths = np.sqrt(np.einsum("nd,nd->n", array, array))

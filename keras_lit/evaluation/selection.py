@@ -8,19 +8,7 @@ from keras_lit.model import LiT
 
 
 class Choice(NamedTuple):
-    """A combination and its accuracy; the names are the keys of what `select` was given.
-
-    Args:
-        accuracy: float, accuracy@1.
-        preprocessing: str, and so on: which were combined.
-        class_names: str.
-        templates: str.
-
-    Example:
-
-    >>> keras_lit.evaluation.Choice(0.5, "crop", "own", "photo").templates
-    'photo'
-    """
+    """A combination and its accuracy@1; the names are the keys of what `select` was given."""
 
     accuracy: float
     preprocessing: str
@@ -56,7 +44,8 @@ def select(
         classes: as for `zero_shot_accuracy`.
 
     Returns:
-        All combinations, the best first; of equals the one that was given first.
+        All combinations, the best first (of equals the one that was given first), each with
+        `.accuracy` and the names of its `.preprocessing`, `.class_names` and `.templates`.
 
     Raises:
         ValueError: nothing to choose from, or what `zero_shot_accuracy` raises.

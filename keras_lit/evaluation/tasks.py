@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Result:
     """
 
     dataset: str
-    task: str
+    task: Literal["zeroshot_classification", "zeroshot_retrieval", "linear_probe"]
     metrics: dict[str, float]
     count: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -82,6 +82,7 @@ def classify(
         lambda texts: model.encode_text(texts, verbose=0), class_names, templates
     )
     embeddings, labels = images.embeddings(model), images["label"]
+    numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
     confusions = []
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
@@ -92,28 +93,24 @@ def classify(
 
     metrics = _with_and_without(evaluate, len(embeddings), duplicates)
     if not several_labels:
-        names = dict(
-            zip(range(len(weights)) if classes is None else classes, class_names, strict=True)
-        )
+        names = dict(zip(numbers.tolist(), class_names, strict=True))
         confusions = [
             (names[pair.label], names[pair.predicted], pair.count, pair.fraction)
             for pair in zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
         ]
-    shown = np.unique(
-        np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
-    )
-    wanted = shown if classes is None else np.asarray(classes)[shown]
+    shown = np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
     marks = labels if several_labels else labels[:, np.newaxis]
     sheet = sheets.nearest_pictures(
         [class_names[i] for i in shown],
         weights[shown],
         embeddings,
-        (marks == wanted[:, np.newaxis, np.newaxis]).any(axis=2),
+        (marks == numbers[shown, np.newaxis, np.newaxis]).any(axis=2),
         images,
     )
     settings = {"classes": len(weights), "templates": len(templates), "template": templates[0]}
-    task = "zeroshot_classification"
-    return Result(dataset, task, metrics, len(embeddings), settings, confusions, sheet)
+    return Result(
+        dataset, "zeroshot_classification", metrics, len(embeddings), settings, confusions, sheet
+    )
 
 
 def retrieve(
@@ -194,19 +191,8 @@ def _with_and_without(
 ) -> dict[str, float]:
     """The metrics of all images, and where there are duplicates those of the others too.
 
-    Args:
-        evaluate: from a [images] bool array, which of them to evaluate on, to the metrics.
-        images: int, how many there are.
-        duplicates: the rows of the images to do without, or a [images] bool array that marks them;
-            None for the plain metrics.
-
-    Returns:
-        The metrics; with duplicates also each as "..._without_duplicates" and "duplicates", how
-        many there are.
-
-    Raises:
-        ValueError: a row outside of the images, a mask of another length, or nothing but
-            duplicates.
+    `evaluate` takes a [images] bool array, which of them to evaluate on. The metrics without
+    duplicates are "..._without_duplicates", and "duplicates" is how many there are.
     """
     metrics = evaluate(np.ones(images, bool))
     if duplicates is None:
@@ -221,6 +207,7 @@ def _with_and_without(
 
 
 def _mask(duplicates: Any, images: int) -> np.ndarray:
+    """Rows, or a mask of them, as a [images] bool array."""
     rows = np.asarray(duplicates)
     if rows.dtype == bool:
         if rows.shape != (images,):

@@ -1,7 +1,7 @@
 """Zero-shot classification: class names in prompts become the weights of a classifier."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def zero_shot_weights(
     templates: Sequence[str] = ("{}",),
     renormalize: bool = True,
     batch_size: int = 4096,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> np.ndarray:
     """The embedding of each class: its prompts' embeddings, averaged and made unit length.
 
@@ -110,13 +110,13 @@ def zero_shot_accuracy(
     >>> keras_lit.evaluation.zero_shot_accuracy(np.eye(2), [0, 0], np.eye(2), top=(1,))
     {'accuracy@1': 0.5, 'mean_per_class_recall': 0.5}
     """
-    images, weights = check_images_and_weights(image_embeddings, weights)
+    images, weights = _check_images_and_weights(image_embeddings, weights)
     labels = _positions(labels, len(images), len(weights), classes)
     ranks = np.concatenate([rank for rank, _ in _ranks_and_rivals(images, labels, weights)])
     right = np.bincount(labels, ranks == 0, minlength=len(weights))
     counts = np.bincount(labels, minlength=len(weights))
     return {
-        **top_accuracies(ranks, top, len(weights)),
+        **_top_accuracies(ranks, top, len(weights)),
         "mean_per_class_recall": float(np.mean(right[counts > 0] / counts[counts > 0])),
     }
 
@@ -152,7 +152,7 @@ def multi_label_accuracy(
 
     Reference: Beyer et al., "Are we done with ImageNet?" (arXiv 2006.07159); LiT, Table 1.
     """
-    images, weights = check_images_and_weights(image_embeddings, weights)
+    images, weights = _check_images_and_weights(image_embeddings, weights)
     if len(labels) != len(images):
         raise ValueError(
             f"`labels` should hold a list for each of the {len(images)} images. Received: "
@@ -164,36 +164,20 @@ def multi_label_accuracy(
     flat = np.concatenate(lists)
     if not len(flat):
         raise ValueError("`labels` should hold at least one label. Received none for any image.")
-    if flat.min() < 0 or flat.max() >= len(weights):
-        raise ValueError(
-            f"`labels` should be in [0, {len(weights)}), the classes. Received: from {flat.min()} "
-            f"to {flat.max()}."
-        )
+    class_labels(flat, len(flat), len(weights), "labels")
     found = []
-    for rows, scores in tiles(images, weights):
+    for rows, scores in _tiles(images, weights):
         right = np.zeros(scores.shape, bool)
         for mark, row in zip(right, lists[rows], strict=True):
             mark[row] = True
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
         found.append(((scores >= best - EPSILON) & ~right).sum(axis=1))
     ranks = np.concatenate(found)[counts > 0]
-    return {**top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}
+    return {**_top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}
 
 
 class Confusion(NamedTuple):
-    """How many images of a class were taken for another; both are labels.
-
-    Args:
-        label: int.
-        predicted: int.
-        count: int.
-        fraction: float, of the images with this label.
-
-    Example:
-
-    >>> keras_lit.evaluation.Confusion(0, 1, 5, 0.5).predicted
-    1
-    """
+    """How many images of a class were taken for another; both are labels."""
 
     label: int
     predicted: int
@@ -218,7 +202,8 @@ def zero_shot_confusions(
         classes: optional [classes] int array.
 
     Returns:
-        A list of (label, predicted, count, fraction of the label's images), most frequent first.
+        Tuples with `.label`, `.predicted`, `.count` and `.fraction` (of the images with this
+        label), the most frequent first.
 
     Raises:
         ValueError: as `zero_shot_accuracy`.
@@ -228,7 +213,7 @@ def zero_shot_confusions(
     >>> keras_lit.evaluation.zero_shot_confusions(np.eye(2), [0, 0], np.eye(2))
     [Confusion(label=0, predicted=1, count=1, fraction=0.5)]
     """
-    images, weights = check_images_and_weights(image_embeddings, weights)
+    images, weights = _check_images_and_weights(image_embeddings, weights)
     labels = _positions(labels, len(images), len(weights), classes)
     pairs: dict[tuple[int, int], int] = {}
     first = 0
@@ -273,7 +258,7 @@ def _check_strings(values: Sequence[str], name: str) -> None:
         raise ValueError(f"`{name}` should be strings that are not empty. Received: {bad[0]!r}.")
 
 
-def check_images_and_weights(
+def _check_images_and_weights(
     image_embeddings: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both as float32; raises ValueError for bad shapes, NaN, and widths that do not match."""
@@ -283,14 +268,14 @@ def check_images_and_weights(
     return images, weights
 
 
-def top_accuracies(ranks: np.ndarray, top: Sequence[int], classes: int) -> dict[str, float]:
+def _top_accuracies(ranks: np.ndarray, top: Sequence[int], classes: int) -> dict[str, float]:
     """{"accuracy@k": the part of the ranks (from 0) below k}."""
     for k in top:
         checks.check_positive(k, "top")
     return {f"accuracy@{k}": float(np.mean(ranks < k)) for k in top if k <= classes}
 
 
-def tiles(images: np.ndarray, weights: np.ndarray) -> Any:
+def _tiles(images: np.ndarray, weights: np.ndarray) -> Any:
     """Yields (slice of images, their scores [rows, classes]) with bounded memory."""
     step = max(1, _TILE_ELEMENTS // len(weights))
     for start in range(0, len(images), step):
@@ -300,7 +285,7 @@ def tiles(images: np.ndarray, weights: np.ndarray) -> Any:
 
 def _ranks_and_rivals(images: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
     """Yields, a tile at a time, the rank of each image's class and the best other class."""
-    for rows, scores in tiles(images, weights):
+    for rows, scores in _tiles(images, weights):
         own = np.arange(len(scores)), labels[rows]
         right = scores[own][:, np.newaxis]
         scores[own] = -np.inf
