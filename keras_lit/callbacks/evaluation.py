@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_lit import checks, evaluation
 from keras_lit.evaluation.zero_shot import check_prompts
@@ -222,20 +221,16 @@ class FewShotEvaluation(Evaluation):
         super().__init__(every_n_epochs, every_n_steps, name)
         self.train, self.test = self._images = [evaluation.Images(train), evaluation.Images(test)]
         self.settings: dict[str, Any] = {"shots": shots, "seeds": seeds, "l2": l2}
-        self._known: tuple[tuple[np.ndarray, np.ndarray], dict[str, float]] | None = None
+        self._known: tuple[Any, Any, dict[str, float]] = (None, None, {})
 
     def _evaluate(self, model: Any) -> dict[str, float]:
-        features = self.train.features(model), self.test.features(model)
-        if self._known is None or any(
-            old is not new for old, new in zip(self._known[0], features, strict=True)
-        ):
-            train = features[0], self.train["label"]
-            test = features[1], self.test["label"]
-            self._known = (
-                features,
-                evaluation.few_shot_accuracy(*train, *test, **self.settings),
+        train, test = self.train.features(model), self.test.features(model)
+        if self._known[0] is not train or self._known[1] is not test:
+            found = evaluation.few_shot_accuracy(
+                train, self.train["label"], test, self.test["label"], **self.settings
             )
-        return self._known[1]
+            self._known = train, test, found
+        return self._known[2]
 
 
 def _add(logs: dict[str, float] | None, metrics: dict[str, float]) -> None:

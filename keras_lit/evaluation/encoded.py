@@ -71,7 +71,7 @@ class Images:
         return _unbatched(self._rows)
 
     def forget(self) -> None:
-        """Drops what a locked tower has computed: after loading other weights into it."""
+        """Drops the features of a locked tower: call it after loading other weights into it."""
         self._tower: ImageTower | None = None
         self._features = np.zeros([0, 0])
         self._encoder: Any = None

@@ -19,12 +19,12 @@ def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
     """
     array = float_rows(embeddings, name)
     lengths = np.sqrt(np.einsum("nd,nd->n", array, array))
-    if not np.isfinite(lengths).all() or not lengths.all():
-        bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
-        raise ValueError(
-            f"`{name}` should be finite and no row all zeros. Received rows with NaN, infinite "
-            f"values or only zeros: {len(bad)} of {len(array)}, the first {bad[:5].tolist()}."
-        )
+    _refuse_rows(
+        ~np.isfinite(lengths) | (lengths == 0),
+        name,
+        "finite and no row all zeros",
+        "NaN, infinite values or only zeros",
+    )
     off = np.abs(lengths - 1)
     if (off > _TOLERANCE).any():
         warnings.warn(
@@ -39,12 +39,7 @@ def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
 def finite_rows(features: np.ndarray, name: str) -> np.ndarray:
     """Checks features of any length: [rows, dim] -> float32, at least one row, finite."""
     array = float_rows(features, name)
-    if not np.isfinite(array).all():
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        raise ValueError(
-            f"`{name}` should be finite. Received rows with NaN or infinite values: {len(bad)} of "
-            f"{len(array)}, the first {bad[:5].tolist()}."
-        )
+    _refuse_rows(~np.isfinite(array).all(axis=1), name, "finite", "NaN or infinite values")
     return array
 
 
@@ -57,6 +52,15 @@ def float_rows(values: np.ndarray, name: str) -> np.ndarray:
             f"{array.shape}."
         )
     return array
+
+
+def _refuse_rows(bad: np.ndarray, name: str, wanted: str, found: str) -> None:
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        raise ValueError(
+            f"`{name}` should be {wanted}. Received rows with {found}: {len(rows)} of {len(bad)}, "
+            f"the first {rows[:5].tolist()}."
+        )
 
 
 def check_same_width(first: np.ndarray, second: np.ndarray, names: str) -> None:
