@@ -1,7 +1,8 @@
 """Zero-shot classification: class names in prompts become the weights of a classifier."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -112,7 +113,7 @@ def zero_shot_accuracy(
     """
     images, weights = _check_images_and_weights(image_embeddings, weights)
     labels = _positions(labels, len(images), len(weights), classes)
-    ranks = np.concatenate([rank for rank, _ in _ranks_and_rivals(images, labels, weights)])
+    ranks, _ = _ranks_and_rivals(images, labels, weights)
     right = np.bincount(labels, ranks == 0, minlength=len(weights))
     counts = np.bincount(labels, minlength=len(weights))
     return {
@@ -165,14 +166,14 @@ def multi_label_accuracy(
     if not len(flat):
         raise ValueError("`labels` should hold at least one label. Received none for any image.")
     class_labels(flat, len(flat), len(weights), "labels")
-    found = []
+    ranks = np.zeros(len(images), int)
     for rows, scores in _tiles(images, weights):
         right = np.zeros(scores.shape, bool)
         for mark, row in zip(right, lists[rows], strict=True):
             mark[row] = True
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-        found.append(((scores >= best - EPSILON) & ~right).sum(axis=1))
-    ranks = np.concatenate(found)[counts > 0]
+        ranks[rows] = ((scores >= best - EPSILON) & ~right).sum(axis=1)
+    ranks = ranks[counts > 0]
     return {**_top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}
 
 
@@ -215,13 +216,9 @@ def zero_shot_confusions(
     """
     images, weights = _check_images_and_weights(image_embeddings, weights)
     labels = _positions(labels, len(images), len(weights), classes)
-    pairs: dict[tuple[int, int], int] = {}
-    first = 0
-    for ranks, rivals in _ranks_and_rivals(images, labels, weights):
-        own = labels[first : first + len(ranks)]
-        for pair in zip(own[ranks > 0].tolist(), rivals[ranks > 0].tolist(), strict=True):
-            pairs[pair] = pairs.get(pair, 0) + 1
-        first += len(ranks)
+    ranks, rivals = _ranks_and_rivals(images, labels, weights)
+    wrong = ranks > 0
+    pairs = collections.Counter(zip(labels[wrong].tolist(), rivals[wrong].tolist(), strict=True))
     totals = np.bincount(labels)
     names = np.arange(len(weights)) if classes is None else np.asarray(classes)
     worst = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:count]
@@ -275,7 +272,7 @@ def _top_accuracies(ranks: np.ndarray, top: Sequence[int], classes: int) -> dict
     return {f"accuracy@{k}": float(np.mean(ranks < k)) for k in top if k <= classes}
 
 
-def _tiles(images: np.ndarray, weights: np.ndarray) -> Any:
+def _tiles(images: np.ndarray, weights: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields (slice of images, their scores [rows, classes]) with bounded memory."""
     step = max(1, _TILE_ELEMENTS // len(weights))
     for start in range(0, len(images), step):
@@ -283,13 +280,18 @@ def _tiles(images: np.ndarray, weights: np.ndarray) -> Any:
         yield rows, images[rows] @ weights.T
 
 
-def _ranks_and_rivals(images: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
-    """Yields, a tile at a time, the rank of each image's class and the best other class."""
+def _ranks_and_rivals(
+    images: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rank (from 0) of each image's class, and the best other class."""
+    ranks, rivals = np.zeros(len(images), int), np.zeros(len(images), int)
     for rows, scores in _tiles(images, weights):
         own = np.arange(len(scores)), labels[rows]
         right = scores[own][:, np.newaxis]
         scores[own] = -np.inf
-        yield (scores >= right - EPSILON).sum(axis=1), scores.argmax(axis=1)
+        ranks[rows] = (scores >= right - EPSILON).sum(axis=1)
+        rivals[rows] = scores.argmax(axis=1)
+    return ranks, rivals
 
 
 def _positions(
