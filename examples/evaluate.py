@@ -89,7 +89,7 @@ def evaluate(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evalu
         templates, options = best.templates, PREPROCESSING[best.preprocessing]
     images = evaluation.Images(
         dataset.load(args.split, args.data_dir, args.download),
-        preprocessor=evaluation.preprocessor(model, options),
+        preprocessing=options,
         count=args.count,
         verbose=1,
     )

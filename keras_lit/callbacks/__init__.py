@@ -6,7 +6,7 @@ from keras_lit.callbacks.evaluation import (
     ZeroShotEvaluation,
 )
 from keras_lit.callbacks.exact_resume import ExactResume
-from keras_lit.callbacks.pictures import RetrievalPictures, write_projector
+from keras_lit.callbacks.pictures import RetrievalPictures
 
 __all__ = [
     "ExactResume",
@@ -14,5 +14,8 @@ __all__ = [
     "RetrievalEvaluation",
     "RetrievalPictures",
     "ZeroShotEvaluation",
-    "write_projector",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

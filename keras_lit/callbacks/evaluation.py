@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_lit import checks, evaluation
+from keras_lit.evaluation.zero_shot import check_prompts
 
 
 class Evaluation(keras.callbacks.Callback):
@@ -23,11 +23,12 @@ class Evaluation(keras.callbacks.Callback):
         name: str, before the names of the metrics.
     """
 
-    def __init__(self, every_n_epochs: int = 1, every_n_steps: int | None = None, name: str = ""):
+    def __init__(self, every_n_epochs: int, every_n_steps: int | None, name: str):
         super().__init__()
         checks.check_positive(every_n_epochs, "every_n_epochs")
         if every_n_steps is not None:
             checks.check_positive(every_n_steps, "every_n_steps")
+        self._images: list[evaluation.Images] = []  # What a locked tower runs over once per fit.
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.name = name
@@ -47,17 +48,13 @@ class Evaluation(keras.callbacks.Callback):
         model = self.model if model is None else model
         return {f"{self.name}_{key}": value for key, value in self._evaluate(model).items()}
 
-    def forget(self) -> None:
-        """Drops what was computed of images with a locked tower."""
-        raise NotImplementedError
-
     def _evaluate(self, model: Any) -> dict[str, float]:
         raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self.forget()
+        for images in self._images:
+            images.forget()
         self._step = self._steps()
-        self._latest = (-1, {})
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._latest = (-1, {})
@@ -118,15 +115,13 @@ class ZeroShotEvaluation(Evaluation):
         name: str = "zero_shot",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
-        evaluation.check_prompts(class_names, templates)
+        check_prompts(class_names, templates)
         self.images = evaluation.Images(images)
+        self._images = [self.images]
         self.class_names = list(class_names)
         self.templates = list(templates)
         self.top = top
         self.classes = classes
-
-    def forget(self) -> None:
-        self.images.forget()
 
     def _evaluate(self, model: Any) -> dict[str, float]:
         weights = evaluation.zero_shot_weights(
@@ -174,11 +169,9 @@ class RetrievalEvaluation(Evaluation):
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
         self.pairs = evaluation.ImagesAndTexts(pairs)
+        self._images = [self.pairs.images]
         self.ks = ks
-        self.groups = self.pairs.groups_of_same_text() if same_text else None
-
-    def forget(self) -> None:
-        self.pairs.images.forget()
+        self.groups = self.pairs.image_groups if same_text else None
 
     def _evaluate(self, model: Any) -> dict[str, float]:
         images, texts = self.pairs.embeddings(model)
@@ -226,27 +219,18 @@ class FewShotEvaluation(Evaluation):
         name: str = "few_shot",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
-        self.train, self.test = evaluation.Images(train), evaluation.Images(test)
+        self.train, self.test = self._images = [evaluation.Images(train), evaluation.Images(test)]
         self.settings: dict[str, Any] = {"shots": shots, "seeds": seeds, "l2": l2}
-        self._known: tuple[tuple[np.ndarray, np.ndarray], dict[str, float]] | None = None
-
-    def forget(self) -> None:
-        self.train.forget()
-        self.test.forget()
-        self._known = None
+        self._known: tuple[Any, Any, dict[str, float]] = (None, None, {})
 
     def _evaluate(self, model: Any) -> dict[str, float]:
-        features = self.train.features(model), self.test.features(model)
-        if self._known is None or any(
-            old is not new for old, new in zip(self._known[0], features, strict=True)
-        ):
-            train = features[0], self.train["label"]
-            test = features[1], self.test["label"]
-            self._known = (
-                features,
-                evaluation.few_shot_accuracy(*train, *test, **self.settings),
+        train, test = self.train.features(model), self.test.features(model)
+        if self._known[0] is not train or self._known[1] is not test:
+            found = evaluation.few_shot_accuracy(
+                train, self.train["label"], test, self.test["label"], **self.settings
             )
-        return self._known[1]
+            self._known = train, test, found
+        return self._known[2]
 
 
 def _add(logs: dict[str, float] | None, metrics: dict[str, float]) -> None:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -16,8 +16,6 @@ from keras_lit import checks, files, internals
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
 FILE = "checkpoint.npz"
-# Ends an epoch and not the training, unless another callback says so.
-REST_IS_DONE = "the rest of the epoch is done"
 
 
 class ExactResume(keras.callbacks.Callback):
@@ -52,7 +50,10 @@ class ExactResume(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, directory: str | os.PathLike, save_freq: int | str = "epoch", replay: bool = True
+        self,
+        directory: str | os.PathLike,
+        save_freq: int | Literal["epoch"] = "epoch",
+        replay: bool = True,
     ):
         super().__init__()
         if save_freq != "epoch":
@@ -62,6 +63,9 @@ class ExactResume(keras.callbacks.Callback):
         self.replay = replay
         self._saved: dict[str, np.ndarray] = {}
         self._position = {"epoch": 0, "step": 0, "steps_per_epoch": 0}
+        # In `model.stop_training` it ends an epoch and not the training: Keras asks only whether
+        # that is true, and a callback that ends the training writes True over it.
+        self._end_of_epoch = object()
 
     # `LiT.fit` asks for the rest of the data before it trains.
 
@@ -117,21 +121,19 @@ class ExactResume(keras.callbacks.Callback):
         self._saved = {}
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        step = self._offset + batch + 1
-        every = self.save_freq
+        step, every = self._offset + batch + 1, self.save_freq
         if step >= self._position["steps_per_epoch"]:
-            if self._offset:
+            if self._offset and not self.model.stop_training:
                 # Keras would ask for one batch more, and count a step even though there is none.
-                self.model.stop_training = REST_IS_DONE
-            return
-        if isinstance(every, str):
-            return
-        if step // every > (step - self.model.steps_per_execution) // every:
+                self.model.stop_training = self._end_of_epoch
+        elif not isinstance(every, str) and (
+            step // every > (step - self.model.steps_per_execution) // every
+        ):
             self._save(self._epoch, step)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._offset = 0
-        if self.model.stop_training == REST_IS_DONE:
+        if self.model.stop_training is self._end_of_epoch:
             self.model.stop_training = False
         self._save(epoch + 1, 0)
 

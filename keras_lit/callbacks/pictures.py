@@ -67,17 +67,10 @@ class RetrievalPictures(keras.callbacks.Callback):
         if (epoch + 1) % self.every_n_epochs:
             return
         images, texts = self.pairs.embeddings(self.model)
-        index = self.pairs.image_index
-        shown = np.random.default_rng(0).permutation(len(texts))[: self.queries]
-        rows = sheets.nearest_pictures(
-            [str(self.pairs.texts[i]) for i in shown],
-            texts[shown],
-            images,
-            np.arange(len(images)) == index[shown][:, np.newaxis],
-            self.pairs.images,
-        )
+        own = np.arange(len(images))
+        rows = sheets.nearest_to_texts(self.pairs, images, texts, own, self.queries)
         first = slice(0, self.matrix)
-        similarities = images[index[first]] @ texts[first].T
+        similarities = images[self.pairs.image_index[first]] @ texts[first].T
         with self._writer.as_default():
             if rows:
                 _write_image("contact_sheet", sheets.sheet_picture(rows), epoch)
@@ -91,18 +84,17 @@ class RetrievalPictures(keras.callbacks.Callback):
         if not self.projector:
             return
         images, texts = self.pairs.embeddings(self.model)
-        chosen = range(min(self.projector, len(texts)))
-        pictures = sorted({int(self.pairs.image_index[i]) for i in chosen})
-        thumbnails = sheets.thumbnails(self.pairs.images, set(pictures), 48)
-        captions = dict(zip(self.pairs.image_index[::-1], self.pairs.texts[::-1], strict=True))
+        labels = [str(text) for text in self.pairs.texts[: self.projector]]
+        index = self.pairs.image_index[: self.projector]
+        pictures, first = np.unique(index, return_index=True)
+        thumbnails = sheets.thumbnails(self.pairs.images, set(pictures.tolist()), 48)
         white = np.full([48, 48, 3], 255, "uint8")
-        write_projector(
+        _write_projector(
             self.log_dir,
-            np.concatenate([images[pictures], texts[list(chosen)]]),
-            ["picture"] * len(pictures) + ["text"] * len(chosen),
-            [str(captions.get(i, "")) for i in pictures]
-            + [str(self.pairs.texts[i]) for i in chosen],
-            [thumbnails.get(i, white) for i in pictures] + [white] * len(chosen),
+            np.concatenate([images[pictures], texts[: self.projector]]),
+            ["picture"] * len(pictures) + ["text"] * len(labels),
+            [labels[i] for i in first] + labels,
+            [thumbnails.get(i, white) for i in pictures.tolist()] + [white] * len(labels),
         )
 
 
@@ -118,30 +110,17 @@ def _write(plugin: str, tag: str, values: Any, step: int) -> None:
     tf.summary.write(tag, tf.convert_to_tensor(values), step, metadata)
 
 
-def write_projector(
-    log_dir: str | os.PathLike,
+def _write_projector(
+    directory: pathlib.Path,
     embeddings: np.ndarray,
     kinds: list[str],
     texts: list[str],
     thumbnails: list[np.ndarray],
 ) -> None:
-    """Writes embeddings for TensorBoard's projector.
+    """Writes [rows, dim] embeddings for the projector, in place of those there.
 
-    Args:
-        log_dir: of TensorBoard; its `projector_config.pbtxt` is replaced.
-        embeddings: [rows, dim] float array.
-        kinds: [rows] "picture" or "text", to colour by.
-        texts: [rows] labels.
-        thumbnails: [rows] of [size, size, 3] uint8 pixels, all of one size.
-
-    Example:
-
-    >>> pixels = np.zeros([48, 48, 3], "uint8")
-    >>> log_dir = tempfile.mkdtemp()
-    >>> keras_lit.callbacks.write_projector(
-    ...     log_dir, np.eye(2), ["picture", "text"], ["a dog", "a cat"], [pixels, pixels])
+    `kinds` are "picture" or "text", to colour by; `texts` labels; `thumbnails` of one size.
     """
-    directory = pathlib.Path(log_dir)
     directory.mkdir(parents=True, exist_ok=True)
     np.savetxt(directory / "embeddings.tsv", embeddings, fmt="%.5f", delimiter="\t")
     lines = ["kind\ttext"]

@@ -1,36 +1,28 @@
 """Evaluation as in the paper: pure functions over embeddings."""
 
 from keras_lit.evaluation import datasets, prompts, sheets
-from keras_lit.evaluation.encoding import Images, ImagesAndTexts
+from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
-from keras_lit.evaluation.languages import recall_by_language
-from keras_lit.evaluation.multi_label import multi_label_accuracy
 from keras_lit.evaluation.reporting import report
-from keras_lit.evaluation.retrieval import retrieval_recall
-from keras_lit.evaluation.running import Result, classify, retrieve
-from keras_lit.evaluation.seen import seen_in_training
-from keras_lit.evaluation.selection import Choice, preprocessor, select
+from keras_lit.evaluation.retrieval import recall_by_language, retrieval_recall
+from keras_lit.evaluation.selection import select
+from keras_lit.evaluation.tasks import Result, classify, retrieve, seen_in_training
 from keras_lit.evaluation.zero_shot import (
-    Confusion,
-    check_prompts,
+    multi_label_accuracy,
     zero_shot_accuracy,
     zero_shot_confusions,
     zero_shot_weights,
 )
 
 __all__ = [
-    "Choice",
-    "Confusion",
     "Images",
     "ImagesAndTexts",
     "Result",
-    "check_prompts",
     "classify",
     "datasets",
     "few_shot_accuracy",
     "linear_probe_accuracy",
     "multi_label_accuracy",
-    "preprocessor",
     "prompts",
     "recall_by_language",
     "report",
@@ -43,3 +35,7 @@ __all__ = [
     "zero_shot_confusions",
     "zero_shot_weights",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,17 +3,18 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.evaluation import labels, prompts
+from keras_lit.evaluation import prompts
 from keras_lit.preprocessing import decoding
 
 __all__ = ["DATASETS", "Dataset", "get", "names"]
 
 Row = dict[str, Any]
+Group = Literal["imagenet", "natural", "specialised", "structured", "retrieval"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +23,14 @@ class Dataset:
 
     Args:
         builder: its name in TensorFlow Datasets, with config.
-        group: "imagenet", VTAB's "natural", "specialised" and "structured", or "retrieval".
+        group: "imagenet", VTAB's "natural", "specialised", "structured", "retrieval", or yours.
         split: what is evaluated, VTAB's test split where the dataset belongs to it.
         validation: the split on which prompts and preprocessing are selected.
         train: the split that few-shot probes draw from.
         label: the feature that holds the label.
         make_label: a function that makes the label of that feature, None for none.
         names: the class names: the name of a set of `prompts.class_names`, a list, or None for the
-            dataset's own.
-        subset: "imagenet_a" or "imagenet_r", where the labels are ImageNet's but only some occur.
+            dataset's own. With "imagenet_a" and "imagenet_r" the labels are ImageNet's.
         templates: names of sets of `prompts.templates`, the usual one first.
         preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
         several_labels: whether any of several labels is right (ReaL).
@@ -52,7 +52,6 @@ class Dataset:
     label: str = "label"
     make_label: Callable[[Any], tf.Tensor] | None = None
     names: str | Sequence[str] | None = None
-    subset: str | None = None
     templates: tuple[str, ...] = ("clip_80", "clip_best_7", "photo", "name")
     preprocessing: dict[str, Any] = dataclasses.field(default_factory=dict)
     several_labels: bool = False
@@ -80,7 +79,9 @@ class Dataset:
         Returns:
             A list of int, or None.
         """
-        return prompts.imagenet_subset(self.subset) if self.subset else None
+        if self.names in ("imagenet_a", "imagenet_r"):
+            return prompts.imagenet_subset(str(self.names))
+        return None
 
     def load(
         self,
@@ -158,7 +159,7 @@ def get(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def names(group: str | None = None) -> list[str]:
+def names(group: Group | None = None) -> list[str]:
     """The names of all datasets, or of those of a group.
 
     Args:
@@ -175,137 +176,150 @@ def names(group: str | None = None) -> list[str]:
     return [name for name, dataset in DATASETS.items() if group in (None, dataset.group)]
 
 
-_IMAGENET: Row = {"group": "imagenet", "names": "imagenet2012"}
+# Labels that are made of other features, as VTAB makes them (google-research/task_adaptation).
+
+# Upper bound on ReaL's labels per image.
+_MOST_LABELS = 16
+
+
+def _padded(labels: tf.Tensor) -> tf.Tensor:
+    """A list of labels of any length as [16] ints that end with -1."""
+    labels = labels[:_MOST_LABELS]
+    labels = tf.pad(labels, [[0, _MOST_LABELS - tf.shape(labels)[0]]], constant_values=-1)
+    return tf.ensure_shape(labels, [_MOST_LABELS])
+
+
+def _grouped(values: int, classes: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Neighbouring values in [0, values) share one of `classes`."""
+    return lambda value: tf.cast(value, tf.int64) * classes // values
+
+
+def _clevr_count(objects: dict[str, Any]) -> tf.Tensor:
+    """How many objects there are: 3 to 10, counted from 0."""
+    return tf.size(objects["size"]) - 3
+
+
+def _clevr_distance(objects: dict[str, Any]) -> tf.Tensor:
+    """How far the nearest object is, in six steps."""
+    return _step(tf.reduce_min(objects["pixel_coords"][:, 2]), [8.0, 8.5, 9.0, 9.5, 10.0])
+
+
+def _kitti_distance(objects: dict[str, Any]) -> tf.Tensor:
+    """How far the nearest car, van or truck is: below 8 m, below 20 m, farther, or none."""
+    vehicles = tf.boolean_mask(objects["location"][:, 2], objects["type"] < 3)
+    return _step(tf.reduce_min(tf.concat([vehicles, [1000.0]], axis=0)), [8.0, 20.0, 999.0])
+
+
+def _step(value: tf.Tensor, thresholds: list[float]) -> tf.Tensor:
+    """How many of the thresholds are below the value."""
+    return tf.reduce_sum(tf.cast(tf.constant(thresholds) < value, tf.int64))
+
+
 _BY_HAND = "Download its archives by hand from {} into `manual_dir`, then run"
-_IMAGENET_BY_HAND: Row = {"manual": _BY_HAND.format("image-net.org")}
-
-
-def _vtab(builder: str, group: str, own_templates: str, **settings: Any) -> Dataset:
-    templates = (own_templates, *Dataset.templates)
-    return Dataset(builder, group, templates=templates, **settings)
-
-
-def _natural(builder: str, train: str, validation: str, **settings: Any) -> Dataset:
-    name = builder.split("/")[0]
-    return _vtab(builder, "natural", name, train=train, validation=validation, **settings)
-
-
+_IMAGENET: Row = {"names": "imagenet2012"}
+_IMAGENET_BY_HAND: Row = {
+    **_IMAGENET,
+    "split": "validation",
+    "manual": _BY_HAND.format("image-net.org"),
+}
 _TRAIN_90: Row = {"train": "train[:90%]", "validation": "train[90%:]"}
 _TRAIN_80: Row = {"train": "train[:80%]", "validation": "train[80%:]"}
 _THREE: Row = {"train": "train", "validation": "validation"}
 _60_20_20: Row = {"train": "train[:60%]", "validation": "train[60%:80%]", "split": "train[80%:]"}
 _80_10_10: Row = {"train": "train[:80%]", "validation": "train[80%:90%]", "split": "train[90%:]"}
-_NORB: Row = {"train": "train", "validation": "test[:50%]", "split": "test[50%:]"}
-_CLEVR: Row = {**_TRAIN_90, "split": "validation"}
+_HALF_TEST: Row = {"train": "train", "validation": "test[:50%]", "split": "test[50%:]"}
+_NORB: Row = {**_HALF_TEST, "builder": "smallnorb"}
+_CLEVR: Row = {**_TRAIN_90, "builder": "clevr", "split": "validation", "label": "objects"}
+_DSPRITES: Row = {**_80_10_10, "builder": "dsprites", "decode": decoding.decode_mask}
 
 # Splits and labels of VTAB as in google-research/task_adaptation; groups as in the VTAB paper.
+_GROUPS: dict[Group, dict[str, Row]] = {
+    "imagenet": {
+        "imagenet2012": {**_IMAGENET_BY_HAND, "train": "train[:65000]"},
+        "imagenet_v2": _IMAGENET,
+        "imagenet_a": {
+            "names": "imagenet_a",
+            "preprocessing": {"resize": "crop", "crop_fraction": 0.75},
+        },
+        "imagenet_r": {"names": "imagenet_r"},
+        "imagenet2012_real": {
+            **_IMAGENET_BY_HAND,
+            "label": "real_label",
+            "make_label": _padded,
+            "several_labels": True,
+        },
+    },
+    "natural": {
+        "caltech101": {**_TRAIN_90, "names": "caltech101"},
+        "cifar100": _TRAIN_90,
+        "dtd": _THREE,
+        "oxford_flowers102": _THREE,
+        "oxford_iiit_pet": {**_TRAIN_80, "names": "oxford_iiit_pet"},
+        "sun397": {**_THREE, "builder": "sun397/tfds"},
+        "svhn_cropped": {**_TRAIN_90, "names": "svhn_cropped"},
+    },
+    "specialised": {
+        "eurosat": {**_60_20_20, "builder": "eurosat/rgb", "names": "eurosat"},
+        "resisc45": {**_60_20_20, "manual": _BY_HAND.format("its authors")},
+        "patch_camelyon": {**_THREE, "names": "patch_camelyon"},
+        "diabetic_retinopathy": {
+            **_THREE,
+            "builder": "diabetic_retinopathy_detection/btgraham-300",
+            "names": "diabetic_retinopathy",
+            "manual": _BY_HAND.format("Kaggle"),
+        },
+    },
+    "structured": {
+        "clevr_count_all": {**_CLEVR, "make_label": _clevr_count, "names": "clevr_count_all"},
+        "clevr_closest_object_distance": {
+            **_CLEVR,
+            "make_label": _clevr_distance,
+            "names": "clevr_closest_object_distance",
+        },
+        "dmlab": {**_THREE, "names": "dmlab"},
+        "dsprites_label_x_position": {
+            **_DSPRITES,
+            "label": "label_x_position",
+            "make_label": _grouped(32, 16),
+            "names": [f"{100 * (i + 0.5) / 16:.0f}" for i in range(16)],
+        },
+        "dsprites_label_orientation": {
+            **_DSPRITES,
+            "label": "label_orientation",
+            "make_label": _grouped(40, 16),
+            "names": [f"{360 * i / 16:.0f} degrees" for i in range(16)],
+        },
+        "kitti_closest_vehicle_distance": {
+            **_THREE,
+            "builder": "kitti",
+            "label": "objects",
+            "make_label": _kitti_distance,
+            "names": "kitti_closest_vehicle_distance",
+        },
+        "smallnorb_label_azimuth": {
+            **_NORB,
+            "label": "label_azimuth",
+            "names": [f"{20 * i} degrees" for i in range(18)],
+        },
+        "smallnorb_label_elevation": {
+            **_NORB,
+            "label": "label_elevation",
+            "names": [f"{30 + 5 * i} degrees" for i in range(9)],
+        },
+    },
+    "retrieval": {"coco_captions": {}},
+}
+
+
+def _record(group: str, name: str, settings: Row) -> Dataset:
+    """By default its builder has its name, and prompts of its own come first in VTAB."""
+    own = () if group in ("imagenet", "retrieval") else (name,)
+    defaults = {"builder": name, "templates": (*own, *Dataset.templates)}
+    return Dataset(group=group, **{**defaults, **settings})
+
+
 DATASETS: dict[str, Dataset] = {
-    "imagenet2012": Dataset(
-        "imagenet2012", split="validation", train="train[:65000]", **_IMAGENET, **_IMAGENET_BY_HAND
-    ),
-    "imagenet_v2": Dataset("imagenet_v2", **_IMAGENET),
-    "imagenet_a": Dataset(
-        "imagenet_a",
-        "imagenet",
-        names="imagenet_a",
-        subset="imagenet_a",
-        preprocessing={"resize": "crop", "crop_fraction": 0.75},
-    ),
-    "imagenet_r": Dataset("imagenet_r", "imagenet", names="imagenet_r", subset="imagenet_r"),
-    "imagenet2012_real": Dataset(
-        "imagenet2012_real",
-        split="validation",
-        label="real_label",
-        make_label=labels.padded,
-        several_labels=True,
-        **_IMAGENET,
-        **_IMAGENET_BY_HAND,
-    ),
-    "caltech101": _natural("caltech101", **_TRAIN_90, names="caltech101"),
-    "cifar100": _natural("cifar100", **_TRAIN_90),
-    "dtd": _natural("dtd", **_THREE),
-    "oxford_flowers102": _natural("oxford_flowers102", **_THREE),
-    "oxford_iiit_pet": _natural("oxford_iiit_pet", **_TRAIN_80, names="oxford_iiit_pet"),
-    "sun397": _natural("sun397/tfds", **_THREE),
-    "svhn_cropped": _natural("svhn_cropped", **_TRAIN_90, names="svhn_cropped"),
-    "eurosat": _vtab("eurosat/rgb", "specialised", "eurosat", **_60_20_20, names="eurosat"),
-    "resisc45": _vtab(
-        "resisc45", "specialised", "resisc45", **_60_20_20, manual=_BY_HAND.format("its authors")
-    ),
-    "patch_camelyon": _vtab(
-        "patch_camelyon", "specialised", "patch_camelyon", **_THREE, names="patch_camelyon"
-    ),
-    "diabetic_retinopathy": _vtab(
-        "diabetic_retinopathy_detection/btgraham-300",
-        "specialised",
-        "diabetic_retinopathy",
-        **_THREE,
-        names="diabetic_retinopathy",
-        manual=_BY_HAND.format("Kaggle"),
-    ),
-    "clevr_count_all": _vtab(
-        "clevr",
-        "structured",
-        "clevr_count_all",
-        **_CLEVR,
-        label="objects",
-        make_label=labels.clevr_count,
-        names="clevr_count_all",
-    ),
-    "clevr_closest_object_distance": _vtab(
-        "clevr",
-        "structured",
-        "clevr_closest_object_distance",
-        **_CLEVR,
-        label="objects",
-        make_label=labels.clevr_distance,
-        names="clevr_closest_object_distance",
-    ),
-    "dmlab": _vtab("dmlab", "structured", "dmlab", **_THREE, names="dmlab"),
-    "dsprites_label_x_position": _vtab(
-        "dsprites",
-        "structured",
-        "dsprites_label_x_position",
-        **_80_10_10,
-        label="label_x_position",
-        make_label=labels.grouped(32, 16),
-        names=[f"{100 * (i + 0.5) / 16:.0f}" for i in range(16)],
-        decode=decoding.decode_mask,
-    ),
-    "dsprites_label_orientation": _vtab(
-        "dsprites",
-        "structured",
-        "dsprites_label_orientation",
-        **_80_10_10,
-        label="label_orientation",
-        make_label=labels.grouped(40, 16),
-        names=[f"{360 * i / 16:.0f} degrees" for i in range(16)],
-        decode=decoding.decode_mask,
-    ),
-    "kitti_closest_vehicle_distance": _vtab(
-        "kitti",
-        "structured",
-        "kitti_closest_vehicle_distance",
-        **_THREE,
-        label="objects",
-        make_label=labels.kitti_distance,
-        names="kitti_closest_vehicle_distance",
-    ),
-    "smallnorb_label_azimuth": _vtab(
-        "smallnorb",
-        "structured",
-        "smallnorb_label_azimuth",
-        **_NORB,
-        label="label_azimuth",
-        names=[f"{20 * i} degrees" for i in range(18)],
-    ),
-    "smallnorb_label_elevation": _vtab(
-        "smallnorb",
-        "structured",
-        "smallnorb_label_elevation",
-        **_NORB,
-        label="label_elevation",
-        names=[f"{30 + 5 * i} degrees" for i in range(9)],
-    ),
-    "coco_captions": Dataset("coco_captions", "retrieval"),
+    name: _record(group, name, settings)
+    for group, rows in _GROUPS.items()
+    for name, settings in rows.items()
 }

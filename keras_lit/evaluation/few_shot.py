@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_lit import checks
-from keras_lit.evaluation import embeddings
+from keras_lit.evaluation.rows import check_same_width, class_labels, finite_rows
 
 # So large that the bias is all but free of the penalty (big_vision's fewshot_lsr).
 _BIAS = 100.0
@@ -128,11 +128,11 @@ def _checked(
     test_features: np.ndarray,
     test_labels: np.ndarray,
 ) -> _Data:
-    train = embeddings.finite_rows(train_features, "train_features")
-    test = embeddings.finite_rows(test_features, "test_features")
-    embeddings.check_same_width(train, test, "Train and test features")
+    train = finite_rows(train_features, "train_features")
+    test = finite_rows(test_features, "test_features")
+    check_same_width(train, test, "Train and test features")
     largest = int(np.max(train_labels, initial=0))
-    train_labels = embeddings.class_labels(train_labels, len(train), largest + 1, "train_labels")
+    train_labels = class_labels(train_labels, len(train), largest + 1, "train_labels")
     counts = np.bincount(train_labels)
     empty = np.flatnonzero(counts == 0)
     if len(empty):
@@ -141,7 +141,7 @@ def _checked(
             f"{len(counts)} classes, the first of them: {empty[:5].tolist()}. Number the classes "
             "that exist from 0."
         )
-    test_labels = embeddings.class_labels(test_labels, len(test), len(counts), "test_labels")
+    test_labels = class_labels(test_labels, len(test), len(counts), "test_labels")
     return _Data(train, train_labels, test, test_labels, len(counts))
 
 

@@ -9,14 +9,7 @@ from typing import Any
 
 from keras_lit import checks
 
-__all__ = [
-    "canonicalize",
-    "class_name_sets",
-    "class_names",
-    "imagenet_subset",
-    "template_sets",
-    "templates",
-]
+__all__ = ["class_names", "templates"]
 
 _PLAIN = {
     "name": ["{}"],
@@ -30,9 +23,9 @@ def templates(name: str = "clip_80", canonical: bool = False) -> list[str]:
     Args:
         name: "clip_80" (all of CLIP's for ImageNet), "clip_best_7" (those that CLIP's authors
             chose among them), "name" (the class name alone), "photo" ("A photo of a CLASS"), or
-            the name of a dataset that has its own, such as "cifar100". `template_sets` lists all.
-            big_vision's "clip_paper" and "clip_best" are the first two and "name".
-        canonical: bool, whether to apply `canonicalize`.
+            the name of a dataset that has its own, such as "cifar100"; the error for another name
+            lists all. big_vision's "clip_paper" and "clip_best" are the first two and "name".
+        canonical: bool, whether to lower-case them and remove punctuation, as big_vision does.
 
     Returns:
         A list of strings with one `{}`.
@@ -47,23 +40,14 @@ def templates(name: str = "clip_80", canonical: bool = False) -> list[str]:
 
     Reference: the LiT paper, Appendix I.1 and I.2. Source: see `data/LICENCES.txt`.
     """
-    checks.check_one_of(name, template_sets(), "name")
-    found = list((_PLAIN | _read("templates")["sets"])[name])
-    return [canonicalize(template, keep="{}") for template in found] if canonical else found
+    sets = template_sets()
+    checks.check_one_of(name, sets, "name")
+    return [canonicalize(text, keep="{}") if canonical else text for text in sets[name]]
 
 
-def template_sets() -> list[str]:
-    """The names that `templates` knows.
-
-    Returns:
-        A list of str.
-
-    Example:
-
-    >>> "clip_80" in keras_lit.evaluation.prompts.template_sets()
-    True
-    """
-    return [*_PLAIN, *_read("templates")["sets"]]
+def template_sets() -> dict[str, list[str]]:
+    """What `templates` knows."""
+    return _PLAIN | _read("templates")["sets"]
 
 
 def class_names(name: str = "imagenet2012", canonical: bool = False) -> list[str]:
@@ -71,9 +55,9 @@ def class_names(name: str = "imagenet2012", canonical: bool = False) -> list[str
 
     Args:
         name: "imagenet2012" (CLIP's names of ImageNet's classes), "imagenet_a", "imagenet_r" (200
-            of these), or another dataset whose own names are no words, such as "eurosat".
-            `class_name_sets` lists all.
-        canonical: bool, whether to apply `canonicalize` (commas, which separate aliases, stay).
+            of these), or another dataset whose own names are no words, such as "eurosat"; the
+            error for another name lists all.
+        canonical: bool, as for `templates`; commas, which separate aliases, stay.
 
     Returns:
         A list of strings.
@@ -86,47 +70,20 @@ def class_names(name: str = "imagenet2012", canonical: bool = False) -> list[str
     >>> keras_lit.evaluation.prompts.class_names("imagenet2012")[:3]
     ['tench', 'goldfish', 'great white shark']
     """
-    checks.check_one_of(name, class_name_sets(), "name")
-    data = _read("class_names")
-    if name in data["subsets"]:
-        found = [data["names"]["imagenet2012"][label] for label in data["subsets"][name]]
-    else:
-        found = list(data["names"][name])
-    return [canonicalize(text, keep=",") for text in found] if canonical else found
+    sets = class_name_sets()
+    checks.check_one_of(name, sets, "name")
+    return [canonicalize(text, keep=",") if canonical else text for text in sets[name]]
 
 
-def class_name_sets() -> list[str]:
-    """The names that `class_names` knows.
-
-    Returns:
-        A list of str.
-
-    Example:
-
-    >>> "imagenet2012" in keras_lit.evaluation.prompts.class_name_sets()
-    True
-    """
-    data = _read("class_names")
-    return [*data["names"], *data["subsets"]]
+def class_name_sets() -> dict[str, list[str]]:
+    """What `class_names` knows."""
+    names, subsets = _read("class_names")["names"], _read("class_names")["subsets"]
+    imagenet = names["imagenet2012"]
+    return names | {name: [imagenet[i] for i in labels] for name, labels in subsets.items()}
 
 
 def imagenet_subset(name: str) -> list[int]:
-    """The labels, among ImageNet's 1000, of the 200 classes of "imagenet_a" or "imagenet_r".
-
-    Args:
-        name: "imagenet_a" or "imagenet_r".
-
-    Returns:
-        A list of 200 ints.
-
-    Raises:
-        ValueError: another name.
-
-    Example:
-
-    >>> len(keras_lit.evaluation.prompts.imagenet_subset("imagenet_a"))
-    200
-    """
+    """The labels, among ImageNet's 1000, of the 200 classes of "imagenet_a" or "imagenet_r"."""
     subsets = _read("class_names")["subsets"]
     checks.check_one_of(name, subsets, "name")
     return list(subsets[name])
@@ -135,16 +92,10 @@ def imagenet_subset(name: str) -> list[int]:
 def canonicalize(text: str, keep: str = "") -> str:
     """Lower-cases, makes spaces of underscores, removes punctuation and double spaces.
 
-    Args:
-        text: a class name or template.
-        keep: str, punctuation to leave as it is, "{}" for the slot of a template.
+    `keep` stays as it is, "{}" for the slot of a template. So does big_vision's
+    `discriminative_classifier` by default.
 
-    Returns:
-        The text as big_vision's `discriminative_classifier` has it by default.
-
-    Example:
-
-    >>> keras_lit.evaluation.prompts.canonicalize("A photo of a (big) {}!", keep="{}")
+    >>> canonicalize("A photo of a (big) {}!", keep="{}")
     'a photo of a big {}'
     """
     remove = str.maketrans("", "", string.punctuation)

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lit.evaluation import sheets
-from keras_lit.evaluation.running import Result
+from keras_lit.evaluation.tasks import Result
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;

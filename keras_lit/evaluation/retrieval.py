@@ -1,14 +1,14 @@
-"""Text-image retrieval."""
+"""Text-image retrieval, in one language or in each of several."""
 
 import concurrent.futures
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
 
 from keras_lit import checks
-from keras_lit.evaluation import embeddings
+from keras_lit.evaluation.rows import EPSILON, check_same_width, unit_rows
 
 # (images, texts) whose similarities exist at one time: 64 MB in float32.
 _TILE = (2048, 8192)
@@ -20,7 +20,7 @@ def retrieval_recall(
     image_index: np.ndarray,
     ks: Sequence[int] = (1, 5, 10),
     image_groups: np.ndarray | None = None,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> dict[str, float]:
     """Recall@k and median rank both ways: how often a right answer is among the k nearest.
 
@@ -56,9 +56,9 @@ def retrieval_recall(
 
     Reference: the LiT paper, section 4.1 and Appendix I.3.
     """
-    images = embeddings.unit_rows(image_embeddings, "image_embeddings")
-    texts = embeddings.unit_rows(text_embeddings, "text_embeddings")
-    embeddings.check_same_width(images, texts, "Image and text embeddings")
+    images = unit_rows(image_embeddings, "image_embeddings")
+    texts = unit_rows(text_embeddings, "text_embeddings")
+    check_same_width(images, texts, "Image and text embeddings")
     index = np.asarray(image_index)
     if index.shape != (len(texts),) or not ((index >= 0) & (index < len(images))).all():
         raise ValueError(
@@ -89,12 +89,61 @@ def retrieval_recall(
     }
 
 
+def recall_by_language(
+    encode_text: Callable[[list[str]], np.ndarray],
+    image_embeddings: np.ndarray,
+    captions: Sequence[Mapping[str, str]],
+    ks: Sequence[int] = (1, 5, 10),
+) -> dict[str, dict[str, float]]:
+    """Recall@k both ways among the images that have a caption in a language, for each language.
+
+    Images with the same caption in that language are equally right.
+
+    Args:
+        encode_text: from a list of n strings to [n, dim] unit-length rows: `LiT.encode_text`.
+        image_embeddings: [images, dim] float array of unit-length rows.
+        captions: for each image {language: caption}.
+        ks: the k to report.
+
+    Returns:
+        {language: {"images": their number, "image_to_text_recall@1": ..., ...}}, by name.
+
+    Raises:
+        ValueError: as many captions as images are wanted.
+
+    Example:
+
+    >>> eye = np.eye(2)
+    >>> encode = lambda texts: eye[[int("cat" in text) for text in texts]]
+    >>> captions = [{"en": "a dog", "fr": "un chien"}, {"en": "a cat"}]
+    >>> keras_lit.evaluation.recall_by_language(encode, eye, captions, ks=(1,))["fr"]["images"]
+    1
+
+    Reference: the LiT paper, section 5.7 and Appendix J.
+    """
+    if len(image_embeddings) != len(captions):
+        raise ValueError(
+            "`captions` should hold one {language: caption} for each image. Received: "
+            f"{len(captions)} for {len(image_embeddings)} images."
+        )
+    found = {}
+    for language in sorted({name for texts in captions for name in texts}):
+        rows = [i for i, texts in enumerate(captions) if language in texts]
+        texts = [captions[i][language] for i in rows]
+        groups = np.unique(texts, return_inverse=True)[1]
+        recalls = retrieval_recall(
+            image_embeddings[rows], encode_text(texts), np.arange(len(rows)), ks, groups
+        )
+        found[language] = {"images": len(rows), **recalls}
+    return found
+
+
 def _wrong_before_right(
     images: np.ndarray,
     texts: np.ndarray,
     image_groups: np.ndarray,
     text_groups: np.ndarray,
-    verbose: Any,
+    verbose: int | Literal["auto"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of images, and of texts, that have a right answer: how many wrong ones come before it.
 
@@ -153,7 +202,7 @@ def _best_right(
             right = images[orders[0][row:stop]] @ own_texts.T
             best[0][row:stop] = right.max(axis=1)
             best[1][column:end] = np.maximum(best[1][column:end], right.max(axis=0))
-    of_images, of_texts = (np.where(np.isfinite(b), b - embeddings.EPSILON, np.inf) for b in best)
+    of_images, of_texts = (np.where(np.isfinite(b), b - EPSILON, np.inf) for b in best)
     return of_images.astype("float32"), of_texts.astype("float32")
 
 

@@ -3,25 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keras_lit.evaluation import encoding, zero_shot
+from keras_lit.evaluation import encoded, zero_shot
 from keras_lit.model import LiT
-from keras_lit.preprocessing import ImagePreprocessor
 
 
 class Choice(NamedTuple):
-    """A combination and its accuracy; the names are the keys of what `select` was given.
-
-    Args:
-        accuracy: float, accuracy@1.
-        preprocessing: str, and so on: which were combined.
-        class_names: str.
-        templates: str.
-
-    Example:
-
-    >>> keras_lit.evaluation.Choice(0.5, "crop", "own", "photo").templates
-    'photo'
-    """
+    """A combination and its accuracy@1; the names are the keys of what `select` was given."""
 
     accuracy: float
     preprocessing: str
@@ -57,7 +44,8 @@ def select(
         classes: as for `zero_shot_accuracy`.
 
     Returns:
-        All combinations, the best first; of equals the one that was given first.
+        All combinations, the best first (of equals the one that was given first), each with
+        `.accuracy` and the names of its `.preprocessing`, `.class_names` and `.templates`.
 
     Raises:
         ValueError: nothing to choose from, or what `zero_shot_accuracy` raises.
@@ -90,7 +78,7 @@ def select(
     }
     choices = []
     for how, options in preprocessing.items():
-        rows = encoding.Images(images, preprocessor=preprocessor(model, options), count=count)
+        rows = encoded.Images(images, preprocessing=options, count=count)
         embeddings = rows.embeddings(model)
         for (names, prompts), kernel in weights.items():
             found = zero_shot.zero_shot_accuracy(
@@ -98,24 +86,3 @@ def select(
             )
             choices.append(Choice(found["accuracy@1"], how, names, prompts))
     return sorted(choices, key=lambda choice: -choice.accuracy)
-
-
-def preprocessor(model: LiT, options: Mapping[str, Any]) -> ImagePreprocessor:
-    """The image tower's own preprocessing, but for some options.
-
-    Args:
-        model: a `LiT`.
-        options: of `ImagePreprocessor`.
-
-    Returns:
-        An `ImagePreprocessor`.
-
-    Example:
-
-    >>> tower = keras_lit.ImageTower.from_features(4, preprocessor=ImagePreprocessor(32))
-    >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_size("Ti", vocabulary_size=9))
-    >>> keras_lit.evaluation.preprocessor(model, {"resize": "pad"}).resize
-    'pad'
-    """
-    own = model.image_tower.preprocessor
-    return type(own).from_config({**own.get_config(), **options}) if options else own

@@ -6,17 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.evaluation.encoding import Images
+from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.preprocessing import ImagePreprocessor
 
-__all__ = [
-    "Hit",
-    "SheetRow",
-    "nearest_pictures",
-    "sheet_picture",
-    "similarity_picture",
-    "thumbnails",
-]
+__all__ = ["nearest_pictures", "sheet_picture", "thumbnails"]
 
 GREEN, GREY = (34, 139, 60), (205, 205, 205)
 # From dark blue over green to yellow, evenly bright.
@@ -24,18 +17,7 @@ _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), 
 
 
 class Hit(NamedTuple):
-    """A picture that was found: uint8 pixels, its similarity, whether it is right.
-
-    Args:
-        pixels: [size, size, 3] uint8 array.
-        similarity: float.
-        right: bool.
-
-    Example:
-
-    >>> keras_lit.evaluation.sheets.Hit(np.zeros([9, 9, 3], "uint8"), 0.5, True).right
-    True
-    """
+    """A picture that was found: [size, size, 3] uint8 pixels, similarity, whether it is right."""
 
     pixels: np.ndarray
     similarity: float
@@ -43,17 +25,7 @@ class Hit(NamedTuple):
 
 
 class SheetRow(NamedTuple):
-    """A text and its nearest pictures, the nearest first.
-
-    Args:
-        query: str.
-        hits: `Hit`s.
-
-    Example:
-
-    >>> keras_lit.evaluation.sheets.SheetRow("a dog", []).query
-    'a dog'
-    """
+    """A text and its nearest pictures, the nearest first."""
 
     query: str
     hits: list[Hit]
@@ -80,7 +52,9 @@ def nearest_pictures(
         size: int, the side of a thumbnail in pixels.
 
     Returns:
-        A list of `SheetRow`; empty where the data holds features in place of images.
+        A list with a row for each query: `.query`, and `.hits`, the nearest first, each with
+        `.pixels` [size, size, 3] uint8, `.similarity` and `.right`. Empty where the data holds
+        features in place of images.
 
     Example:
 
@@ -99,6 +73,24 @@ def nearest_pictures(
         SheetRow(query, [Hit(pictures[i], float(scores[i]), bool(marks[i])) for i in row.tolist()])
         for query, row, scores, marks in zip(queries, nearest, similarities, right, strict=True)
     ]
+
+
+def nearest_to_texts(
+    pairs: ImagesAndTexts,
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    groups: np.ndarray,
+    count: int,
+) -> list[SheetRow]:
+    """The sheet of `count` texts drawn at random; images of one group are equally right."""
+    shown = np.random.default_rng(0).permutation(len(text_embeddings))[:count]
+    return nearest_pictures(
+        [str(pairs.texts[i]) for i in shown],
+        text_embeddings[shown],
+        image_embeddings,
+        groups == groups[pairs.image_index[shown]][:, np.newaxis],
+        pairs.images,
+    )
 
 
 def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np.ndarray]:
@@ -138,7 +130,7 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
     """[height, width, 3] uint8 pixels of a contact sheet; right pictures have a green frame.
 
     Args:
-        rows: `SheetRow`s.
+        rows: what `nearest_pictures` returns, at least one.
         frame: int, pixels.
 
     Returns:
@@ -146,19 +138,19 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
 
     Example:
 
-    >>> hit = keras_lit.evaluation.sheets.Hit(np.zeros([9, 9, 3], "uint8"), 0.5, True)
-    >>> row = keras_lit.evaluation.sheets.SheetRow("a dog", [hit])
-    >>> keras_lit.evaluation.sheets.sheet_picture([row]).dtype
-    dtype('uint8')
+    >>> images = keras_lit.evaluation.Images({"image": np.zeros([2, 9, 9, 3], "uint8")}, ())
+    >>> rows = keras_lit.evaluation.sheets.nearest_pictures(
+    ...     ["a dog"], np.eye(2)[:1], np.eye(2), np.eye(2)[:1] == 1, images, size=32)
+    >>> keras_lit.evaluation.sheets.sheet_picture(rows, frame=4).shape
+    (48, 96, 3)
     """
     lines = []
     for row in rows:
         cells = []
         for hit in row.hits:
             colour = GREEN if hit.right else GREY
-            cell = np.full(
-                [hit.pixels.shape[0] + 4 * frame, hit.pixels.shape[1] + 4 * frame, 3], 255
-            )
+            height, width, _ = hit.pixels.shape
+            cell = np.full([height + 4 * frame, width + 4 * frame, 3], 255)
             cell[frame:-frame, frame:-frame] = colour
             cell[2 * frame : -2 * frame, 2 * frame : -2 * frame] = hit.pixels
             cells.append(cell)
@@ -167,19 +159,9 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
 
 
 def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
-    """[rows, columns] floats -> uint8 pixels about `size` wide, dark for low, yellow for high.
+    """[rows, columns] floats -> uint8 pixels [height, width, 3], dark for low, yellow for high.
 
-    Args:
-        similarities: [rows, columns] float array.
-        size: int, pixels of the longer side at most, where there are fewer rows and columns.
-
-    Returns:
-        [height, width, 3] uint8 array.
-
-    Example:
-
-    >>> keras_lit.evaluation.sheets.similarity_picture(np.eye(4), 8).shape
-    (8, 8, 3)
+    The longer side has `size` pixels at most, where there are fewer rows and columns.
     """
     low, high = similarities.min(), similarities.max()
     position = (similarities - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)

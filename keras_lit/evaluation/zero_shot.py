@@ -1,13 +1,21 @@
 """Zero-shot classification: class names in prompts become the weights of a classifier."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_lit import checks
-from keras_lit.evaluation import embeddings
+from keras_lit.evaluation.rows import (
+    EPSILON,
+    check_same_width,
+    class_labels,
+    finite_rows,
+    float_rows,
+    unit_rows,
+)
 
 # Scores that exist at one time: 64 MB in float32.
 _TILE_ELEMENTS = 2**24
@@ -19,7 +27,7 @@ def zero_shot_weights(
     templates: Sequence[str] = ("{}",),
     renormalize: bool = True,
     batch_size: int = 4096,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> np.ndarray:
     """The embedding of each class: its prompts' embeddings, averaged and made unit length.
 
@@ -60,7 +68,7 @@ def zero_shot_weights(
     for start in starts:
         names = class_names[start : start + step]
         prompts = [template.format(name) for name in names for template in templates]
-        rows = embeddings.rows(encode_text(prompts), "encode_text(prompts)")
+        rows = float_rows(encode_text(prompts), "encode_text(prompts)")
         if len(rows) != len(prompts):
             raise ValueError(
                 f"`encode_text` should return a row for each of {len(prompts)} prompts. Received "
@@ -103,31 +111,74 @@ def zero_shot_accuracy(
     >>> keras_lit.evaluation.zero_shot_accuracy(np.eye(2), [0, 0], np.eye(2), top=(1,))
     {'accuracy@1': 0.5, 'mean_per_class_recall': 0.5}
     """
-    images, weights = check_images_and_weights(image_embeddings, weights)
+    images, weights = _check_images_and_weights(image_embeddings, weights)
     labels = _positions(labels, len(images), len(weights), classes)
-    ranks = np.concatenate([rank for rank, _ in _ranks_and_rivals(images, labels, weights)])
+    ranks, _ = _ranks_and_rivals(images, labels, weights)
     right = np.bincount(labels, ranks == 0, minlength=len(weights))
     counts = np.bincount(labels, minlength=len(weights))
     return {
-        **top_accuracies(ranks, top, len(weights)),
+        **_top_accuracies(ranks, top, len(weights)),
         "mean_per_class_recall": float(np.mean(right[counts > 0] / counts[counts > 0])),
     }
 
 
-class Confusion(NamedTuple):
-    """How many images of a class were taken for another; both are labels.
+def multi_label_accuracy(
+    image_embeddings: np.ndarray,
+    labels: Sequence[Sequence[int]] | np.ndarray,
+    weights: np.ndarray,
+    top: Sequence[int] = (1, 5),
+) -> dict[str, float]:
+    """The part of the labelled images for which one of their classes is among the k nearest.
 
     Args:
-        label: int.
-        predicted: int.
-        count: int.
-        fraction: float, of the images with this label.
+        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
+            a warning.
+        labels: for each image its labels in [0, classes): a list of lists, or an [images, most] int
+            array whose rows end with -1. An image without a label is left out, as ReaL does.
+        weights: [classes, dim] float array, from `zero_shot_weights`.
+        top: the k to report; those above the number of classes are left out.
+
+    Returns:
+        {"accuracy@1": float in 0..1, ..., "labelled": int, how many images have a label}. Of
+        classes that tie, the wrong ones count before the right ones.
+
+    Raises:
+        ValueError: counts or widths do not match, a label is outside of the classes, NaN, or no
+            image has a label.
 
     Example:
 
-    >>> keras_lit.evaluation.Confusion(0, 1, 5, 0.5).predicted
-    1
+    >>> keras_lit.evaluation.multi_label_accuracy(np.eye(3), [[0, 1], [0], []], np.eye(3), top=(1,))
+    {'accuracy@1': 0.5, 'labelled': 2}
+
+    Reference: Beyer et al., "Are we done with ImageNet?" (arXiv 2006.07159); LiT, Table 1.
     """
+    images, weights = _check_images_and_weights(image_embeddings, weights)
+    if len(labels) != len(images):
+        raise ValueError(
+            f"`labels` should hold a list for each of the {len(images)} images. Received: "
+            f"{len(labels)}."
+        )
+    lists = [np.asarray(row, "int64").ravel() for row in labels]
+    lists = [row[row >= 0] if isinstance(labels, np.ndarray) else row for row in lists]
+    counts = np.array([len(row) for row in lists])
+    flat = np.concatenate(lists)
+    if not len(flat):
+        raise ValueError("`labels` should hold at least one label. Received none for any image.")
+    class_labels(flat, len(flat), len(weights), "labels")
+    ranks = np.zeros(len(images), int)
+    for rows, scores in _tiles(images, weights):
+        right = np.zeros(scores.shape, bool)
+        for mark, row in zip(right, lists[rows], strict=True):
+            mark[row] = True
+        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+        ranks[rows] = ((scores >= best - EPSILON) & ~right).sum(axis=1)
+    ranks = ranks[counts > 0]
+    return {**_top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}
+
+
+class Confusion(NamedTuple):
+    """How many images of a class were taken for another; both are labels."""
 
     label: int
     predicted: int
@@ -152,7 +203,8 @@ def zero_shot_confusions(
         classes: optional [classes] int array.
 
     Returns:
-        A list of (label, predicted, count, fraction of the label's images), most frequent first.
+        Tuples with `.label`, `.predicted`, `.count` and `.fraction` (of the images with this
+        label), the most frequent first.
 
     Raises:
         ValueError: as `zero_shot_accuracy`.
@@ -162,15 +214,11 @@ def zero_shot_confusions(
     >>> keras_lit.evaluation.zero_shot_confusions(np.eye(2), [0, 0], np.eye(2))
     [Confusion(label=0, predicted=1, count=1, fraction=0.5)]
     """
-    images, weights = check_images_and_weights(image_embeddings, weights)
+    images, weights = _check_images_and_weights(image_embeddings, weights)
     labels = _positions(labels, len(images), len(weights), classes)
-    pairs: dict[tuple[int, int], int] = {}
-    first = 0
-    for ranks, rivals in _ranks_and_rivals(images, labels, weights):
-        own = labels[first : first + len(ranks)]
-        for pair in zip(own[ranks > 0].tolist(), rivals[ranks > 0].tolist(), strict=True):
-            pairs[pair] = pairs.get(pair, 0) + 1
-        first += len(ranks)
+    ranks, rivals = _ranks_and_rivals(images, labels, weights)
+    wrong = ranks > 0
+    pairs = collections.Counter(zip(labels[wrong].tolist(), rivals[wrong].tolist(), strict=True))
     totals = np.bincount(labels)
     names = np.arange(len(weights)) if classes is None else np.asarray(classes)
     worst = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:count]
@@ -181,16 +229,7 @@ def zero_shot_confusions(
 
 
 def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises ValueError unless there are class names, and templates with one slot each.
-
-    Args:
-        class_names: strings.
-        templates: strings.
-
-    Example:
-
-    >>> keras_lit.evaluation.check_prompts(["dog"], ["a photo of a {}"])
-    """
+    """Raises ValueError unless there are class names, and templates with one slot each."""
     _check_strings(class_names, "class_names")
     check_templates(templates)
 
@@ -216,24 +255,24 @@ def _check_strings(values: Sequence[str], name: str) -> None:
         raise ValueError(f"`{name}` should be strings that are not empty. Received: {bad[0]!r}.")
 
 
-def check_images_and_weights(
+def _check_images_and_weights(
     image_embeddings: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both as float32; raises ValueError for bad shapes, NaN, and widths that do not match."""
-    images = embeddings.unit_rows(image_embeddings, "image_embeddings")
-    weights = embeddings.finite_rows(weights, "weights")
-    embeddings.check_same_width(images, weights, "Image embeddings and weights")
+    images = unit_rows(image_embeddings, "image_embeddings")
+    weights = finite_rows(weights, "weights")
+    check_same_width(images, weights, "Image embeddings and weights")
     return images, weights
 
 
-def top_accuracies(ranks: np.ndarray, top: Sequence[int], classes: int) -> dict[str, float]:
+def _top_accuracies(ranks: np.ndarray, top: Sequence[int], classes: int) -> dict[str, float]:
     """{"accuracy@k": the part of the ranks (from 0) below k}."""
     for k in top:
         checks.check_positive(k, "top")
     return {f"accuracy@{k}": float(np.mean(ranks < k)) for k in top if k <= classes}
 
 
-def tiles(images: np.ndarray, weights: np.ndarray) -> Any:
+def _tiles(images: np.ndarray, weights: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields (slice of images, their scores [rows, classes]) with bounded memory."""
     step = max(1, _TILE_ELEMENTS // len(weights))
     for start in range(0, len(images), step):
@@ -241,13 +280,18 @@ def tiles(images: np.ndarray, weights: np.ndarray) -> Any:
         yield rows, images[rows] @ weights.T
 
 
-def _ranks_and_rivals(images: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Any:
-    """Yields, a tile at a time, the rank of each image's class and the best other class."""
-    for rows, scores in tiles(images, weights):
+def _ranks_and_rivals(
+    images: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rank (from 0) of each image's class, and the best other class."""
+    ranks, rivals = np.zeros(len(images), int), np.zeros(len(images), int)
+    for rows, scores in _tiles(images, weights):
         own = np.arange(len(scores)), labels[rows]
         right = scores[own][:, np.newaxis]
         scores[own] = -np.inf
-        yield (scores >= right - embeddings.EPSILON).sum(axis=1), scores.argmax(axis=1)
+        ranks[rows] = (scores >= right - EPSILON).sum(axis=1)
+        rivals[rows] = scores.argmax(axis=1)
+    return ranks, rivals
 
 
 def _positions(
@@ -258,7 +302,7 @@ def _positions(
 ) -> np.ndarray:
     """The row of `weights` of each image's class."""
     if classes is None:
-        return embeddings.class_labels(labels, images, count, "labels")
+        return class_labels(labels, images, count, "labels")
     classes = np.asarray(classes)
     if classes.shape != (count,) or len(np.unique(classes)) != count:
         raise ValueError(
@@ -266,7 +310,7 @@ def _positions(
             f"another one. Received: shape {classes.shape}, {len(np.unique(classes))} of them "
             "different."
         )
-    labels = embeddings.class_labels(labels, images, max(classes) + 1, "labels")
+    labels = class_labels(labels, images, max(classes) + 1, "labels")
     order = np.argsort(classes)
     places = np.searchsorted(classes[order], labels)
     missing = np.unique(labels[classes[order][places] != labels])

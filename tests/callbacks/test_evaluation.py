@@ -130,7 +130,7 @@ def test_options_reach_the_metrics(model, monkeypatch):
 
 def test_groups_are_those_of_the_first_texts():
     data = {"image": pictures(5)["image"], "text": list("abacd"), "name": list("xxyyz")}
-    groups = evaluation.ImagesAndTexts(data).groups_of_same_text()
+    groups = evaluation.ImagesAndTexts(data).image_groups
     assert groups.tolist() == [0, 0, 1]  # The texts "a", "a" and "d".
 
 

@@ -29,12 +29,14 @@ def data(batch=BATCH):
     return make_pairs(COUNT).shuffle(COUNT, seed=7).batch(batch, drop_remainder=True)
 
 
-def run(directory, after=None, epochs=3, save_freq=2, callbacks=(), pairs=None, **options):
+def run(
+    directory, after=None, epochs=3, save_freq=2, before=(), callbacks=(), pairs=None, **options
+):
     """Random crops, a shuffle, dropout, momentum and a learning rate that changes."""
     model = make_model(dropout=0.2)
     schedule = keras_lit.optimizers.WarmupSchedule(1e-2, 18, 4)
     model.compile(keras_lit.optimizers.Adafactor(schedule), **options)
-    callbacks = [ExactResume(directory, save_freq), *callbacks]
+    callbacks = [*before, ExactResume(directory, save_freq), *callbacks]
     if after is not None:
         callbacks.append(Interrupt(after))
     keras.utils.set_random_seed(9)
@@ -101,14 +103,29 @@ def test_replicas(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
-def test_another_callback_may_still_stop(tmp_path):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
+class Stop(keras.callbacks.Callback):
+    """At the end of the epoch that was resumed, or at its last batch."""
+
+    def __init__(self, at_batch=None):
+        super().__init__()
+        self.at_batch = at_batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.at_batch:
             self.model.stop_training = True
 
+    def on_epoch_end(self, epoch, logs=None):
+        if self.at_batch is None:
+            self.model.stop_training = True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["before", "callbacks"])
+@pytest.mark.parametrize("at_batch", [None, 3])
+def test_another_callback_may_still_stop(order, at_batch, tmp_path):
+    """Two of six batches were saved: the last of those that are left is number 3."""
     assert run(tmp_path, 9) is None
-    assert len(run(tmp_path, callbacks=[Stop()])[0]) == 1
+    assert len(run(tmp_path, **{order: [Stop(at_batch)]})[0]) == 1
 
 
 def test_steps_that_pass_several_at_a_time(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_lit.evaluation import datasets, labels
+from keras_lit.evaluation import datasets
 from keras_lit.preprocessing import decoding
 
 # The mock data of TensorFlow Datasets cannot make their lists of objects.
@@ -44,7 +44,7 @@ def test_reads_mock_data(name):
         assert len(rows) == 2
         for row in rows:
             assert set(row) == {"image", "label"} and row["label"].dtype == np.int64
-            shape = (labels.MOST_LABELS,) if dataset.several_labels else ()
+            shape = (datasets._MOST_LABELS,) if dataset.several_labels else ()
             assert row["label"].shape == shape
             if dataset.decode is None:
                 assert decoding.decode_image(row["image"]).shape[-1] == 3
@@ -121,15 +121,15 @@ def test_a_real_builder(tmp_path, monkeypatch):
 
 
 def test_labels_that_are_made():
-    assert labels.padded(tf.constant([5, 7], tf.int64)).numpy().tolist() == [5, 7] + [-1] * 14
-    assert labels.padded(tf.range(20)).numpy().tolist() == list(range(16))
+    assert datasets._padded(tf.constant([5, 7], tf.int64)).numpy().tolist() == [5, 7] + [-1] * 14
+    assert datasets._padded(tf.range(20)).numpy().tolist() == list(range(16))
     # 40 orientations in 16 classes: 2.5 each.
-    assert [int(labels.grouped(40, 16)(i)) for i in (0, 2, 3, 4, 5, 39)] == [0, 0, 1, 1, 2, 15]
-    assert labels.clevr_count({"size": tf.zeros([3])}) == 0
-    assert labels.clevr_count({"size": tf.zeros([10])}) == 7
+    assert [int(datasets._grouped(40, 16)(i)) for i in (0, 2, 3, 4, 5, 39)] == [0, 0, 1, 1, 2, 15]
+    assert datasets._clevr_count({"size": tf.zeros([3])}) == 0
+    assert datasets._clevr_count({"size": tf.zeros([10])}) == 7
     for nearest, label in ((7.9, 0), (8.2, 1), (8.7, 2), (9.2, 3), (9.9, 4), (12.0, 5)):
         pixels = tf.constant([[0.0, 0.0, 50.0], [1.0, 2.0, nearest]])
-        assert labels.clevr_distance({"pixel_coords": pixels}) == label
+        assert datasets._clevr_distance({"pixel_coords": pixels}) == label
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_nearest_vehicle(kinds, depths, label):
         [tf.zeros(len(depths)), tf.zeros(len(depths)), tf.constant(depths, tf.float32)], 1
     )
     objects = {"type": tf.constant(kinds, tf.int64), "location": location}
-    assert labels.kitti_distance(objects) == label
+    assert datasets._kitti_distance(objects) == label
 
 
 def test_masks_become_visible():

@@ -1,12 +1,12 @@
 """From datasets to embeddings, once per evaluation, and once at all where the tower is locked."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_lit.model import LiT
-from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, encoding
 from keras_lit.training import batches, pairs
 
@@ -23,7 +23,8 @@ class Images:
         columns: the names of what else to read.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
-        preprocessor: an `ImagePreprocessor` in place of the tower's own.
+        preprocessing: options of `ImagePreprocessor` that differ from the tower's own, for example
+            {"resize": "crop", "crop_fraction": 0.875}.
         count: int, to take only so many images, from the first on.
 
     Raises:
@@ -41,13 +42,13 @@ class Images:
         columns: tuple[str, ...] = ("label",),
         batch_size: int = 32,
         verbose: int = 0,
-        preprocessor: ImagePreprocessor | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
         count: int | None = None,
     ):
         self._rows = as_rows(data, columns)
         if count is not None:
             self._rows = self.rows().take(count)
-        self._preprocessor = preprocessor
+        self._preprocessing = preprocessing or {}
         self._names = columns
         self._batch_size = batch_size
         self._verbose = verbose
@@ -62,13 +63,12 @@ class Images:
         """The data as it is, a row at a time.
 
         Returns:
-            A tf.data.Dataset, unbatched.
+            An unbatched tf.data.Dataset.
         """
-        rows = self._rows
-        return rows.unbatch() if _is_batched(rows.element_spec) else rows
+        return _unbatched(self._rows)
 
     def forget(self) -> None:
-        """Drops what a locked tower has computed."""
+        """Drops the features of a locked tower: call it after loading other weights into it."""
         self._tower: ImageTower | None = None
         self._features = np.zeros([0, 0])
         self._encoder: Any = None
@@ -109,7 +109,10 @@ class Images:
 
     def _encode(self, tower: ImageTower) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         pairs.check_image_spec(self._rows.element_spec, tower)
-        preprocessor = self._preprocessor or tower.preprocessor
+        preprocessor = tower.preprocessor
+        if self._preprocessing:
+            options = {**preprocessor.get_config(), **self._preprocessing}
+            preprocessor = type(preprocessor).from_config(options)
 
         def ready(row: pairs.Pairs) -> pairs.Pairs:
             columns = {name: row[name] for name in self._names}
@@ -154,30 +157,29 @@ class ImagesAndTexts:
 
     def __init__(self, data: Any, image_id: str = "name", batch_size: int = 32, verbose: int = 0):
         rows = as_rows(data, ("text",))
-        spec = rows.element_spec
-        named = image_id in spec
+        named = image_id in rows.element_spec
+        rows = _unbatched(rows) if named else rows
         columns = ("text", image_id) if named else ("text",)
-        if _is_batched(spec) and named:
-            rows, spec = rows.unbatch(), None
-        read = list(rows.map(lambda row: [row[name] for name in columns]).as_numpy_iterator())
+        read = rows.map(lambda row: {name: row[name] for name in columns})
+        read = list(read.as_numpy_iterator())
         if not read:
             raise ValueError(pairs.EMPTY)
-        texts, *names = ([row[i] for row in read] for i in range(len(columns)))
-        if spec is not None and _is_batched(spec):
+        texts = [row["text"] for row in read]
+        names = [row[image_id] for row in read] if named else []
+        if _is_batched(rows.element_spec):
             texts = [text for batch in texts for text in batch]
-        self.texts: Any = _strings(texts)
-        self._names = names[0] if names else []
-        unique: dict[Any, int] = {}
-        keys = [i if name in (b"", "") else name for i, name in enumerate(self._names)]
+        keys = [i if name in (b"", "") else name for i, name in enumerate(names)]
         keys = keys or list(range(len(texts)))
-        self.image_index = np.array([unique.setdefault(key, len(unique)) for key in keys])
-        if len(unique) < len(texts):
-            first = np.unique(self.image_index, return_index=True)[1]
-            keep = tf.constant(np.isin(np.arange(len(texts)), first))
+        index: dict[Any, int] = {}
+        self.texts: Any = _strings(texts)
+        self.image_index = np.array([index.setdefault(key, len(index)) for key in keys])
+        self._first = np.unique(self.image_index, return_index=True)[1]
+        self._names = [names[i] for i in self._first] if named else []
+        if len(index) < len(texts):
+            keep = tf.constant(np.isin(np.arange(len(texts)), self._first))
             rows = rows.enumerate().filter(lambda i, _: keep[i]).map(lambda _, row: row)
-            self._names = [self._names[i] for i in first]
         self._image_id = image_id
-        self.images = Images(rows, (image_id,) if named else (), batch_size, verbose)
+        self.images = Images(rows, columns[1:], batch_size, verbose)
 
     def embeddings(self, model: LiT) -> tuple[np.ndarray, np.ndarray]:
         """The embeddings [images, dim] and [texts, dim], of unit length.
@@ -192,21 +194,17 @@ class ImagesAndTexts:
             ValueError: the pairs come in another order each time they are read.
         """
         images = self.images.embeddings(model)
-        if self._names and list(self.images[self._image_id]) != list(self._names):
+        if self._names and list(self.images[self._image_id]) != self._names:
             raise ValueError(
                 "The pairs should come in the same order each time they are read. Leave `shuffle` "
                 "away, or pass it a seed and `reshuffle_each_iteration=False`."
             )
         return images, model.encode_text(self.texts, verbose=0)
 
-    def groups_of_same_text(self) -> np.ndarray:
-        """[images] int array: the images with the same (first) text have the same number.
-
-        Returns:
-            As for `image_groups` of `retrieval_recall`.
-        """
-        texts = np.asarray(self.texts)
-        first = texts[np.unique(self.image_index, return_index=True)[1]]
+    @property
+    def image_groups(self) -> np.ndarray:
+        """[images] ints for `retrieval_recall`, the same for images with the same (first) text."""
+        first = np.asarray(self.texts)[self._first]
         return np.unique(first, axis=0, return_inverse=True)[1].ravel()
 
 
@@ -229,6 +227,10 @@ def _is_batched(spec: Any) -> bool:
         return spec["image_features"].shape.rank == 2
     image = spec["image"]
     return image.shape.rank == (1 if image.dtype == tf.string else 4)
+
+
+def _unbatched(rows: tf.data.Dataset) -> tf.data.Dataset:
+    return rows.unbatch() if _is_batched(rows.element_spec) else rows
 
 
 def _strings(texts: list[Any]) -> Any:

@@ -12,27 +12,19 @@ _TOLERANCE = 1e-2
 
 
 def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
-    """Checks embeddings and gives them unit length.
+    """[rows, dim] -> float32 of unit length, the input itself where it is that already.
 
-    Args:
-        embeddings: [rows, dim] array.
-        name: what errors call them.
-
-    Returns:
-        [rows, dim] float32 array of unit-length rows; the input itself where it is that already.
-        Rows of another length are normalised, with a warning.
-
-    Raises:
-        ValueError: another rank, no rows, NaN or infinite values, a row of zeros.
+    Rows of another length are normalised, with a warning. ValueError for what `float_rows` refuses,
+    NaN, infinite values and a row of zeros.
     """
-    array = rows(embeddings, name)
+    array = float_rows(embeddings, name)
     lengths = np.sqrt(np.einsum("nd,nd->n", array, array))
-    if not np.isfinite(lengths).all() or not lengths.all():
-        bad = np.flatnonzero(~np.isfinite(lengths) | (lengths == 0))
-        raise ValueError(
-            f"`{name}` should be finite and no row all zeros. Received rows with NaN, infinite "
-            f"values or only zeros: {len(bad)} of {len(array)}, the first {bad[:5].tolist()}."
-        )
+    _refuse_rows(
+        ~np.isfinite(lengths) | (lengths == 0),
+        name,
+        "finite and no row all zeros",
+        "NaN, infinite values or only zeros",
+    )
     off = np.abs(lengths - 1)
     if (off > _TOLERANCE).any():
         warnings.warn(
@@ -46,17 +38,12 @@ def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
 
 def finite_rows(features: np.ndarray, name: str) -> np.ndarray:
     """Checks features of any length: [rows, dim] -> float32, at least one row, finite."""
-    array = rows(features, name)
-    if not np.isfinite(array).all():
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        raise ValueError(
-            f"`{name}` should be finite. Received rows with NaN or infinite values: {len(bad)} of "
-            f"{len(array)}, the first {bad[:5].tolist()}."
-        )
+    array = float_rows(features, name)
+    _refuse_rows(~np.isfinite(array).all(axis=1), name, "finite", "NaN or infinite values")
     return array
 
 
-def rows(values: np.ndarray, name: str) -> np.ndarray:
+def float_rows(values: np.ndarray, name: str) -> np.ndarray:
     """[rows, dim] -> float32, at least one row."""
     array = np.asarray(values, "float32")
     if array.ndim != 2 or 0 in array.shape:
@@ -65,6 +52,15 @@ def rows(values: np.ndarray, name: str) -> np.ndarray:
             f"{array.shape}."
         )
     return array
+
+
+def _refuse_rows(bad: np.ndarray, name: str, wanted: str, found: str) -> None:
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        raise ValueError(
+            f"`{name}` should be {wanted}. Received rows with {found}: {len(rows)} of {len(bad)}, "
+            f"the first {rows[:5].tolist()}."
+        )
 
 
 def check_same_width(first: np.ndarray, second: np.ndarray, names: str) -> None:

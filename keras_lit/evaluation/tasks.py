@@ -1,14 +1,14 @@
 """Evaluates a model on a dataset, with what a report shows beside the numbers."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
-from keras_lit.evaluation import retrieval, seen, sheets, zero_shot
-from keras_lit.evaluation.encoding import Images, ImagesAndTexts
-from keras_lit.evaluation.multi_label import multi_label_accuracy
+from keras_lit.data import duplicates as near_duplicates
+from keras_lit.evaluation import retrieval, sheets, zero_shot
+from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.model import LiT
 
 
@@ -33,7 +33,7 @@ class Result:
     """
 
     dataset: str
-    task: str
+    task: Literal["zeroshot_classification", "zeroshot_retrieval", "linear_probe"]
     metrics: dict[str, float]
     count: int
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -82,38 +82,35 @@ def classify(
         lambda texts: model.encode_text(texts, verbose=0), class_names, templates
     )
     embeddings, labels = images.embeddings(model), images["label"]
+    numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
     confusions = []
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         arguments = embeddings[chosen], labels[chosen], weights
         if several_labels:
-            return multi_label_accuracy(*arguments)
+            return zero_shot.multi_label_accuracy(*arguments)
         return zero_shot.zero_shot_accuracy(*arguments, classes=classes)
 
-    metrics = seen.with_and_without(evaluate, len(embeddings), duplicates)
+    metrics = _with_and_without(evaluate, len(embeddings), duplicates)
     if not several_labels:
-        names = dict(
-            zip(range(len(weights)) if classes is None else classes, class_names, strict=True)
-        )
+        names = dict(zip(numbers.tolist(), class_names, strict=True))
         confusions = [
             (names[pair.label], names[pair.predicted], pair.count, pair.fraction)
             for pair in zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
         ]
-    shown = np.unique(
-        np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
-    )
-    wanted = shown if classes is None else np.asarray(classes)[shown]
+    shown = np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
     marks = labels if several_labels else labels[:, np.newaxis]
     sheet = sheets.nearest_pictures(
         [class_names[i] for i in shown],
         weights[shown],
         embeddings,
-        (marks == wanted[:, np.newaxis, np.newaxis]).any(axis=2),
+        (marks == numbers[shown, np.newaxis, np.newaxis]).any(axis=2),
         images,
     )
     settings = {"classes": len(weights), "templates": len(templates), "template": templates[0]}
-    task = "zeroshot_classification"
-    return Result(dataset, task, metrics, len(embeddings), settings, confusions, sheet)
+    return Result(
+        dataset, "zeroshot_classification", metrics, len(embeddings), settings, confusions, sheet
+    )
 
 
 def retrieve(
@@ -146,21 +143,84 @@ def retrieve(
     Example: as for `classify`, with `ImagesAndTexts` in place of `Images`.
     """
     images, texts = pairs.embeddings(model)
-    groups = pairs.groups_of_same_text() if same_text else np.arange(len(images))
+    groups = pairs.image_groups if same_text else np.arange(len(images))
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         kept = chosen[pairs.image_index]
         index = (np.cumsum(chosen) - 1)[pairs.image_index[kept]]
         return retrieval.retrieval_recall(images[chosen], texts[kept], index, ks, groups[chosen])
 
-    metrics = seen.with_and_without(evaluate, len(images), duplicates)
-    shown = np.random.default_rng(0).permutation(len(texts))[:queries]
-    sheet = sheets.nearest_pictures(
-        [str(pairs.texts[i]) for i in shown],
-        texts[shown],
-        images,
-        groups == groups[pairs.image_index[shown]][:, np.newaxis],
-        pairs.images,
-    )
+    metrics = _with_and_without(evaluate, len(images), duplicates)
+    sheet = sheets.nearest_to_texts(pairs, images, texts, groups, queries)
     settings = {"texts": len(texts), "same_text": same_text}
     return Result(dataset, "zeroshot_retrieval", metrics, len(images), settings, [], sheet)
+
+
+def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> np.ndarray:
+    """The images of an evaluation that a model has seen in training, or near-duplicates of them.
+
+    Args:
+        images: the `Images` to evaluate on (of `ImagesAndTexts`: its `images`), not features.
+        training: the training images: an unbatched tf.data.Dataset of images or of pairs with an
+            "image", or any iterable of encoded images or uint8 pixels.
+        max_distance: int, by how many of 256 bits of the perceptual hash they may differ.
+
+    Returns:
+        Ascending rows of `images`, for `classify(..., duplicates=...)` and `retrieve`.
+
+    Raises:
+        ImportError: the package ImageHash is missing.
+
+    Example:
+
+    >>> images = keras_lit.evaluation.Images(test)  # doctest: +SKIP
+    >>> seen = keras_lit.evaluation.seen_in_training(images, train)  # doctest: +SKIP
+    >>> keras_lit.evaluation.classify(model, images, names, duplicates=seen)  # doctest: +SKIP
+
+    Reference: the LiT paper, section 5.5 and Table 5.
+    """
+    hashes = near_duplicates.perceptual_hashes(images.rows())
+    matches = near_duplicates.match_hashes(
+        hashes, near_duplicates.perceptual_hashes(training), max_distance=max_distance
+    )
+    return np.unique(matches.queries)
+
+
+def _with_and_without(
+    evaluate: Callable[[np.ndarray], dict[str, float]], images: int, duplicates: Any
+) -> dict[str, float]:
+    """The metrics of all images, and where there are duplicates those of the others too.
+
+    `evaluate` takes a [images] bool array, which of them to evaluate on. The metrics without
+    duplicates are "..._without_duplicates", and "duplicates" is how many there are.
+    """
+    metrics = evaluate(np.ones(images, bool))
+    if duplicates is None:
+        return metrics
+    unseen = ~_mask(duplicates, images)
+    if not unseen.any():
+        raise ValueError(
+            f"All {images} images are duplicates, so that nothing is left to evaluate."
+        )
+    others = {f"{name}_without_duplicates": value for name, value in evaluate(unseen).items()}
+    return {**metrics, **others, "duplicates": int(images - unseen.sum())}
+
+
+def _mask(duplicates: Any, images: int) -> np.ndarray:
+    """Rows, or a mask of them, as a [images] bool array."""
+    rows = np.asarray(duplicates)
+    if rows.dtype == bool:
+        if rows.shape != (images,):
+            raise ValueError(
+                f"A mask of duplicates should have shape ({images},). Received: {rows.shape}."
+            )
+        return rows
+    rows = rows.astype("int64").ravel()
+    if rows.size and not (rows.min() >= 0 and rows.max() < images):
+        raise ValueError(
+            f"`duplicates` should hold rows in [0, {images}), the images. Received: from "
+            f"{rows.min()} to {rows.max()}."
+        )
+    mask = np.zeros(images, bool)
+    mask[rows] = True
+    return mask

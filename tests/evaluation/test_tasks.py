@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lit import evaluation
-from keras_lit.evaluation import seen
+from keras_lit.evaluation.tasks import _with_and_without
 from tests.small import make_model, make_pairs
 
 
@@ -19,7 +19,7 @@ def test_near_duplicates_are_found_each_time_they_occur():
     test[5] = test[2]
     larger = tf.image.resize(test[[2, 6]].astype("float32"), [100, 100]).numpy().astype("uint8")
     training = [*pictures(20)[10:], tf.io.encode_jpeg(larger[0]).numpy(), larger[1]]
-    found = seen.seen_in_training(evaluation.Images({"image": test}, ()), training)
+    found = evaluation.seen_in_training(evaluation.Images({"image": test}, ()), training)
     assert found.tolist() == [2, 5, 6]
 
 
@@ -50,12 +50,10 @@ def test_retrieval_without_duplicates_is_that_of_the_others_alone():
 
 def test_classification_with_and_without():
     calls = []
-    found = seen.with_and_without(
-        lambda chosen: calls.append(chosen) or {"x": chosen.sum()}, 5, [4, 1]
-    )
+    found = _with_and_without(lambda chosen: calls.append(chosen) or {"x": chosen.sum()}, 5, [4, 1])
     assert found == {"x": 5, "x_without_duplicates": 3, "duplicates": 2}
     assert calls[1].tolist() == [True, False, True, True, False]
-    assert seen.with_and_without(lambda chosen: {"x": 1}, 5, []) == {
+    assert _with_and_without(lambda chosen: {"x": 1}, 5, []) == {
         "x": 1,
         "x_without_duplicates": 1,
         "duplicates": 0,
@@ -85,4 +83,4 @@ def test_classification_with_and_without():
 )
 def test_bad_duplicates(duplicates, message):
     with pytest.raises(ValueError, match=message):
-        seen.with_and_without(lambda chosen: {}, 5, duplicates)
+        _with_and_without(lambda chosen: {}, 5, duplicates)
