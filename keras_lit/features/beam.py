@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 
-from keras_lit.features import encoding, manifests, precomputing, tfrecords
+from keras_lit.features import feature_rows, manifests, precomputing, tfrecords
 from keras_lit.towers import ImageTower, fingerprints
 
 Numbered = tuple[int, dict[str, Any]]
@@ -86,8 +86,8 @@ class _Shard(beam.DoFn):
         self._tower = self._make_tower()
         tower = {"tower": fingerprints.fingerprint(self._tower)}
         manifests.check_same({"tower": self._plan["tower"]}, tower, self._directory)
-        encode = encoding.encoder(self._tower, self._plan["batch_size"])
-        self._rows = encoding.Rows(encode, self._plan, None, self._skip)
+        encode = feature_rows.encoder(self._tower, self._plan["batch_size"])
+        self._rows = feature_rows.Rows(encode, self._plan, None, self._skip)
 
     def process(self, group: tuple[int, Iterable[Numbered]]) -> Iterator[int]:
         shard, numbered = group
@@ -98,7 +98,7 @@ class _Shard(beam.DoFn):
                 lambda: iter(pairs), output_signature=self._spec
             )
             start, stop = precomputing.bounds(plan, shard)
-            batches = iter(encoding.prepare(dataset, self._tower, plan, start, skip=0))
+            batches = iter(feature_rows.prepare(dataset, self._tower, plan, start, skip=0))
             notes: manifests.Record = {}
             rows = self._rows.of_shard(batches, start, stop, None, notes)
             tfrecords.write(directory, plan, tfrecords.tfds_features(plan), shard, rows, notes)

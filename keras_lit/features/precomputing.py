@@ -13,7 +13,7 @@ import tensorflow as tf
 import tqdm
 
 from keras_lit import checks
-from keras_lit.features import encoding, manifests, tfrecords
+from keras_lit.features import feature_rows, manifests, tfrecords
 from keras_lit.towers import ImageTower, fingerprints
 from keras_lit.training import pairs
 
@@ -93,8 +93,8 @@ def precompute(
         return finished
     mine = range(shards * shard_index // num_shards, shards * (shard_index + 1) // num_shards)
     missing = [shard for shard in manifests.missing_shards(directory, plan) if shard in mine]
-    encode = encoding.encoder(image_tower, batch_size)
-    rows = encoding.Rows(encode, plan, text_preprocessor, skip_bad_images)
+    encode = feature_rows.encoder(image_tower, batch_size)
+    rows = feature_rows.Rows(encode, plan, text_preprocessor, skip_bad_images)
     total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
     left = sum(stop - start for start, stop in (bounds(plan, shard) for shard in missing))
     with tqdm.tqdm(total=total, initial=total - left, unit=" pairs", disable=not verbose) as bar:
@@ -130,7 +130,7 @@ def begin(
         )
     for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
         checks.check_positive(value, name)
-    encoding.check_dataset(dataset, image_tower, views)
+    feature_rows.check_dataset(dataset, image_tower, views)
     choices = {"split": split, "dtype": dtype, "views": views, "seed": seed, "shards": shards}
     choices["batch_size"] = batch_size
     plan = _plan(image_tower, dataset, directory, text_preprocessor, choices)
@@ -172,7 +172,7 @@ def _plan(
         "tokens": tokens,
         "tower": fingerprints.fingerprint(tower),
         "augmentation": crops if choices["views"] > 1 else None,
-        "first_input": int(encoding.hash_of(first)),
+        "first_input": int(feature_rows.hash_of(first)),
     }
     batches = _batch_count(plan)
     if plan["shards"] > batches:
@@ -217,7 +217,7 @@ def _batch_count(plan: manifests.Record) -> int:
 
 
 def _write_run(
-    rows: encoding.Rows,
+    rows: feature_rows.Rows,
     dataset: tf.data.Dataset,
     tower: ImageTower,
     directory: pathlib.Path,
@@ -229,7 +229,7 @@ def _write_run(
     start, stop = bounds(plan, run[0])[0], bounds(plan, run[-1])[1]
     # One pair more than there should be shows a dataset that has grown.
     part = dataset.take(stop + (stop == plan["pairs"]))
-    batches = iter(encoding.prepare(part, tower, plan, start))
+    batches = iter(feature_rows.prepare(part, tower, plan, start))
     after = manifests.last_input(directory, plan, run[0] - 1)
     for shard in run:
         notes: manifests.Record = {}

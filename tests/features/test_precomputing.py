@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_lit
-from keras_lit.features import encoding, precomputing
+from keras_lit.features import feature_rows, precomputing
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from tests.features import small
 from tests.features.small import files, make_pairs, make_tower, precompute
@@ -62,8 +62,8 @@ def test_weights_are_cast_once_where_layers_compute_in_16_bits(replicas):
             weight.assign(weight + np.random.default_rng(1).uniform(0, 1, weight.shape))
         before = tower.get_weights()
         expected = tf.function(tower.features)(pixels).numpy()
-        found = encoding.encoder(tower, 4)(pixels)
-        cast = [weight for weight, _ in encoding._weights_in_compute_dtype(tower)]
+        found = feature_rows.encoder(tower, 4)(pixels)
+        cast = [weight for weight, _ in feature_rows._weights_in_compute_dtype(tower)]
     np.testing.assert_array_equal(found, expected.astype("float32"))
     for weight, old in zip(tower.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
