@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pathlib
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -149,3 +151,82 @@ def checksum(path: pathlib.Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finish(
+    directory: pathlib.Path, plan: manifests.Record, features: tfds.features.FeaturesDict
+) -> manifests.Record:
+    """Writes the metadata of TensorFlow Datasets and the manifest; removes the working directory.
+
+    All shards must be there; `manifests.missing_shards` tells.
+    """
+    split = plan["split"]
+    records = manifests.read_records(directory, plan)
+    for before, after in itertools.pairwise(records):
+        if after.get("input_before", 0) not in (0, before["last_input"]):
+            raise ValueError(
+                f"{before['file']} and {after['file']} were written from other orders of the "
+                "dataset, so that pairs would be missing and others twice. Delete both, and run "
+                "their jobs again with the same pairs in the same order (a shuffle needs a seed)."
+            )
+    kept_back = ("plan", "skipped", "input_before")
+    manifest = {
+        "plan": plan,
+        "pairs": sum(record["pairs"] for record in records),
+        "bytes": sum(record["bytes"] for record in records),
+        "skipped": [bad for record in records for bad in record["skipped"]],
+        "shards": [
+            {name: value for name, value in record.items() if name not in kept_back}
+            for record in records
+        ],
+    }
+    if manifest["pairs"] == 0:
+        raise ValueError(f"No pair is left: all {plan['pairs']} images were skipped.")
+    working = manifests.working_directory(directory, split)
+    others = [manifests.read_json(path) for path in directory.glob("manifest-*.json")]
+    try:
+        _write_tfds_metadata(directory, working, [*others, manifest], features)
+    except OSError as error:
+        raise manifests.write_error(directory, error) from error
+    manifests.write_json(manifests.manifest_path(directory, split), manifest, working)
+    shutil.rmtree(working)
+    return manifest
+
+
+def _write_tfds_metadata(
+    directory: pathlib.Path,
+    working: pathlib.Path,
+    records: list[manifests.Record],
+    features: tfds.features.FeaturesDict,
+) -> None:
+    import tensorflow_datasets as tfds
+
+    target = working / "tfds"
+    target.mkdir(exist_ok=True)
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=manifests.NAME,
+        version=tfds.core.Version("1.0.0"),
+        data_dir=str(target),
+        module_name=manifests.NAME,
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description="Image features of a locked tower, written by keras_lit.features.precompute.",
+        features=features,
+    )
+    info.set_file_format(tfds.core.FileFormat.TFRECORD)
+    info.set_splits(
+        tfds.core.splits.SplitDict(
+            [
+                tfds.core.SplitInfo(
+                    name=manifest["plan"]["split"],
+                    shard_lengths=[shard["pairs"] for shard in manifest["shards"]],
+                    num_bytes=manifest["bytes"],
+                )
+                for manifest in sorted(records, key=lambda m: m["plan"]["split"])
+            ]
+        )
+    )
+    info.write_to_directory(str(target))
+    for path in sorted(target.iterdir()):
+        path.rename(directory / path.name)

@@ -103,7 +103,7 @@ def test_damaged_before_the_end(run, whole, tmp_path):
     """Found at once, or by whoever reads; or written again."""
     chance = random.Random(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras_lit.features.manifests, "finish", lambda *args: None)
+        patch.setattr(keras_lit.features.tfrecords, "finish", lambda *args: None)
         run(tmp_path / "unfinished")
     outcomes = []
     for number in range(NUMBERS["unfinished features damaged"]):

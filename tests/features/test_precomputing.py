@@ -28,7 +28,7 @@ def unfinished(tmp_path_factory):
     """All shards are there, but not the manifest."""
     directory = tmp_path_factory.mktemp("unfinished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras_lit.features.manifests, "finish", lambda *args: None)
+        patch.setattr(keras_lit.features.tfrecords, "finish", lambda *args: None)
         precompute(directory)
     return directory
 
