@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,10 +41,44 @@ def whole(
         working.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields another, empty folder to fill, which becomes `path` when all of it is there.
+
+    A process that is killed leaves `path` as it was, and a folder `NAME.PID.tmp` beside it.
+
+    Args:
+        path: of the folder; there is none yet, or an empty one.
+
+    Raises:
+        OSError: `path` has been filled meanwhile, by another process.
+
+    Example:
+
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> with whole_folder(directory / "photos") as working:
+    ...     written = (working / "a.txt").write_text("all of it")
+    >>> [path.name for path in directory.rglob("*")]
+    ['photos', 'a.txt']
+    """
+    path = pathlib.Path(path)
+    working = path.parent / f"{path.name}.{os.getpid()}.tmp"
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    try:
+        yield working
+        working.rename(path)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
 def remove_leftovers(path: pathlib.Path, directory: pathlib.Path | None = None) -> None:
-    """Removes what killed processes left of `whole(path, directory)`."""
-    for leftover in (directory or path.parent).glob(f"{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Removes what killed processes left of `whole(path, directory)` or `whole_folder(path)`."""
+    for leftover in (directory or path.parent).glob(f"{path.name}.[0-9]*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 import tqdm
 
-from keras_lit import checks
+from keras_lit import checks, files
 from keras_lit.features import feature_rows, manifests, tfrecords
 from keras_lit.towers import ImageTower, fingerprints
 from keras_lit.training import pairs
@@ -318,14 +318,12 @@ def _copy(part: pathlib.Path, directory: pathlib.Path, split: str) -> None:
     if manifests.agree_on_plan(directory, plan) is not None:
         return
     for source in sorted(manifests.working_directory(part, split).glob("shard-*.json")):
-        target = manifests.working_directory(directory, split) / source.name
+        unfinished = manifests.working_directory(directory, split)
         file = manifests.shard_file(split, int(source.stem.split("-")[1]), plan["shards"])
-        working = target.with_suffix(".tmp")
+        copies = {part / file: directory / file, source: unfinished / source.name}
         try:
-            for old, new in ((part / file, directory / file), (source, target)):
-                shutil.copyfile(old, working)
-                working.rename(new)
+            for old, new in copies.items():
+                with files.whole(new, unfinished) as working:
+                    shutil.copyfile(old, working)
         except OSError as error:
             raise manifests.write_error(directory / file, error) from error
-        finally:
-            working.unlink(missing_ok=True)

@@ -229,4 +229,5 @@ def _write_tfds_metadata(
     )
     info.write_to_directory(str(target))
     for path in sorted(target.iterdir()):
-        path.rename(directory / path.name)
+        with files.whole(directory / path.name, working) as final:
+            path.rename(final)
