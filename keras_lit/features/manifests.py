@@ -73,16 +73,11 @@ def shard_file(split: str, shard: int, shards: int) -> str:
 def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
     """Writes the plan, or compares it with the one that is there.
 
-    Returns:
-        The manifest where the split is finished already, else None.
-
-    Raises:
-        ValueError: the directory holds features of something else.
-        OSError: the directory cannot be written.
+    Returns the manifest where the split is finished already; raises ValueError where the directory
+    holds features of something else.
     """
-    split = plan["split"]
-    finished = manifest_path(directory, split)
-    plan_path = working_directory(directory, split) / "plan.json"
+    finished = manifest_path(directory, plan["split"])
+    plan_path = working_directory(directory, plan["split"]) / "plan.json"
     if finished.exists():
         manifest = read_json(finished)
         check_same(manifest["plan"], plan, directory)
@@ -102,10 +97,9 @@ def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
 
 def known_plan(directory: pathlib.Path, split: str) -> Record | None:
     """The plan of a split that was begun or finished, if any."""
-    finished = manifest_path(directory, split)
-    begun = working_directory(directory, split) / "plan.json"
-    if finished.exists():
+    if (finished := manifest_path(directory, split)).exists():
         return read_json(finished)["plan"]
+    begun = working_directory(directory, split) / "plan.json"
     return read_json(begun) if begun.exists() else None
 
 
@@ -121,12 +115,6 @@ def read_records(directory: pathlib.Path, plan: Record) -> list[Record]:
     return [read_json(record_path(directory, plan["split"], shard)) for shard in shards]
 
 
-def last_input(directory: pathlib.Path, plan: Record, shard: int) -> int | None:
-    """The hash of the last pair of a finished shard, None where there is none."""
-    record = None if shard < 0 else read_record(directory, plan["split"], shard)
-    return None if record is None else record["last_input"]
-
-
 def check_same(expected: Record, received: Record, directory: pathlib.Path) -> None:
     """Raises ValueError when two plans differ, and names where."""
     found = fingerprints.differences(expected, received)
@@ -139,11 +127,7 @@ def check_same(expected: Record, received: Record, directory: pathlib.Path) -> N
 
 
 def missing_shards(directory: pathlib.Path, plan: Record) -> list[int]:
-    """The shards without a record, or without the file that it is about.
-
-    Raises:
-        ValueError: a shard belongs to another plan.
-    """
+    """The shards without a record or its file; ValueError for a shard of another plan."""
     missing = []
     for shard in range(plan["shards"]):
         record = read_record(directory, plan["split"], shard)

@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import keras
 import tensorflow as tf
@@ -26,7 +27,7 @@ def precompute(
     batch_size: int = 64,
     shards: int = 16,
     split: str = "train",
-    dtype: str = "float16",
+    dtype: Literal["float16", "float32"] = "float16",
     views: int = 1,
     seed: int = 0,
     text_preprocessor: keras.layers.Layer | None = None,
@@ -88,8 +89,8 @@ def precompute(
     """
     checks.check_one_of(shard_index, range(num_shards), "shard_index")
     directory = pathlib.Path(directory)
-    choices = (batch_size, shards, split, dtype, views, seed, text_preprocessor)
-    plan, finished = begin(image_tower, dataset, directory, *choices)
+    options = (batch_size, shards, split, dtype, views, seed, text_preprocessor)
+    plan, finished = begin(image_tower, dataset, directory, *options)
     if finished is not None:
         return finished
     mine = range(shards * shard_index // num_shards, shards * (shard_index + 1) // num_shards)
@@ -103,7 +104,7 @@ def precompute(
             _write_run(rows, dataset, image_tower, directory, plan, run, bar)
     if num_shards > 1:
         return None
-    return tfrecords.finish(directory, plan, tfrecords.tfds_features(plan))
+    return tfrecords.finish(directory, plan)
 
 
 def begin(
@@ -118,10 +119,9 @@ def begin(
     seed: int = 0,
     text_preprocessor: keras.layers.Layer | None = None,
 ) -> tuple[manifests.Record, manifests.Record | None]:
-    """Checks the arguments of `precompute` and writes its plan, or compares it with that there.
+    """Checks the arguments of `precompute`, and writes its plan or compares it with that there.
 
-    Returns:
-        The plan, and the manifest where the split is finished already.
+    Returns the plan, and the manifest where the split is finished already.
     """
     checks.check_one_of(dtype, ("float16", "float32"), "dtype")
     if not re.fullmatch(r"\w[\w-]*", split):
@@ -132,21 +132,6 @@ def begin(
     for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
         checks.check_positive(value, name)
     feature_rows.check_dataset(dataset, image_tower, views)
-    choices = {"split": split, "dtype": dtype, "views": views, "seed": seed, "shards": shards}
-    choices["batch_size"] = batch_size
-    plan = _plan(image_tower, dataset, directory, text_preprocessor, choices)
-    directory.mkdir(parents=True, exist_ok=True)
-    return plan, manifests.agree_on_plan(directory, plan)
-
-
-def _plan(
-    tower: ImageTower,
-    dataset: tf.data.Dataset,
-    directory: pathlib.Path,
-    text_preprocessor: keras.layers.Layer | None,
-    choices: manifests.Record,
-) -> manifests.Record:
-    """All that decides the bytes of a cache."""
     first = next(iter(dataset.take(1)), None)
     if first is None:
         raise ValueError(pairs.EMPTY)
@@ -162,27 +147,29 @@ def _plan(
             "length": text_preprocessor.sequence_length,
             "preprocessor": fingerprints.of_preprocessor(text_preprocessor),
         }
-    preprocessor = tower.preprocessor
+    preprocessor = image_tower.preprocessor
     crops = {"random_crop": preprocessor.random_crop, "random_flip": preprocessor.random_flip}
+    # All that decides the bytes of a cache.
     plan = {
-        **choices,
-        "format": manifests.FORMAT,
-        "dim": tower.feature_dim,
-        "pairs": _count_pairs(dataset, directory, choices["split"]),
+        **{"split": split, "dtype": dtype, "views": views, "seed": seed},
+        **{"shards": shards, "batch_size": batch_size, "format": manifests.FORMAT},
+        "dim": image_tower.feature_dim,
+        "pairs": _count_pairs(dataset, directory, split),
         "fields": fields,
         "tokens": tokens,
-        "tower": fingerprints.fingerprint(tower),
-        "augmentation": crops if choices["views"] > 1 else None,
+        "tower": fingerprints.fingerprint(image_tower),
+        "augmentation": crops if views > 1 else None,
         "first_input": int(feature_rows.hash_of(first)),
     }
     batches = _batch_count(plan)
-    if plan["shards"] > batches:
+    if shards > batches:
         raise ValueError(
-            f"`shards` should be at most {batches}, the number of batches of "
-            f"{plan['batch_size']} pairs. Received: {plan['shards']}."
+            f"`shards` should be at most {batches}, the number of batches of {batch_size} pairs. "
+            f"Received: {shards}."
         )
-    # As it will be read from its file, with lists for tuples.
-    return json.loads(json.dumps(plan))
+    plan = json.loads(json.dumps(plan))  # As it will be read from its file, with lists for tuples.
+    directory.mkdir(parents=True, exist_ok=True)
+    return plan, manifests.agree_on_plan(directory, plan)
 
 
 def _count_pairs(dataset: tf.data.Dataset, directory: pathlib.Path, split: str) -> int:
@@ -231,12 +218,12 @@ def _write_run(
     # One pair more than there should be shows a dataset that has grown.
     part = dataset.take(stop + (stop == plan["pairs"]))
     batches = iter(feature_rows.prepare(part, tower, plan, start))
-    after = manifests.last_input(directory, plan, run[0] - 1)
+    before = manifests.read_record(directory, plan["split"], run[0] - 1) if run[0] else None
+    after = None if before is None else before["last_input"]
     for shard in run:
         notes: manifests.Record = {}
         found = rows.of_shard(batches, *bounds(plan, shard), after, notes)
-        features = tfrecords.tfds_features(plan)
-        tfrecords.write(directory, plan, features, shard, _showing(found, bar), notes)
+        tfrecords.write(directory, plan, shard, _showing(found, bar), notes)
         after = notes["last_input"]
     if next(batches, None) is not None:
         raise ValueError(
@@ -306,7 +293,7 @@ def merge(
             f"These shards have changed since they were written: {', '.join(changed)}. Delete "
             "them, and run their jobs again."
         )
-    return tfrecords.finish(directory, plan, tfrecords.tfds_features(plan))
+    return tfrecords.finish(directory, plan)
 
 
 def _copy(part: pathlib.Path, directory: pathlib.Path, split: str) -> None:

@@ -115,10 +115,10 @@ def test_goes_on_after_an_interruption(tmp_path, whole, after, monkeypatch):
     """Each shard that is finished is kept as it is; the rest comes out the same."""
     write = keras_lit.features.tfrecords.write
 
-    def fail(directory, plan, features, shard, rows, notes):
+    def fail(directory, plan, shard, rows, notes):
         if shard == after:
             rows = interrupted(rows)
-        write(directory, plan, features, shard, rows, notes)
+        write(directory, plan, shard, rows, notes)
 
     def interrupted(rows):
         yield next(rows)
@@ -202,10 +202,10 @@ def test_another_order_is_found_when_it_goes_on(tmp_path, monkeypatch):
     """The first pair and the number are the same, the pair before the resumed shard is not."""
     write = keras_lit.features.tfrecords.write
 
-    def stop(directory, plan, features, shard, rows, notes):
+    def stop(directory, plan, shard, rows, notes):
         if shard == 1:
             raise KeyboardInterrupt
-        write(directory, plan, features, shard, rows, notes)
+        write(directory, plan, shard, rows, notes)
 
     with monkeypatch.context() as patch:
         patch.setattr(keras_lit.features.tfrecords, "write", stop)
