@@ -8,7 +8,7 @@ Writes to --output 00000.tar, 00001.tar, ... (webdataset's layout; or images/ an
 which `keras_lit.data.image_text_pairs` reads, and report.json: how many pairs each rule dropped,
 the bad records by name, and the images that repeat earlier ones. --drop takes lists of names, such
 as those of `examples/find_duplicates.py --against` a test set. --output is there when all of it is;
-a run that was killed leaves OUTPUT.unfinished, which the next one removes.
+a run that was killed leaves OUTPUT.<number>.tmp, which the next one removes.
 """
 
 import argparse
@@ -17,13 +17,13 @@ import io
 import itertools
 import json
 import pathlib
-import shutil
 import tarfile
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
+from keras_lit import files
 from keras_lit.data import duplicates, filters, image_text_pairs, statistics
 
 Pair = dict[str, bytes]
@@ -42,20 +42,17 @@ def main() -> None:
     clean = filters.apply(clean, [duplicates.not_named(repeats)])
     counts.clear()  # Looking for repeats has read the pairs once already.
 
-    # Takes its name when all is written, so that nobody reads a part of it for the whole.
-    working = args.output.with_name(f"{args.output.name}.unfinished")
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    write = {"tar": write_tars, "jsonl": write_jsonl}[args.format]
-    written = write(clean.as_numpy_iterator(), working, args.images_per_shard)
-    report = {
-        "written": written,
-        "dropped": {name: count for name, count in counts.items() if name != "kept"},
-        "repeats": repeats,
-        "bad_records": sorted(skipped),
-    }
-    (working / "report.json").write_text(json.dumps(report, indent=1))
-    working.rename(args.output)
+    files.remove_leftovers(args.output)
+    with files.whole_folder(args.output) as working:
+        write = {"tar": write_tars, "jsonl": write_jsonl}[args.format]
+        written = write(clean.as_numpy_iterator(), working, args.images_per_shard)
+        report = {
+            "written": written,
+            "dropped": {name: count for name, count in counts.items() if name != "kept"},
+            "repeats": repeats,
+            "bad_records": sorted(skipped),
+        }
+        (working / "report.json").write_text(json.dumps(report, indent=1))
     for name, count in report["dropped"].items():
         print(f"{count} dropped by the rule: {name}")
     print(

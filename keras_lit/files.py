@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,33 +42,49 @@ def whole(
 
 
 @contextlib.contextmanager
-def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a scratch folder; what is written to its `path.name` becomes `path` at the end.
+def whole_folder(path: str | os.PathLike, first_stays: bool = False) -> Iterator[pathlib.Path]:
+    """Yields another, empty folder to fill, which becomes `path` when all of it is there.
 
-    Where another process was first, its folder stays: both should have the same content.
+    A process that is killed leaves `path` as it was, and a folder `NAME.PID.tmp` beside it.
+
+    Args:
+        path: of the folder; there is none yet, or an empty one.
+        first_stays: bool, whether the folder of a process that was first stays, which writes the
+            same; otherwise that is an error.
+
+    Raises:
+        OSError: `path` has been filled meanwhile, by another process.
 
     Example:
 
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "unpacked"
-    >>> with whole_folder(path) as scratch:
-    ...     (scratch / "unpacked").mkdir()
-    >>> path.is_dir()
-    True
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> with whole_folder(directory / "photos") as working:
+    ...     written = (working / "a.txt").write_text("all of it")
+    >>> [path.name for path in directory.rglob("*")]
+    ['photos', 'a.txt']
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.") as scratch:
-        yield pathlib.Path(scratch)
+    path = pathlib.Path(path)
+    working = path.parent / f"{path.name}.{os.getpid()}.tmp"
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    try:
+        yield working
         try:
-            pathlib.Path(scratch, path.name).rename(path)
+            working.rename(path)
         except OSError:
-            if not path.is_dir():
+            if not (first_stays and path.is_dir()):
                 raise
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
 
 
 def remove_leftovers(path: pathlib.Path, directory: pathlib.Path | None = None) -> None:
-    """Removes what killed processes left of `whole(path, directory)`."""
-    for leftover in (directory or path.parent).glob(f"{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Removes what killed processes left of `whole(path, directory)` or `whole_folder(path)`."""
+    for leftover in (directory or path.parent).glob(f"{path.name}.[0-9]*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(

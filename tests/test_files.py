@@ -27,16 +27,32 @@ def test_what_fails_half_way_changes_nothing(tmp_path):
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "deep" / "unpacked"
-    with pytest.raises(RuntimeError), files.whole_folder(path) as scratch:
-        (scratch / "unpacked").mkdir()
+    path = tmp_path / "folder"
+    with files.whole_folder(path) as working:
+        (working / "a.txt").write_text("all of it")
+        assert not path.exists()
+    assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == [
+        "folder",
+        "folder/a.txt",
+    ]
+    with pytest.raises(OSError), files.whole_folder(path) as working:
+        (working / "b.txt").write_text("of another")
+    with files.whole_folder(path, first_stays=True) as working:
+        (working / "a.txt").write_text("as if two processes had begun at once")
+    assert (path / "a.txt").read_text() == "all of it"
+    with pytest.raises(RuntimeError), files.whole_folder(tmp_path / "other"):
         raise RuntimeError
-    assert not list(path.parent.iterdir())
-    for content in ("first", "second"):  # as if two processes had begun at once
-        with files.whole_folder(path) as scratch:
-            (scratch / "unpacked").mkdir()
-            (scratch / "unpacked" / "a.txt").write_text(content)
-    assert (path / "a.txt").read_text() == "first"
-    assert [file.name for file in path.parent.iterdir()] == ["unpacked"]
-    with pytest.raises(FileNotFoundError), files.whole_folder(tmp_path / "none"):
-        pass  # Nothing was written.
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder", "a.txt"]
+
+
+def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path):
+    for name in ("a.txt", "a.txt.old.tmp", "b.txt.3.tmp"):
+        (tmp_path / name).write_text("kept")
+    (tmp_path / "a.txt.12.tmp").write_text("half")
+    (tmp_path / "a.txt.13.tmp" / "folder").mkdir(parents=True)
+    files.remove_leftovers(tmp_path / "a.txt")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "a.txt",
+        "a.txt.old.tmp",
+        "b.txt.3.tmp",
+    ]

@@ -43,9 +43,9 @@ def encode(case: harness.Case) -> dict[str, float]:
 
 def keras_lit_encoder(images: np.ndarray, case: harness.Case) -> Any:
     """What `precompute` runs for each batch."""
-    from keras_lit.features import encoding
+    from keras_lit.features import feature_rows
 
-    encoder = encoding.encoder(image_tower(case), case["batch"])
+    encoder = feature_rows.encoder(image_tower(case), case["batch"])
     return lambda: encoder(images)
 
 

@@ -42,7 +42,6 @@ def write(
         plan["tokens"] = {"length": TOKENS, "preprocessor": preprocessor}
     manifests.agree_on_plan(directory, plan)
     rng = np.random.default_rng(0)
-    features = tfrecords.tfds_features(plan)
 
     def rows(start: int, stop: int) -> Any:
         for i in range(start, stop):
@@ -57,5 +56,5 @@ def write(
     for shard in range(shards):
         edges = (pairs * i // shards for i in (shard, shard + 1))
         notes = {"skipped": [], "last_input": 0}
-        tfrecords.write(directory, plan, features, shard, rows(*edges), notes)
-    return manifests.finish(directory, plan, features)["bytes"]
+        tfrecords.write(directory, plan, shard, rows(*edges), notes)
+    return tfrecords.finish(directory, plan)["bytes"]

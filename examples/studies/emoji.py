@@ -1,6 +1,7 @@
 """Pictures of another style: emoji of Debian's font Noto Color Emoji, with their Unicode names."""
 
 import pathlib
+import shutil
 import subprocess
 import tempfile
 import unicodedata
@@ -24,12 +25,12 @@ def font_file() -> pathlib.Path:
     if system.exists() or kept.exists():
         return system if system.exists() else kept
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+    with tempfile.TemporaryDirectory() as scratch, files.whole(kept) as working:
         options = ["-o", "APT::Sandbox::User=root"]
         subprocess.run(["apt-get", "download", PACKAGE, *options], cwd=scratch, check=True)
         package = next(pathlib.Path(scratch).glob("*.deb"))
         subprocess.run(["dpkg-deb", "-x", package, scratch], check=True)
-        pathlib.Path(scratch, FONT).rename(kept)
+        shutil.copyfile(pathlib.Path(scratch, FONT), working)
     return kept
 
 

@@ -19,6 +19,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from keras_lit import files
+
 # One measurement: numbers by name, "pairs" (seen so far) among them where there is a curve.
 Point = dict[str, float]
 
@@ -57,6 +59,7 @@ def run(
         ValueError: the file holds results of other settings.
     """
     path = args.output / f"{study}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     free = ("output", "data_dir", "seeds", "variants")
     settings = {name: value for name, value in vars(args).items() if name not in free}
     record = {"study": study, "settings": settings, "results": []}
@@ -80,17 +83,11 @@ def run(
             record["results"].append(
                 {"variant": variant, "seed": seed, "curve": curve, "seconds": seconds}
             )
-            _write(path, record)
+            with files.whole(path) as working:
+                working.write_text(json.dumps(record, indent=1))
             print(f"[{seconds:6.1f} s] {study}: {variant}, seed {seed}", flush=True)
             gc.collect()
     return record["results"]
-
-
-def _write(path: pathlib.Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    working = path.with_suffix(".tmp")
-    working.write_text(json.dumps(record, indent=1))
-    working.replace(path)
 
 
 def summarise(results: list[dict[str, Any]], metric: str) -> dict[str, tuple[float, float]]:

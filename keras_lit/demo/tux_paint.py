@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,9 +238,12 @@ def _fetch_stamps(directory: Path) -> Path:
         file=sys.stderr,
         flush=True,
     )
-    with files.whole_folder(unpacked) as scratch:
-        package = _download_package(scratch)
-        _run(["dpkg-deb", "-x", str(package), str(scratch / PACKAGE)], scratch).check_returncode()
+    with (
+        files.whole_folder(unpacked, first_stays=True) as working,
+        tempfile.TemporaryDirectory(dir=directory) as scratch,
+    ):
+        package = _download_package(Path(scratch))
+        _run(["dpkg-deb", "-x", str(package), str(working)], directory).check_returncode()
     return stamps
 
 

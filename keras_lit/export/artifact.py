@@ -6,19 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.evaluation.zero_shot import check_prompts, zero_shot_weights
 from keras_lit.export import signatures as of
-from keras_lit.export import warm_up
 from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
-from keras_lit.export.weights import ArtifactWeights
+from keras_lit.export.signatures import ArtifactWeights, Signature
 from keras_lit.model import LiT
 
 TOWERS = ("both", "image", "text")
 ON_CORRUPT = ("fail", "nan")
+FILE = "tf_serving_warmup_requests"
+# Rows of the requests of each signature.
+ROWS = (1, 8)
+# Numbers of the fields in tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+_LOG_PREDICT, _PREDICT_REQUEST = 6, 1
+_REQUEST_MODEL, _REQUEST_INPUTS, _MODEL_SIGNATURE = 1, 2, 3
+_KEY, _VALUE = 1, 2
 
 
 def save(
@@ -104,7 +111,7 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     ]
     kept = ArtifactWeights(used, weights)
     scores_of = of.probabilities(model, kept)
-    signatures: dict[str, of.Signature] = {}
+    signatures: dict[str, Signature] = {}
     if towers != "text":
         found, encode_image = of.of_images(model, kept, on_corrupt)
         signatures |= found
@@ -129,7 +136,7 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
         for name, signature in signatures.items():
             archive.add_endpoint(name, signature.function, list(signature.inputs))
         archive.write_out(str(path), verbose=False)
-        warm_up.write(path, signatures, model.image_tower.preprocessor.image_size)
+        _write_warm_up(path, signatures, model.image_tower.preprocessor.image_size)
         text = model_card(model, signatures, weights, class_names, templates, card or {})
         (path / "README.md").write_text(text)
 
@@ -151,3 +158,50 @@ def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None
         )
     with tf.init_scope():
         model.text_tower.preprocessor(["keras-nlp's tokenizers make their tables when called"])
+
+
+def _write_warm_up(
+    directory: pathlib.Path, signatures: Mapping[str, Signature], image_size: tuple[int, int]
+) -> None:
+    """Writes `assets.extra/tf_serving_warmup_requests`: requests of each size for each signature.
+
+    The first request of a signature is slow (memory is allocated, graphs are optimised), so TF
+    Serving replays these before it puts a version into service. It reads a TFRecord of
+    `PredictionLog` messages, written by their wire format (length-delimited fields, nothing else)
+    so that saving needs no `tensorflow-serving-api`; the tests read them with it.
+    """
+    folder = directory / "assets.extra"
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / FILE)) as writer:
+        for name, signature in signatures.items():
+            for rows in ROWS:
+                samples = {s.name: _sample(s.name, rows, image_size) for s in signature.inputs}
+                writer.write(_prediction_log(name, samples))
+
+
+def _sample(name: str, rows: int, image_size: tuple[int, int]) -> np.ndarray:
+    """Noise for images, PNG and JPEG in turns; words for text."""
+    pixels = np.random.default_rng(0).integers(0, 256, [rows, *image_size, 3]).astype("uint8")
+    if name == "pixels":
+        return pixels
+    if name == "image_bytes":
+        encoders = (tf.io.encode_jpeg, tf.io.encode_png)
+        return np.array([encoders[i % 2](pixels[i]).numpy() for i in range(rows)], object)
+    return np.array([f"a photo of {i} red balloons over the sea" for i in range(rows)], object)
+
+
+def _prediction_log(signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
+    request = _field(_REQUEST_MODEL, _field(_MODEL_SIGNATURE, signature.encode()))
+    for name, values in inputs.items():
+        tensor = tf.make_tensor_proto(values).SerializeToString()
+        entry = _field(_KEY, name.encode()) + _field(_VALUE, tensor)
+        request += _field(_REQUEST_INPUTS, entry)
+    return _field(_LOG_PREDICT, _field(_PREDICT_REQUEST, request))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field: tag, length as a varint, payload."""
+    varint, length = b"", len(payload)
+    while length >= 128:
+        varint, length = varint + bytes([length % 128 + 128]), length // 128
+    return bytes([number * 8 + 2]) + varint + bytes([length]) + payload

@@ -1,9 +1,9 @@
 """Apache Beam: precomputes features of images in the millions on any of its runners.
 
-`pip install keras_lit[beam]`. Beam 2.77 holds protobuf below the version that TensorFlow 2.21 would
-take (6.33 for 7.36 here), so give it an environment of its own.
+`pip install keras_lit[beam]`. Beam 2.77 needs protobuf below 7, with which TensorFlow works too.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from typing import Any
 import apache_beam as beam
 import tensorflow as tf
 
-from keras_lit.features import encoding, manifests, precomputing, tfrecords
+from keras_lit.features import feature_rows, manifests, precomputing, tfrecords
 from keras_lit.towers import ImageTower, fingerprints
 
 Numbered = tuple[int, dict[str, Any]]
@@ -67,39 +67,35 @@ class Precompute(beam.PTransform):
         )
 
 
+@dataclasses.dataclass(eq=False)
 class _Shard(beam.DoFn):
     """Encodes and writes one shard."""
 
-    def __init__(
-        self,
-        make_tower: Callable[[], ImageTower],
-        spec: dict[str, tf.TensorSpec],
-        directory: pathlib.Path,
-        plan: manifests.Record,
-        skip: bool,
-        finished: bool,
-    ):
-        self._make_tower, self._spec, self._directory = make_tower, spec, directory
-        self._plan, self._skip, self._finished = plan, skip, finished
+    make_tower: Callable[[], ImageTower]
+    spec: dict[str, tf.TensorSpec]
+    directory: pathlib.Path
+    plan: manifests.Record
+    skip: bool
+    finished: bool
 
     def setup(self) -> None:
-        self._tower = self._make_tower()
+        self._tower = self.make_tower()
         tower = {"tower": fingerprints.fingerprint(self._tower)}
-        manifests.check_same({"tower": self._plan["tower"]}, tower, self._directory)
-        encode = encoding.encoder(self._tower, self._plan["batch_size"])
-        self._rows = encoding.Rows(encode, self._plan, None, self._skip)
+        manifests.check_same({"tower": self.plan["tower"]}, tower, self.directory)
+        encode = feature_rows.encoder(self._tower, self.plan["batch_size"])
+        self._rows = feature_rows.Rows(encode, self.plan, None, self.skip)
 
     def process(self, group: tuple[int, Iterable[Numbered]]) -> Iterator[int]:
         shard, numbered = group
-        plan, directory = self._plan, self._directory
-        if not self._finished and shard in manifests.missing_shards(directory, plan):
+        plan, directory = self.plan, self.directory
+        if not self.finished and shard in manifests.missing_shards(directory, plan):
             pairs = [pair for _, pair in sorted(numbered, key=lambda item: item[0])]
             dataset = tf.data.Dataset.from_generator(
-                lambda: iter(pairs), output_signature=self._spec
+                lambda: iter(pairs), output_signature=self.spec
             )
             start, stop = precomputing.bounds(plan, shard)
-            batches = iter(encoding.prepare(dataset, self._tower, plan, start, skip=0))
+            batches = iter(feature_rows.prepare(dataset, self._tower, plan, start, skip=0))
             notes: manifests.Record = {}
             rows = self._rows.of_shard(batches, start, stop, None, notes)
-            tfrecords.write(directory, plan, tfrecords.tfds_features(plan), shard, rows, notes)
+            tfrecords.write(directory, plan, shard, rows, notes)
         yield shard

@@ -1,18 +1,12 @@
 """The records of a feature cache: the plan, the finished shards, and the manifest of a split."""
 
-from __future__ import annotations
-
-import itertools
 import os
 import pathlib
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_lit import files
 from keras_lit.towers import fingerprints
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 NAME = "features"
 FORMAT = 1
@@ -38,7 +32,7 @@ def read(directory: str | os.PathLike, split: str = "train") -> Record:
     """
     path = manifest_path(directory, split)
     if path.exists():
-        return _read_json(path)
+        return read_json(path)
     working = working_directory(directory, split)
     if not working.exists():
         there = sorted(
@@ -79,27 +73,22 @@ def shard_file(split: str, shard: int, shards: int) -> str:
 def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
     """Writes the plan, or compares it with the one that is there.
 
-    Returns:
-        The manifest where the split is finished already, else None.
-
-    Raises:
-        ValueError: the directory holds features of something else.
-        OSError: the directory cannot be written.
+    Returns the manifest where the split is finished already; raises ValueError where the directory
+    holds features of something else.
     """
-    split = plan["split"]
-    finished = manifest_path(directory, split)
-    plan_path = working_directory(directory, split) / "plan.json"
+    finished = manifest_path(directory, plan["split"])
+    plan_path = working_directory(directory, plan["split"]) / "plan.json"
     if finished.exists():
-        manifest = _read_json(finished)
+        manifest = read_json(finished)
         check_same(manifest["plan"], plan, directory)
         shutil.rmtree(plan_path.parent, ignore_errors=True)
         return manifest
     for other in directory.glob("manifest-*.json"):
         names = ("format", "dim", "dtype", "views", "fields", "tokens", "tower")
-        expected, received = ({n: p[n] for n in names} for p in (_read_json(other)["plan"], plan))
+        expected, received = ({n: p[n] for n in names} for p in (read_json(other)["plan"], plan))
         check_same(expected, received, directory)
     if plan_path.exists():
-        check_same(_read_json(plan_path), plan, directory)
+        check_same(read_json(plan_path), plan, directory)
     else:
         plan_path.parent.mkdir(parents=True, exist_ok=True)
         write_json(plan_path, plan)
@@ -108,29 +97,22 @@ def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
 
 def known_plan(directory: pathlib.Path, split: str) -> Record | None:
     """The plan of a split that was begun or finished, if any."""
-    finished = manifest_path(directory, split)
+    if (finished := manifest_path(directory, split)).exists():
+        return read_json(finished)["plan"]
     begun = working_directory(directory, split) / "plan.json"
-    if finished.exists():
-        return _read_json(finished)["plan"]
-    return _read_json(begun) if begun.exists() else None
+    return read_json(begun) if begun.exists() else None
 
 
 def read_record(directory: pathlib.Path, split: str, shard: int) -> Record | None:
     """The record of a finished shard, None where there is none."""
     path = record_path(directory, split, shard)
-    return _read_json(path) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def read_records(directory: pathlib.Path, plan: Record) -> list[Record]:
     """Those of all shards, which must be there."""
     shards = range(plan["shards"])
-    return [_read_json(record_path(directory, plan["split"], shard)) for shard in shards]
-
-
-def last_input(directory: pathlib.Path, plan: Record, shard: int) -> int | None:
-    """The hash of the last pair of a finished shard, None where there is none."""
-    record = None if shard < 0 else read_record(directory, plan["split"], shard)
-    return None if record is None else record["last_input"]
+    return [read_json(record_path(directory, plan["split"], shard)) for shard in shards]
 
 
 def check_same(expected: Record, received: Record, directory: pathlib.Path) -> None:
@@ -144,50 +126,8 @@ def check_same(expected: Record, received: Record, directory: pathlib.Path) -> N
         )
 
 
-def finish(directory: pathlib.Path, plan: Record, features: tfds.features.FeaturesDict) -> Record:
-    """Writes the metadata of TensorFlow Datasets and the manifest; removes the working directory.
-
-    All shards must be there; `missing_shards` tells.
-    """
-    split = plan["split"]
-    records = read_records(directory, plan)
-    for before, after in itertools.pairwise(records):
-        if after.get("input_before", 0) not in (0, before["last_input"]):
-            raise ValueError(
-                f"{before['file']} and {after['file']} were written from other orders of the "
-                "dataset, so that pairs would be missing and others twice. Delete both, and run "
-                "their jobs again with the same pairs in the same order (a shuffle needs a seed)."
-            )
-    kept_back = ("plan", "skipped", "input_before")
-    manifest = {
-        "plan": plan,
-        "pairs": sum(record["pairs"] for record in records),
-        "bytes": sum(record["bytes"] for record in records),
-        "skipped": [bad for record in records for bad in record["skipped"]],
-        "shards": [
-            {name: value for name, value in record.items() if name not in kept_back}
-            for record in records
-        ],
-    }
-    if manifest["pairs"] == 0:
-        raise ValueError(f"No pair is left: all {plan['pairs']} images were skipped.")
-    working = working_directory(directory, split)
-    others = [_read_json(path) for path in directory.glob("manifest-*.json")]
-    try:
-        _write_tfds_metadata(directory, working, [*others, manifest], features)
-    except OSError as error:
-        raise write_error(directory, error) from error
-    write_json(manifest_path(directory, split), manifest, working)
-    shutil.rmtree(working)
-    return manifest
-
-
 def missing_shards(directory: pathlib.Path, plan: Record) -> list[int]:
-    """The shards without a record, or without the file that it is about.
-
-    Raises:
-        ValueError: a shard belongs to another plan.
-    """
+    """The shards without a record or its file; ValueError for a shard of another plan."""
     missing = []
     for shard in range(plan["shards"]):
         record = read_record(directory, plan["split"], shard)
@@ -219,41 +159,6 @@ def write_json(path: pathlib.Path, value: Record, directory: pathlib.Path | None
         raise write_error(path, error) from error
 
 
-def _read_json(path: pathlib.Path) -> Record:
+def read_json(path: pathlib.Path) -> Record:
+    """`files.read_json` with what to do when it fails."""
     return files.read_json(path, "Delete it and run `precompute` again.")
-
-
-def _write_tfds_metadata(
-    directory: pathlib.Path,
-    working: pathlib.Path,
-    manifests: list[Record],
-    features: tfds.features.FeaturesDict,
-) -> None:
-    import tensorflow_datasets as tfds
-
-    target = working / "tfds"
-    target.mkdir(exist_ok=True)
-    identity = tfds.core.dataset_info.DatasetIdentity(
-        name=NAME, version=tfds.core.Version("1.0.0"), data_dir=str(target), module_name=NAME
-    )
-    info = tfds.core.DatasetInfo(
-        builder=identity,
-        description="Image features of a locked tower, written by keras_lit.features.precompute.",
-        features=features,
-    )
-    info.set_file_format(tfds.core.FileFormat.TFRECORD)
-    info.set_splits(
-        tfds.core.splits.SplitDict(
-            [
-                tfds.core.SplitInfo(
-                    name=manifest["plan"]["split"],
-                    shard_lengths=[shard["pairs"] for shard in manifest["shards"]],
-                    num_bytes=manifest["bytes"],
-                )
-                for manifest in sorted(manifests, key=lambda m: m["plan"]["split"])
-            ]
-        )
-    )
-    info.write_to_directory(str(target))
-    for path in sorted(target.iterdir()):
-        path.rename(directory / path.name)

@@ -6,14 +6,16 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import keras
 import tensorflow as tf
 import tqdm
 
-from keras_lit import checks
-from keras_lit.features import encoding, manifests, tfrecords
+from keras_lit import checks, files
+from keras_lit.features import feature_rows, manifests, tfrecords
 from keras_lit.towers import ImageTower, fingerprints
 from keras_lit.training import pairs
 
@@ -25,7 +27,7 @@ def precompute(
     batch_size: int = 64,
     shards: int = 16,
     split: str = "train",
-    dtype: str = "float16",
+    dtype: Literal["float16", "float32"] = "float16",
     views: int = 1,
     seed: int = 0,
     text_preprocessor: keras.layers.Layer | None = None,
@@ -87,14 +89,14 @@ def precompute(
     """
     checks.check_one_of(shard_index, range(num_shards), "shard_index")
     directory = pathlib.Path(directory)
-    choices = (batch_size, shards, split, dtype, views, seed, text_preprocessor)
-    plan, finished = begin(image_tower, dataset, directory, *choices)
+    options = (batch_size, shards, split, dtype, views, seed, text_preprocessor)
+    plan, finished = begin(image_tower, dataset, directory, *options)
     if finished is not None:
         return finished
     mine = range(shards * shard_index // num_shards, shards * (shard_index + 1) // num_shards)
     missing = [shard for shard in manifests.missing_shards(directory, plan) if shard in mine]
-    encode = encoding.encoder(image_tower, batch_size)
-    rows = encoding.Rows(encode, plan, text_preprocessor, skip_bad_images)
+    encode = feature_rows.encoder(image_tower, batch_size)
+    rows = feature_rows.Rows(encode, plan, text_preprocessor, skip_bad_images)
     total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
     left = sum(stop - start for start, stop in (bounds(plan, shard) for shard in missing))
     with tqdm.tqdm(total=total, initial=total - left, unit=" pairs", disable=not verbose) as bar:
@@ -102,7 +104,7 @@ def precompute(
             _write_run(rows, dataset, image_tower, directory, plan, run, bar)
     if num_shards > 1:
         return None
-    return manifests.finish(directory, plan, tfrecords.tfds_features(plan))
+    return tfrecords.finish(directory, plan)
 
 
 def begin(
@@ -117,10 +119,9 @@ def begin(
     seed: int = 0,
     text_preprocessor: keras.layers.Layer | None = None,
 ) -> tuple[manifests.Record, manifests.Record | None]:
-    """Checks the arguments of `precompute` and writes its plan, or compares it with that there.
+    """Checks the arguments of `precompute`, and writes its plan or compares it with that there.
 
-    Returns:
-        The plan, and the manifest where the split is finished already.
+    Returns the plan, and the manifest where the split is finished already.
     """
     checks.check_one_of(dtype, ("float16", "float32"), "dtype")
     if not re.fullmatch(r"\w[\w-]*", split):
@@ -130,22 +131,7 @@ def begin(
         )
     for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
         checks.check_positive(value, name)
-    encoding.check_dataset(dataset, image_tower, views)
-    choices = {"split": split, "dtype": dtype, "views": views, "seed": seed, "shards": shards}
-    choices["batch_size"] = batch_size
-    plan = _plan(image_tower, dataset, directory, text_preprocessor, choices)
-    directory.mkdir(parents=True, exist_ok=True)
-    return plan, manifests.agree_on_plan(directory, plan)
-
-
-def _plan(
-    tower: ImageTower,
-    dataset: tf.data.Dataset,
-    directory: pathlib.Path,
-    text_preprocessor: keras.layers.Layer | None,
-    choices: manifests.Record,
-) -> manifests.Record:
-    """All that decides the bytes of a cache."""
+    feature_rows.check_dataset(dataset, image_tower, views)
     first = next(iter(dataset.take(1)), None)
     if first is None:
         raise ValueError(pairs.EMPTY)
@@ -161,27 +147,29 @@ def _plan(
             "length": text_preprocessor.sequence_length,
             "preprocessor": fingerprints.of_preprocessor(text_preprocessor),
         }
-    preprocessor = tower.preprocessor
+    preprocessor = image_tower.preprocessor
     crops = {"random_crop": preprocessor.random_crop, "random_flip": preprocessor.random_flip}
+    # All that decides the bytes of a cache.
     plan = {
-        **choices,
-        "format": manifests.FORMAT,
-        "dim": tower.feature_dim,
-        "pairs": _count_pairs(dataset, directory, choices["split"]),
+        **{"split": split, "dtype": dtype, "views": views, "seed": seed},
+        **{"shards": shards, "batch_size": batch_size, "format": manifests.FORMAT},
+        "dim": image_tower.feature_dim,
+        "pairs": _count_pairs(dataset, directory, split),
         "fields": fields,
         "tokens": tokens,
-        "tower": fingerprints.fingerprint(tower),
-        "augmentation": crops if choices["views"] > 1 else None,
-        "first_input": int(encoding.hash_of(first)),
+        "tower": fingerprints.fingerprint(image_tower),
+        "augmentation": crops if views > 1 else None,
+        "first_input": int(feature_rows.hash_of(first)),
     }
     batches = _batch_count(plan)
-    if plan["shards"] > batches:
+    if shards > batches:
         raise ValueError(
-            f"`shards` should be at most {batches}, the number of batches of "
-            f"{plan['batch_size']} pairs. Received: {plan['shards']}."
+            f"`shards` should be at most {batches}, the number of batches of {batch_size} pairs. "
+            f"Received: {shards}."
         )
-    # As it will be read from its file, with lists for tuples.
-    return json.loads(json.dumps(plan))
+    plan = json.loads(json.dumps(plan))  # As it will be read from its file, with lists for tuples.
+    directory.mkdir(parents=True, exist_ok=True)
+    return plan, manifests.agree_on_plan(directory, plan)
 
 
 def _count_pairs(dataset: tf.data.Dataset, directory: pathlib.Path, split: str) -> int:
@@ -217,7 +205,7 @@ def _batch_count(plan: manifests.Record) -> int:
 
 
 def _write_run(
-    rows: encoding.Rows,
+    rows: feature_rows.Rows,
     dataset: tf.data.Dataset,
     tower: ImageTower,
     directory: pathlib.Path,
@@ -229,13 +217,13 @@ def _write_run(
     start, stop = bounds(plan, run[0])[0], bounds(plan, run[-1])[1]
     # One pair more than there should be shows a dataset that has grown.
     part = dataset.take(stop + (stop == plan["pairs"]))
-    batches = iter(encoding.prepare(part, tower, plan, start))
-    after = manifests.last_input(directory, plan, run[0] - 1)
+    batches = iter(feature_rows.prepare(part, tower, plan, start))
+    before = manifests.read_record(directory, plan["split"], run[0] - 1) if run[0] else None
+    after = None if before is None else before["last_input"]
     for shard in run:
         notes: manifests.Record = {}
         found = rows.of_shard(batches, *bounds(plan, shard), after, notes)
-        features = tfrecords.tfds_features(plan)
-        tfrecords.write(directory, plan, features, shard, _showing(found, bar), notes)
+        tfrecords.write(directory, plan, shard, _showing(found, bar), notes)
         after = notes["last_input"]
     if next(batches, None) is not None:
         raise ValueError(
@@ -253,3 +241,76 @@ def _runs(numbers: list[int]) -> list[list[int]]:
     """Splits sorted numbers where they are not consecutive."""
     groups = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
     return [[number for _, number in group] for _, group in groups]
+
+
+def merge(
+    directory: str | os.PathLike,
+    split: str = "train",
+    parts: Sequence[str | os.PathLike] = (),
+) -> manifests.Record:
+    """Verifies and joins the shards of all jobs of `precompute` (`shard_index`, `num_shards`).
+
+    Args:
+        directory: where the jobs wrote, or where to join them.
+        split: str.
+        parts: other directories that jobs wrote to, whose shards are copied here first.
+
+    Returns:
+        The manifest, byte for byte that of a single job.
+
+    Raises:
+        FileNotFoundError: no job has written here.
+        ValueError: shards are missing, have changed since they were written, or are of different
+            plans: another tower, dataset or choice of arguments.
+        OSError: the disk is full, or the directory cannot be written.
+
+    Example:
+
+    >>> keras_lit.features.merge("features", parts=["disk1", "disk2"])  # doctest: +SKIP
+    """
+    directory = pathlib.Path(directory)
+    for part in map(pathlib.Path, parts):
+        _copy(part, directory, split)
+    plan = manifests.known_plan(directory, split)
+    if plan is None:
+        raise FileNotFoundError(f"No job has written split {split!r} to {str(directory)!r}.")
+    if (finished := manifests.agree_on_plan(directory, plan)) is not None:
+        return finished
+    missing = manifests.missing_shards(directory, plan)
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {plan['shards']} shards in {str(directory)!r} are missing: "
+            f"{', '.join(map(str, missing))}. Run the jobs that write them, or pass their "
+            "directories as `parts`."
+        )
+    changed = [
+        record["file"]
+        for record in manifests.read_records(directory, plan)
+        if tfrecords.checksum(directory / record["file"]) != record["sha256"]
+    ]
+    if changed:
+        raise ValueError(
+            f"These shards have changed since they were written: {', '.join(changed)}. Delete "
+            "them, and run their jobs again."
+        )
+    return tfrecords.finish(directory, plan)
+
+
+def _copy(part: pathlib.Path, directory: pathlib.Path, split: str) -> None:
+    """The files first and their records after them, so that a record stands for a whole file."""
+    plan = manifests.known_plan(part, split)
+    if plan is None:
+        raise FileNotFoundError(f"No job has written split {split!r} to {str(part)!r}.")
+    directory.mkdir(parents=True, exist_ok=True)
+    if manifests.agree_on_plan(directory, plan) is not None:
+        return
+    for source in sorted(manifests.working_directory(part, split).glob("shard-*.json")):
+        unfinished = manifests.working_directory(directory, split)
+        file = manifests.shard_file(split, int(source.stem.split("-")[1]), plan["shards"])
+        copies = {part / file: directory / file, source: unfinished / source.name}
+        try:
+            for old, new in copies.items():
+                with files.whole(new, unfinished) as working:
+                    shutil.copyfile(old, working)
+        except OSError as error:
+            raise manifests.write_error(directory / file, error) from error

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -22,8 +22,8 @@ def load(
     split: str = "train",
     shuffle: bool | int = False,
     seed: int | None = None,
-    captions: str = "random",
-    view: str | int = "random",
+    captions: Literal["random", "first", "all"] = "random",
+    view: Literal["random"] | int = "random",
     text_preprocessor: keras.layers.Layer | None = None,
 ) -> tf.data.Dataset:
     """Reads pairs that `precompute` wrote, with constant memory.
@@ -58,27 +58,19 @@ def load(
         checks.check_one_of(view, range(plan["views"]), "view")
     if text_preprocessor is not None:
         _check_tokens(plan, text_preprocessor)
-    files = [str(path) for path in shard_paths(directory, found)]
+    files = [str(path) for path in _shard_paths(directory, found)]
     seed = pairs.draw_seed() if seed is None else seed
+    buffer = SHUFFLE_BUFFER if shuffle is True else int(shuffle)
     several = captions if plan["fields"].get("text", {}).get("shape") == [None] else None
-    several = None if text_preprocessor is not None else several
-    rows = _serialized(files, SHUFFLE_BUFFER if shuffle is True else int(shuffle), seed)
-    # Rows are parsed many at a time, which is several times as fast.
-    rows = rows.batch(ROWS_AT_A_TIME)
     parse = _parser(plan, several, view, text_preprocessor is not None)
-    if (plan["views"] > 1 and view == "random") or several == "random":
-        seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-        rows = tf.data.Dataset.zip(rows, seeds.batch(2, drop_remainder=True))
-        parsed = rows.map(parse, tf.data.AUTOTUNE, deterministic=True)
-    else:
-        unused = tf.constant([0, 0], tf.int64)
-        parsed = rows.map(lambda x: parse(x, unused), tf.data.AUTOTUNE, deterministic=True)
-    parsed = parsed.unbatch()
+    # Rows are parsed many at a time, which is several times as fast.
+    rows = _serialized(files, buffer, seed).batch(ROWS_AT_A_TIME)
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    rows = tf.data.Dataset.zip(rows, seeds.batch(2, drop_remainder=True))
+    parsed = rows.map(parse, tf.data.AUTOTUNE, deterministic=True).unbatch()
     if several == "all":
-        if not shuffle:
-            return parsed
         # The captions of an image lie side by side until now.
-        return parsed.shuffle(SHUFFLE_BUFFER if shuffle is True else int(shuffle), seed + 2)
+        return parsed.shuffle(buffer, seed + 2) if buffer else parsed
     return parsed.apply(tf.data.experimental.assert_cardinality(found["pairs"]))
 
 
@@ -138,7 +130,7 @@ def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Reco
     return found
 
 
-def shard_paths(directory: str | os.PathLike, found: manifests.Record) -> list[pathlib.Path]:
+def _shard_paths(directory: str | os.PathLike, found: manifests.Record) -> list[pathlib.Path]:
     """The files of a split, which must be there and as long as the manifest says."""
     paths = [pathlib.Path(directory) / shard["file"] for shard in found["shards"]]
     for path, shard in zip(paths, found["shards"], strict=True):

@@ -1,9 +1,11 @@
-"""One shard of features: rows to a TFRecord file that is whole or not there."""
+"""What TensorFlow Datasets opens: the shards of a split, each whole or not there, and metadata."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pathlib
+import shutil
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +36,13 @@ def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
                 f"A field called {name!r} of {value} cannot be stored. Map your dataset to fields "
                 "that are tensors, with other names."
             )
-        shape = None if value.shape.rank is None else value.shape.as_list()
         strings = value.dtype == tf.string and value.shape.rank == 1
-        shape = [None] if strings else shape
-        if shape is None or (None in shape and not strings):
+        if not (strings or value.shape.is_fully_defined()):
             raise ValueError(
                 f"The field {name!r} should have a fixed shape, or be a list of strings [None]. "
                 f"Received shape: {value.shape}. Map your dataset, or leave the field out."
             )
+        shape = [None] if strings else value.shape.as_list()
         fields[name] = {"dtype": value.dtype.name, "shape": shape}
     return fields
 
@@ -50,27 +51,24 @@ def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
     """The features of a plan, as TensorFlow Datasets describes them."""
     import tensorflow_datasets as tfds
 
+    def raw(shape: list[int], dtype: str) -> tfds.features.Tensor:
+        return tfds.features.Tensor(shape=shape, dtype=tf.as_dtype(dtype), encoding="bytes")
+
     shape = [plan["dim"]] if plan["views"] == 1 else [plan["views"], plan["dim"]]
-    features = {FEATURES: _raw(shape, plan["dtype"])}
+    features = {FEATURES: raw(shape, plan["dtype"])}
     if plan["tokens"]:
-        features[TOKENS] = _raw([plan["tokens"]["length"]], "int32")
+        features[TOKENS] = raw([plan["tokens"]["length"]], "int32")
     for name, field in plan["fields"].items():
         if field["dtype"] == "string" and field["shape"] == []:
             features[name] = tfds.features.Text()
         elif field["dtype"] == "string" and field["shape"] == [None]:
             features[name] = tfds.features.Sequence(tfds.features.Text())
         elif field["dtype"] == "float64":  # TensorFlow's records have 32 bits for a number.
-            features[name] = _raw(field["shape"], "float64")
+            features[name] = raw(field["shape"], "float64")
         else:
             dtype = tf.as_dtype(field["dtype"])
             features[name] = tfds.features.Tensor(shape=field["shape"], dtype=dtype)
     return tfds.features.FeaturesDict(features)
-
-
-def _raw(shape: list[int], dtype: str) -> tfds.features.Tensor:
-    import tensorflow_datasets as tfds
-
-    return tfds.features.Tensor(shape=shape, dtype=tf.as_dtype(dtype), encoding="bytes")
 
 
 def serialize(
@@ -89,23 +87,13 @@ def serialize(
 def write(
     directory: pathlib.Path,
     plan: manifests.Record,
-    features: tfds.features.FeaturesDict,
     shard: int,
     rows: Iterable[Row],
     notes: manifests.Record,
 ) -> None:
-    """Writes the file of a shard under another name, renames it, and then writes its record.
+    """Writes the file of a shard and then its record.
 
-    Args:
-        directory: of the features.
-        plan: of the split.
-        features: `tfds_features(plan)`.
-        shard: int.
-        rows: the shard's rows; consumed as they are written.
-        notes: what the record also says; read after the rows have been consumed.
-
-    Raises:
-        OSError: the disk is full, or the directory cannot be written.
+    `notes` is what the record also says; it is read after the rows have been consumed.
     """
     import tensorflow_datasets as tfds
 
@@ -119,7 +107,7 @@ def write(
     def counted() -> Iterator[tuple[None, bytes]]:
         nonlocal count, of_rows
         try:
-            for item in serialize(features, rows):
+            for item in serialize(tfds_features(plan), rows):
                 count += 1
                 yield item
         except Exception as error:
@@ -149,3 +137,73 @@ def checksum(path: pathlib.Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finish(directory: pathlib.Path, plan: manifests.Record) -> manifests.Record:
+    """Writes the metadata and the manifest of a split whose shards are all there."""
+    split = plan["split"]
+    records = manifests.read_records(directory, plan)
+    for before, after in itertools.pairwise(records):
+        if after.get("input_before", 0) not in (0, before["last_input"]):
+            raise ValueError(
+                f"{before['file']} and {after['file']} were written from other orders of the "
+                "dataset, so that pairs would be missing and others twice. Delete both, and run "
+                "their jobs again with the same pairs in the same order (a shuffle needs a seed)."
+            )
+    kept_back = ("plan", "skipped", "input_before")
+    manifest = {
+        "plan": plan,
+        "pairs": sum(record["pairs"] for record in records),
+        "bytes": sum(record["bytes"] for record in records),
+        "skipped": [bad for record in records for bad in record["skipped"]],
+        "shards": [
+            {name: value for name, value in record.items() if name not in kept_back}
+            for record in records
+        ],
+    }
+    if manifest["pairs"] == 0:
+        raise ValueError(f"No pair is left: all {plan['pairs']} images were skipped.")
+    working = manifests.working_directory(directory, split)
+    others = [manifests.read_json(path) for path in directory.glob("manifest-*.json")]
+    try:
+        _write_metadata(directory, working, [*others, manifest])
+    except OSError as error:
+        raise manifests.write_error(directory, error) from error
+    manifests.write_json(manifests.manifest_path(directory, split), manifest, working)
+    shutil.rmtree(working)
+    return manifest
+
+
+def _write_metadata(
+    directory: pathlib.Path, working: pathlib.Path, splits: list[manifests.Record]
+) -> None:
+    """Of all splits, given their manifests."""
+    import tensorflow_datasets as tfds
+
+    target = working / "tfds"
+    target.mkdir(exist_ok=True)
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=manifests.NAME,
+        version=tfds.core.Version("1.0.0"),
+        data_dir=str(target),
+        module_name=manifests.NAME,
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description="Image features of a locked tower, written by keras_lit.features.precompute.",
+        features=tfds_features(splits[-1]["plan"]),
+    )
+    info.set_file_format(tfds.core.FileFormat.TFRECORD)
+    infos = [
+        tfds.core.SplitInfo(
+            name=manifest["plan"]["split"],
+            shard_lengths=[shard["pairs"] for shard in manifest["shards"]],
+            num_bytes=manifest["bytes"],
+        )
+        for manifest in sorted(splits, key=lambda manifest: manifest["plan"]["split"])
+    ]
+    info.set_splits(tfds.core.splits.SplitDict(infos))
+    info.write_to_directory(str(target))
+    for path in sorted(target.iterdir()):
+        with files.whole(directory / path.name, working) as final:
+            path.rename(final)

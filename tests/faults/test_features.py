@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from keras_lit.features import encoding, tfrecords
+from keras_lit.features import feature_rows, tfrecords
 from tests.faults import faults
 from tests.faults.faults import NUMBERS
 from tests.features import small
@@ -22,7 +22,7 @@ SHARDS = 5
 def run():
     """precompute(directory), with a point at each row; images are decoded and encoded once."""
     tower, pairs = small.make_tower(), small.make_pairs()
-    encode, prepare = encoding.encoder(tower, small.BATCH), encoding.prepare
+    encode, prepare = feature_rows.encoder(tower, small.BATCH), feature_rows.prepare
     serialize, batches = tfrecords.serialize, []
 
     def prepared(dataset, tower, plan, start):
@@ -40,8 +40,8 @@ def run():
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tfrecords, "serialize", rows)
-            patch.setattr(encoding, "prepare", prepared)
-            patch.setattr(encoding, "encoder", lambda tower, batch_size: encode)
+            patch.setattr(feature_rows, "prepare", prepared)
+            patch.setattr(feature_rows, "encoder", lambda tower, batch_size: encode)
             small.precompute(directory, tower, pairs, shards=SHARDS)
 
     return run
@@ -103,7 +103,7 @@ def test_damaged_before_the_end(run, whole, tmp_path):
     """Found at once, or by whoever reads; or written again."""
     chance = random.Random(2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras_lit.features.manifests, "finish", lambda *args: None)
+        patch.setattr(keras_lit.features.tfrecords, "finish", lambda *args: None)
         run(tmp_path / "unfinished")
     outcomes = []
     for number in range(NUMBERS["unfinished features damaged"]):

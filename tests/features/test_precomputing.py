@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_lit
-from keras_lit.features import encoding, precomputing
+from keras_lit.features import feature_rows, precomputing
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from tests.features import small
 from tests.features.small import files, make_pairs, make_tower, precompute
@@ -28,7 +28,7 @@ def unfinished(tmp_path_factory):
     """All shards are there, but not the manifest."""
     directory = tmp_path_factory.mktemp("unfinished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras_lit.features.manifests, "finish", lambda *args: None)
+        patch.setattr(keras_lit.features.tfrecords, "finish", lambda *args: None)
         precompute(directory)
     return directory
 
@@ -62,8 +62,8 @@ def test_weights_are_cast_once_where_layers_compute_in_16_bits(replicas):
             weight.assign(weight + np.random.default_rng(1).uniform(0, 1, weight.shape))
         before = tower.get_weights()
         expected = tf.function(tower.features)(pixels).numpy()
-        found = encoding.encoder(tower, 4)(pixels)
-        cast = [weight for weight, _ in encoding._weights_in_compute_dtype(tower)]
+        found = feature_rows.encoder(tower, 4)(pixels)
+        cast = [weight for weight, _ in feature_rows._weights_in_compute_dtype(tower)]
     np.testing.assert_array_equal(found, expected.astype("float32"))
     for weight, old in zip(tower.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
@@ -115,10 +115,10 @@ def test_goes_on_after_an_interruption(tmp_path, whole, after, monkeypatch):
     """Each shard that is finished is kept as it is; the rest comes out the same."""
     write = keras_lit.features.tfrecords.write
 
-    def fail(directory, plan, features, shard, rows, notes):
+    def fail(directory, plan, shard, rows, notes):
         if shard == after:
             rows = interrupted(rows)
-        write(directory, plan, features, shard, rows, notes)
+        write(directory, plan, shard, rows, notes)
 
     def interrupted(rows):
         yield next(rows)
@@ -202,10 +202,10 @@ def test_another_order_is_found_when_it_goes_on(tmp_path, monkeypatch):
     """The first pair and the number are the same, the pair before the resumed shard is not."""
     write = keras_lit.features.tfrecords.write
 
-    def stop(directory, plan, features, shard, rows, notes):
+    def stop(directory, plan, shard, rows, notes):
         if shard == 1:
             raise KeyboardInterrupt
-        write(directory, plan, features, shard, rows, notes)
+        write(directory, plan, shard, rows, notes)
 
     with monkeypatch.context() as patch:
         patch.setattr(keras_lit.features.tfrecords, "write", stop)

@@ -24,19 +24,14 @@ def prepare(
     start: int,
     skip: int | None = None,
 ) -> tf.data.Dataset:
-    """Decodes and preprocesses raw pairs in parallel, and keeps their order.
+    """Decodes and preprocesses raw pairs in parallel, from number `start` on, in order.
 
-    Args:
-        dataset: of raw pairs.
-        tower: whose preprocessor is applied.
-        plan: of the split.
-        start: int, the number of the pair to begin with. Numbers decide random views.
-        skip: int, how many pairs of the dataset come before it; `start` by default.
+    `skip`: how many pairs of the dataset come before that one, if not `start`. Numbers decide
+    random views.
 
-    Returns:
-        A tf.data.Dataset of batches of {"pixels": [batch, views, height, width, 3], "good":
-        [batch] bool, "raw": the encoded image where it is not good, "hash" and "previous_hash":
-        of the pair and the one before it, "fields": the others (lists of strings are ragged)}.
+    Returns batches of {"pixels": [batch, views, height, width, 3], "good": [batch] bool, "raw": the
+    encoded image where it is not good, "hash" and "previous_hash": of the pair and the one before
+    it, "fields": the others (lists of strings are ragged)}.
     """
     size = (plan["views"], *tower.preprocessor.image_size, 3)
 
@@ -139,11 +134,8 @@ def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, t
 class Rows:
     """Encodes batches and hands out their rows, with notes of what was seen.
 
-    Args:
-        encode: from `encoder`.
-        plan: of the split.
-        tokenize: a text preprocessor, or None.
-        skip: bool, whether images that do not decode are left out rather than an error.
+    `encode` is of `encoder`, `tokenize` a text preprocessor or None; `skip` leaves out images that
+    do not decode, which otherwise are errors.
     """
 
     def __init__(
@@ -163,10 +155,6 @@ class Rows:
         `after` is the hash of the pair before them, where known. `notes` receives "skipped",
         "input_before" (that hash as it was read, 0 where nothing was) and "last_input" as the rows
         are consumed.
-
-        Raises:
-            ValueError: an image does not decode (and `skip` is false); features that are not
-                finite, or do not fit into the cache's dtype; a dataset that has changed.
         """
         notes["skipped"] = []
         index = start
