@@ -1,4 +1,4 @@
-"""What the studies train and measure on: Tux Paint's stamps, with the quickstart's parts."""
+"""What the studies train and measure on: Tux Paint's stamps."""
 
 import argparse
 import copy
@@ -10,13 +10,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import scores
 import tensorflow as tf
 
 import keras_lit
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 import multilingual
-import quickstart
 
 TEST_METRICS = {
     "zero_shot": "zero-shot accuracy, %",
@@ -70,7 +70,7 @@ def _read(builder: Any, split: str, tower: keras_lit.ImageTower, limit: int | No
     pixels = stamps.map(lambda stamp: tower.preprocessor(stamp["image"]), tf.data.AUTOTUNE)
     rows = stamps.map(lambda stamp: (stamp["caption"], stamp["path"])).as_numpy_iterator()
     text, name = ([value.decode() for value in column] for column in zip(*rows, strict=True))
-    kinds = [quickstart.CATEGORY_NAMES[each.split("/")[0]] for each in name]
+    kinds = [scores.CATEGORY_NAMES[each.split("/")[0]] for each in name]
     tagged = [f"{each.rstrip('.')}, {kind}." for each, kind in zip(text, kinds, strict=True)]
     return {
         "pixels": np.stack(list(pixels)),
@@ -162,15 +162,15 @@ def batches(
 def measure(model: keras_lit.LiT, test: dict[str, Any], locked: bool) -> dict[str, float]:
     """The three numbers of the paper's Figure 3 on the test stamps, in percent."""
     images, texts = model.encode_image(inputs(test, locked)[1]), model.encode_text(test["text"])
-    recalls = quickstart.recalls(images, texts, test["text"])
-    shot = quickstart.zero_shot(model, {**test, "features": inputs(test, locked)[1]})
+    recalls = scores.recalls(images, texts, test["text"])
+    shot = scores.zero_shot(model, {**test, "features": inputs(test, locked)[1]})
     return {
         "zero_shot": 100 * shot["accuracy@1"],
         **{
-            way: 100 * float(np.mean([recalls[f"{way}_recall@{k}"] for k in quickstart.KS]))
+            way: 100 * float(np.mean([recalls[f"{way}_recall@{k}"] for k in scores.KS]))
             for way in ("image_to_text", "text_to_image")
         },
-        "mean_recall": 100 * quickstart.mean_recall(recalls),
+        "mean_recall": 100 * scores.mean_recall(recalls),
     }
 
 
