@@ -149,19 +149,6 @@ def share_out(
     return batches, rows_of_worker
 
 
-def with_cardinality(dataset: Any, count: tf.Tensor) -> Any:
-    """A dataset, distributed or not, that says it has so many steps.
-
-    Of a distributed one TensorFlow would count the rows of all local replicas; of a resumed one it
-    knows nothing.
-    """
-    if isinstance(dataset, tf.data.Dataset):
-        dataset.cardinality = lambda: tf.constant(count, tf.int64)
-    else:
-        dataset._cardinality = count.numpy()
-    return dataset
-
-
 def _filled_up(
     batch: dict[str, tf.Tensor], replicas: int, refuse: tf.Tensor
 ) -> dict[str, tf.Tensor]:

@@ -1,7 +1,7 @@
 """LiT: an image tower and a text tower, joined by a contrastive loss."""
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -13,8 +13,8 @@ from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints
 from keras_lit.training import batches, micro_batches
 from keras_lit.training.keras_model import PairsModel, pairs_of
 
-TUNINGS = ("LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu")
-LOSSES = ("softmax", "sigmoid")
+Tuning = Literal["LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu"]
+Loss = Literal["softmax", "sigmoid"]
 LOGS = ("loss", "chance_loss", "image_to_text_accuracy", "text_to_image_accuracy")
 
 
@@ -70,9 +70,9 @@ class LiT(PairsModel):
         self,
         image_tower: ImageTower,
         text_tower: TextTower,
-        tuning: str = "Lu",
+        tuning: Tuning = "Lu",
         temperature: float = 10.0,
-        loss: str = "softmax",
+        loss: Loss = "softmax",
         max_temperature: float | None = None,
         lock_heads: bool = False,
         bias: float = -10.0,
@@ -81,8 +81,8 @@ class LiT(PairsModel):
     ):
         # The towers' layers cast for themselves; pixels must not reach them rounded to bfloat16.
         super().__init__(autocast=False, **kwargs)
-        checks.check_one_of(tuning, TUNINGS, "tuning")
-        checks.check_one_of(loss, LOSSES, "loss")
+        checks.check_one_of(tuning, get_args(Tuning), "tuning")
+        checks.check_one_of(loss, get_args(Loss), "loss")
         checks.check_positive(temperature, "temperature")
         if max_temperature is not None and max_temperature < temperature:
             raise ValueError(
@@ -125,7 +125,7 @@ class LiT(PairsModel):
         cls,
         backbone: keras.Model,
         tokenizer: keras.layers.Layer | None = None,
-        tuning: str = "LU",
+        tuning: Tuning = "LU",
         **options: Any,
     ) -> "LiT":
         """A LiT of keras-hub's CLIP or SigLIP: zero-shot as it is, and a start for tuning.
@@ -158,12 +158,9 @@ class LiT(PairsModel):
 
     @tuning.setter
     def tuning(self, tuning: str) -> None:
-        checks.check_one_of(tuning, TUNINGS, "tuning")
+        checks.check_one_of(tuning, get_args(Tuning), "tuning")
         self._tuning = tuning
-        self._lock_towers()
-
-    def _lock_towers(self) -> None:
-        for letter, tower in zip(self.tuning, (self.image_tower, self.text_tower), strict=True):
+        for letter, tower in zip(tuning, (self.image_tower, self.text_tower), strict=True):
             tower.lock(letter == "L", head=self.lock_heads)
 
     @property
@@ -172,14 +169,12 @@ class LiT(PairsModel):
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
-        raw = {
-            name: tf.as_dtype(inputs[name].dtype) for name in ("image", "text") if name in inputs
-        }
-        if raw.get("image") in (tf.uint8, tf.string) or raw["text"] == tf.string:
-            raise ValueError(
-                "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. Received "
-                f"{', '.join(f'{name} as {dtype.name}' for name, dtype in raw.items())}."
-            )
+        for name in ("image", "text"):
+            if name in inputs and inputs[name].dtype in (tf.uint8, tf.string):
+                raise ValueError(
+                    "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. "
+                    f"Received {name}: {inputs[name].dtype}."
+                )
         if "image_features" in inputs:
             image = self.image_tower.project(inputs["image_features"])
         else:
@@ -218,7 +213,10 @@ class LiT(PairsModel):
                     f"LiT has its own contrastive loss and metrics; `compile` takes no `{name}`. "
                     'Choose the loss with `LiT(..., loss="softmax")`.'
                 )
-        self._lock_towers()  # `model.trainable = True` must not have unlocked anything.
+        for tower in (self.image_tower, self.text_tower):
+            if tower.locked:  # `model.trainable = True` must not have unlocked anything.
+                frozen_head = tower.head is not None and not tower.head.trainable
+                tower.lock(head=self.lock_heads or frozen_head)
         super().compile(optimizer=optimizer, **kwargs)
         rules.check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         # Slots made now spare the first step from being traced a second time.

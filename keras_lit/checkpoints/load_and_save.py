@@ -13,7 +13,7 @@ from keras_lit.checkpoints import build
 from keras_lit.checkpoints.npz import Archive, canonical
 from keras_lit.checkpoints.released import RELEASED, TEXT_LENGTH, fetch
 from keras_lit.checkpoints.slots import fill, slots_of_model, slots_of_tower
-from keras_lit.model import LiT
+from keras_lit.model import LiT, Loss
 from keras_lit.preprocessing import TextPreprocessor, tokenizers
 from keras_lit.towers import ImageTower, Tower
 
@@ -67,7 +67,7 @@ def load_lit(
     preprocessor = _preprocessor(tokenizer, path, build.is_bert(arrays), sequence_length)
     image_tower = build.image_tower(arrays, "img/", image_size)
     text_tower = build.text_tower(arrays, text_heads, sequence_length, preprocessor)
-    loss = "sigmoid" if "b" in arrays else "softmax"
+    loss: Loss = "sigmoid" if "b" in arrays else "softmax"
     model = LiT(image_tower, text_tower, tuning="LU", loss=loss, lock_heads=True)
     fill(slots_of_model(model), arrays, path)
     model.initial_temperature = float(model.temperature)

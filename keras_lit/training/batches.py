@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution
+from keras_lit import distribution, internals
 from keras_lit.towers import ImageTower, TextTower
 from keras_lit.training import pairs
 from keras_lit.training.pairs import Pairs
@@ -57,14 +57,14 @@ def for_step(
     if distribution.replica_count() == 1:
         count = data.cardinality()
         data = data if continue_data is None else continue_data(data)
-        return distribution.with_cardinality(prepared(data), count)
+        return internals.with_cardinality(prepared(data), count)
     data, rows_of_worker = distribution.share_out(data, whole_batches=training)
     count = data.cardinality()
     data = data if continue_data is None else continue_data(data)
     distributed = tf.distribute.get_strategy().distribute_datasets_from_function(
         lambda context: prepared(rows_of_worker(data, context))
     )
-    return distribution.with_cardinality(distributed, count)
+    return internals.with_cardinality(distributed, count)
 
 
 def as_dataset(

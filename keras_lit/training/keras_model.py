@@ -49,19 +49,11 @@ class PairsModel(keras.Model):
                 (`image_text_pairs(..., shard=)`); batches are global ones either way.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
-            epochs: int, as all that is not named here, as in `keras.Model.fit`.
-            verbose: likewise.
-            callbacks: likewise.
-            validation_split: not used; pass `validation_data`.
-            validation_data: like `x`.
+            epochs, verbose, callbacks, initial_epoch, steps_per_epoch, validation_steps,
+                validation_freq: as in `keras.Model.fit`.
+            validation_data: like `x`; `validation_batch_size` for arrays (`batch_size`).
             shuffle: bool, whether to shuffle arrays, or a PyDataset's batches, in each epoch.
-            class_weight: not used, pairs have no classes.
-            sample_weight: not used, each pair counts once.
-            initial_epoch: as in `keras.Model.fit`.
-            steps_per_epoch: likewise.
-            validation_steps: likewise.
-            validation_batch_size: int, for `validation_data` as a dict of arrays (`batch_size`).
-            validation_freq: as in `keras.Model.fit`.
+            validation_split, class_weight, sample_weight: refused, with what to do instead.
 
         Returns:
             The history: loss, chance_loss (ln of the batch size: what guessing gives),
@@ -116,12 +108,8 @@ class PairsModel(keras.Model):
             x: as for `fit`.
             y: not used.
             batch_size: int, for a dict of arrays (32 by default).
-            verbose: as in `keras.Model.evaluate`.
-            sample_weight: not used.
-            steps: as in `keras.Model.evaluate`.
-            callbacks: likewise.
-            return_dict: likewise.
-            **kwargs: Keras' own.
+            verbose, steps, callbacks, return_dict, **kwargs: as in `keras.Model.evaluate`.
+            sample_weight: refused.
 
         Returns:
             What `keras.Model.evaluate` returns, for example {"loss": ...} with `return_dict=True`.
@@ -154,9 +142,7 @@ class PairsModel(keras.Model):
         Args:
             x: as for `fit`.
             batch_size: int, for a dict of arrays (32 by default).
-            verbose: as in `keras.Model.predict`.
-            steps: likewise.
-            callbacks: likewise.
+            verbose, steps, callbacks: as in `keras.Model.predict`.
 
         Returns:
             {"image_embeddings", "text_embeddings"}: [pairs, dim] float32 of unit-length rows.

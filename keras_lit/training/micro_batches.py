@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_lit import internals
+
 Tensors = dict[str, tf.Tensor]
 
 
@@ -97,15 +99,8 @@ def _gradients(
 
 def _states(model: keras.Model) -> list[keras.Variable]:
     """What a training pass changes besides the weights: seeds of dropout, batch-norm statistics."""
-    return [
-        variable
-        for layer in model._flatten_layers()
-        if layer.trainable
-        for variable in [
-            *layer._non_trainable_variables,
-            *(generator.state for generator in layer._seed_generators),
-        ]
-    ]
+    layers = [layer for layer in internals.flat_layers(model) if layer.trainable]
+    return [variable for layer in layers for variable in internals.own_states(layer)]
 
 
 def _chunks(x: tf.Tensor, size: int) -> tf.Tensor:

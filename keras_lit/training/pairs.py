@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lit.data import captions
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower, features_only, fingerprints
 
@@ -43,14 +44,13 @@ def preprocess(x: Any, image_tower: ImageTower, text_tower: TextTower, training:
 
 def with_seeds(pairs: tf.data.Dataset, seed: int) -> tf.data.Dataset:
     """Adds a "seed" to each pair, new in each epoch, for the image tower's crops and flips."""
-    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
 
     def add(pair: Pairs, seed: tf.Tensor) -> Pairs:
         if are_batched(pair):
             seed = tf.random.experimental.stateless_split(seed, batch_size(pair))
         return {**pair, "seed": seed}
 
-    return tf.data.Dataset.zip(pairs, seeds.batch(2, drop_remainder=True)).map(add)
+    return captions.with_numbers(pairs, 2, seed).map(add)
 
 
 def ready(
