@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_pairs
 
 import keras_lit
+from tests.small import make_pairs
 
 BEFORE = pathlib.Path(__file__).parent / "golden" / "before"
 EXPECTED = dict(np.load(BEFORE / "before.npz"))
@@ -39,6 +39,21 @@ def test_the_embeddings(model):
     found = model.encode_image(images), model.encode_text(texts.tolist())
     np.testing.assert_allclose(found[0], EXPECTED["image_embeddings"], atol=1e-6)
     np.testing.assert_allclose(found[1], EXPECTED["text_embeddings"], atol=1e-6)
+
+
+def test_the_fingerprints(model):
+    """By which feature caches, with their token ids, belong to the tower."""
+    found = keras_lit.fingerprints.fingerprint(model.image_tower)
+    assert found == {
+        "architecture": "450603fec347eba90d2627ca7cfedc4bacd6949834007f838da41e6d3f1d4a9c",
+        "weights": "2ea47b048a7d833c853fc5e859551aaa6eb10237ad9552edc208da0e176b051b",
+        "preprocessing": "b71313bc263047a17552b8f5fcb49084a701eecdfd04871377320f196c95408e",
+        "compute_dtype": "float32",
+    }
+    assert (
+        keras_lit.fingerprints.of_preprocessor(model.text_tower.preprocessor)
+        == "410aed8140765344730b7219cdb71e535f516eb12447432f9beecff7ba6029f6"
+    )
 
 
 def test_the_training_goes_on(model):
