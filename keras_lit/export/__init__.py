@@ -4,3 +4,7 @@ from keras_lit.export.artifact import save
 from keras_lit.export.publishing import prune
 
 __all__ = ["prune", "save"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,24 +3,20 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.evaluation.zero_shot import check_prompts, zero_shot_weights
-from keras_lit.export import signatures as of
+from keras_lit.evaluation.zero_shot import check_prompts
 from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
-from keras_lit.export.signatures import ArtifactWeights, Signature
+from keras_lit.export.signatures import Signature, make_signatures
 from keras_lit.model import LiT
 
-TOWERS = ("both", "image", "text")
-ON_CORRUPT = ("fail", "nan")
-FILE = "tf_serving_warmup_requests"
-# Rows of the requests of each signature.
+# Rows of the warm-up requests of each signature.
 ROWS = (1, 8)
 # Numbers of the fields in tensorflow_serving/apis/{prediction_log,predict,model}.proto.
 _LOG_PREDICT, _PREDICT_REQUEST = 6, 1
@@ -35,9 +31,9 @@ def save(
     class_names: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
     *,
-    towers: str = "both",
-    weights: str = "float32",
-    on_corrupt: str = "fail",
+    towers: Literal["both", "image", "text"] = "both",
+    weights: Literal["float32", "float16", "bfloat16"] = "float32",
+    on_corrupt: Literal["fail", "nan"] = "fail",
     top_k: int = 5,
     card: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
@@ -98,35 +94,13 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     >>> path.name, sorted(tf.saved_model.load(str(path)).signatures)[:3]
     ('1', ['classify', 'classify_labels', 'encode_image'])
     """
-    checks.check_one_of(towers, TOWERS, "towers")
-    checks.check_one_of(on_corrupt, ON_CORRUPT, "on_corrupt")
+    checks.check_one_of(towers, ("both", "image", "text"), "towers")
+    checks.check_one_of(on_corrupt, ("fail", "nan"), "on_corrupt")
     checks.check_positive(top_k, "top_k")
     templates = ("{}",) if templates is None else tuple(templates)
     check_prompts(["a label"] if class_names is None else class_names, templates)
     _check_can_encode(model, towers, class_names)
-    used = [
-        tower
-        for name, tower in (("image", model.image_tower), ("text", model.text_tower))
-        if towers in ("both", name)
-    ]
-    kept = ArtifactWeights(used, weights)
-    scores_of = of.probabilities(model, kept)
-    signatures: dict[str, Signature] = {}
-    if towers != "text":
-        found, encode_image = of.of_images(model, kept, on_corrupt)
-        signatures |= found
-    if towers != "image":
-        found, encode_text = of.of_text(model, kept)
-        signatures |= found
-    if towers == "both":
-        signatures |= of.of_both(scores_of, encode_image, encode_text, templates)
-    if class_names is not None:
-        class_weights = zero_shot_weights(model.encode_text, class_names, templates)
-        signatures |= of.of_classes(
-            kept, scores_of, encode_image, class_names, class_weights, top_k
-        )
-    default = "encode_image" if towers == "image" else "encode_text"
-    signatures["serving_default"] = signatures[default]
+    signatures = make_signatures(model, towers, weights, on_corrupt, class_names, templates, top_k)
 
     def write(path: pathlib.Path) -> None:
         # Variables that the signatures use are written anyway; tracked ones a second time.
@@ -172,7 +146,7 @@ def _write_warm_up(
     """
     folder = directory / "assets.extra"
     folder.mkdir()
-    with tf.io.TFRecordWriter(str(folder / FILE)) as writer:
+    with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
         for name, signature in signatures.items():
             for rows in ROWS:
                 samples = {s.name: _sample(s.name, rows, image_size) for s in signature.inputs}

@@ -28,17 +28,8 @@ def model_card(
 ) -> str:
     """Markdown written from the model and from what its makers say.
 
-    Args:
-        model: the model.
-        signatures: what the artifact answers.
-        weights: the dtype in which weights are stored.
-        class_names: the classes of `classify`, or None.
-        templates: the prompts.
-        sections: title -> text, or a mapping that becomes a table. "data", "metrics" and "limits"
-            should be there; where they are not, the card says so.
-
-    Returns:
-        The text.
+    `sections` are title -> text, or a mapping that becomes a table. "data", "metrics" and "limits"
+    should be there; where they are not, the card says so.
     """
     parts = ["# LiT model", "Embeds images and text in one space: Locked-image text Tuning."]
     towers = {"image": model.image_tower, "text": model.text_tower}

@@ -1,12 +1,18 @@
 """Versions in a directory that a server polls: complete when they appear, whole until they go."""
 
+import functools
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable
 
 from keras_lit import checks
+
+# Servers look at folders with integer names only. A process that is killed leaves its `tmp-...`
+# behind, which anyone may delete.
+_working_folder = functools.partial(
+    tempfile.TemporaryDirectory, prefix="tmp-", ignore_cleanup_errors=True
+)
 
 
 def publish(
@@ -14,22 +20,10 @@ def publish(
     version: int | None,
     write: Callable[[pathlib.Path], None],
 ) -> pathlib.Path:
-    """Has `directory/<version>/` written under another name, and renames it.
+    """Has `write` make `directory/<version>/` under another name, renames it, returns its path.
 
-    Servers look at directories with integer names only, and a rename is atomic. A process that is
-    killed leaves a `tmp-...` directory behind, which no server reads and anyone may delete.
-
-    Args:
-        directory: where the versions live; made if it is not there.
-        version: a positive int; None takes the one after the highest, also when others publish at
-            the same time.
-        write: makes a directory at the path that it is given.
-
-    Returns:
-        The path of the version.
-
-    Raises:
-        ValueError: the version exists or is not positive.
+    A `version` of None is the one after the highest, also when others publish at the same time.
+    Not `files.whole_folder`, for the name is known only when all is written.
 
     Example:
 
@@ -42,21 +36,19 @@ def publish(
     if version is not None:
         checks.check_positive(version, "version")
         _check_free(directory, version)
-    working = pathlib.Path(tempfile.mkdtemp(prefix="tmp-", dir=directory))
-    try:
-        write(working / "version")
+    with _working_folder(dir=directory) as working:
+        unnamed = pathlib.Path(working, "version")
+        write(unnamed)
         while True:
             path = directory / str(max(versions(directory), default=0) + 1)
             if version is not None:
                 path = directory / str(int(version))
                 _check_free(directory, version)
             try:
-                return (working / "version").rename(path)
+                return unnamed.rename(path)
             except OSError:  # Another process took the name meanwhile.
                 if not path.exists():
                     raise
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
 
 
 def prune(directory: str | os.PathLike, keep: int = 2) -> list[int]:
@@ -85,9 +77,8 @@ def prune(directory: str | os.PathLike, keep: int = 2) -> list[int]:
     directory = pathlib.Path(directory)
     gone = versions(directory)[: -int(keep)]
     for version in gone:
-        working = pathlib.Path(tempfile.mkdtemp(prefix="tmp-", dir=directory))
-        (directory / str(version)).rename(working / "version")
-        shutil.rmtree(working, ignore_errors=True)
+        with _working_folder(dir=directory) as working:
+            (directory / str(version)).rename(pathlib.Path(working, "version"))
     return gone
 
 

@@ -10,16 +10,18 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
+from keras_lit.evaluation.zero_shot import zero_shot_weights
 from keras_lit.model import LiT
 from keras_lit.towers import Tower
 from keras_lit.towers.encoding import unit_length
 
 Tensors = dict[str, tf.Tensor]
+Encoder = Callable[[tf.Tensor], Tensors]
+Scores = Callable[[tf.Tensor], tf.Tensor]
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
 PIXELS = tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")
 TEXT = tf.TensorSpec([None], tf.string, name="text")
 LABELS = tf.TensorSpec([None], tf.string, name="labels")
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +32,16 @@ class Signature:
     inputs: tuple[tf.TensorSpec, ...]
 
 
-class ArtifactWeights:
+class _Weights:
     """The variables that an artifact has beside (or in place of) the towers' weights.
 
-    Args:
-        towers: the towers that the artifact needs.
-        dtype: "float32": the towers' own weights. "float16" or "bfloat16": copies in 16 bits; the
-            graph casts them to the towers' dtype when it reads them. Vectors (biases, scales,
-            statistics) are few and sensitive, and stay as they are.
-
-    Raises:
-        ValueError: unknown dtype, or a weight that float16 cannot hold.
+    "float32" leaves the towers their own; "float16" and "bfloat16" make copies in 16 bits, which
+    the graph casts when it reads them. Vectors (biases, scales, statistics) are few and sensitive,
+    and stay as they are.
     """
 
     def __init__(self, towers: list[Tower], dtype: str):
-        checks.check_one_of(dtype, DTYPES, "weights")
+        checks.check_one_of(dtype, ("float32", "float16", "bfloat16"), "weights")
         self._kept: list[tf.Variable] = []  # Graphs hold their variables weakly.
         self._copies: dict[int, tf.Variable] = {}
         for variable in (v for tower in towers for v in tower.weights if dtype != "float32"):
@@ -77,10 +74,43 @@ def _check_range(values: np.ndarray, path: str) -> None:
         )
 
 
-def of_images(
-    model: LiT, weights: ArtifactWeights, on_corrupt: str
-) -> tuple[dict[str, Signature], Callable[[tf.Tensor], Tensors]]:
-    """`encode_image` and `encode_pixels`, and the function of the former, for others to use."""
+def make_signatures(
+    model: LiT,
+    towers: str,
+    weights: str,
+    on_corrupt: str,
+    class_names: Sequence[str] | None,
+    templates: Sequence[str],
+    top_k: int,
+) -> dict[str, Signature]:
+    """The signatures of an artifact by name, for the arguments of `keras_lit.export.save`."""
+    both = {"image": model.image_tower, "text": model.text_tower}
+    kept = _Weights([tower for name, tower in both.items() if towers in ("both", name)], weights)
+    scores_of = _probabilities(model, kept)
+    signatures = {}
+    if towers != "text":
+        encode_image, encode_pixels = _image_encoders(model, kept, on_corrupt)
+        signatures["encode_image"] = Signature(encode_image, (IMAGE_BYTES,))
+        signatures["encode_pixels"] = Signature(encode_pixels, (PIXELS,))
+    if towers != "image":
+        encode_text = _text_encoder(model, kept)
+        signatures["encode_text"] = Signature(encode_text, (TEXT,))
+    if towers == "both":
+        similarity, classify_labels = _comparers(scores_of, encode_image, encode_text, templates)
+        signatures["similarity"] = Signature(similarity, (IMAGE_BYTES, TEXT))
+        signatures["classify_labels"] = Signature(classify_labels, (IMAGE_BYTES, LABELS))
+    if class_names is not None:
+        # The classes' embeddings are a variable, so `classify` encodes no text.
+        embeddings = zero_shot_weights(model.encode_text, class_names, templates)
+        kernel = kept.keep("class_weights", embeddings)
+        classify = _classifier(scores_of, encode_image, class_names, kernel, top_k)
+        signatures["classify"] = Signature(classify, (IMAGE_BYTES,))
+    default = "encode_image" if towers == "image" else "encode_text"
+    return {**signatures, "serving_default": signatures[default]}
+
+
+def _image_encoders(model: LiT, weights: _Weights, on_corrupt: str) -> tuple[Encoder, Encoder]:
+    """`encode_image` and `encode_pixels`."""
     tower = model.image_tower
 
     def encode_pixels(pixels: tf.Tensor) -> Tensors:
@@ -91,23 +121,17 @@ def of_images(
         if on_corrupt == "fail":
             return {"embedding": embed(tower.preprocessor(image_bytes))}
         images, valid = tower.preprocessor.with_valid(image_bytes)
-        return {"embedding": nan_unless(valid, embed(images)), "valid": valid}
+        embeddings = tf.where(valid[:, tf.newaxis], embed(images), float("nan"))
+        return {"embedding": embeddings, "valid": valid}
 
     def embed(images: tf.Tensor) -> tf.Tensor:
         with weights.of(tower):
             return unit_length(tower(images))
 
-    signatures = {
-        "encode_image": Signature(encode_image, (IMAGE_BYTES,)),
-        "encode_pixels": Signature(encode_pixels, (PIXELS,)),
-    }
-    return signatures, encode_image
+    return encode_image, encode_pixels
 
 
-def of_text(
-    model: LiT, weights: ArtifactWeights
-) -> tuple[dict[str, Signature], Callable[[tf.Tensor], Tensors]]:
-    """`encode_text`, and its function."""
+def _text_encoder(model: LiT, weights: _Weights) -> Encoder:
     tower = model.text_tower
 
     @tf.function(input_signature=[TEXT], autograph=False)
@@ -116,43 +140,37 @@ def of_text(
         with weights.of(tower):
             return {"embedding": unit_length(tower(token_ids))}
 
-    return {"encode_text": Signature(encode_text, (TEXT,))}, encode_text
+    return encode_text
 
 
-def of_classes(
-    weights: ArtifactWeights,
-    scores_of: Callable[[tf.Tensor], tf.Tensor],
-    encode_image: Callable[[tf.Tensor], Tensors],
+def _classifier(
+    scores_of: Scores,
+    encode_image: Encoder,
     class_names: Sequence[str],
-    class_weights: tf.Tensor,
+    kernel: tf.Variable,
     top_k: int,
-) -> dict[str, Signature]:
-    """`classify`: the classes' embeddings are a variable, so no text is encoded."""
-    kernel = weights.keep("class_weights", class_weights)
+) -> Encoder:
+    """`classify`, where `kernel` [classes, dim] holds the classes' embeddings."""
     names = tf.constant(list(class_names))
 
     def classify(image_bytes: tf.Tensor) -> Tensors:
         images = encode_image(image_bytes)
         scores = scores_of(tf.matmul(images["embedding"], kernel, transpose_b=True))
         _, indices = tf.math.top_k(scores, min(top_k, len(class_names)))
-        classes = tf.tile(names[tf.newaxis], [tf.shape(scores)[0], 1])
         return {
             "scores": scores,
-            "classes": classes,
+            "classes": tf.tile(names[tf.newaxis], [tf.shape(scores)[0], 1]),
             "top_indices": indices,
             "top_classes": tf.gather(names, indices),
-            **valid_of(images),
+            **_valid_of(images),
         }
 
-    return {"classify": Signature(classify, (IMAGE_BYTES,))}
+    return classify
 
 
-def of_both(
-    scores_of: Callable[[tf.Tensor], tf.Tensor],
-    encode_image: Callable[[tf.Tensor], Tensors],
-    encode_text: Callable[[tf.Tensor], Tensors],
-    templates: Sequence[str],
-) -> dict[str, Signature]:
+def _comparers(
+    scores_of: Scores, encode_image: Encoder, encode_text: Encoder, templates: Sequence[str]
+) -> tuple[Callable[..., Tensors], Callable[..., Tensors]]:
     """`similarity` and `classify_labels`: n images against m texts or labels."""
     before, after = zip(*(template.split("{}") for template in templates), strict=True)
 
@@ -160,7 +178,7 @@ def of_both(
         images = encode_image(image_bytes)
         texts = encode_text(text)["embedding"]
         cosines = tf.matmul(images["embedding"], texts, transpose_b=True)
-        return {"similarity": cosines, **valid_of(images)}
+        return {"similarity": cosines, **_valid_of(images)}
 
     def classify_labels(image_bytes: tf.Tensor, labels: tf.Tensor) -> Tensors:
         images = encode_image(image_bytes)
@@ -170,15 +188,12 @@ def of_both(
         by_label = tf.reshape(texts, [-1, len(templates), texts.shape[-1]])
         kernel = unit_length(tf.reduce_mean(by_label, axis=1))
         scores = scores_of(tf.matmul(images["embedding"], kernel, transpose_b=True))
-        return {"scores": scores, **valid_of(images)}
+        return {"scores": scores, **_valid_of(images)}
 
-    return {
-        "similarity": Signature(similarity, (IMAGE_BYTES, TEXT)),
-        "classify_labels": Signature(classify_labels, (IMAGE_BYTES, LABELS)),
-    }
+    return similarity, classify_labels
 
 
-def probabilities(model: LiT, weights: ArtifactWeights) -> Callable[[tf.Tensor], tf.Tensor]:
+def _probabilities(model: LiT, weights: _Weights) -> Scores:
     """Cosines [n, m] to probabilities: over the m with the softmax loss, each with the sigmoid."""
     temperature = weights.keep("temperature", model.temperature)
     if model.loss_name == "softmax":
@@ -187,11 +202,6 @@ def probabilities(model: LiT, weights: ArtifactWeights) -> Callable[[tf.Tensor],
     return lambda cosines: tf.sigmoid(temperature * cosines + bias)
 
 
-def nan_unless(valid: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
-    """Rows that are not valid become NaN."""
-    return tf.where(valid[:, tf.newaxis], embeddings, float("nan"))
-
-
-def valid_of(images: Tensors) -> Tensors:
+def _valid_of(images: Tensors) -> Tensors:
     """The flag of `on_corrupt="nan"`, where there is one."""
     return {name: images[name] for name in ("valid",) if name in images}

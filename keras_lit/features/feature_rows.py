@@ -1,5 +1,6 @@
 """From raw pairs to rows of features: decoding, views, the locked tower on its replicas."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -131,6 +132,7 @@ def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, t
     return found
 
 
+@dataclasses.dataclass
 class Rows:
     """Encodes batches and hands out their rows, with notes of what was seen.
 
@@ -138,14 +140,10 @@ class Rows:
     do not decode, which otherwise are errors.
     """
 
-    def __init__(
-        self,
-        encode: Callable[[np.ndarray], np.ndarray],
-        plan: dict[str, Any],
-        tokenize: keras.layers.Layer | None,
-        skip: bool,
-    ):
-        self._encode, self._plan, self._tokenize, self._skip = encode, plan, tokenize, skip
+    encode: Callable[[np.ndarray], np.ndarray]
+    plan: dict[str, Any]
+    tokenize: keras.layers.Layer | None
+    skip: bool
 
     def of_shard(
         self, batches: Iterator[Batch], start: int, stop: int, after: int | None, notes: Batch
@@ -160,10 +158,10 @@ class Rows:
         index = start
         while index < stop:
             batch = next(batches, None)
-            size = min(self._plan["batch_size"], stop - index)
+            size = min(self.plan["batch_size"], stop - index)
             if batch is None or len(batch["good"]) != size:
                 raise ValueError(
-                    f"The dataset should hold {self._plan['pairs']} pairs, as when this began. It "
+                    f"The dataset should hold {self.plan['pairs']} pairs, as when this began. It "
                     f"holds {'more' if batch and len(batch['good']) > size else 'fewer'}. Pass the "
                     "same pairs, or write to another directory."
                 )
@@ -179,12 +177,12 @@ class Rows:
             after = notes["last_input"] = int(batch["hash"][-1])
 
     def _of_batch(self, batch: Batch, index: int, skipped: list[Batch]) -> Iterator[tfrecords.Row]:
-        views = [self._encode(batch["pixels"][:, v].numpy()) for v in range(self._plan["views"])]
+        views = [self.encode(batch["pixels"][:, v].numpy()) for v in range(self.plan["views"])]
         stacked = views[0] if len(views) == 1 else np.stack(views, axis=1)
         features = self._stored(stacked, batch["good"].numpy(), index)
         fields = {name: _as_rows(values) for name, values in batch["fields"].items()}
-        if self._tokenize is not None:
-            fields[tfrecords.TOKENS] = self._tokenize(batch["fields"]["text"]).numpy()
+        if self.tokenize is not None:
+            fields[tfrecords.TOKENS] = self.tokenize(batch["fields"]["text"]).numpy()
         for i, good in enumerate(batch["good"].numpy()):
             if good:
                 yield {tfrecords.FEATURES: features[i], **{n: x[i] for n, x in fields.items()}}
@@ -195,7 +193,7 @@ class Rows:
                 "name": name.decode(errors="replace") if isinstance(name, bytes) else str(name),
                 "reason": _reason(batch["raw"][i]),
             }
-            if not self._skip:
+            if not self.skip:
                 raise ValueError(
                     f"Image {bad['index']} ({bad['name'] or 'without a name'}) does not decode: "
                     f"{bad['reason']}. Remove it, or pass `skip_bad_images=True` to leave such "
@@ -205,12 +203,12 @@ class Rows:
 
     def _stored(self, features: np.ndarray, good: np.ndarray, index: int) -> np.ndarray:
         with np.errstate(over="ignore"):
-            stored = features.astype(self._plan["dtype"])
+            stored = features.astype(self.plan["dtype"])
         bad = good & ~np.isfinite(stored).reshape(len(good), -1).all(axis=1)
         if bad.any():
             row = index + int(np.flatnonzero(bad)[0])
             raise ValueError(
-                f"Features should be finite numbers of {self._plan['dtype']}. Those of image {row} "
+                f"Features should be finite numbers of {self.plan['dtype']}. Those of image {row} "
                 f"are not; the largest of its batch is {np.abs(features).max()}. Check the tower's "
                 'weights and value range, or store `dtype="float32"`.'
             )
