@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sentencepiece import SentencePieceProcessor
-from tests.test_tokenizers import SCRIPTS
+from tests.preprocessing.test_tokenizers import SCRIPTS
 
 from keras_lit import ImageTower, LiT, TextTower, backbones
 from keras_lit.preprocessing import tokenizers
