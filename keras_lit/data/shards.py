@@ -4,12 +4,13 @@ A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), thos
 as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
 """
 
+import itertools
 import json
 import os
 import pathlib
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -98,24 +99,19 @@ def read_shards(
 
 def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of neighbouring files with the same key."""
-    key: str | None = None
-    entries: dict[str, bytes] = {}
     with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
-        for member in tar:
-            folder, _, name = member.name.rpartition("/")
-            if not member.isfile() or name.startswith("._"):  # macOS adds such halves.
-                continue
+        for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
+            yield key, {extension: file.read() for _, extension, file in files}
+
+
+def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes]]]:
+    """(key, extension, file), to be read before the next."""
+    for member in tar:
+        folder, _, name = member.name.rpartition("/")
+        if member.isfile() and not name.startswith("._"):  # macOS adds such halves.
             stem, _, extension = name.partition(".")
-            this = f"{folder}/{stem}" if folder else stem
-            if this != key:
-                if key is not None:
-                    yield key, entries
-                key, entries = this, {}
-            file = tar.extractfile(member)
-            assert file is not None  # It is a file.
-            entries[extension.lower()] = file.read()
-    if key is not None:
-        yield key, entries
+            file = cast(IO[bytes], tar.extractfile(member))
+            yield os.path.join(folder, stem), extension.lower(), file
 
 
 class _Member(tarfile.TarInfo):
