@@ -93,16 +93,12 @@ def apply(
         raise ValueError(f"`rules` should have different names. Received: {names}.")
     checks.check_rank(pairs.element_spec["text"], 0, "text", "one caption: filter before `batch`")
 
-    def first_failure(pair: Pair) -> tf.Tensor:
-        """The index of the rule that drops the pair; their number if none does."""
-
-        def from_rule(index: int) -> tf.Tensor:
-            if index == len(rules):
-                return tf.constant(index)
-            stays = rules[index].keep(pair)
-            return tf.cond(stays, lambda: from_rule(index + 1), lambda: tf.constant(index))
-
-        return from_rule(0)
+    def first_failure(pair: Pair, index: int = 0) -> tf.Tensor:
+        """The index of the rule, from `index` on, that drops the pair; their number if none."""
+        if index == len(rules):
+            return tf.constant(index)
+        stays = rules[index].keep(pair)
+        return tf.cond(stays, lambda: first_failure(pair, index + 1), lambda: tf.constant(index))
 
     def count(index: np.ndarray) -> np.bool_:
         assert counts is not None
@@ -116,9 +112,6 @@ def apply(
 
     tried = pairs.map(lambda pair: (pair, first_failure(pair)), tf.data.AUTOTUNE)
     return tried.filter(keep).map(lambda pair, _: pair)
-
-
-# Rules for images.
 
 
 def short_side(larger_than: int = 200) -> Filter:
@@ -181,9 +174,6 @@ def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
     often = corpus.images.above(at_most)
     name = f"at most {at_most} texts an image"
     return Filter(name, lambda pair: ~_contains(often, image_key(pair)))
-
-
-# Rules for texts.
 
 
 def text_length(shortest: int = 3, longest: int = 20) -> Filter:
@@ -290,9 +280,6 @@ def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
 
     name = f"language {', '.join(sorted(wanted))}"
     return Filter(name, lambda pair: tf.numpy_function(keep, [pair["text"]], tf.bool))
-
-
-# Sets of rules.
 
 
 def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
