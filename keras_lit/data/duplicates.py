@@ -59,7 +59,7 @@ class Matches:
 
         Args:
             query_names: the name of each query.
-            reference_names: likewise; those of the queries where matches are within one set.
+            reference_names: likewise; None for matches within one set.
 
         Returns:
             A list of dicts.
@@ -123,9 +123,7 @@ def not_named(names: Iterable[str]) -> Filter:
     names = sorted(set(names))
     if not names:  # TensorFlow has no empty tables.
         return Filter("no duplicate", lambda pair: tf.ones_like(pair["name"], tf.bool))
-    dropped = tf.constant(names, tf.string)
-    values = tf.ones_like(dropped, tf.int32)
-    initializer = tf.lookup.KeyValueTensorInitializer(dropped, values)
+    initializer = tf.lookup.KeyValueTensorInitializer(names, [1] * len(names))
     table = tf.lookup.StaticHashTable(initializer, default_value=0)
     return Filter("no duplicate", lambda pair: table.lookup(pair["name"]) == 0)
 
@@ -239,14 +237,11 @@ def match_embeddings(
     compared. Memory: 2 bytes for each number of the references, beside the arrays passed in.
 
     Args:
-        queries: [n, dim] float array of embeddings, of a tower for example. May be a
-            `np.memmap`; parts are read as they are needed.
+        queries: [n, dim] float array of embeddings; a `np.memmap` is read in parts.
         references: [m, dim] float array; None: match the queries with each other.
         min_similarity: float, the smallest cosine similarity of a match.
-        whiten: float, take the mean of all away and even their directions out before the
-            comparison, which tells images apart that a tower finds much alike. The number is what
-            is added to the variances, in multiples of their mean: 0.1 is strong, 10 weak. Some
-            hundred images or more should be there to estimate them.
+        whiten: float, the `penalty` of `whitening_kernel`, applied before the comparison: it tells
+            images apart that a tower finds much alike.
         neighbours: int, at most so many matches for each query.
         probes: int, how many cells to look into: more find more of the distant ones.
 
@@ -332,16 +327,14 @@ def _unit_length(rows: np.ndarray) -> np.ndarray:
 
 def _join(parts: Sequence[tuple[np.ndarray, ...]], within: bool) -> Matches:
     """Joins parts; within one set each pair once, the later row as the query."""
-    if not parts:
-        parts = [(np.zeros(0, np.int64),) * 3]
-    queries, references, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    columns = zip(none, *parts, strict=True)
+    queries, references, scores = (np.concatenate(column) for column in columns)
     if within:
         queries, references = np.maximum(queries, references), np.minimum(queries, references)
         different = queries != references
         queries, references, scores = (x[different] for x in (queries, references, scores))
-    matches = Matches(
-        queries.astype(np.int64), references.astype(np.int64), scores.astype(np.float32)
-    )
+    matches = Matches(queries, references, scores.astype(np.float32))
     return matches | matches  # sorted, each pair once
 
 

@@ -100,11 +100,8 @@ def image_text_pairs(
     elif not made and _is_path(where):
         checks.check_one_of(split, ("train", "test"), "split")
         rows = file_rows(pathlib.Path(where), image_key, text_key, skipped)
-        rows = [
-            row
-            for row in rows
-            if (split_number(row[0], where) < test_fraction) == (split == "test")
-        ]
+        is_test = split == "test"
+        rows = [row for row in rows if (split_number(row[0], where) < test_fraction) == is_test]
         images = by_image(rows, captions)[index::count]
         pairs = read_files(images, where, split, captions, shuffle_buffer, seed)
         shuffle_buffer = 0  # That is done, with the names.
