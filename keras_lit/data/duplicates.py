@@ -74,13 +74,13 @@ class Matches:
         ]
 
     def groups(self, images: int) -> np.ndarray:
-        """[images] int: images that matches within one set connect have the same number.
+        """Groups of images that matches within one set connect.
 
         Args:
             images: int, how many images the set has.
 
         Returns:
-            [images] int array.
+            [images] int array of the groups' numbers.
         """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -97,8 +97,7 @@ class Matches:
         Returns:
             Ascending int array.
         """
-        groups = self.groups(images)
-        first = np.unique(groups, return_index=True)[1]
+        first = np.unique(self.groups(images), return_index=True)[1]
         return np.setdiff1d(np.arange(images), first)
 
     def _rows(self) -> np.ndarray:
@@ -131,14 +130,13 @@ def not_named(names: Iterable[str]) -> Filter:
 def perceptual_hashes(
     images: Iterable[Any] | tf.data.Dataset, hash_size: int = 16, mirrored: bool = False
 ) -> np.ndarray:
-    """Perceptual hashes (the signs of an image's lowest frequencies), as a stream.
+    """Perceptual hashes: the signs of an image's lowest frequencies (`imagehash.phash`).
 
     Args:
         images: encoded images (bytes or scalar string tensors) or uint8 pixels [height, width,
             channels]; or an unbatched tf.data.Dataset of these or of pairs with an "image".
         hash_size: int, the root of the number of bits, a multiple of 4.
-        mirrored: bool, whether to hash the mirror images: matched against the hashes of others as
-            they are, they find what was mirrored.
+        mirrored: bool, whether to hash the mirror images, which find what was mirrored.
 
     Returns:
         [n, hash_size**2 / 8] uint8 array.
@@ -151,8 +149,6 @@ def perceptual_hashes(
 
     >>> keras_lit.data.duplicates.perceptual_hashes(np.zeros([2, 8, 8, 3], "uint8")).shape
     (2, 32)
-
-    Reference: `imagehash.phash` of the package ImageHash.
     """
     if hash_size % 4:
         raise ValueError(f"`hash_size` should be a multiple of 4. Received: {hash_size}.")

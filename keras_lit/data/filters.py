@@ -1,4 +1,7 @@
-"""Filters of pairs: named predicates that compose; ALIGN's and LiT's rules are among them."""
+"""Filters of pairs: named predicates that compose; ALIGN's and LiT's rules are among them.
+
+ALIGN is arXiv 2102.05918.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -283,7 +286,9 @@ def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
 
 
 def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
-    """ALIGN's rules for images, which LiT keeps: size, shape, number of texts.
+    """ALIGN's rules for images (section 3), which LiT keeps: size, shape, number of texts.
+
+    ALIGN also drops pornographic images, for which no rule is here.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -292,15 +297,12 @@ def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
         A list of `Filter`s, for `apply`.
 
     Example: as for `lit_text_rules`.
-
-    Reference: ALIGN (arXiv 2102.05918), section 3; the LiT paper, section 4. ALIGN also drops
-    pornographic images, for which no rule is here.
     """
     return [short_side(200), aspect_ratio(3.0), texts_per_image(corpus, 1000)]
 
 
 def align_text_rules(corpus: CorpusStatistics) -> list[Filter]:
-    """ALIGN's rules for texts: shared by at most 10 images, common words only, 3 to 20 words.
+    """ALIGN's for texts (section 3): shared by at most 10 images, common words only, 3 to 20 words.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -309,14 +311,12 @@ def align_text_rules(corpus: CorpusStatistics) -> list[Filter]:
         A list of `Filter`s, for `apply`.
 
     Example: as for `lit_text_rules`.
-
-    Reference: ALIGN (arXiv 2102.05918), section 3.
     """
     return [images_per_text(corpus, 10), common_words(corpus), text_length(3, 20)]
 
 
 def lit_text_rules(corpus: CorpusStatistics, images: int = 10) -> list[Filter]:
-    """LiT's softer rules for texts: any length and any word, but no boilerplate.
+    """LiT's softer rules for texts (section 4): any length and any word, but no boilerplate.
 
     The paper says that its text filters are simpler than ALIGN's and not which it left out; this
     keeps the one that a contrastive loss needs, as texts that many images share are false
@@ -335,8 +335,6 @@ def lit_text_rules(corpus: CorpusStatistics, images: int = 10) -> list[Filter]:
     >>> corpus = keras_lit.data.statistics.collect(pairs)
     >>> [rule.name for rule in lit_text_rules(corpus)]
     ['1 to 2147483647 words', 'at most 10 images a text']
-
-    Reference: the LiT paper, section 4.
     """
     return [text_length(1, 2**31 - 1), images_per_text(corpus, images)]
 

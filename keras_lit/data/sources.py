@@ -57,17 +57,16 @@ def image_text_pairs(
             dataset costs little.
         seed: int, of the shuffling.
         skipped: None: an image that is missing or does not decode is an error, and so is a caption
-            that is empty or not UTF-8. A set: such pairs are left out and named in it, as the
-            dataset is read, so that `len(skipped)` counts them (each image is then decoded once
-            more).
+            that is empty or not UTF-8. A set: such pairs are left out and named in it as the
+            dataset is read (each image is then decoded once more).
         data_dir: where TensorFlow Datasets keeps its data.
         test_fraction: float in 0..1, the part of a folder's, a table's or shards' images that is
             "test". A hash of the image's path relative to the folder (of its key and its shard's
             name) decides, so that an image keeps its split, with all of its captions, when others
             are added. At 0 all are "train".
-        shard: (index, count), to read one part of `count` equal ones, the same in each epoch: for
-            jobs of their own, or for one of so many workers. `LiT.fit` sees that it is a part, and
-            adds other rows of it to each global batch. Shards are dealt out as whole files.
+        shard: (index, count), to read one part of `count` equal ones, the same in each epoch, as
+            one of so many jobs or workers: `LiT.fit` sees that it is a part. Shards are dealt out
+            as whole files.
 
     Returns:
         A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,

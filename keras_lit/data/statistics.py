@@ -34,7 +34,7 @@ class KeyCounter:
     def add(self, keys: np.ndarray) -> np.ndarray:
         """Counts [n] int64 keys; returns [n] bool, True where a key was not known."""
         unique, first, counts = np.unique(keys, return_index=True, return_counts=True)
-        places = np.searchsorted(self.keys, unique)
+        places = np.searchsorted(self.keys, unique)  # where a key is or would be
         known = np.searchsorted(self.keys, unique, side="right") > places
         self.counts[places[known]] += counts[known]
         self.keys = np.insert(self.keys, places[~known], unique[~known])
@@ -127,9 +127,9 @@ class CorpusStatistics:
 def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatistics:
     """Counts texts, images and words of a corpus in one pass.
 
-    A pair (the same image with the same text) that occurs again is not counted again, as long as
-    there are no more than `capacity` different pairs. Four tables of at most `capacity` keys are
-    kept, of 16 bytes each: at 10 million some 0.6 GB, and another 0.3 GB while one of them grows.
+    A pair that occurs again is not counted again, as long as there are no more than `capacity`
+    different ones. Four tables of at most `capacity` keys are kept, of 16 bytes each: at 10 million
+    some 0.6 GB, and another 0.3 GB while one of them grows.
 
     Args:
         pairs: unbatched tf.data.Dataset of {"image", "text", ...}. An image is known by its encoded

@@ -20,7 +20,6 @@ from keras_lit.data.shards import IMAGE_ENTRIES, tar_records
 from keras_lit.data.yfcc import usable_title
 from keras_lit.preprocessing.decoding import decodes
 
-CC12M_MINIVAL = 50_000
 CC12M_ROWS_PER_SHARD = 10_000  # img2dataset's default
 Found = tuple[str, dict[str, Any], bytes | None]
 
@@ -28,7 +27,7 @@ Found = tuple[str, dict[str, Any], bytes | None]
 class _ManualBuilder(  # type: ignore[call-arg]  # of tfds, which mypy does not read
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-    """What both share: a folder of the user's, and pairs that are left out by name."""
+    """A folder of the user's, and pairs that are left out by name."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -86,16 +85,15 @@ class CC12M(_ManualBuilder):
     """Conceptual 12M: web images and their alt-texts, as a tfds builder over your own files.
 
     Each example holds `image`, `caption` and `name` (nine digits: the row of cc12m.tsv). The split
-    "minival" is the first 50,000 rows, "train" the others; it goes by row, so that it stays the
-    same whatever could be downloaded. Images that are missing or do not decode and captions that
-    are empty or not UTF-8 are left out, counted and named by `left_out`.
+    "minival" is the first 50,000 rows, whatever of them could be downloaded, "train" the others.
+    Images that are missing or do not decode and captions that are empty or not UTF-8 are left out,
+    counted and named by `left_out`.
 
     Args:
-        manual_dir: folder with cc12m.tsv (url, tab, caption; a first line "url, tab, caption" does
-            not count) and `images/`, what img2dataset makes of it with its default 10,000 rows a
-            shard: 00000.tar, ... or folders 00000/000000000.jpg, ... None: tfds' own folder for
-            manual downloads. What was prepared once stays, whatever is downloaded later: delete
-            `builder.data_dir` to prepare again.
+        manual_dir: folder with cc12m.tsv (url, tab, caption; a line of titles does not count) and
+            `images/`, what img2dataset makes of it with its default 10,000 rows a shard: 00000.tar,
+            ... or folders 00000/000000000.jpg, ... None: tfds' own folder for manual downloads.
+            What was prepared once stays: delete `builder.data_dir` to prepare again.
         **kwargs: arguments of every tfds builder: `data_dir`, ...
 
     Raises:
@@ -104,7 +102,6 @@ class CC12M(_ManualBuilder):
     Example:
         >>> builder = keras_lit.data.CC12M(manual_dir="cc12m")
         >>> pairs = keras_lit.data.image_text_pairs(builder, "train", shuffle_buffer=10_000)
-        >>> print(len(builder.left_out))
 
     Reference: the LiT paper, Appendices D and E; Changpinyo et al. (arXiv 2102.08981).
     """
@@ -119,8 +116,8 @@ class CC12M(_ManualBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         folder = self._folder(dl_manager)
-        ends = {"minival": (0, CC12M_MINIVAL), "train": (CC12M_MINIVAL, None)}
-        return {split: self._examples(split, _cc12m(folder, *rows)) for split, rows in ends.items()}
+        rows = {"minival": (0, 50_000), "train": (50_000, None)}
+        return {split: self._examples(split, _cc12m(folder, *part)) for split, part in rows.items()}
 
 
 class YFCC100MCLIP(_ManualBuilder):
