@@ -1,8 +1,8 @@
 """Near-duplicates of images: by perceptual hash and by embedding, in less than quadratic time.
 
-The paper removed from its training images those that occur in its test sets (section 5.5, Appendix
-K): match the images to train on (queries) against the test images (references), and drop the
-queries that `Matches.queries` names. Without references the images are matched with each other.
+The paper removed from its training images those in its test sets (section 5.5, Appendix K): match
+the images to train on (queries) against the test images (references), and drop the queries that
+`Matches.queries` names. Without references the images are matched with each other.
 """
 
 import importlib
@@ -229,8 +229,8 @@ def match_embeddings(
     """Embeddings whose cosine similarity is at least `min_similarity`.
 
     The references are divided into cells around some 4 * sqrt(n) centres, and a query is compared
-    with those in its `probes` nearest cells, in time n ** 1.5. Up to 5,000 references are all
-    compared. Memory: 2 bytes for each number of the references, beside the arrays passed in.
+    with those in its `probes` nearest cells, in time n ** 1.5; up to 5,000 references all are.
+    Memory: 2 bytes for each number of the references, beside the arrays passed in.
 
     Args:
         queries: [n, dim] float array of embeddings; a `np.memmap` is read in parts.
@@ -287,8 +287,7 @@ def whitening_kernel(features: np.ndarray, penalty: float) -> tuple[np.ndarray, 
 
     Args:
         features: [n, dim] float array, of some hundred images or more.
-        penalty: float, what is added to the variances, in multiples of their mean: 0.1 is strong,
-            10 weak.
+        penalty: float, added to the variances in multiples of their mean: 0.1 is strong, 10 weak.
 
     Returns:
         The mean [dim] and the symmetric kernel [dim, dim], in the features' dtype.

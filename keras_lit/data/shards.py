@@ -61,10 +61,9 @@ def read_shards(
 ) -> tf.data.Dataset:
     """{"image", "text": [captions], "name"} of the records of shards, some shards at a time.
 
-    The key of an image or a text is an extension, a feature or a key of the .json. In `skipped` go
-    the names of bad records with what is wrong: half a pair, text that is not UTF-8 or empty. After
-    a damaged place the rest of a shard cannot be read; that is added too. All else is read. (A
-    TFRecord that was cut off between two records looks whole.)
+    The key of an image or a text is an extension, a feature or a key of the .json. To `skipped` go
+    bad records (half a pair, text that is empty or not UTF-8) and shards that cannot be read on.
+    (A TFRecord that was cut off between two records looks whole.)
     """
 
     def records(file: bytes) -> Iterator[dict[str, Any]]:
@@ -172,8 +171,7 @@ def _pair(
 
 def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     for name in names:
-        if entries.get(name):
-            value = entries[name]
+        if value := entries.get(name):
             return value if isinstance(value, list) else [value]
     return []
 

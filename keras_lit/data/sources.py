@@ -129,10 +129,8 @@ def image_text_pairs(
 
 def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -> tf.data.Dataset:
     checks.check_one_of(split, ("train", "test"), "split")
-    if not test_fraction:
-        if split == "test":
-            raise ValueError("For a test split of shards, pass `test_fraction`.")
-        return pairs
+    if split == "test" and not test_fraction:
+        raise ValueError("For a test split of shards, pass `test_fraction`.")
 
     def keep(pair: Pair) -> tf.Tensor:
         # The key and the shard's own name, wherever the shard lies.

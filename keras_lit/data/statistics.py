@@ -20,8 +20,6 @@ class KeyCounter:
 
     Beyond that the rarest quarter is forgotten, again and again. A count is then too low by at
     most `error`, so frequent keys stay right; a forgotten key counts as 0.
-
-    Memory: 16 bytes for each key, and at most three times that while keys are added.
     """
 
     def __init__(self, capacity: int):
