@@ -128,7 +128,7 @@ def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> 
 
 
 def minilm_backbone() -> keras_nlp.models.BertBackbone:
-    """MiniLM-L6 as keras-nlp's BERT: a pretrained sentence encoder, 384 wide.
+    """MiniLM-L6 (arXiv 2002.10957) as keras-nlp's BERT: a sentence encoder, 384 wide.
 
     It was trained for the mean of `sequence_output` over the real tokens, not for `pooled_output`.
 
@@ -142,8 +142,6 @@ def minilm_backbone() -> keras_nlp.models.BertBackbone:
         >>> backbone = minilm_backbone()
         >>> ids = np.array([[101, 7592, 102, 0]])
         >>> backbone({"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0})
-
-    Reference: https://arxiv.org/abs/2002.10957
     """
     config = package_file(MINILM_PACKAGE, f"{MINILM_FOLDER}/config.json")
     return keras_nlp.models.BertBackbone.from_preset(str(config.parent))
