@@ -20,8 +20,6 @@ from keras_lit.preprocessing import ImagePreprocessor
 
 __all__ = ["Recipe", "get"]
 
-_OPTIMIZERS = {"adam": Adam, "adafactor": Adafactor}
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -103,7 +101,7 @@ class Recipe:
             "weight_decay": self.weight_decay / self.learning_rate if self.weight_decay else None,
             "global_clipnorm": self.global_clipnorm,
         }
-        return _OPTIMIZERS[self.optimizer_name](**settings | options)
+        return {"adam": Adam, "adafactor": Adafactor}[self.optimizer_name](**settings | options)
 
     def total_steps(self, batch_size: int | None = None) -> int:
         """How many steps see as many pairs as the recipe does.
@@ -141,12 +139,7 @@ class Recipe:
         """The recipe's keyword arguments of `LiT`.
 
         Returns:
-            A dict of `tuning`, `temperature`, `lock_heads`.
-
-        Example:
-
-        >>> keras_lit.recipes.get("private").lit_options()
-        {'tuning': 'Lu', 'temperature': 10.0, 'lock_heads': False}
+            A dict such as {"tuning": "Lu", "temperature": 10.0, "lock_heads": False}.
         """
         return {name: getattr(self, name) for name in ("tuning", "temperature", "lock_heads")}
 
@@ -215,7 +208,7 @@ RECIPES = {
 
 
 def get(name: str) -> Recipe:
-    """A recipe by its name.
+    """A recipe by its name, of LiT's (arXiv 2111.07991) appendices or big_vision's lit_coco.py.
 
     Args:
         name: "cc12m", "yfcc", "public_mixed", "private" or "coco".
@@ -230,8 +223,6 @@ def get(name: str) -> Recipe:
 
     >>> keras_lit.recipes.get("private").total_steps(batch_size=1024)
     880000
-
-    Reference: LiT, arXiv 2111.07991, appendices C, D and E and Table 13; big_vision's lit_coco.py.
     """
     checks.check_one_of(name, tuple(RECIPES), "name")
     return RECIPES[name]

@@ -1,4 +1,7 @@
-"""One caption of several, drawn anew each epoch: any, of a language, or a back-translation."""
+"""One caption of several, drawn anew each epoch: any, of a language, or a back-translation.
+
+Sections are those of the LiT paper.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,14 +15,7 @@ Example = dict[str, Any]
 
 
 def is_utf8(text: str) -> bool:
-    """Whether all of a text that was read with `errors="surrogateescape"` is UTF-8.
-
-    Example:
-
-    >>> is_utf8(b"caf\\xe9".decode("utf-8", "surrogateescape"))
-    False
-    """
-    # A byte that is not UTF-8 was read as half of a surrogate pair.
+    """Whether a text was all UTF-8; `errors="surrogateescape"` read other bytes as surrogates."""
     return not re.search(r"[\ud800-\udfff]", text)
 
 
@@ -54,7 +50,7 @@ def draw_language(
     languages: Iterable[str] | Mapping[str, float] | None = None,
     seed: int | None = None,
 ) -> tf.data.Dataset:
-    """Draws a language for each image in each epoch, and takes its caption.
+    """Draws a language for each image in each epoch, and takes its caption (section 5.7).
 
     Args:
         examples: unbatched tf.data.Dataset of dicts with "captions": {"language": [n] string,
@@ -72,8 +68,6 @@ def draw_language(
     >>> examples = tf.data.Dataset.from_tensor_slices({"captions": captions})
     >>> [pair["text"].numpy() for pair in draw_language(examples, ["fr"])]
     [b'un chien']
-
-    Reference: the LiT paper, section 5.7.
     """
     weight = _weights(languages)
 
@@ -99,7 +93,7 @@ def with_alternatives(
     key: str = "alternatives",
     seed: int | None = None,
 ) -> tf.data.Dataset:
-    """Replaces a caption, with a probability, by one of its alternatives: its back-translations.
+    """Replaces some captions by an alternative: a back-translation (section 5.7, Appendix J).
 
     Args:
         pairs: unbatched tf.data.Dataset of pairs with "text" (scalar string) and `key`, a [n]
@@ -119,8 +113,6 @@ def with_alternatives(
     >>> pairs = tf.data.Dataset.from_tensors({"text": "a dog", "alternatives": ["one dog"]})
     >>> [pair["text"].numpy() for pair in with_alternatives(pairs, 1.0)]
     [b'one dog']
-
-    Reference: the LiT paper, section 5.7 and Appendix J.
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"`probability` should be in 0..1. Received: {probability}.")

@@ -1,8 +1,8 @@
 """Near-duplicates of images: by perceptual hash and by embedding, in less than quadratic time.
 
-The paper removed from its training images those that occur in its test sets (section 5.5, Appendix
-K): match the images to train on (queries) against the test images (references), and drop the
-queries that `Matches.queries` names. Without references the images are matched with each other.
+The paper removed from its training images those in its test sets (section 5.5, Appendix K): match
+the images to train on (queries) against the test images (references), and drop the queries that
+`Matches.queries` names. Without references the images are matched with each other.
 """
 
 import importlib
@@ -59,7 +59,7 @@ class Matches:
 
         Args:
             query_names: the name of each query.
-            reference_names: likewise; those of the queries where matches are within one set.
+            reference_names: likewise; None for matches within one set.
 
         Returns:
             A list of dicts.
@@ -74,13 +74,13 @@ class Matches:
         ]
 
     def groups(self, images: int) -> np.ndarray:
-        """[images] int: images that matches within one set connect have the same number.
+        """Groups of images that matches within one set connect.
 
         Args:
             images: int, how many images the set has.
 
         Returns:
-            [images] int array.
+            [images] int array of the groups' numbers.
         """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -97,8 +97,7 @@ class Matches:
         Returns:
             Ascending int array.
         """
-        groups = self.groups(images)
-        first = np.unique(groups, return_index=True)[1]
+        first = np.unique(self.groups(images), return_index=True)[1]
         return np.setdiff1d(np.arange(images), first)
 
     def _rows(self) -> np.ndarray:
@@ -123,9 +122,7 @@ def not_named(names: Iterable[str]) -> Filter:
     names = sorted(set(names))
     if not names:  # TensorFlow has no empty tables.
         return Filter("no duplicate", lambda pair: tf.ones_like(pair["name"], tf.bool))
-    dropped = tf.constant(names, tf.string)
-    values = tf.ones_like(dropped, tf.int32)
-    initializer = tf.lookup.KeyValueTensorInitializer(dropped, values)
+    initializer = tf.lookup.KeyValueTensorInitializer(names, [1] * len(names))
     table = tf.lookup.StaticHashTable(initializer, default_value=0)
     return Filter("no duplicate", lambda pair: table.lookup(pair["name"]) == 0)
 
@@ -133,14 +130,13 @@ def not_named(names: Iterable[str]) -> Filter:
 def perceptual_hashes(
     images: Iterable[Any] | tf.data.Dataset, hash_size: int = 16, mirrored: bool = False
 ) -> np.ndarray:
-    """Perceptual hashes (the signs of an image's lowest frequencies), as a stream.
+    """Perceptual hashes: the signs of an image's lowest frequencies (`imagehash.phash`).
 
     Args:
         images: encoded images (bytes or scalar string tensors) or uint8 pixels [height, width,
             channels]; or an unbatched tf.data.Dataset of these or of pairs with an "image".
         hash_size: int, the root of the number of bits, a multiple of 4.
-        mirrored: bool, whether to hash the mirror images: matched against the hashes of others as
-            they are, they find what was mirrored.
+        mirrored: bool, whether to hash the mirror images, which find what was mirrored.
 
     Returns:
         [n, hash_size**2 / 8] uint8 array.
@@ -153,8 +149,6 @@ def perceptual_hashes(
 
     >>> keras_lit.data.duplicates.perceptual_hashes(np.zeros([2, 8, 8, 3], "uint8")).shape
     (2, 32)
-
-    Reference: `imagehash.phash` of the package ImageHash.
     """
     if hash_size % 4:
         raise ValueError(f"`hash_size` should be a multiple of 4. Received: {hash_size}.")
@@ -235,18 +229,15 @@ def match_embeddings(
     """Embeddings whose cosine similarity is at least `min_similarity`.
 
     The references are divided into cells around some 4 * sqrt(n) centres, and a query is compared
-    with those in its `probes` nearest cells, in time n ** 1.5. Up to 5,000 references are all
-    compared. Memory: 2 bytes for each number of the references, beside the arrays passed in.
+    with those in its `probes` nearest cells, in time n ** 1.5; up to 5,000 references all are.
+    Memory: 2 bytes for each number of the references, beside the arrays passed in.
 
     Args:
-        queries: [n, dim] float array of embeddings, of a tower for example. May be a
-            `np.memmap`; parts are read as they are needed.
+        queries: [n, dim] float array of embeddings; a `np.memmap` is read in parts.
         references: [m, dim] float array; None: match the queries with each other.
         min_similarity: float, the smallest cosine similarity of a match.
-        whiten: float, take the mean of all away and even their directions out before the
-            comparison, which tells images apart that a tower finds much alike. The number is what
-            is added to the variances, in multiples of their mean: 0.1 is strong, 10 weak. Some
-            hundred images or more should be there to estimate them.
+        whiten: float, the `penalty` of `whitening_kernel`, applied before the comparison: it tells
+            images apart that a tower finds much alike.
         neighbours: int, at most so many matches for each query.
         probes: int, how many cells to look into: more find more of the distant ones.
 
@@ -296,8 +287,7 @@ def whitening_kernel(features: np.ndarray, penalty: float) -> tuple[np.ndarray, 
 
     Args:
         features: [n, dim] float array, of some hundred images or more.
-        penalty: float, what is added to the variances, in multiples of their mean: 0.1 is strong,
-            10 weak.
+        penalty: float, added to the variances in multiples of their mean: 0.1 is strong, 10 weak.
 
     Returns:
         The mean [dim] and the symmetric kernel [dim, dim], in the features' dtype.
@@ -332,16 +322,14 @@ def _unit_length(rows: np.ndarray) -> np.ndarray:
 
 def _join(parts: Sequence[tuple[np.ndarray, ...]], within: bool) -> Matches:
     """Joins parts; within one set each pair once, the later row as the query."""
-    if not parts:
-        parts = [(np.zeros(0, np.int64),) * 3]
-    queries, references, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    columns = zip(none, *parts, strict=True)
+    queries, references, scores = (np.concatenate(column) for column in columns)
     if within:
         queries, references = np.maximum(queries, references), np.minimum(queries, references)
         different = queries != references
         queries, references, scores = (x[different] for x in (queries, references, scores))
-    matches = Matches(
-        queries.astype(np.int64), references.astype(np.int64), scores.astype(np.float32)
-    )
+    matches = Matches(queries, references, scores.astype(np.float32))
     return matches | matches  # sorted, each pair once
 
 

@@ -1,4 +1,7 @@
-"""Filters of pairs: named predicates that compose; ALIGN's and LiT's rules are among them."""
+"""Filters of pairs: named predicates that compose; ALIGN's and LiT's rules are among them.
+
+ALIGN is arXiv 2102.05918.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -93,16 +96,12 @@ def apply(
         raise ValueError(f"`rules` should have different names. Received: {names}.")
     checks.check_rank(pairs.element_spec["text"], 0, "text", "one caption: filter before `batch`")
 
-    def first_failure(pair: Pair) -> tf.Tensor:
-        """The index of the rule that drops the pair; their number if none does."""
-
-        def from_rule(index: int) -> tf.Tensor:
-            if index == len(rules):
-                return tf.constant(index)
-            stays = rules[index].keep(pair)
-            return tf.cond(stays, lambda: from_rule(index + 1), lambda: tf.constant(index))
-
-        return from_rule(0)
+    def first_failure(pair: Pair, index: int = 0) -> tf.Tensor:
+        """The index of the rule, from `index` on, that drops the pair; their number if none."""
+        if index == len(rules):
+            return tf.constant(index)
+        stays = rules[index].keep(pair)
+        return tf.cond(stays, lambda: first_failure(pair, index + 1), lambda: tf.constant(index))
 
     def count(index: np.ndarray) -> np.bool_:
         assert counts is not None
@@ -116,9 +115,6 @@ def apply(
 
     tried = pairs.map(lambda pair: (pair, first_failure(pair)), tf.data.AUTOTUNE)
     return tried.filter(keep).map(lambda pair, _: pair)
-
-
-# Rules for images.
 
 
 def short_side(larger_than: int = 200) -> Filter:
@@ -181,9 +177,6 @@ def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
     often = corpus.images.above(at_most)
     name = f"at most {at_most} texts an image"
     return Filter(name, lambda pair: ~_contains(often, image_key(pair)))
-
-
-# Rules for texts.
 
 
 def text_length(shortest: int = 3, longest: int = 20) -> Filter:
@@ -292,11 +285,10 @@ def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
     return Filter(name, lambda pair: tf.numpy_function(keep, [pair["text"]], tf.bool))
 
 
-# Sets of rules.
-
-
 def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
-    """ALIGN's rules for images, which LiT keeps: size, shape, number of texts.
+    """ALIGN's rules for images (section 3), which LiT keeps: size, shape, number of texts.
+
+    ALIGN also drops pornographic images, for which no rule is here.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -305,15 +297,12 @@ def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
         A list of `Filter`s, for `apply`.
 
     Example: as for `lit_text_rules`.
-
-    Reference: ALIGN (arXiv 2102.05918), section 3; the LiT paper, section 4. ALIGN also drops
-    pornographic images, for which no rule is here.
     """
     return [short_side(200), aspect_ratio(3.0), texts_per_image(corpus, 1000)]
 
 
 def align_text_rules(corpus: CorpusStatistics) -> list[Filter]:
-    """ALIGN's rules for texts: shared by at most 10 images, common words only, 3 to 20 words.
+    """ALIGN's for texts (section 3): shared by at most 10 images, common words only, 3 to 20 words.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -322,14 +311,12 @@ def align_text_rules(corpus: CorpusStatistics) -> list[Filter]:
         A list of `Filter`s, for `apply`.
 
     Example: as for `lit_text_rules`.
-
-    Reference: ALIGN (arXiv 2102.05918), section 3.
     """
     return [images_per_text(corpus, 10), common_words(corpus), text_length(3, 20)]
 
 
 def lit_text_rules(corpus: CorpusStatistics, images: int = 10) -> list[Filter]:
-    """LiT's softer rules for texts: any length and any word, but no boilerplate.
+    """LiT's softer rules for texts (section 4): any length and any word, but no boilerplate.
 
     The paper says that its text filters are simpler than ALIGN's and not which it left out; this
     keeps the one that a contrastive loss needs, as texts that many images share are false
@@ -348,8 +335,6 @@ def lit_text_rules(corpus: CorpusStatistics, images: int = 10) -> list[Filter]:
     >>> corpus = keras_lit.data.statistics.collect(pairs)
     >>> [rule.name for rule in lit_text_rules(corpus)]
     ['1 to 2147483647 words', 'at most 10 images a text']
-
-    Reference: the LiT paper, section 4.
     """
     return [text_length(1, 2**31 - 1), images_per_text(corpus, images)]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
@@ -33,15 +34,11 @@ def alternate_batches(
 
     Reference: the LiT paper, Table 13 ("mixed": CC12M and YFCC batches alternate).
     """
-    turns = [1] * len(datasets) if turns is None else list(turns)
-    datasets = _alike(datasets, turns, "turns")
-    for count in turns:
-        checks.check_positive(count, "turns")
-    order = [i for i, count in enumerate(turns) for _ in range(count)]
-    choices = tf.data.Dataset.from_tensor_slices(tf.constant(order, tf.int64)).repeat()
-    return tf.data.Dataset.choose_from_datasets(
-        [dataset.repeat() for dataset in datasets], choices, stop_on_empty_dataset=True
-    )
+    turns = [1] * len(datasets) if turns is None else turns
+    endless = _endless(datasets, turns, "turns")
+    order = np.repeat(np.arange(len(turns)), turns)
+    choices = tf.data.Dataset.from_tensor_slices(order).repeat()
+    return tf.data.Dataset.choose_from_datasets(endless, choices, stop_on_empty_dataset=True)
 
 
 def sample_examples(
@@ -69,12 +66,9 @@ def sample_examples(
     >>> sum(int(pair["text"] == "a") for pair in mixed.take(400)) in range(260, 340)
     True
     """
-    weights = [1.0] * len(datasets) if weights is None else list(weights)
-    datasets = _alike(datasets, weights, "weights")
-    for weight in weights:
-        checks.check_positive(weight, "weights")
+    weights = [1.0] * len(datasets) if weights is None else weights
     return tf.data.Dataset.sample_from_datasets(
-        [dataset.repeat() for dataset in datasets],
+        _endless(datasets, weights, "weights"),
         [weight / sum(weights) for weight in weights],
         seed=seed,
         stop_on_empty_dataset=True,
@@ -82,18 +76,21 @@ def sample_examples(
     )
 
 
-def _alike(
+def _endless(
     datasets: Sequence[tf.data.Dataset], numbers: Sequence[float], name: str
-) -> Sequence[tf.data.Dataset]:
+) -> list[tf.data.Dataset]:
+    """The datasets, checked and repeated without end."""
     if not datasets or len(numbers) != len(datasets):
         raise ValueError(
             f"There should be at least one dataset, and as many `{name}`. Received: "
             f"{len(datasets)} and {len(numbers)}."
         )
+    for number in numbers:
+        checks.check_positive(number, name)
     entries = [sorted(dataset.element_spec) for dataset in datasets]
     if any(each != entries[0] for each in entries):
         raise ValueError(
             f"The datasets should have the same entries. Received: {entries}. Map them, for "
             'example `dataset.map(lambda pair: {"image": pair["image"], "text": pair["text"]})`.'
         )
-    return datasets
+    return [dataset.repeat() for dataset in datasets]

@@ -4,12 +4,13 @@ A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), thos
 as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
 """
 
+import itertools
 import json
 import os
 import pathlib
 import tarfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -60,10 +61,9 @@ def read_shards(
 ) -> tf.data.Dataset:
     """{"image", "text": [captions], "name"} of the records of shards, some shards at a time.
 
-    The key of an image or a text is an extension, a feature or a key of the .json. In `skipped` go
-    the names of bad records with what is wrong: half a pair, text that is not UTF-8 or empty. After
-    a damaged place the rest of a shard cannot be read; that is added too. All else is read. (A
-    TFRecord that was cut off between two records looks whole.)
+    The key of an image or a text is an extension, a feature or a key of the .json. To `skipped` go
+    bad records (half a pair, text that is empty or not UTF-8) and shards that cannot be read on.
+    (A TFRecord that was cut off between two records looks whole.)
     """
 
     def records(file: bytes) -> Iterator[dict[str, Any]]:
@@ -98,24 +98,19 @@ def read_shards(
 
 def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of neighbouring files with the same key."""
-    key: str | None = None
-    entries: dict[str, bytes] = {}
     with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
-        for member in tar:
-            folder, _, name = member.name.rpartition("/")
-            if not member.isfile() or name.startswith("._"):  # macOS adds such halves.
-                continue
+        for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
+            yield key, {extension: file.read() for _, extension, file in files}
+
+
+def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes]]]:
+    """(key, extension, file), to be read before the next."""
+    for member in tar:
+        folder, _, name = member.name.rpartition("/")
+        if member.isfile() and not name.startswith("._"):  # macOS adds such halves.
             stem, _, extension = name.partition(".")
-            this = f"{folder}/{stem}" if folder else stem
-            if this != key:
-                if key is not None:
-                    yield key, entries
-                key, entries = this, {}
-            file = tar.extractfile(member)
-            assert file is not None  # It is a file.
-            entries[extension.lower()] = file.read()
-    if key is not None:
-        yield key, entries
+            file = cast(IO[bytes], tar.extractfile(member))
+            yield os.path.join(folder, stem), extension.lower(), file
 
 
 class _Member(tarfile.TarInfo):
@@ -176,8 +171,7 @@ def _pair(
 
 def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     for name in names:
-        if entries.get(name):
-            value = entries[name]
+        if value := entries.get(name):
             return value if isinstance(value, list) else [value]
     return []
 

@@ -57,17 +57,16 @@ def image_text_pairs(
             dataset costs little.
         seed: int, of the shuffling.
         skipped: None: an image that is missing or does not decode is an error, and so is a caption
-            that is empty or not UTF-8. A set: such pairs are left out and named in it, as the
-            dataset is read, so that `len(skipped)` counts them (each image is then decoded once
-            more).
+            that is empty or not UTF-8. A set: such pairs are left out and named in it as the
+            dataset is read (each image is then decoded once more).
         data_dir: where TensorFlow Datasets keeps its data.
         test_fraction: float in 0..1, the part of a folder's, a table's or shards' images that is
             "test". A hash of the image's path relative to the folder (of its key and its shard's
             name) decides, so that an image keeps its split, with all of its captions, when others
             are added. At 0 all are "train".
-        shard: (index, count), to read one part of `count` equal ones, the same in each epoch: for
-            jobs of their own, or for one of so many workers. `LiT.fit` sees that it is a part, and
-            adds other rows of it to each global batch. Shards are dealt out as whole files.
+        shard: (index, count), to read one part of `count` equal ones, the same in each epoch, as
+            one of so many jobs or workers: `LiT.fit` sees that it is a part. Shards are dealt out
+            as whole files.
 
     Returns:
         A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
@@ -100,11 +99,8 @@ def image_text_pairs(
     elif not made and _is_path(where):
         checks.check_one_of(split, ("train", "test"), "split")
         rows = file_rows(pathlib.Path(where), image_key, text_key, skipped)
-        rows = [
-            row
-            for row in rows
-            if (split_number(row[0], where) < test_fraction) == (split == "test")
-        ]
+        is_test = split == "test"
+        rows = [row for row in rows if (split_number(row[0], where) < test_fraction) == is_test]
         images = by_image(rows, captions)[index::count]
         pairs = read_files(images, where, split, captions, shuffle_buffer, seed)
         shuffle_buffer = 0  # That is done, with the names.
@@ -133,10 +129,8 @@ def image_text_pairs(
 
 def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -> tf.data.Dataset:
     checks.check_one_of(split, ("train", "test"), "split")
-    if not test_fraction:
-        if split == "test":
-            raise ValueError("For a test split of shards, pass `test_fraction`.")
-        return pairs
+    if split == "test" and not test_fraction:
+        raise ValueError("For a test split of shards, pass `test_fraction`.")
 
     def keep(pair: Pair) -> tf.Tensor:
         # The key and the shard's own name, wherever the shard lies.

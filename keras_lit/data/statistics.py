@@ -20,16 +20,6 @@ class KeyCounter:
 
     Beyond that the rarest quarter is forgotten, again and again. A count is then too low by at
     most `error`, so frequent keys stay right; a forgotten key counts as 0.
-
-    Memory: 16 bytes for each key, and at most three times that while keys are added.
-
-    Example:
-
-    >>> counter = KeyCounter(10)
-    >>> counter.add(np.array([5, 7, 5]))  # which are the first of their kind
-    array([ True,  True, False])
-    >>> counter.above(1)
-    array([5])
     """
 
     def __init__(self, capacity: int):
@@ -42,10 +32,8 @@ class KeyCounter:
     def add(self, keys: np.ndarray) -> np.ndarray:
         """Counts [n] int64 keys; returns [n] bool, True where a key was not known."""
         unique, first, counts = np.unique(keys, return_index=True, return_counts=True)
-        places = np.searchsorted(self.keys, unique)
-        known = np.zeros(len(unique), bool)
-        inside = places < len(self.keys)
-        known[inside] = self.keys[places[inside]] == unique[inside]
+        places = np.searchsorted(self.keys, unique)  # where a key is or would be
+        known = np.searchsorted(self.keys, unique, side="right") > places
         self.counts[places[known]] += counts[known]
         self.keys = np.insert(self.keys, places[~known], unique[~known])
         self.counts = np.insert(self.counts, places[~known], counts[~known])
@@ -125,23 +113,21 @@ class CorpusStatistics:
             `CorpusStatistics`.
         """
         with np.load(path, allow_pickle=False) as arrays:
-            tables = []
+            tables = {}
             for name in _TABLES:
-                capacity, error = (int(limit) for limit in arrays[f"{name}_limits"])
-                table = KeyCounter(capacity)
+                capacity, error = map(int, arrays[f"{name}_limits"])
+                tables[name] = table = KeyCounter(capacity)
                 table.error = error
                 table.keys, table.counts = arrays[name]
-                tables.append(table)
-            texts, images, ngrams = tables
-            return cls(texts, images, ngrams, int(arrays["pairs"]))
+            return cls(**tables, pairs=int(arrays["pairs"]))
 
 
 def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatistics:
     """Counts texts, images and words of a corpus in one pass.
 
-    A pair (the same image with the same text) that occurs again is not counted again, as long as
-    there are no more than `capacity` different pairs. Four tables of at most `capacity` keys are
-    kept, of 16 bytes each: at 10 million some 0.6 GB, and another 0.3 GB while one of them grows.
+    A pair that occurs again is not counted again, as long as there are no more than `capacity`
+    different ones. Four tables of at most `capacity` keys are kept, of 16 bytes each: at 10 million
+    some 0.6 GB, and another 0.3 GB while one of them grows.
 
     Args:
         pairs: unbatched tf.data.Dataset of {"image", "text", ...}. An image is known by its encoded

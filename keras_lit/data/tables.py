@@ -22,10 +22,7 @@ NAME_COLUMNS = ("path", "name", "image/filename", "file_name", "filename", "imag
 
 
 def file_rows(
-    path: pathlib.Path,
-    image_key: str | None,
-    text_key: str | None,
-    skipped: set[str] | None,
+    path: pathlib.Path, image_key: str | None, text_key: str | None, skipped: set[str] | None
 ) -> list[tuple[str, str]]:
     """(image file, caption) of every pair, checked."""
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""The three texts of a Flickr photo (title, description, tags) as the paper uses them."""
+"""The three texts of a Flickr photo (title, description, tags) as the paper's Appendix E has it."""
 
 from typing import Any
 
@@ -8,16 +8,15 @@ from keras_lit.data.captions import draw, with_numbers
 
 __all__ = ["one_text", "three_texts", "usable_title"]
 
-_TEXTS = ("title", "description", "tags")
 SEPARATORS = (" ", "\n", ", ", "; ", ". ", " | ", " - ")
 Example = dict[str, Any]
 
 
 def usable_title(title: str) -> bool:
-    """Whether a title may say something of its photo: the paper's rule.
+    """Whether a title may say something of its photo: the paper's rule, case included.
 
     Not what is empty, begins with "DSC", "IMG" or "Picture", is the word "image", or consists of
-    digits for more than a half. Upper and lower case differ, as the paper writes them.
+    digits for more than a half.
 
     Args:
         title: str.
@@ -29,8 +28,6 @@ def usable_title(title: str) -> bool:
 
     >>> [usable_title(title) for title in ("IMG_0520", "image", "2008-07-26", "Route 66")]
     [False, False, False, True]
-
-    Reference: the LiT paper, Appendix E.
     """
     if not title or title.startswith(("DSC", "IMG", "Picture")) or title == "image":
         return False
@@ -56,8 +53,6 @@ def three_texts(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.D
     >>> photo = {"title": "Mila", "description": "", "tags": ["cat"]}
     >>> [p["texts"].numpy().tolist() for p in three_texts(tf.data.Dataset.from_tensors(photo))]
     [[b'Mila', b'', b'cat']]
-
-    Reference: the LiT paper, Appendix E.
     """
 
     def join(example: Example, seeds: tf.Tensor) -> Example:
@@ -66,7 +61,7 @@ def three_texts(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.D
         separator = tf.gather(tf.constant(SEPARATORS), drawn)
         tags = tf.where(tf.range(tf.size(tags)) > 0, separator + tags, tags)
         texts = [example["title"], example["description"], tf.strings.reduce_join(tags)]
-        rest = {key: x for key, x in example.items() if key not in _TEXTS}
+        rest = {k: x for k, x in example.items() if k not in ("title", "description", "tags")}
         return {**rest, "texts": tf.stack(texts)}
 
     return with_numbers(examples, 3, seed).map(join)
@@ -89,8 +84,6 @@ def one_text(examples: tf.data.Dataset, seed: int | None = None) -> tf.data.Data
     >>> photos = tf.data.Dataset.from_tensors(photo).repeat(20)
     >>> sorted({pair["text"].numpy() for pair in one_text(photos, seed=0)})
     [b'Mila', b'cat']
-
-    Reference: the LiT paper, Appendix E.
     """
 
     def given(pair: Example) -> Example:

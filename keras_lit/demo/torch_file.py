@@ -30,23 +30,10 @@ DTYPES = {
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The tensors of a state dict that `torch.save` wrote in its legacy format.
+    """The tensors of a legacy (not zip) state dict by name, in the order of the file.
 
-    Args:
-        path: a legacy (not zip) file that holds one dictionary of tensors, as
-            `torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)` writes it.
-
-    Returns:
-        Arrays by name, in the order of the file; each owns its memory.
-
-    Raises:
-        pickle.UnpicklingError: the file is of another format, truncated or damaged, refers to
-            anything but tensors and ordered dictionaries, or holds a tensor outside its storage.
-
-    Example:
-        >>> tensors = load_tensors("efficientnet-lite0-57934424.pth")
-        >>> tensors["_fc.weight"].shape
-        (1000, 1280)
+    It is what `torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)` writes;
+    pickle.UnpicklingError for anything else, for a damaged file, or a tensor outside its storage.
     """
     with open(path, "rb") as file:
         try:

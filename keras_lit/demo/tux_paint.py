@@ -83,19 +83,18 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 4), encoding_format="png"),
+            "caption": text,
+            "captions": tfds.features.Sequence({"language": text, "text": text}),
+            "category": tfds.features.ClassLabel(names=CATEGORIES),
+            "path": text,
+        }
         return tfds.core.DatasetInfo(
             builder=self,
             description="Pictures and translated captions of the drawing program Tux Paint.",
             homepage="https://tuxpaint.org/stamps/",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 4), encoding_format="png"),
-                    "caption": text,
-                    "captions": tfds.features.Sequence({"language": text, "text": text}),
-                    "category": tfds.features.ClassLabel(names=CATEGORIES),
-                    "path": text,
-                }
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "caption"),
             metadata=tfds.core.MetadataDict(
                 stamps_dir=None if self._stamps_dir is None else str(self._stamps_dir)
@@ -108,12 +107,13 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
         stamps_dir = self._stamps_dir or SYSTEM_STAMPS
         if self._stamps_dir is None and not stamps_dir.is_dir():
             stamps_dir = _fetch_stamps(Path(dl_manager.download_dir))
-        stamps = _find_stamps(stamps_dir)
+        splits: dict[str, list[str]] = {"train": [], "test": []}
+        for stamp in _find_stamps(stamps_dir):
+            # By a hash that stays the same over processes and machines.
+            is_test = files.name_number(stamp.encode()) % 5 == 0
+            splits["test" if is_test else "train"].append(stamp)
         return {
-            split: self._generate_examples(
-                stamps_dir, [stamp for stamp in stamps if _split(stamp) == split]
-            )
-            for split in ("train", "test")
+            split: self._generate_examples(stamps_dir, stamps) for split, stamps in splits.items()
         }
 
     def _generate_examples(
@@ -121,23 +121,14 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for stamp in stamps:
             captions = _read_captions(stamps_dir / f"{stamp}.txt")
-            yield (
-                stamp,
-                {
-                    "image": _read_png(stamps_dir / stamp),
-                    "caption": captions["en"],
-                    "captions": [
-                        {"language": language, "text": text} for language, text in captions.items()
-                    ],
-                    "category": stamp.split("/")[0],
-                    "path": stamp,
-                },
-            )
-
-
-def _split(stamp: str) -> str:
-    """The split of a stamp, from a hash that stays the same over processes and machines."""
-    return "test" if files.name_number(stamp.encode()) % 5 == 0 else "train"
+            example = {
+                "image": _read_png(stamps_dir / stamp),
+                "caption": captions["en"],
+                "captions": [{"language": key, "text": text} for key, text in captions.items()],
+                "category": stamp.split("/")[0],
+                "path": stamp,
+            }
+            yield stamp, example
 
 
 def _find_stamps(stamps_dir: Path) -> list[str]:
@@ -164,10 +155,9 @@ def _find_stamps(stamps_dir: Path) -> list[str]:
 
 
 def _read_captions(path: Path) -> dict[str, str]:
-    """Captions by language, English first; empty without an English one.
+    """Captions by language, the first line's English first; empty without one.
 
-    The first line is English, the others read `fr.utf8=Un toucan.`; other lines are ignored, as
-    Tux Paint does.
+    Other lines read `fr.utf8=Un toucan.`; the rest is ignored, as Tux Paint does.
     """
     try:
         english, *lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -233,11 +223,8 @@ def _fetch_stamps(directory: Path) -> Path:
                 f"Debian's package {PACKAGE} yourself (it is an ar archive: `ar x`, then "
                 "`tar xf data.tar.xz`) and pass stamps_dir=<...>/usr/share/tuxpaint/stamps."
             )
-    print(
-        f"Fetching {PACKAGE} with apt-get (80 to 160 MB, once) into {directory}",
-        file=sys.stderr,
-        flush=True,
-    )
+    message = f"Fetching {PACKAGE} with apt-get (80 to 160 MB, once) into {directory}"
+    print(message, file=sys.stderr, flush=True)
     with (
         files.whole_folder(unpacked, first_stays=True) as working,
         tempfile.TemporaryDirectory(dir=directory) as scratch,
