@@ -9,3 +9,7 @@ from keras_lit.preprocessing.image import RESIZE_MODES, VALUE_RANGES, ImagePrepr
 from keras_lit.preprocessing.text import TextPreprocessor
 
 __all__ = ["RESIZE_MODES", "VALUE_RANGES", "ImagePreprocessor", "TextPreprocessor"]
+
+
+def __dir__() -> list[str]:
+    return __all__

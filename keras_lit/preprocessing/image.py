@@ -8,8 +8,7 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
-from keras_lit.preprocessing.base import takes_raw_input
+from keras_lit import checks, internals
 from keras_lit.preprocessing.decoding import MAX_PIXELS, decode_image, decodes, to_rgb
 
 # What a tower expects of its pixels: (x - mean) / deviation, x in 0..255.
@@ -105,7 +104,7 @@ class ImagePreprocessor(keras.layers.Layer):
         self.antialias = antialias
         self.random_crop = tuple(random_crop) if random_crop else None
         self.random_flip = random_flip
-        takes_raw_input(self)
+        internals.takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
 
     @classmethod

@@ -1,15 +1,12 @@
 """Strings to the token ids that a text tower takes."""
 
-import hashlib
 from typing import Any
 
 import keras
 import keras_nlp
 import tensorflow as tf
-from tensorflow_text.python.ops import sentencepiece_tokenizer
 
-from keras_lit import checks
-from keras_lit.preprocessing.base import takes_raw_input
+from keras_lit import checks, internals
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -84,7 +81,7 @@ class TextPreprocessor(keras.layers.Layer):
         self._packer = keras_nlp.layers.StartEndPacker(
             self.sequence_length, start_token_id, end_token_id, pad_token_id
         )
-        takes_raw_input(self)
+        internals.takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
 
     def call(self, text: Any) -> tf.Tensor:
@@ -94,7 +91,7 @@ class TextPreprocessor(keras.layers.Layer):
                 "Text should be strings of rank 0 or 1, one caption a row. Received: "
                 f"{text.dtype.name} of shape {text.shape}."
             )
-        _keep_alive(self.tokenizer)
+        internals.keep_alive(self.tokenizer)
         rows = text[tf.newaxis] if text.shape.rank == 0 else text
         run = self._traced if tf.executing_eagerly() else self._preprocess
         token_ids = tf.ensure_shape(run(rows), [rows.shape[0], self.sequence_length])
@@ -121,20 +118,3 @@ class TextPreprocessor(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> "TextPreprocessor":
         tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
         return cls(**{**config, "tokenizer": tokenizer})
-
-
-def _keep_alive(tokenizer: keras.layers.Layer) -> None:
-    """Gives a SentencePiece tokenizer's table a name of its own, so that it outlives a seed.
-
-    TF-Text's table belongs to an eager kernel, and `tf.random.set_seed` (so
-    `keras.utils.set_random_seed`) throws those away: "Resource ... does not exist"
-    (tensorflow/text issue 570). A table with a shared name stays.
-    """
-    table = getattr(getattr(tokenizer, "_sentence_piece", None), "_model_resource", None)
-    if table is None or hasattr(table, "kept_alive"):
-        return
-    name = hashlib.sha256(table._model).hexdigest()
-    make_table = sentencepiece_tokenizer.gen_sentencepiece_tokenizer.sentencepiece_op
-    with tf.init_scope():
-        table._resource_handle = make_table(model=table._model, shared_name=name)
-    table.kept_alive = True

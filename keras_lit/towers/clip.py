@@ -8,7 +8,8 @@ import keras_nlp
 import numpy as np
 
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
-from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers.image import ImageTower
+from keras_lit.towers.text import TextTower
 
 # (mean, deviation) of pixels in 0..255.
 CLIP_VALUE_RANGE = (

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lit.towers import ImageTower
+from keras_lit import internals
+from keras_lit.towers.image import ImageTower
 
 __all__ = ["differences", "fingerprint"]
 
@@ -45,7 +46,7 @@ def fingerprint(tower: ImageTower) -> Fingerprint | None:
     if tower.has_no_backbone:
         return tower.backbone.fingerprint
     parts = [part for part in (tower.backbone, tower.attention_pooling) if part is not None]
-    layers = [layer for part in parts for layer in part._flatten_layers()]
+    layers = [layer for part in parts for layer in internals.flat_layers(part)]
     return {
         "architecture": _hash([_canonical(part) for part in parts] + [tower.pooling]),
         "weights": _weights(parts),
