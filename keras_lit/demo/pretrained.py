@@ -20,6 +20,7 @@ from keras_lit import files
 from keras_lit.demo.torch_file import load_tensors
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers.text import TextPooling
 
 __all__ = [
     "efficientnet_lite0",
@@ -128,7 +129,7 @@ def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:
     return _efficientnet(2, image_size, options)
 
 
-def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> TextTower:
+def minilm(sequence_length: int = 16, pooling: TextPooling = "mean", **options: Any) -> TextTower:
     """A text tower of MiniLM-L6, a pretrained sentence encoder.
 
     Args:

@@ -1,6 +1,6 @@
 """Strings to the token ids that a text tower takes."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import keras_nlp
@@ -51,27 +51,26 @@ class TextPreprocessor(keras.layers.Layer):
         tokenizer: keras.layers.Layer,
         sequence_length: int = 16,
         lowercase: bool = False,
-        start_token_id: str | int | None = "auto",
-        end_token_id: str | int | None = "auto",
-        pad_token_id: str | int = "auto",
+        start_token_id: Literal["auto"] | int | None = "auto",
+        end_token_id: Literal["auto"] | int | None = "auto",
+        pad_token_id: Literal["auto"] | int = "auto",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         checks.check_positive(sequence_length, "sequence_length")
         # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
-        sticky = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
+        plain = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
         if start_token_id == "auto":
             # T5's start token is its decoder's.
             encodes = not isinstance(tokenizer, keras_nlp.models.T5Tokenizer)
             start_token_id = getattr(tokenizer, "start_token_id", None) if encodes else None
         if end_token_id == "auto":
             end_token_id = getattr(tokenizer, "end_token_id", None)
-        if pad_token_id == "auto":
-            pad_token_id = (
-                tokenizer.token_to_id("</s>") if sticky else getattr(tokenizer, "pad_token_id", 0)
-            )
-            if sticky and end_token_id is None:
-                end_token_id = pad_token_id
+        if pad_token_id == "auto" and plain:
+            pad_token_id = tokenizer.token_to_id("</s>")
+            end_token_id = pad_token_id if end_token_id is None else end_token_id
+        elif pad_token_id == "auto":
+            pad_token_id = getattr(tokenizer, "pad_token_id", 0)
         self.tokenizer = tokenizer
         self.sequence_length = int(sequence_length)
         self.lowercase = lowercase
