@@ -85,16 +85,7 @@ def first_that_works(attempt: Function, otherwise: Function, images: tf.Tensor) 
 
 
 def image_size(image: tf.Tensor) -> tf.Tensor:
-    """Height and width, [2] int32, of pixels or of a file's bytes; a JPEG or PNG is not decoded.
-
-    Raises:
-        tf.errors.InvalidArgumentError: the bytes are not an image.
-
-    Example:
-
-    >>> image_size(tf.io.encode_png(tf.zeros([2, 3, 1], tf.uint8))).numpy()
-    array([2, 3], dtype=int32)
-    """
+    """Height and width, [2] int32, of pixels or of a file's bytes; a JPEG or PNG is not decoded."""
     if image.dtype != tf.string:
         return tf.shape(image)[-3:-1]
     jpeg = tf.strings.substr(image, 0, 3) == b"\xff\xd8\xff"

@@ -128,10 +128,8 @@ class ImagePreprocessor(keras.layers.Layer):
         Example: `ImagePreprocessor.from_preset("dinov2_base", random_flip=True)`.
         """
         converter = keras_nlp.layers.ImageConverter.from_preset(preset)
-        scale, offset = (
-            np.broadcast_to(default if given is None else given, 3)
-            for given, default in ((converter.scale, 1.0), (converter.offset, 0.0))
-        )
+        scale = np.broadcast_to(1.0 if converter.scale is None else converter.scale, 3)
+        offset = np.broadcast_to(0.0 if converter.offset is None else converter.offset, 3)
         whole = "pad" if converter.pad_to_aspect_ratio else "stretch"
         found = {
             "image_size": converter.image_size or 224,
@@ -311,18 +309,20 @@ def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.T
     """Passes encoded images on, and fails with the rows of those that do not decode."""
     good = tf.map_fn(decoding.decodes, images, fn_output_signature=tf.bool)
     bad = tf.where(~good)[:, 0]
+    label = "names:"
     if names is None:
+        label = "first bytes:"
         # An error that is not UTF-8 would be lost on its way to Python.
         printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
         first = tf.io.decode_raw(images, tf.uint8, fixed_length=16)
-        shown = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+        names = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
     described = [
         "An image does not decode: expected JPEG, PNG, GIF, BMP or WebP of at most "
         f"{decoding.MAX_PIXELS:,} pixels. Remove it, or read with `image_text_pairs(..., "
         "skipped=set())` to leave such pairs out. Rows:",
         bad,
-        "names:" if names is not None else "first bytes:",
-        tf.gather(shown if names is None else names, bad),
+        label,
+        tf.gather(names, bad),
     ]
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), described, 10)]):
         return tf.identity(images)

@@ -81,27 +81,27 @@ class Tower(keras.Model):
         return self.projection_dim or self.feature_dim
 
     def features(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
-        """The pooled output of the backbone, before any head: [batch, feature_dim].
+        """The pooled output of the backbone, before any head.
 
         Args:
             inputs: what the tower takes: pixels or token ids, preprocessed.
             training: bool; a locked tower stays in inference mode.
 
         Returns:
-            A float tensor.
+            [batch, feature_dim] float tensor.
         """
         if isinstance(inputs, np.ndarray | list):
             inputs = keras.ops.convert_to_tensor(inputs)
         return self._pool(inputs, self._states(inputs, training=training and not self.locked))
 
     def project(self, features: Any) -> keras.KerasTensor:
-        """Applies the linear head, if there is one: [batch, feature_dim] -> [batch, dim].
+        """Applies the linear head, if there is one.
 
         Args:
-            features: a float tensor.
+            features: [batch, feature_dim] float tensor.
 
         Returns:
-            A float tensor.
+            [batch, embedding_dim] float tensor.
         """
         return features if self.head is None else self.head(features)
 
@@ -132,9 +132,7 @@ class Tower(keras.Model):
         """
         self.locked = locked
         for part in (self.backbone, self.attention_pooling):
-            if part is None:
-                continue
-            if locked or not part.trainable:
+            if part is not None and (locked or not part.trainable):
                 # Keras skips an assignment that changes nothing here, whatever the layers inside
                 # say (after loading they disagree), so it is changed twice.
                 part.trainable = locked

@@ -53,11 +53,9 @@ def _clip(backbone: keras.Model, tokenizer: keras.layers.Layer | None) -> DualEn
     dim = backbone.projection_dim
     image_tower = ImageTower(backbone.vision_encoder, "first", dim, preprocessor)
     text_tower = _text_tower(backbone.text_encoder, tokenizer, pooling="end", projection_dim=dim)
-    for tower, projection in (
-        (image_tower, backbone.vision_projection),
-        (text_tower, backbone.text_projection),
-    ):
-        tower.head.kernel.assign(projection.kernel)  # CLIP has no bias, and 0 is none.
+    # CLIP's projections have no bias, and ours starts as 0.
+    image_tower.head.kernel.assign(backbone.vision_projection.kernel)
+    text_tower.head.kernel.assign(backbone.text_projection.kernel)
     temperature = math.exp(np.float64(backbone.clip_head.logit_scale))
     longest = max(CLIP_MAX_TEMPERATURE, temperature)
     options = {"loss": "softmax", "temperature": temperature, "max_temperature": longest}

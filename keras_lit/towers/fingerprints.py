@@ -146,9 +146,7 @@ def _hash(value: Any) -> str:
 def check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
     """Raises ValueError unless a tower gives the features that a model was trained with.
 
-    Args:
-        stand_in: the tower that it was trained with, often an `ImageTower.from_features`.
-        image_tower: the one to attach, without a head.
+    That model's own tower, `stand_in`, often is an `ImageTower.from_features`.
     """
     if image_tower.head is not None:
         raise ValueError(

@@ -18,10 +18,7 @@ NO_BACKBONE = (
 
 @keras.saving.register_keras_serializable("keras_lit")
 class FeaturesOnly(keras.Model):
-    """Stands for a backbone that is elsewhere: its features are precomputed; refuses images.
-
-    `dim` is the width of the features, `fingerprint` that of their tower, or None for any features.
-    """
+    """Stands for a backbone that is elsewhere, by the width and fingerprint of its features."""
 
     def __init__(self, dim: int, fingerprint: dict[str, str] | None = None, **kwargs: Any):
         super().__init__(**kwargs)

@@ -29,7 +29,7 @@ class TextTower(Tower):
         projection_dim: int, the width of the linear head. None: a head as wide as the image
             embedding, settled when `LiT` joins the towers. 0: no head.
         preprocessor: a `keras_lit.preprocessing.TextPreprocessor`, in place of `tokenizer` and
-            `sequence_length`, for all its options.
+            `sequence_length`.
 
     Call arguments:
         inputs: [batch, sequence_length] int32 tensor of token ids.
@@ -39,8 +39,8 @@ class TextTower(Tower):
         [batch, embedding_dim] tensor, not normalised.
 
     Raises:
-        ValueError: "auto" does not know the backbone; the text is longer than the backbone
-            takes; the tokenizer has more words than the backbone.
+        ValueError: "auto" does not know the backbone, or the text is too long or the vocabulary
+            too large for it.
 
     Example:
 
