@@ -10,6 +10,8 @@ from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransforme
 from keras_lit.checkpoints.npz import Array
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers.image import ImagePooling
+from keras_lit.towers.text import TextPooling
 
 Arrays = dict[str, Array]
 BERT = "BertEncoder_0/"
@@ -81,7 +83,7 @@ def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> 
         class_token,
     )
     _fit_positions(arrays, f"{prefix}pos_embedding", backbone, grid, bool(extra))
-    pooling = "map" if f"{prefix}MAPHead_0/probe" in arrays else "mean"
+    pooling: ImagePooling = "map" if f"{prefix}MAPHead_0/probe" in arrays else "mean"
     return ImageTower(
         backbone,
         "first" if class_token else pooling,
@@ -107,6 +109,7 @@ def text_tower(
     Raises:
         ValueError: an array is missing or has an impossible shape; BERT without `heads`.
     """
+    pooling: TextPooling
     if is_bert(arrays):
         backbone, pooling = _bert(arrays, heads), "first"
     elif "txt/MAPHead_0/probe" in arrays:

@@ -21,6 +21,7 @@ from keras_lit import files
 from keras_lit.demo.torch_file import load_tensors
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers.text import TextPooling
 
 # By size: the end of the file's name, width and depth.
 EFFICIENTNETS = {0: ("57934424", 1.0, 1.0), 2: ("9656183e", 1.1, 1.2)}
@@ -107,7 +108,7 @@ def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:
     return _efficientnet(2, image_size, options)
 
 
-def minilm(sequence_length: int = 16, pooling: str = "mean", **options: Any) -> TextTower:
+def minilm(sequence_length: int = 16, pooling: TextPooling = "mean", **options: Any) -> TextTower:
     """A text tower of MiniLM-L6, a pretrained sentence encoder.
 
     Args:

@@ -1,10 +1,11 @@
 """Encoded images to RGB pixels: one table of formats, sizes read before memory is spent on them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+Function = Callable[[tf.Tensor], Any]
 MAX_PIXELS = 2**26
 # A GIF's first frame of up to 16 MB; each step takes some microseconds.
 _MAX_GIF_BLOCKS = 2**16
@@ -14,12 +15,10 @@ _TOO_MANY = 2**62
 
 
 def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
-    """Decodes an encoded image to RGB.
+    """Decodes JPEG, PNG, BMP, WebP or the first frame of a GIF to RGB.
 
-    Takes JPEG (grey and CMYK included), PNG (also grey, palette, 16-bit), BMP, WebP and the first
-    frame of a GIF, of up to 67 megapixels (`MAX_PIXELS`). Transparent pixels are
-    composited over `background`. EXIF orientation is not applied, as in the reference
-    implementations.
+    Grey, CMYK, palettes and 16 bits included; up to 67 megapixels (`MAX_PIXELS`). EXIF orientation
+    is not applied, as in the reference implementations.
 
     Args:
         contents: scalar string tensor, the bytes of a file.
@@ -29,8 +28,8 @@ def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
         [height, width, 3] uint8 tensor.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are not an image of these formats, or one that
-            is too large, by its header; then nothing is decoded.
+        tf.errors.InvalidArgumentError: another format, or too large by its header (nothing is
+            decoded then).
 
     Example:
 
@@ -48,18 +47,12 @@ def decode_mask(contents: tf.Tensor) -> tf.Tensor:
 
 
 def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
-    """Makes RGB of grey, grey + alpha, RGB or RGBA pixels.
+    """Grey, grey + alpha, RGB or RGBA [..., channels] uint8 -> [..., 3], over a grey background.
 
-    Args:
-        pixels: [..., channels] uint8 tensor with 1 to 4 channels (may be known only at run time).
-        background: int in 0..255, the grey behind transparent pixels.
-
-    Returns:
-        [..., 3] uint8 tensor.
+    The number of channels may be known only at run time.
     """
     if pixels.shape.rank is not None and pixels.shape[-1] == 3:
         return pixels
-
     channels = tf.shape(pixels)[-1]
 
     def composite() -> tf.Tensor:
@@ -74,43 +67,33 @@ def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
 
 
 def decodes(contents: tf.Tensor) -> tf.Tensor:
-    """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor, in a graph.
+    """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor."""
+    return first_that_works(
+        lambda contents: tf.size(decode_image(contents)) > 0, lambda contents: False, contents
+    )
 
-    A graph has no try/except; a dataset that drops errors and is followed by another is one.
+
+def first_that_works(attempt: Function, otherwise: Function, images: tf.Tensor) -> Any:
+    """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
+
+    A graph has no try/except; a dataset that drops errors and is followed by another is one. The
+    second is computed only when it is needed, so that a batch costs no more.
     """
-    found = tf.data.Dataset.from_tensors(contents).map(lambda x: tf.size(decode_image(x)) > 0)
-    otherwise = tf.data.Dataset.from_tensors(False)
-    both = found.ignore_errors(log_warning=False).concatenate(otherwise)
+    whole = tf.data.Dataset.from_tensors(images)
+    both = whole.map(attempt).ignore_errors(log_warning=False).concatenate(whole.map(otherwise))
     return both.take(1).get_single_element()
 
 
 def image_size(image: tf.Tensor) -> tf.Tensor:
-    """Height and width, of a JPEG or PNG without decoding it.
-
-    Args:
-        image: scalar string tensor, the bytes of a file; or [height, width, channels] pixels.
-
-    Returns:
-        [2] int32 tensor.
-
-    Raises:
-        tf.errors.InvalidArgumentError: the bytes are not an image.
-
-    Example:
-
-    >>> image_size(tf.io.encode_png(tf.zeros([2, 3, 1], tf.uint8))).numpy()
-    array([2, 3], dtype=int32)
-    """
+    """Height and width, [2] int32, of pixels or of a file's bytes; a JPEG or PNG is not decoded."""
     if image.dtype != tf.string:
         return tf.shape(image)[-3:-1]
-    start = tf.strings.substr(image, 0, 4)
+    jpeg = tf.strings.substr(image, 0, 3) == b"\xff\xd8\xff"
+    png = tf.strings.substr(image, 0, 4) == b"\x89PNG"
     return tf.case(
         [
-            (
-                tf.strings.substr(start, 0, 3) == b"\xff\xd8\xff",
-                lambda: tf.io.extract_jpeg_shape(image)[:2],
-            ),
-            (start == b"\x89PNG", lambda: tf.cast(png_size(header(image)), tf.int32)),
+            (jpeg, lambda: tf.io.extract_jpeg_shape(image)[:2]),
+            (png, lambda: tf.cast(_png_size(_header(image)), tf.int32)),
         ],
         default=lambda: tf.shape(decode_image(image))[:2],
     )
@@ -118,28 +101,13 @@ def image_size(image: tf.Tensor) -> tf.Tensor:
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def check_size(contents: tf.Tensor) -> tf.Tensor:
-    """Passes an encoded image on, and fails when it has more than `MAX_PIXELS` pixels.
+    """Passes a file's bytes on, and fails when they are an image of more than `MAX_PIXELS` pixels.
 
     A hundred bytes can claim any size, and decoders allocate what the header says. Of a GIF all
     frames would be decoded, each with a size of its own, so it is cut after the first. TensorFlow
-    2.21 aborts the process on an animated WebP, so that is refused.
-
-    Args:
-        contents: scalar string tensor, the bytes of a file. Bytes of no known format pass.
-
-    Returns:
-        Scalar string tensor: the same, or a GIF without its later frames.
-
-    Raises:
-        tf.errors.InvalidArgumentError: too many pixels or scans of them, or an animated WebP.
-
-    Example:
-
-    >>> png = tf.io.encode_png(tf.zeros([2, 3, 3], tf.uint8))
-    >>> check_size(png) == png
-    <tf.Tensor: shape=(), dtype=bool, numpy=True>
+    2.21 aborts the process on an animated WebP, so that is refused. Bytes of no known format pass.
     """
-    head = header(contents)
+    head = _header(contents)
     matches = [
         tf.reduce_all(head[: len(of.magic)] == tf.constant(list(of.magic), tf.int64))
         for of in FORMATS
@@ -157,19 +125,19 @@ def check_size(contents: tf.Tensor) -> tf.Tensor:
         return tf.identity(contents)
 
 
-def header(contents: tf.Tensor) -> tf.Tensor:
+def _header(contents: tf.Tensor) -> tf.Tensor:
     """The first 32 bytes of a file, zeros where it ends: scalar string -> [32] int64."""
     start = tf.strings.join([tf.strings.substr(contents, 0, 32), tf.constant(b"\0" * 32)])
     return tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)[:32]
 
 
-def png_size(head: tf.Tensor) -> tf.Tensor:
-    """Height and width by a PNG's `header`: [32] int64 -> [2] int64."""
+def _png_size(head: tf.Tensor) -> tf.Tensor:
+    """Height and width by a PNG's `_header`: [32] int64 -> [2] int64."""
     return tf.stack([_number(head[20:24][::-1]), _number(head[16:20][::-1])])
 
 
 def _png(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.reduce_prod(png_size(head)), contents
+    return tf.reduce_prod(_png_size(head)), contents
 
 
 def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -249,18 +217,12 @@ def _number(little_endian: tf.Tensor) -> tf.Tensor:
 
 
 class Format(NamedTuple):
-    """An image format that `tf.io.decode_image` reads.
-
-    Attributes:
-        name: what people call it.
-        suffixes: of its files, lower case.
-        magic: what its files begin with.
-        measure: from `header` and contents to the number of pixels and the contents to decode.
-    """
+    """An image format that `tf.io.decode_image` reads."""
 
     name: str
-    suffixes: tuple[str, ...]
-    magic: bytes
+    suffixes: tuple[str, ...]  # Lower case.
+    magic: bytes  # What its files begin with.
+    # From `_header` and contents to the number of pixels, and the contents to decode.
     measure: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 

@@ -1,27 +1,29 @@
 """Images to the pixels that an image tower takes."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
-from keras_lit.preprocessing.base import takes_raw_input
-from keras_lit.preprocessing.decoding import MAX_PIXELS, decode_image, decodes, to_rgb
+from keras_lit import checks, internals
+from keras_lit.preprocessing import decoding
+
+Resize = Literal["stretch", "crop", "pad"]
+Interpolation = Literal[
+    "bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic"
+]
 
 # What a tower expects of its pixels: (x - mean) / deviation, x in 0..255.
-VALUE_RANGES: dict[str, tuple[Any, Any]] = {
+ValueRange = Literal["-1..1", "0..1", "0..255", "imagenet", "efficientnet_lite"]
+_VALUE_RANGES: dict[str, tuple[Any, Any]] = {
     "-1..1": (127.5, 127.5),
     "0..1": (0.0, 255.0),
     "0..255": (0.0, 1.0),
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "efficientnet_lite": (127.0, 128.0),
 }
-Function = Callable[[tf.Tensor], Any]
-RESIZE_MODES = ("stretch", "crop", "pad")
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -74,20 +76,20 @@ class ImagePreprocessor(keras.layers.Layer):
     def __init__(
         self,
         image_size: int | tuple[int, int] = 224,
-        resize: str = "stretch",
+        resize: Resize = "stretch",
         crop_fraction: float = 1.0,
-        value_range: str | tuple[Any, Any] = "-1..1",
+        value_range: ValueRange | tuple[Any, Any] = "-1..1",
         background: int = 255,
-        interpolation: str = "bilinear",
+        interpolation: Interpolation = "bilinear",
         antialias: bool = False,
         random_crop: tuple[float, float] | None = None,
         random_flip: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        checks.check_one_of(resize, RESIZE_MODES, "resize")
+        checks.check_one_of(resize, get_args(Resize), "resize")
         if isinstance(value_range, str):
-            checks.check_one_of(value_range, VALUE_RANGES, "value_range")
+            checks.check_one_of(value_range, _VALUE_RANGES, "value_range")
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"`crop_fraction` should be in (0, 1]. Received: {crop_fraction}.")
         if random_crop is not None and not 0 < random_crop[0] <= random_crop[1] <= 1:
@@ -105,7 +107,7 @@ class ImagePreprocessor(keras.layers.Layer):
         self.antialias = antialias
         self.random_crop = tuple(random_crop) if random_crop else None
         self.random_flip = random_flip
-        takes_raw_input(self)
+        internals.takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
 
     @classmethod
@@ -126,14 +128,12 @@ class ImagePreprocessor(keras.layers.Layer):
         Example: `ImagePreprocessor.from_preset("dinov2_base", random_flip=True)`.
         """
         converter = keras_nlp.layers.ImageConverter.from_preset(preset)
-        scale, offset = (
-            np.broadcast_to(default if given is None else given, 3)
-            for given, default in ((converter.scale, 1.0), (converter.offset, 0.0))
-        )
-        mode = "pad" if converter.pad_to_aspect_ratio else "stretch"
+        scale = np.broadcast_to(1.0 if converter.scale is None else converter.scale, 3)
+        offset = np.broadcast_to(0.0 if converter.offset is None else converter.offset, 3)
+        whole = "pad" if converter.pad_to_aspect_ratio else "stretch"
         found = {
             "image_size": converter.image_size or 224,
-            "resize": "crop" if converter.crop_to_aspect_ratio else mode,
+            "resize": "crop" if converter.crop_to_aspect_ratio else whole,
             "value_range": ((-offset / scale).tolist(), (1 / scale).tolist()),
             "background": 0,
             "interpolation": converter.interpolation,
@@ -149,16 +149,15 @@ class ImagePreprocessor(keras.layers.Layer):
         names: tf.Tensor | None = None,
     ) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
-        unbatched = images.shape.rank == (0 if images.dtype == tf.string else 3)
-        if images.dtype not in (tf.string, tf.uint8) or images.shape.rank not in (
-            (0, 1) if images.dtype == tf.string else (3, 4)
-        ):
+        ranks: tuple[int, ...] = {tf.string: (0, 1), tf.uint8: (3, 4)}.get(images.dtype, ())
+        if images.shape.rank not in ranks:
             raise ValueError(
                 "Images should be encoded (a string tensor of rank 0 or 1) or uint8 pixels "
                 "[batch, height, width, channels] in 0..255. Received: "
                 f"{images.dtype.name} of shape {images.shape}. Cast pixels with "
                 "`tf.cast(pixels, tf.uint8)`."
             )
+        unbatched = images.shape.rank == ranks[0]
         if unbatched:
             images = images[tf.newaxis]
         randomly = bool(training) and (self.random_crop is not None or self.random_flip)
@@ -168,21 +167,8 @@ class ImagePreprocessor(keras.layers.Layer):
         pixels = run(images, seed if randomly else None, names)
         return pixels[0] if unbatched else pixels
 
-    @property
-    def _scaling(self) -> tuple[Any, Any]:
-        """(mean, deviation) of the pixels."""
-        if isinstance(self.value_range, str):
-            return VALUE_RANGES[self.value_range]
-        return self.value_range
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The smallest and the largest value that a pixel can become."""
-        mean, deviation = (np.array(x, "float32") for x in self._scaling)
-        return float(np.min((0 - mean) / deviation)), float(np.max((255 - mean) / deviation))
-
     def with_valid(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Preprocesses encoded images, and lets those be blank that do not decode.
+        """Preprocesses encoded images; those that do not decode become blank.
 
         Args:
             images: [batch] string tensor.
@@ -194,50 +180,51 @@ class ImagePreprocessor(keras.layers.Layer):
         def all_of_them(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return self._resize_all(images), tf.ones(tf.shape(images), tf.bool)
 
-        def the_good_ones(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            valid = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
+        def good_ones(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            valid = tf.map_fn(decoding.decodes, images, fn_output_signature=tf.bool)
             blank = tf.io.encode_png(tf.fill([1, 1, 3], tf.constant(self.background, tf.uint8)))
             return self._resize_all(tf.where(valid, images, blank)), valid
 
         with tf.device("CPU"):
-            pixels, valid = first_that_works(all_of_them, the_good_ones, images)
-            return self._scaled(tf.ensure_shape(pixels, [None, *self.image_size, 3])), valid
+            pixels, valid = decoding.first_that_works(all_of_them, good_ones, images)
+            return self._scaled(pixels, images), valid
 
     def _preprocess(
         self, images: tf.Tensor, seed: tf.Tensor | None, names: tf.Tensor | None
     ) -> tf.Tensor:
+        def resize(images: tf.Tensor) -> tf.Tensor:
+            return self._resize_all(images, seed)
+
         def name_bad_rows(images: tf.Tensor) -> tf.Tensor:
-            return self._resize_all(_named_unless_all_decode(images, names), seed)
+            return resize(_named_unless_all_decode(images, names))
 
         with tf.device("CPU"):
-            if images.dtype == tf.string:
-                pixels = first_that_works(
-                    lambda images: self._resize_all(images, seed), name_bad_rows, images
-                )
-            else:
-                pixels = self._resize_all(images, seed)
-            return self._scaled(tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3]))
+            if images.dtype == tf.uint8:
+                return self._scaled(resize(images), images)
+            pixels = decoding.first_that_works(resize, name_bad_rows, images)
+            return self._scaled(pixels, images)
 
-    def _scaled(self, pixels: tf.Tensor) -> tf.Tensor:
-        """uint8 -> float32 in the tower's range of values."""
-        mean, deviation = self._scaling
+    def _scaled(self, pixels: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """uint8 -> float32 in the tower's range of values, a row for each image."""
+        pixels = tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3])
+        mean, deviation = _mean_and_deviation(self.value_range)
         # Times and plus, because a graph turns a division into a product, eager code does not.
-        scale = 1.0 / np.array(deviation, "float32")
-        return tf.cast(pixels, tf.float32) * scale - np.array(mean, "float32") * scale
+        scale = 1.0 / deviation
+        return tf.cast(pixels, tf.float32) * scale - mean * scale
 
     def _resize_all(self, images: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Encoded images or pixels, batched, -> [batch, *image_size, 3] uint8."""
         if images.dtype == tf.uint8 and seed is None:
-            return self._resize(to_rgb(images, self.background))
-        rows: Any = images
+            return self._resize(decoding.to_rgb(images, self.background))
+        rows: Any = (images,)
         if seed is not None:
-            seeds = seed if seed.shape.rank == 2 else _split(seed, tf.shape(images)[0])
-            rows = (images, seeds)
+            split = tf.random.experimental.stateless_split
+            rows += (seed if seed.shape.rank == 2 else split(seed, tf.shape(images)[0]),)
 
         def one(row: Any) -> tf.Tensor:
-            image, row_seed = (row, None) if seed is None else row
-            decode = decode_image if image.dtype == tf.string else to_rgb
-            return self._resize(decode(image, self.background), row_seed)
+            image, *row_seed = row
+            decode = decoding.decode_image if image.dtype == tf.string else decoding.to_rgb
+            return self._resize(decode(image, self.background), *row_seed)
 
         signature = tf.TensorSpec([*self.image_size, 3], tf.uint8)
         return tf.map_fn(one, rows, fn_output_signature=signature)
@@ -306,36 +293,36 @@ class ImagePreprocessor(keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 
 
-def first_that_works(attempt: Function, otherwise: Function, images: tf.Tensor) -> Any:
-    """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
-
-    The second is computed only when it is needed, so that a batch costs no more.
-    """
-    whole = tf.data.Dataset.from_tensors(images)
-    both = whole.map(attempt).ignore_errors(log_warning=False).concatenate(whole.map(otherwise))
-    return both.take(1).get_single_element()
+def value_bounds(preprocessor: ImagePreprocessor) -> tuple[float, float]:
+    """The smallest and the largest value that a pixel can become."""
+    mean, deviation = _mean_and_deviation(preprocessor.value_range)
+    return float(np.min((0 - mean) / deviation)), float(np.max((255 - mean) / deviation))
 
 
-def _split(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    return tf.random.experimental.stateless_split(seed, count)
+def _mean_and_deviation(value_range: str | tuple[Any, Any]) -> Any:
+    """Two float32 arrays of one number or of three."""
+    pair = _VALUE_RANGES[value_range] if isinstance(value_range, str) else value_range
+    return [np.array(x, "float32") for x in pair]
 
 
 def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
     """Passes encoded images on, and fails with the rows of those that do not decode."""
-    good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
+    good = tf.map_fn(decoding.decodes, images, fn_output_signature=tf.bool)
     bad = tf.where(~good)[:, 0]
+    label = "names:"
     if names is None:
+        label = "first bytes:"
         # An error that is not UTF-8 would be lost on its way to Python.
         printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
         first = tf.io.decode_raw(images, tf.uint8, fixed_length=16)
-        shown = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+        names = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
     described = [
         "An image does not decode: expected JPEG, PNG, GIF, BMP or WebP of at most "
-        f"{MAX_PIXELS:,} pixels. Remove it, or read with `image_text_pairs(..., skipped=set())` to "
-        "leave such pairs out. Rows:",
+        f"{decoding.MAX_PIXELS:,} pixels. Remove it, or read with `image_text_pairs(..., "
+        "skipped=set())` to leave such pairs out. Rows:",
         bad,
-        "names:" if names is not None else "first bytes:",
-        tf.gather(shown if names is None else names, bad),
+        label,
+        tf.gather(names, bad),
     ]
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), described, 10)]):
         return tf.identity(images)

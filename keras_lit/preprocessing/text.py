@@ -1,15 +1,12 @@
 """Strings to the token ids that a text tower takes."""
 
-import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import keras_nlp
 import tensorflow as tf
-from tensorflow_text.python.ops import sentencepiece_tokenizer
 
-from keras_lit import checks
-from keras_lit.preprocessing.base import takes_raw_input
+from keras_lit import checks, internals
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -54,27 +51,26 @@ class TextPreprocessor(keras.layers.Layer):
         tokenizer: keras.layers.Layer,
         sequence_length: int = 16,
         lowercase: bool = False,
-        start_token_id: str | int | None = "auto",
-        end_token_id: str | int | None = "auto",
-        pad_token_id: str | int = "auto",
+        start_token_id: Literal["auto"] | int | None = "auto",
+        end_token_id: Literal["auto"] | int | None = "auto",
+        pad_token_id: Literal["auto"] | int = "auto",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         checks.check_positive(sequence_length, "sequence_length")
         # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
-        sticky = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
+        plain = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
         if start_token_id == "auto":
             # T5's start token is its decoder's.
             encodes = not isinstance(tokenizer, keras_nlp.models.T5Tokenizer)
             start_token_id = getattr(tokenizer, "start_token_id", None) if encodes else None
         if end_token_id == "auto":
             end_token_id = getattr(tokenizer, "end_token_id", None)
-        if pad_token_id == "auto":
-            pad_token_id = (
-                tokenizer.token_to_id("</s>") if sticky else getattr(tokenizer, "pad_token_id", 0)
-            )
-            if sticky and end_token_id is None:
-                end_token_id = pad_token_id
+        if pad_token_id == "auto" and plain:
+            pad_token_id = tokenizer.token_to_id("</s>")
+            end_token_id = pad_token_id if end_token_id is None else end_token_id
+        elif pad_token_id == "auto":
+            pad_token_id = getattr(tokenizer, "pad_token_id", 0)
         self.tokenizer = tokenizer
         self.sequence_length = int(sequence_length)
         self.lowercase = lowercase
@@ -84,7 +80,7 @@ class TextPreprocessor(keras.layers.Layer):
         self._packer = keras_nlp.layers.StartEndPacker(
             self.sequence_length, start_token_id, end_token_id, pad_token_id
         )
-        takes_raw_input(self)
+        internals.takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
 
     def call(self, text: Any) -> tf.Tensor:
@@ -94,7 +90,7 @@ class TextPreprocessor(keras.layers.Layer):
                 "Text should be strings of rank 0 or 1, one caption a row. Received: "
                 f"{text.dtype.name} of shape {text.shape}."
             )
-        _keep_alive(self.tokenizer)
+        internals.keep_alive(self.tokenizer)
         rows = text[tf.newaxis] if text.shape.rank == 0 else text
         run = self._traced if tf.executing_eagerly() else self._preprocess
         token_ids = tf.ensure_shape(run(rows), [rows.shape[0], self.sequence_length])
@@ -121,20 +117,3 @@ class TextPreprocessor(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> "TextPreprocessor":
         tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
         return cls(**{**config, "tokenizer": tokenizer})
-
-
-def _keep_alive(tokenizer: keras.layers.Layer) -> None:
-    """Gives a SentencePiece tokenizer's table a name of its own, so that it outlives a seed.
-
-    TF-Text's table belongs to an eager kernel, and `tf.random.set_seed` (so
-    `keras.utils.set_random_seed`) throws those away: "Resource ... does not exist"
-    (tensorflow/text issue 570). A table with a shared name stays.
-    """
-    table = getattr(getattr(tokenizer, "_sentence_piece", None), "_model_resource", None)
-    if table is None or hasattr(table, "kept_alive"):
-        return
-    name = hashlib.sha256(table._model).hexdigest()
-    make_table = sentencepiece_tokenizer.gen_sentencepiece_tokenizer.sentencepiece_op
-    with tf.init_scope():
-        table._resource_handle = make_table(model=table._model, shared_name=name)
-    table.kept_alive = True

@@ -140,11 +140,7 @@ def save(tokenizer: keras.layers.Layer, path: str | os.PathLike) -> pathlib.Path
     Raises:
         ValueError: another tokenizer, or another ending.
 
-    Example:
-
-    >>> tokenizer = keras_lit.tokenizers.train_sentencepiece(["the sea", "a dog"], 30)
-    >>> keras_lit.tokenizers.save(tokenizer, "sea.model")  # doctest: +SKIP
-    PosixPath('sea.model')
+    Example: `keras_lit.tokenizers.save(tokenizer, "sea.model")`.
     """
     path = pathlib.Path(path)
     if isinstance(tokenizer, keras_nlp.tokenizers.SentencePieceTokenizer):
@@ -179,17 +175,14 @@ def load(path: str | os.PathLike, lowercase: bool = True) -> keras.layers.Layer:
         FileNotFoundError: no such file.
         ValueError: another ending, or no vocabulary.
 
-    Example:
-
-    >>> keras_lit.tokenizers.load("lit_vocabulary.txt")  # doctest: +SKIP
+    Example: `keras_lit.tokenizers.load("lit_vocabulary.txt")`.
 
     Reference: the LiT model card; vision_transformer's `models_lit`.
     """
     path = pathlib.Path(path)
     checks.check_one_of(path.suffix, (".model", ".txt"), "path's ending")
     if path.suffix == ".txt":
-        tokens = path.read_text("utf-8").split("\n")
-        tokens = tokens[:-1] if not tokens[-1] else tokens
+        tokens = path.read_text("utf-8").removesuffix("\n").split("\n")
         missing = [token for token in _BERT_TOKENS[:4] if token not in tokens]
         if missing:
             raise ValueError(f"{path} should hold BERT's tokens, one a line. Missing: {missing}.")

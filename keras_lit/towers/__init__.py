@@ -5,3 +5,7 @@ from keras_lit.towers.image import ImageTower
 from keras_lit.towers.text import TextTower
 
 __all__ = ["ImageTower", "TextTower", "Tower"]
+
+
+def __dir__() -> list[str]:
+    return __all__

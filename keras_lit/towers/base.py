@@ -13,7 +13,7 @@ from keras_lit.towers.pooling import attention_pooling, pool
 
 
 class Tower(keras.Model):
-    """What both towers share: features (backbone and pooling), then an optional linear head.
+    """Features (backbone and pooling), then an optional linear head.
 
     A tower knows no loss. It returns embeddings that are not normalised; `LiT` does that.
     """
@@ -30,7 +30,7 @@ class Tower(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        checks.check_one_of(pooling, ("auto", *self.POOLINGS), "pooling")
+        checks.check_one_of(pooling, self.POOLINGS, "pooling")
         if isinstance(projection_dim, bool) or not (projection_dim is None or projection_dim >= 0):
             raise ValueError(
                 "`projection_dim` should be the width of the linear head, or 0 for none. "
@@ -44,7 +44,7 @@ class Tower(keras.Model):
         self.head: Any = None
 
     def _build_pooling(self, inputs: keras.KerasTensor) -> None:
-        """Settles "auto", builds everything but the head, notes the width of the features."""
+        """Settles "auto", builds everything, notes the width of the features."""
         states = self._states(inputs, training=False)
         if self.pooling == "auto":
             self.pooling = self._auto_pooling(states)
@@ -63,7 +63,7 @@ class Tower(keras.Model):
         self.built = True
 
     def add_head(self, projection_dim: int) -> None:
-        """Gives the tower a new linear head (with bias) of this width.
+        """Gives the tower a new linear head (with bias).
 
         Args:
             projection_dim: int, its width.
@@ -81,27 +81,27 @@ class Tower(keras.Model):
         return self.projection_dim or self.feature_dim
 
     def features(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
-        """The pooled output of the backbone, before any head: [batch, feature_dim].
+        """The pooled output of the backbone, before any head.
 
         Args:
             inputs: what the tower takes: pixels or token ids, preprocessed.
             training: bool; a locked tower stays in inference mode.
 
         Returns:
-            A float tensor.
+            [batch, feature_dim] float tensor.
         """
         if isinstance(inputs, np.ndarray | list):
             inputs = keras.ops.convert_to_tensor(inputs)
         return self._pool(inputs, self._states(inputs, training=training and not self.locked))
 
     def project(self, features: Any) -> keras.KerasTensor:
-        """Applies the linear head, if there is one: [batch, feature_dim] -> [batch, dim].
+        """Applies the linear head, if there is one.
 
         Args:
-            features: a float tensor.
+            features: [batch, feature_dim] float tensor.
 
         Returns:
-            A float tensor.
+            [batch, embedding_dim] float tensor.
         """
         return features if self.head is None else self.head(features)
 
@@ -112,7 +112,7 @@ class Tower(keras.Model):
     def inference(self) -> Callable[[], Any]:
         """Gives the tower as a tf.function, which is traced once for all callers.
 
-        Behind a call, since a SavedModel keeps every tf.function that it finds.
+        Behind a call: a SavedModel keeps every tf.function that it finds.
         """
         compiled = tf.function(self, reduce_retracing=True)
         return lambda: compiled
@@ -132,9 +132,7 @@ class Tower(keras.Model):
         """
         self.locked = locked
         for part in (self.backbone, self.attention_pooling):
-            if part is None:
-                continue
-            if locked or not part.trainable:
+            if part is not None and (locked or not part.trainable):
                 # Keras skips an assignment that changes nothing here, whatever the layers inside
                 # say (after loading they disagree), so it is changed twice.
                 part.trainable = locked
@@ -159,8 +157,8 @@ class Tower(keras.Model):
                 f"{type(self.backbone).__name__} cannot: {error} Give it `get_config`, or pass a "
                 "freshly initialised one with 'U'."
             ) from error
-        config = {**self.get_config(), "backbone": backbone, "preprocessor": self.preprocessor}
-        return type(self)(**config)
+        parts = {"backbone": backbone, "preprocessor": self.preprocessor}
+        return type(self)(**{**self.get_config(), **parts})
 
     def _auto_pooling(self, states: keras.KerasTensor) -> str:
         if len(states.shape) == 2:
@@ -168,17 +166,15 @@ class Tower(keras.Model):
         if len(states.shape) == 4:
             return "mean"
         family = type(self.backbone).__name__
+        # By these names a backbone says that it has no such token.
+        flags = [getattr(self.backbone, x, True) for x in ("class_token", "use_class_token")]
         for pooling, families in self.FAMILIES.items():
-            if family in families and not (pooling == "first" and self._lacks_class_token()):
+            if family in families and not (pooling == "first" and False in flags):
                 return pooling
         raise ValueError(
             f"`pooling`='auto' does not know {family}, whose output has shape {states.shape}. "
-            f"Choose one of {', '.join(map(repr, self.POOLINGS))}."
+            f"Choose one of {', '.join(repr(x) for x in self.POOLINGS if x != 'auto')}."
         )
-
-    def _lacks_class_token(self) -> bool:
-        names = ("class_token", "use_class_token")
-        return False in [getattr(self.backbone, name, True) for name in names]
 
     def _pool(self, inputs: Any, states: Any) -> keras.KerasTensor:
         return pool(states, self.pooling, self._mask(inputs), inputs, self.attention_pooling)
@@ -194,16 +190,11 @@ class Tower(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Tower":
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("backbone", "preprocessor")
-        }
+        load = keras.saving.deserialize_keras_object
+        parts = {name: load(config[name]) for name in ("backbone", "preprocessor")}
         return cls(**{**config, **parts})
 
     # What a kind of tower defines.
-
-    def _build(self) -> None:
-        raise NotImplementedError
 
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
         """The backbone's output before pooling."""
@@ -214,6 +205,7 @@ class Tower(keras.Model):
         return None
 
 
-def is_functional(model: keras.Model) -> bool:
-    """Whether a model has symbolic inputs, whose names tell what it takes."""
-    return isinstance(getattr(model, "input", None), keras.KerasTensor | dict)
+def input_names(model: keras.Model) -> tuple[str, ...]:
+    """What a functional model calls its inputs; () for one input, or another kind of model."""
+    inputs = getattr(model, "input", None)
+    return tuple(inputs) if isinstance(inputs, dict) else ()

@@ -8,7 +8,8 @@ import keras_nlp
 import numpy as np
 
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
-from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers.image import ImageTower
+from keras_lit.towers.text import TextTower
 
 # (mean, deviation) of pixels in 0..255.
 CLIP_VALUE_RANGE = (
@@ -19,13 +20,7 @@ CLIP_MAX_TEMPERATURE = 100.0
 
 
 class DualEncoder(NamedTuple):
-    """The parts of a pretrained pair of towers.
-
-    Attributes:
-        image_tower: with its head.
-        text_tower: with its head.
-        options: of `LiT`: loss, temperature, bias.
-    """
+    """Two towers with their heads, and `LiT`'s options for them: loss, temperature, bias."""
 
     image_tower: ImageTower
     text_tower: TextTower
@@ -35,23 +30,12 @@ class DualEncoder(NamedTuple):
 def take_apart(backbone: keras.Model, tokenizer: keras.layers.Layer | None = None) -> DualEncoder:
     """The towers of a CLIP or SigLIP, which share its weights, and what its loss was.
 
-    Args:
-        backbone: a `keras_nlp.models.CLIPBackbone` or `SigLIPBackbone`.
-        tokenizer: of the same preset, for text as strings.
-
-    Raises:
-        ValueError: another kind of backbone.
-
-    Example: `take_apart(keras_nlp.models.CLIPBackbone.from_preset("clip_vit_base_patch32"))`.
-
     Reference: Radford et al. 2021 (arXiv 2103.00020); Zhai et al. 2023 (arXiv 2303.15343).
     """
-    for kind, parts in (
-        (keras_nlp.models.CLIPBackbone, _clip),
-        (keras_nlp.models.SigLIPBackbone, _siglip),
-    ):
-        if isinstance(backbone, kind):
-            return parts(backbone, tokenizer)
+    if isinstance(backbone, keras_nlp.models.CLIPBackbone):
+        return _clip(backbone, tokenizer)
+    if isinstance(backbone, keras_nlp.models.SigLIPBackbone):
+        return _siglip(backbone, tokenizer)
     raise ValueError(
         "`backbone` should be a `keras_nlp.models.CLIPBackbone` or `SigLIPBackbone`. Received: "
         f"{type(backbone).__name__}. Make an `ImageTower` and a `TextTower` of its encoders."
@@ -69,11 +53,9 @@ def _clip(backbone: keras.Model, tokenizer: keras.layers.Layer | None) -> DualEn
     dim = backbone.projection_dim
     image_tower = ImageTower(backbone.vision_encoder, "first", dim, preprocessor)
     text_tower = _text_tower(backbone.text_encoder, tokenizer, pooling="end", projection_dim=dim)
-    for tower, projection in (
-        (image_tower, backbone.vision_projection),
-        (text_tower, backbone.text_projection),
-    ):
-        tower.head.kernel.assign(projection.kernel)  # CLIP has no bias, and 0 is none.
+    # CLIP's projections have no bias, and ours starts as 0.
+    image_tower.head.kernel.assign(backbone.vision_projection.kernel)
+    text_tower.head.kernel.assign(backbone.text_projection.kernel)
     temperature = math.exp(np.float64(backbone.clip_head.logit_scale))
     longest = max(CLIP_MAX_TEMPERATURE, temperature)
     options = {"loss": "softmax", "temperature": temperature, "max_temperature": longest}

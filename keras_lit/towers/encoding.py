@@ -23,8 +23,8 @@ def encode(
 
     Args:
         function: a tf.function of a tower, from [batch, ...] to [batch, dim].
-        batches: a tf.data.Dataset of what it takes, or of dicts that hold it as "image";
-            "image_features" are encoded already.
+        batches: of what it takes, or of dicts that hold it as "image", or as "image_features",
+            which are encoded already.
         verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
     Yields:
@@ -44,11 +44,7 @@ def encode(
 
 
 def embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
-    """[n, dim] float32 array of unit-length rows, of batches of what a tower takes.
-
-    Raises:
-        ValueError: an empty dataset.
-    """
+    """[n, dim] float32 array of unit-length rows, of batches of what a tower takes."""
     with tower.distribute_strategy.scope():
         rows = [found for found, _ in encode(tower.inference(), inputs, verbose)]
     if not rows:

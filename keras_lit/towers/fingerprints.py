@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lit.towers import ImageTower
+from keras_lit import internals
+from keras_lit.towers.image import FeaturesOnly, ImageTower
 
 __all__ = ["differences", "fingerprint"]
 
@@ -17,9 +18,9 @@ Fingerprint = dict[str, str]
 _IGNORED = {
     *("name", "dtype", "trainable", "seed", "build_config", "compile_config"),
     *("shared_object_id", "registered_name", "batch_shape", "batch_input_shape"),
+    *("random_crop", "random_flip"),
 }
 _IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-_AUGMENTATION = ("random_crop", "random_flip")
 
 
 def fingerprint(tower: ImageTower) -> Fingerprint | None:
@@ -42,10 +43,10 @@ def fingerprint(tower: ImageTower) -> Fingerprint | None:
     >>> keras_lit.fingerprints.fingerprint(keras_lit.ImageTower(backbone))["compute_dtype"]
     'float32'
     """
-    if tower.has_no_backbone:
+    if isinstance(tower.backbone, FeaturesOnly):
         return tower.backbone.fingerprint
     parts = [part for part in (tower.backbone, tower.attention_pooling) if part is not None]
-    layers = [layer for part in parts for layer in part._flatten_layers()]
+    layers = [layer for part in parts for layer in internals.flat_layers(part)]
     return {
         "architecture": _hash([_canonical(part) for part in parts] + [tower.pooling]),
         "weights": _weights(parts),
@@ -120,9 +121,8 @@ def _collect_names(config: Any, names: dict[str, str]) -> None:
     if isinstance(config, dict):
         if isinstance(config.get("name"), str):
             names.setdefault(config["name"], f"#{len(names)}")
-        for value in config.values():
-            _collect_names(value, names)
-    elif isinstance(config, list | tuple):
+        config = [*config.values()]
+    if isinstance(config, list | tuple):
         for value in config:
             _collect_names(value, names)
 
@@ -132,7 +132,7 @@ def _clean(config: Any, names: dict[str, str]) -> Any:
         return {
             key: _clean(value, names)
             for key, value in config.items()
-            if key not in (*_IGNORED, *_AUGMENTATION) and not key.endswith(_IGNORED_ENDINGS)
+            if key not in _IGNORED and not key.endswith(_IGNORED_ENDINGS)
         }
     if isinstance(config, list | tuple):
         return [_clean(value, names) for value in config]
@@ -144,14 +144,9 @@ def _hash(value: Any) -> str:
 
 
 def check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
-    """Refuses to put a tower in the place of one whose features were others.
+    """Raises ValueError unless a tower gives the features that a model was trained with.
 
-    Args:
-        stand_in: the tower that a model was trained with, often an `ImageTower.from_features`.
-        image_tower: the one to attach.
-
-    Raises:
-        ValueError: it has a head, or other features; the differences are named.
+    That model's own tower, `stand_in`, often is an `ImageTower.from_features`.
     """
     if image_tower.head is not None:
         raise ValueError(
@@ -164,8 +159,7 @@ def check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
     if (known := fingerprint(stand_in)) is not None:
         expected |= known
         received |= fingerprint(image_tower) or {}
-    found = differences(expected, received)
-    if found:
+    if found := differences(expected, received):
         raise ValueError(
             "The image tower should be the one whose features the model was trained on. "
             f"Differences: {'; '.join(found)}."

@@ -1,13 +1,39 @@
 """The image tower."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import keras
 import keras_nlp
 
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.towers.base import Tower, is_functional
-from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.base import Tower, input_names
+
+ImagePooling = Literal["auto", "mean", "first", "max", "map", "none"]
+NO_BACKBONE = (
+    "This image tower has no backbone (`ImageTower.from_features`): it takes precomputed "
+    '"image_features" only. To encode or export images, give the model its image tower with '
+    "`LiT.with_image_tower(tower)`."
+)
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+class FeaturesOnly(keras.Model):
+    """Stands for a backbone that is elsewhere, by the width and fingerprint of its features."""
+
+    def __init__(self, dim: int, fingerprint: dict[str, str] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.fingerprint = fingerprint
+        self.built = True
+
+    def compute_output_spec(self, images: Any, training: bool = False) -> keras.KerasTensor:
+        return keras.KerasTensor((None, self.dim), "float32")
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        raise ValueError(NO_BACKBONE)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dim": self.dim, "fingerprint": self.fingerprint}
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -49,41 +75,33 @@ class ImageTower(Tower):
     Reference: the LiT paper, sections 3.3 and 4.2.
     """
 
-    POOLINGS = ("mean", "first", "max", "map", "none")
+    POOLINGS = get_args(ImagePooling)
     FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {
         "mean": ("MLPMixer", "SwinTransformerBackbone"),
         "first": (
-            "VisionTransformer",
-            "ViTBackbone",
-            "DeiTBackbone",
-            "DINOV2Backbone",
-            "DINOV3Backbone",
-            "CLIPVisionEncoder",
+            *("VisionTransformer", "ViTBackbone", "DeiTBackbone", "DINOV2Backbone"),
+            *("DINOV3Backbone", "CLIPVisionEncoder"),
         ),
     }
 
     def __init__(
         self,
         backbone: keras.Model,
-        pooling: str = "auto",
+        pooling: ImagePooling = "auto",
         projection_dim: int | None = None,
         preprocessor: ImagePreprocessor | None = None,
         **kwargs: Any,
     ):
-        super().__init__(
-            backbone,
-            pooling,
-            projection_dim,
-            _default_image_preprocessor(backbone) if preprocessor is None else preprocessor,
-            **kwargs,
-        )
-        self._build()
+        if preprocessor is None:
+            preprocessor = _default_image_preprocessor(backbone)
+        super().__init__(backbone, pooling, projection_dim, preprocessor, **kwargs)
+        self._build_pooling(keras.KerasTensor((None, *preprocessor.image_size, 3)))
 
     @classmethod
     def from_preset(
         cls,
         preset: str,
-        pooling: str = "auto",
+        pooling: ImagePooling = "auto",
         projection_dim: int | None = None,
         **options: Any,
     ) -> "ImageTower":
@@ -92,7 +110,7 @@ class ImageTower(Tower):
         Args:
             preset: name, link to a hub, or folder, as of `keras_nlp.models.Backbone.from_preset`.
             pooling: as for `ImageTower`.
-            projection_dim: likewise.
+            projection_dim: as for `ImageTower`.
             **options: of `ImagePreprocessor`, for example `random_flip=True`, in place of the
                 preset's. A preset without an image converter gets the defaults of `ImageTower`.
 
@@ -148,26 +166,17 @@ class ImageTower(Tower):
             return self.project(inputs)
         return super().call(inputs, training=training)
 
-    @property
-    def has_no_backbone(self) -> bool:
-        """Whether the tower takes precomputed features only."""
-        return isinstance(self.backbone, FeaturesOnly)
-
     def lock(self, locked: bool = True, head: bool = False) -> None:
-        if self.has_no_backbone and not locked:
+        if isinstance(self.backbone, FeaturesOnly) and not locked:
             raise ValueError(
                 "An image tower `from_features` has nothing to train but its head. Choose a "
                 '`tuning` with "L" for the image tower, for example "Lu".'
             )
         super().lock(locked, head)
 
-    def _build(self) -> None:
-        self._build_pooling(keras.KerasTensor((None, *self.preprocessor.image_size, 3)))
-
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
-        signature = self.backbone.input if is_functional(self.backbone) else None
-        if isinstance(signature, dict):
-            inputs = dict.fromkeys(signature, inputs)
+        if names := input_names(self.backbone):
+            inputs = dict.fromkeys(names, inputs)
         outputs = self.backbone(inputs, training=training)
         if not isinstance(outputs, dict):
             return outputs

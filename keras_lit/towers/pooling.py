@@ -7,27 +7,15 @@ import keras
 from keras_lit.backbones import AttentionPooling
 
 
-def pool(
-    states: Any,
-    pooling: str,
-    mask: Any = None,
-    inputs: Any = None,
-    attention: Any = None,
-) -> Any:
-    """Pools token sequences and feature maps.
+def pool(states: Any, pooling: str, mask: Any, inputs: Any, attention: Any) -> Any:
+    """Pools token sequences and feature maps to [batch, dim].
 
     Args:
         states: [batch, tokens, dim], [batch, height, width, dim] or [batch, dim].
-        pooling: "mean", "first", "last", "end", "max", "map" or "none", as for the towers.
+        pooling: as for the towers, settled.
         mask: [batch, tokens] bool, False at padding; None where every position counts.
         inputs: [batch, tokens] token ids, for "end".
         attention: the layer for "map".
-
-    Returns:
-        [batch, dim].
-
-    Raises:
-        ValueError: a pooling of tokens for a feature map.
     """
     if pooling == "none":
         return states
@@ -37,7 +25,9 @@ def pool(
                 f"`pooling`={pooling!r} is for token sequences. Received a feature map "
                 f"of shape {states.shape}; choose 'mean', 'max' or 'map'."
             )
-        states = keras.ops.reshape(states, (-1, *_grid(states.shape)))
+        _, height, width, dim = states.shape
+        tokens = -1 if None in (height, width) else height * width
+        states = keras.ops.reshape(states, (-1, tokens, dim))
     if pooling == "map":
         return attention(states, mask=mask)
     if pooling == "first":
@@ -54,18 +44,13 @@ def pool(
 
 
 def attention_pooling(backbone: keras.Model, width: int) -> AttentionPooling:
-    """Of the backbone's own heads and MLP where it is a transformer that tells them."""
+    """Reuses the backbone's head count and MLP width if it exposes them."""
     heads = getattr(backbone, "num_heads", None)
     if not isinstance(heads, int) or width % heads:
         return AttentionPooling(max(1, width // 64), name="attention_pooling")
     inner = getattr(backbone, "intermediate_dim", None)
     inner = inner if isinstance(inner, int) else None
     return AttentionPooling(heads, inner, name="attention_pooling")
-
-
-def _grid(shape: tuple[Any, ...]) -> tuple[int, int]:
-    tokens = -1 if None in shape[1:3] else shape[1] * shape[2]
-    return tokens, shape[3]
 
 
 def _mean(states: Any, mask: Any) -> keras.KerasTensor:

@@ -1,12 +1,14 @@
 """The text tower."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import keras
 
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import TextPreprocessor
-from keras_lit.towers.base import Tower, is_functional
+from keras_lit.towers.base import Tower, input_names
+
+TextPooling = Literal["auto", "first", "last", "end", "mean", "max", "map", "none"]
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -27,7 +29,7 @@ class TextTower(Tower):
         projection_dim: int, the width of the linear head. None: a head as wide as the image
             embedding, settled when `LiT` joins the towers. 0: no head.
         preprocessor: a `keras_lit.preprocessing.TextPreprocessor`, in place of `tokenizer` and
-            `sequence_length`, for all its options.
+            `sequence_length`.
 
     Call arguments:
         inputs: [batch, sequence_length] int32 tensor of token ids.
@@ -37,8 +39,8 @@ class TextTower(Tower):
         [batch, embedding_dim] tensor, not normalised.
 
     Raises:
-        ValueError: "auto" does not know the backbone; the text is longer than the backbone
-            takes; the tokenizer has more words than the backbone.
+        ValueError: "auto" does not know the backbone, or the text is too long or the vocabulary
+            too large for it.
 
     Example:
 
@@ -49,30 +51,17 @@ class TextTower(Tower):
     Reference: the LiT paper, sections 4.2 and 5.4.
     """
 
-    POOLINGS = ("first", "last", "end", "mean", "max", "map", "none")
+    POOLINGS = get_args(TextPooling)
     FAMILIES: ClassVar[dict[str, tuple[str, ...]]] = {
         "first": (
-            "BertEncoder",
-            "BertBackbone",
-            "DistilBertBackbone",
-            "RobertaBackbone",
-            "XLMRobertaBackbone",
-            "AlbertBackbone",
-            "DebertaV3Backbone",
-            "ElectraBackbone",
-            "FNetBackbone",
-            "RoformerV2Backbone",
+            *("BertEncoder", "BertBackbone", "DistilBertBackbone", "RobertaBackbone"),
+            *("XLMRobertaBackbone", "AlbertBackbone", "DebertaV3Backbone", "ElectraBackbone"),
+            *("FNetBackbone", "RoformerV2Backbone"),
         ),
         "end": ("CLIPTextEncoder",),
         "last": (
-            "TextTransformer",
-            "GPT2Backbone",
-            "GPTNeoXBackbone",
-            "OPTBackbone",
-            "BloomBackbone",
-            "LlamaBackbone",
-            "MistralBackbone",
-            "GemmaBackbone",
+            *("TextTransformer", "GPT2Backbone", "GPTNeoXBackbone", "OPTBackbone"),
+            *("BloomBackbone", "LlamaBackbone", "MistralBackbone", "GemmaBackbone"),
         ),
     }
 
@@ -81,7 +70,7 @@ class TextTower(Tower):
         backbone: keras.Model,
         tokenizer: keras.layers.Layer | None = None,
         sequence_length: int = 16,
-        pooling: str = "auto",
+        pooling: TextPooling = "auto",
         projection_dim: int | None = None,
         preprocessor: TextPreprocessor | None = None,
         **kwargs: Any,
@@ -107,18 +96,21 @@ class TextTower(Tower):
                 f"The tokenizer has {words} words, more than the {self.vocabulary_size} token "
                 f"embeddings of {type(backbone).__name__}. Use the backbone's own vocabulary."
             )
-        self._build()
+        if "pooled_dense" in {layer.name for layer in backbone.layers}:
+            # BERT's pooler is not on the way, so nothing should train it.
+            backbone.get_layer("pooled_dense").trainable = False
+        self._build_pooling(keras.KerasTensor((None, self.sequence_length), "int32"))
 
     @classmethod
     def from_size(
         cls,
-        size: str,
+        size: Literal["Ti", "S", "B", "L", "H", "g"],
         tokenizer: keras.layers.Layer | None = None,
         vocabulary_size: int | None = None,
         sequence_length: int = 16,
         projection_dim: int | None = None,
         dropout: float = 0.0,
-        pooling: str = "last",
+        pooling: TextPooling = "last",
         **kwargs: Any,
     ) -> "TextTower":
         """The paper's text transformer by size, randomly initialised.
@@ -158,14 +150,8 @@ class TextTower(Tower):
 
     @property
     def vocabulary_size(self) -> int | None:
-        """The number of token ids that the backbone knows, where it tells."""
+        """The number of token embeddings of the backbone, or None if unknown."""
         return getattr(self.backbone, "vocabulary_size", None)
-
-    def _build(self) -> None:
-        unused = "pooled_dense" in {layer.name for layer in self.backbone.layers}
-        if unused:  # BERT's pooler is not on the way, so nothing should train it.
-            self.backbone.get_layer("pooled_dense").trainable = False
-        self._build_pooling(keras.KerasTensor((None, self.sequence_length), "int32"))
 
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
         named = {"token_ids": inputs, "padding_mask": self._mask(inputs)}
@@ -183,17 +169,15 @@ class TextTower(Tower):
 
     @property
     def _input_names(self) -> tuple[str, ...]:
-        signature = self.backbone.input if is_functional(self.backbone) else None
-        if not isinstance(signature, dict):
-            return ()
-        unknown = set(signature) - {"token_ids", "padding_mask", "segment_ids"}
+        names = input_names(self.backbone)
+        unknown = set(names) - {"token_ids", "padding_mask", "segment_ids"}
         if unknown:
             raise ValueError(
                 "A text backbone should take 'token_ids' and maybe 'padding_mask' and "
                 f"'segment_ids'. {type(self.backbone).__name__} also takes {sorted(unknown)}: "
                 "build a `keras.Model` of its text encoder alone and pass that."
             )
-        return tuple(signature)
+        return names
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "sequence_length": self.sequence_length}

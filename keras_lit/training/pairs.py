@@ -7,7 +7,9 @@ import tensorflow as tf
 
 from keras_lit.data import captions
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.towers import ImageTower, TextTower, features_only, fingerprints
+from keras_lit.preprocessing.image import value_bounds
+from keras_lit.towers import ImageTower, TextTower, fingerprints
+from keras_lit.towers.image import NO_BACKBONE, FeaturesOnly
 
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts")
@@ -131,8 +133,8 @@ def check_features(spec: Any, image_tower: ImageTower) -> None:
 
 def check_image(spec: Any, image_tower: ImageTower) -> None:
     """Raises ValueError unless images are encoded, uint8 pixels or preprocessed."""
-    if image_tower.has_no_backbone:
-        raise ValueError(features_only.MESSAGE)
+    if isinstance(image_tower.backbone, FeaturesOnly):
+        raise ValueError(NO_BACKBONE)
     dtype = tf.as_dtype(spec.dtype)
     if dtype.is_floating:
         _check_shape(spec, (*image_tower.preprocessor.image_size, 3), "image")
@@ -151,7 +153,7 @@ def finite(values: tf.Tensor, name: str) -> tf.Tensor:
 
 def _plausible(images: tf.Tensor, preprocessor: ImagePreprocessor) -> tf.Tensor:
     """Passes preprocessed images on, and fails when they are pixels in 0..255 instead."""
-    low, high = preprocessor.bounds
+    low, high = value_bounds(preprocessor)
     largest = tf.reduce_max(tf.abs(images))
     message = (
         f"Float images should be preprocessed, with values from {low:.4g} to {high:.4g}. Pass "
