@@ -24,7 +24,7 @@ from keras_lit.data.captions import is_utf8
 from keras_lit.data.shards import IMAGE_ENTRIES, tar_records
 from keras_lit.data.tables import IMAGE_COLUMNS, NAME_COLUMNS, TEXT_COLUMNS, column
 from keras_lit.data.yfcc import usable_title
-from keras_lit.preprocessing.decoding import decodes
+from keras_lit.preprocessing.image import decodes
 
 CC12M_ROWS_PER_SHARD = 10_000  # img2dataset's default
 Found = tuple[str, dict[str, Any], bytes | None]

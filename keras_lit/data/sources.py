@@ -13,7 +13,7 @@ from keras_lit import checks
 from keras_lit.data.captions import draw
 from keras_lit.data.shards import read_shards, shard_files
 from keras_lit.data.tables import TABLE_SUFFIXES, by_image, file_rows, read_files, split_number
-from keras_lit.preprocessing.decoding import decodes
+from keras_lit.preprocessing.image import decodes
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

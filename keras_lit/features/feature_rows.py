@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from keras_lit import distribution, internals
 from keras_lit.features import tfrecords
-from keras_lit.preprocessing.decoding import decode_image, first_that_works
+from keras_lit.preprocessing.decoding import decode_image
+from keras_lit.preprocessing.image import first_that_works
 from keras_lit.towers import ImageTower
 from keras_lit.training import pairs
 

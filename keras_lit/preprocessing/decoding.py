@@ -1,11 +1,10 @@
 """Encoded images to RGB pixels: one table of formats, sizes read before memory is spent on them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
-Function = Callable[[tf.Tensor], Any]
 MAX_PIXELS = 2**26
 # A GIF's first frame of up to 16 MB; each step takes some microseconds.
 _MAX_GIF_BLOCKS = 2**16
@@ -64,24 +63,6 @@ def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
     rgb = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.repeat(opaque, 3, axis=-1), lambda: opaque)
     leading = [None, None] if pixels.shape.rank is None else pixels.shape[:-1]
     return tf.ensure_shape(rgb, [*leading, 3])
-
-
-def decodes(contents: tf.Tensor) -> tf.Tensor:
-    """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor."""
-    return first_that_works(
-        lambda contents: tf.size(decode_image(contents)) > 0, lambda contents: False, contents
-    )
-
-
-def first_that_works(attempt: Function, otherwise: Function, images: tf.Tensor) -> Any:
-    """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
-
-    A graph has no try/except; a dataset that drops errors and is followed by another is one. The
-    second is computed only when it is needed, so that a batch costs no more.
-    """
-    whole = tf.data.Dataset.from_tensors(images)
-    both = whole.map(attempt).ignore_errors(log_warning=False).concatenate(whole.map(otherwise))
-    return both.take(1).get_single_element()
 
 
 def image_size(image: tf.Tensor) -> tf.Tensor:

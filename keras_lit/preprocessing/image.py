@@ -1,5 +1,6 @@
 """Images to the pixels that an image tower takes."""
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import keras
@@ -181,12 +182,12 @@ class ImagePreprocessor(keras.layers.Layer):
             return self._resize_all(images), tf.ones(tf.shape(images), tf.bool)
 
         def good_ones(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            valid = tf.map_fn(decoding.decodes, images, fn_output_signature=tf.bool)
+            valid = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
             blank = tf.io.encode_png(tf.fill([1, 1, 3], tf.constant(self.background, tf.uint8)))
             return self._resize_all(tf.where(valid, images, blank)), valid
 
         with tf.device("CPU"):
-            pixels, valid = decoding.first_that_works(all_of_them, good_ones, images)
+            pixels, valid = first_that_works(all_of_them, good_ones, images)
             return self._scaled(pixels, images), valid
 
     def _preprocess(
@@ -201,7 +202,7 @@ class ImagePreprocessor(keras.layers.Layer):
         with tf.device("CPU"):
             if images.dtype == tf.uint8:
                 return self._scaled(resize(images), images)
-            pixels = decoding.first_that_works(resize, name_bad_rows, images)
+            pixels = first_that_works(resize, name_bad_rows, images)
             return self._scaled(pixels, images)
 
     def _scaled(self, pixels: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
@@ -305,9 +306,29 @@ def _mean_and_deviation(value_range: str | tuple[Any, Any]) -> Any:
     return [np.array(x, "float32") for x in pair]
 
 
+def decodes(contents: tf.Tensor) -> tf.Tensor:
+    """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor."""
+    return first_that_works(
+        lambda contents: tf.size(decoding.decode_image(contents)) > 0,
+        lambda contents: False,
+        contents,
+    )
+
+
+def first_that_works(attempt: Callable, otherwise: Callable, images: tf.Tensor) -> Any:
+    """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
+
+    A graph has no try/except; a dataset that drops errors and is followed by another is one. The
+    second is computed only when it is needed, so that a batch costs no more.
+    """
+    whole = tf.data.Dataset.from_tensors(images)
+    both = whole.map(attempt).ignore_errors(log_warning=False).concatenate(whole.map(otherwise))
+    return both.take(1).get_single_element()
+
+
 def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
     """Passes encoded images on, and fails with the rows of those that do not decode."""
-    good = tf.map_fn(decoding.decodes, images, fn_output_signature=tf.bool)
+    good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
     bad = tf.where(~good)[:, 0]
     label = "names:"
     if names is None:

@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_lit.preprocessing import ImagePreprocessor, decoding
-from keras_lit.preprocessing.decoding import decode_image, decodes
+from keras_lit.preprocessing.decoding import decode_image
+from keras_lit.preprocessing.image import decodes
 
 
 def encode(image, file_format, **options):
