@@ -1,10 +1,14 @@
 """Eight logical CPU devices stand in for eight replicas; they must exist before TensorFlow starts."""
 
+import ctypes
 import fcntl
+import gc
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +16,9 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 8
 )
+# To rewrite a graph takes longer than a test's few steps of it; the tests in other processes
+# (workers, notebooks, benchmarks, artifacts in a fresh process) run rewritten ones.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_configure(config):
@@ -21,6 +28,16 @@ def pytest_configure(config):
 
         rules = (autograph.DoNotConvert("keras_lit"), *autograph.CONVERSION_RULES)
         autograph.CONVERSION_RULES = rules
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+    """Frees a module's models and graphs: a process that keeps those of all modules holds 10 GB."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # What was freed goes back to the system.
 
 
 @pytest.fixture(scope="session")

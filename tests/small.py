@@ -1,15 +1,24 @@
-"""A small LiT and its pairs, the same in every process; replicas."""
+"""A small LiT and its pairs, a small locked tower and a cache of its features; replicas.
+
+All are the same in every process.
+"""
 
 import functools
+import pathlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import keras_lit
+from keras_lit.preprocessing import ImagePreprocessor
 
 COLOURS = ["red", "green", "blue", "grey", "white", "black", "yellow"]
 THINGS = ["balloon", "dog", "cat", "banana", "moon", "toucan"]
+
+COUNT, BATCH, SHARDS, DIM = 22, 4, 3, 6
+# Six batches in three shards: two batches each, the last of two pairs.
+SIZES = [8, 8, 6]
 
 
 @functools.cache
@@ -45,9 +54,7 @@ def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
     layers = [keras.Input([8, 8, 3]), keras.layers.Conv2D(6, 3, strides=2)]
     if batch_norm or (batch_norm is None and tuning[0] == "L"):
         layers.append(keras.layers.BatchNormalization())
-    preprocessor = keras_lit.preprocessing.ImagePreprocessor(
-        8, random_crop=(0.3, 1.0), random_flip=True
-    )
+    preprocessor = ImagePreprocessor(8, random_crop=(0.3, 1.0), random_flip=True)
     image_tower = keras_lit.ImageTower(
         keras.Sequential(layers), projection_dim=16, preprocessor=preprocessor
     )
@@ -56,3 +63,51 @@ def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
     )
     text_tower = keras_lit.TextTower(backbone, tokenizer, 10)
     return keras_lit.LiT(image_tower, text_tower, tuning, **options)
+
+
+def make_tower(seed=1, strides=2, dtype=None, filters=DIM, preprocessor=None, **options):
+    keras.utils.set_random_seed(seed)
+    layers = [
+        keras.Input([8, 8, 3]),
+        keras.layers.Conv2D(filters, 3, strides=strides, dtype=dtype),
+        keras.layers.BatchNormalization(dtype=dtype),
+    ]
+    return keras_lit.ImageTower(
+        keras.Sequential(layers), preprocessor=preprocessor or ImagePreprocessor(8), **options
+    )
+
+
+def make_pixels(count=COUNT):
+    return np.random.default_rng(0).integers(0, 256, [count, 10, 12, 3]).astype("uint8")
+
+
+def encoded_pairs(count=COUNT, bad=(), **fields):
+    """PNGs of `make_pixels` and captions, unbatched; those in `bad` do not decode."""
+    images = [tf.io.encode_png(pixels).numpy() for pixels in make_pixels(count)]
+    for i in bad:
+        images[i] = b"\x89PNG, but not really"
+    text = [f"caption number {i}" for i in range(count)]
+    return tf.data.Dataset.from_tensor_slices({"image": images, "text": text, **fields})
+
+
+def expected_features(tower, count=COUNT):
+    """One image at a time, eagerly."""
+    return np.concatenate(
+        [tower.features(tower.preprocessor(image[None])).numpy() for image in make_pixels(count)]
+    )
+
+
+def precompute(directory, tower=None, pairs=None, **options):
+    options = {"batch_size": BATCH, "shards": SHARDS, "verbose": False, **options}
+    return keras_lit.features.precompute(
+        tower or make_tower(), pairs or encoded_pairs(), directory, **options
+    )
+
+
+def files(directory):
+    """The content of every file, hidden ones included."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(pathlib.Path(directory).rglob("*"))
+        if path.is_file()
+    }

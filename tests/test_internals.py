@@ -16,10 +16,10 @@ import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import mirrored
 
 import keras_lit
 from keras_lit import internals
+from tests.small import mirrored
 
 ROOT = pathlib.Path(__file__).parent.parent
 LISTED = set(re.findall(r"\w+", (ROOT / "CONTRIBUTING.md").read_text()))

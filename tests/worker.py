@@ -1,21 +1,81 @@
-"""One worker of test_distribution: python -m tests.worker WORKERS DIRECTORY, with TF_CONFIG set."""
+"""The workers of test_distribution: python -m tests.worker DIRECTORY JOB..., with TF_CONFIG set.
 
+A job is an optimizer to train with, "part" (each worker has a part of the pairs) or "callbacks".
+"""
+
+import contextlib
 import json
+import os
 import pathlib
+import socket
+import subprocess
 import sys
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@contextlib.contextmanager
+def started(workers, directory, jobs):
+    """Workers on this machine, which have ended well after the block."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(workers)]
+    addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in sockets]
+    for server in sockets:
+        server.close()
+    command = [sys.executable, "-m", "tests.worker", str(directory), *jobs]
+    processes = []
+    for i in range(workers):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+        log = (directory / f"{i}.log").open("w")
+        processes.append(
+            subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+        )
+    try:
+        yield
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0] * workers, (directory / "0.log").read_text()[-3000:]
+
+
+def train_job(strategy, job, directory):
+    """History, evaluation and weights, as test_distribution reads them."""
+    from tests.test_distribution import part, train
+
+    index = strategy.cluster_resolver.task_id
+    pairs = part(strategy.num_replicas_in_sync, index) if job == "part" else None
+    *logs, weights = train(strategy, "sgd" if job == "part" else job, pairs=pairs)
+    np.savez(directory / f"{job}-{index}.npz", **weights)
+    (directory / f"{job}-{index}.json").write_text(json.dumps(logs, default=float))
+
+
+def callbacks_job(strategy, directory):
+    """The history of a fit with the callbacks that evaluate."""
+    from tests.callbacks.test_evaluation import all_three
+    from tests.small import make_model, make_pairs
+
+    with strategy.scope():
+        model = make_model()
+        model.compile(keras.optimizers.SGD(0.0))
+    pairs = make_pairs(24).batch(8)
+    history = model.fit(pairs, epochs=1, verbose=0, callbacks=all_three()).history
+    path = directory / f"callbacks-{strategy.cluster_resolver.task_id}.json"
+    path.write_text(json.dumps(history, default=float))
+
+
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    from tests.test_distribution import OPTIMIZERS, part, train
-
-    workers, directory = int(sys.argv[1]), pathlib.Path(sys.argv[2])
-    assert strategy.num_replicas_in_sync == workers
-    index = strategy.cluster_resolver.task_id
-    runs = {name: (name, None) for name in OPTIMIZERS} | {"part": ("sgd", part(workers, index))}
-    for name, (optimizer, pairs) in runs.items():
-        *logs, weights = train(strategy, optimizer, pairs=pairs)
-        np.savez(directory / f"{name}-{index}.npz", **weights)
-        (directory / f"{name}-{index}.json").write_text(json.dumps(logs, default=float))
+    directory, *jobs = sys.argv[1:]
+    assert strategy.num_replicas_in_sync == len(
+        json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
+    )
+    for job in jobs:
+        if job == "callbacks":
+            callbacks_job(strategy, pathlib.Path(directory))
+        else:
+            train_job(strategy, job, pathlib.Path(directory))

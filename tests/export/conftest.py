@@ -3,9 +3,9 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_model
 
 import keras_lit
+from tests.small import make_model
 
 CLASSES = ["dog", "grey cat", "moon"]
 TEMPLATES = ("a {}", "{} and a red one", "a green {} and a balloon")

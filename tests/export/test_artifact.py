@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import CLASSES, assert_equal_outputs
-from small import COLOURS, THINGS, make_model
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_lit
 from keras_lit.backbones import TextTransformer
+from tests.small import COLOURS, THINGS, make_model
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 

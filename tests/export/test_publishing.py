@@ -11,10 +11,10 @@ import time
 
 import pytest
 import tensorflow as tf
-from small import make_model
 
 from keras_lit.export import prune, save
 from keras_lit.export.publishing import publish, versions
+from tests.small import make_model
 
 TESTS = pathlib.Path(__file__).parent.parent
 

@@ -18,14 +18,14 @@ import keras
 import numpy as np
 
 import keras_lit
-from tests.features import small
+from tests import small
 
 EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 
 
 def precompute(directory):
     """As much work for a shard as the other kinds of files take."""
-    small.precompute(directory, pairs=small.make_pairs(60), shards=15)
+    small.precompute(directory, pairs=small.encoded_pairs(60), shards=15)
 
 
 def train(directory):

@@ -16,7 +16,7 @@ from keras_lit.data.shards import read_shards
 from tests.data.test_shards import ALL, png, write_records, write_tar
 from tests.faults import faults
 from tests.faults.faults import NUMBERS
-from tests.features.small import files
+from tests.small import files
 
 EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 

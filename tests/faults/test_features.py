@@ -8,10 +8,10 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit.features import feature_rows, tfrecords
+from tests import small
 from tests.faults import faults
 from tests.faults.faults import NUMBERS
-from tests.features import small
-from tests.features.small import files
+from tests.small import files
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ SHARDS = 5
 @pytest.fixture(scope="module")
 def run():
     """precompute(directory), with a point at each row; images are decoded and encoded once."""
-    tower, pairs = small.make_tower(), small.make_pairs()
+    tower, pairs = small.make_tower(), small.encoded_pairs()
     encode, prepare = feature_rows.encoder(tower, small.BATCH), feature_rows.prepare
     serialize, batches = tfrecords.serialize, []
 

@@ -11,8 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.features import small
-from tests.features.small import files, precompute
+from tests import small
+from tests.small import files, precompute
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # A start of the cheapest takes seconds. Two more kills are in tests/export/test_publishing.py.
@@ -46,7 +46,7 @@ def test_prepare(tmp_path, photos):
 
 
 def test_train(tmp_path):
-    precompute(tmp_path / "cache", pairs=small.make_pairs(60))
+    precompute(tmp_path / "cache", pairs=small.encoded_pairs(60))
     (whole,) = run("train", tmp_path / "whole", 0)
     expected = np.load(whole / "weights.npz")
     assert len(expected.files) > 10

@@ -9,8 +9,7 @@ from keras_lit.export import prune, save
 from keras_lit.export.publishing import publish, versions
 from tests.faults import faults
 from tests.faults.faults import NUMBERS
-from tests.features.small import files
-from tests.small import make_model
+from tests.small import files, make_model
 
 pytestmark = pytest.mark.slow
 

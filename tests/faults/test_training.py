@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
+from tests import small
 from tests.faults import faults
 from tests.faults.faults import NUMBERS
-from tests.features import small
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.features.small import precompute
+from tests.small import precompute
 
 
 @pytest.fixture(scope="package")

@@ -1,20 +1,18 @@
-"""The Beam transform writes what `precompute` writes. Needs an environment with apache-beam."""
+"""The Beam transform writes what `precompute` writes."""
 
 import functools
 
+import apache_beam as beam
 import keras
 import pytest
-
-beam = pytest.importorskip("apache_beam")
-
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 import keras_lit
 from keras_lit.features import beam as features_beam
 from keras_lit.features import precomputing
-from tests.features import small
-from tests.features.small import files, make_pairs, make_tower, precompute
+from tests import small
+from tests.small import encoded_pairs, files, make_tower, precompute
 
 OPTIONS = {"batch_size": small.BATCH, "shards": small.SHARDS}
 
@@ -39,12 +37,12 @@ def run(directory, pairs, rows=None, mode="multi_threading", **options):
 @pytest.mark.parametrize("mode", ["multi_threading", "multi_processing"])
 def test_same_bytes(tmp_path, mode):
     precompute(tmp_path / "whole")
-    run(tmp_path / "beam", make_pairs(), mode=mode)
+    run(tmp_path / "beam", encoded_pairs(), mode=mode)
     assert files(tmp_path / "beam") == files(tmp_path / "whole")
 
 
 def test_bad_images(tmp_path):
-    pairs = make_pairs(bad=(3, 21))
+    pairs = encoded_pairs(bad=(3, 21))
     precompute(tmp_path / "whole", pairs=pairs, skip_bad_images=True)
     manifest = run(tmp_path / "beam", pairs, skip_bad_images=True)
     assert [bad["index"] for bad in manifest["skipped"]] == [3, 21]
@@ -53,7 +51,7 @@ def test_bad_images(tmp_path):
 
 def test_a_pair_that_is_missing(tmp_path):
     with pytest.raises(Exception, match="should hold 22 pairs.*fewer"):
-        run(tmp_path / "beam", make_pairs(), rows=numbered(make_pairs())[1:])
+        run(tmp_path / "beam", encoded_pairs(), rows=numbered(encoded_pairs())[1:])
 
 
 def test_finished_shards_are_kept(tmp_path):
@@ -61,9 +59,9 @@ def test_finished_shards_are_kept(tmp_path):
     precompute(directory, shard_index=1, num_shards=3)
     (kept,) = directory.glob("features-*")
     time = kept.stat().st_mtime_ns
-    run(directory, make_pairs())
+    run(directory, encoded_pairs())
     assert kept.stat().st_mtime_ns == time
-    run(directory, make_pairs())
+    run(directory, encoded_pairs())
     assert kept.stat().st_mtime_ns == time
 
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from tests.features.small import files, make_pairs, make_tower, precompute
+from tests.small import encoded_pairs, files, make_tower, precompute
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_wrong_arguments(tmp_path):
 
 def shuffled():
     """Of unknown length, so that whoever begins has to count."""
-    return make_pairs().shuffle(22, seed=3).filter(lambda pair: True)
+    return encoded_pairs().shuffle(22, seed=3).filter(lambda pair: True)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -93,14 +93,14 @@ def test_jobs_over_a_seeded_shuffle_lose_nothing(order, tmp_path):
         precompute(tmp_path, tower, pairs=shuffled(), shard_index=i, num_shards=2)
     keras_lit.features.merge(tmp_path)
     found = [row["text"] for row in keras_lit.features.load(tmp_path).as_numpy_iterator()]
-    assert sorted(found) == sorted(row["text"] for row in make_pairs().as_numpy_iterator())
+    assert sorted(found) == sorted(row["text"] for row in encoded_pairs().as_numpy_iterator())
 
 
 def test_shards_of_other_orders_are_not_joined(tmp_path):
     """The second job's shuffle has another seed, and its shards come before the first job's."""
-    precompute(tmp_path, pairs=make_pairs(), shard_index=1, num_shards=2)
+    precompute(tmp_path, pairs=encoded_pairs(), shard_index=1, num_shards=2)
     order = [0, *range(21, 0, -1)]
-    rows = list(make_pairs().as_numpy_iterator())
+    rows = list(encoded_pairs().as_numpy_iterator())
     other = {name: [rows[i][name] for i in order] for name in rows[0]}
     precompute(
         tmp_path, pairs=tf.data.Dataset.from_tensor_slices(other), shard_index=0, num_shards=2

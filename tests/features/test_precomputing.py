@@ -16,9 +16,8 @@ import tensorflow_datasets as tfds
 import keras_lit
 from keras_lit.features import feature_rows, precomputing
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
-from tests.features import small
-from tests.features.small import files, make_pairs, make_tower, precompute
-from tests.small import mirrored
+from tests import small
+from tests.small import encoded_pairs, files, make_tower, mirrored, precompute
 
 ROOT = small.pathlib.Path(__file__).parent.parent.parent
 
@@ -91,7 +90,7 @@ def test_float32_is_exact_and_any_field_is_kept(tmp_path):
         "tags": np.array([["a", "b"]] * 22),
         "name": [f"{i}.png" for i in range(22)],
     }
-    precompute(tmp_path, pairs=make_pairs(**fields), dtype="float32")
+    precompute(tmp_path, pairs=encoded_pairs(**fields), dtype="float32")
     rows = list(keras_lit.features.load(tmp_path).as_numpy_iterator())
     np.testing.assert_allclose(
         [row["image_features"] for row in rows], small.expected_features(make_tower()), rtol=1e-5
@@ -179,12 +178,12 @@ def test_a_finished_one_does_nothing(whole, monkeypatch):
             "tower.compute_dtype: .*'float32', .*bfloat16",
             {"tower": lambda: make_tower(dtype="mixed_bfloat16")},
         ),
-        ("pairs: expected 22, received 21", {"pairs": lambda: make_pairs(21)}),
+        ("pairs: expected 22, received 21", {"pairs": lambda: encoded_pairs(21)}),
         (
             "first_input: ",
-            {"pairs": lambda: make_pairs().skip(1).concatenate(make_pairs().take(1))},
+            {"pairs": lambda: encoded_pairs().skip(1).concatenate(encoded_pairs().take(1))},
         ),
-        ("fields.id: ", {"pairs": lambda: make_pairs(id=np.arange(22))}),
+        ("fields.id: ", {"pairs": lambda: encoded_pairs(id=np.arange(22))}),
         ("batch_size: expected 4, received 5", {"batch_size": lambda: 5}),
         ("shards: expected 3, received 2", {"shards": lambda: 2}),
         ("dtype: expected 'float16'", {"dtype": lambda: "float32"}),
@@ -212,7 +211,7 @@ def test_another_order_is_found_when_it_goes_on(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             precompute(tmp_path)
     before = files(tmp_path)
-    pairs = make_pairs()
+    pairs = encoded_pairs()
     swapped = pairs.take(7).concatenate(pairs.skip(8)).concatenate(pairs.skip(7).take(1))
     with pytest.raises(
         ValueError, match="Pair 7 of the dataset is another .*a shuffle needs a seed"
@@ -222,7 +221,7 @@ def test_another_order_is_found_when_it_goes_on(tmp_path, monkeypatch):
 
 
 def test_unknown_length(tmp_path, whole, monkeypatch):
-    pairs = make_pairs().filter(lambda pair: True)
+    pairs = encoded_pairs().filter(lambda pair: True)
     precompute(tmp_path, pairs=pairs)
     assert files(tmp_path) == files(whole)
 
@@ -233,12 +232,12 @@ def test_another_unknown_length(tmp_path, unfinished, count, what):
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
     (tmp_path / "features-train.tfrecord-00002-of-00003").unlink()
     with pytest.raises(ValueError, match=f"should hold 22 pairs.* holds {what}"):
-        precompute(tmp_path, pairs=make_pairs(count).filter(lambda pair: True))
+        precompute(tmp_path, pairs=encoded_pairs(count).filter(lambda pair: True))
 
 
 def test_bad_images(tmp_path):
     names = [f"{i}.png" for i in range(22)]
-    pairs = make_pairs(bad=(5, 20), name=names)
+    pairs = encoded_pairs(bad=(5, 20), name=names)
     with pytest.raises(
         ValueError, match=r"Image 5 \(5.png\) does not decode: .*skip_bad_images=True"
     ):
@@ -258,7 +257,7 @@ def test_bad_images(tmp_path):
 
 def test_nothing_but_bad_images(tmp_path):
     with pytest.raises(ValueError, match="No pair is left: all 22 images were skipped"):
-        precompute(tmp_path, pairs=make_pairs(bad=range(22)), skip_bad_images=True)
+        precompute(tmp_path, pairs=encoded_pairs(bad=range(22)), skip_bad_images=True)
 
 
 @pytest.mark.slow
@@ -276,7 +275,7 @@ def test_features_that_do_not_fit(tmp_path):
 
 def test_splits_share_a_directory(tmp_path):
     precompute(tmp_path)
-    precompute(tmp_path, pairs=make_pairs(9), split="validation", shards=1)
+    precompute(tmp_path, pairs=encoded_pairs(9), split="validation", shards=1)
     builder = tfds.builder_from_directory(tmp_path)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
         "train": 22,
@@ -290,18 +289,18 @@ def test_splits_share_a_directory(tmp_path):
     with pytest.raises(ValueError, match="another tower.*dtype: expected 'float16'"):
         precompute(tmp_path, split="test", dtype="float32")
     with pytest.raises(ValueError, match="another tower.*fields.id: "):
-        precompute(tmp_path, split="test", pairs=make_pairs(id=np.arange(22)))
+        precompute(tmp_path, split="test", pairs=encoded_pairs(id=np.arange(22)))
 
 
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="`shards` should be at most 6, the number of batches"):
         precompute(tmp_path, shards=7)
     with pytest.raises(ValueError, match="should not be batched.*unbatch"):
-        precompute(tmp_path, pairs=make_pairs().batch(2))
+        precompute(tmp_path, pairs=encoded_pairs().batch(2))
     with pytest.raises(ValueError, match="infinite"):
-        precompute(tmp_path, pairs=make_pairs().repeat())
+        precompute(tmp_path, pairs=encoded_pairs().repeat())
     with pytest.raises(ValueError, match="dataset of pairs is empty"):
-        precompute(tmp_path, pairs=make_pairs().take(0))
+        precompute(tmp_path, pairs=encoded_pairs().take(0))
     with pytest.raises(ValueError, match=r'tf.data.Dataset of dicts \{"image"'):
         precompute(tmp_path, pairs=[1, 2])
     with pytest.raises(ValueError, match="'dtype' should be one of|`dtype` should be one of"):
@@ -309,9 +308,9 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="`views` need raw images"):
         precompute(tmp_path, views=2)
     with pytest.raises(ValueError, match="field called 'token_ids' .* cannot be stored"):
-        precompute(tmp_path, pairs=make_pairs(token_ids=np.arange(22)))
+        precompute(tmp_path, pairs=encoded_pairs(token_ids=np.arange(22)))
     with pytest.raises(ValueError, match="field 'box' should have a fixed shape"):
-        boxes = make_pairs().map(
+        boxes = encoded_pairs().map(
             lambda pair: {**pair, "box": tf.zeros(tf.strings.length(pair["text"]))}
         )
         precompute(tmp_path, pairs=boxes)
@@ -331,7 +330,7 @@ def test_disk_full(tmp_path):
     precompute(tmp_path / "whole", tower)
     script = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from tests.features.small import *; tower, pairs = make_tower(filters=100), make_pairs();"
+        "from tests.small import *; tower, pairs = make_tower(filters=100), encoded_pairs();"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1800, 1800));"
         f"precompute({str(tmp_path / 'full')!r}, tower, pairs)"
     )
@@ -406,7 +405,7 @@ def test_the_view_is_the_tower_of_a_crop(tmp_path):
 
 def test_views_and_captions_are_drawn_apart(tmp_path):
     texts = tf.data.Dataset.from_tensor_slices(tf.ragged.constant([["a", "b"]] * 22))
-    pairs = tf.data.Dataset.zip(make_pairs(), texts)
+    pairs = tf.data.Dataset.zip(encoded_pairs(), texts)
     pairs = pairs.map(lambda pair, text: {**pair, "text": tf.convert_to_tensor(text)})
     tower = make_tower(preprocessor=ImagePreprocessor(8, random_crop=(0.2, 0.5)))
     precompute(tmp_path, tower, pairs, views=2)

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from tests.features import small
-from tests.features.small import make_pairs, precompute
+from tests import small
+from tests.small import encoded_pairs, precompute
 
 CAPTIONS = [["one", "two", "three"], ["four"], ["five", "six"]] * 7 + [["seven"]]
 
@@ -16,7 +16,7 @@ CAPTIONS = [["one", "two", "three"], ["four"], ["five", "six"]] * 7 + [["seven"]
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     directory = tmp_path_factory.mktemp("cache")
-    precompute(directory, pairs=make_pairs(id=np.arange(22)))
+    precompute(directory, pairs=encoded_pairs(id=np.arange(22)))
     return directory
 
 
@@ -25,7 +25,7 @@ def several(tmp_path_factory):
     """A cache of pictures with one to three captions."""
     directory = tmp_path_factory.mktemp("several")
     text = tf.ragged.constant(CAPTIONS)
-    pairs = tf.data.Dataset.zip(make_pairs(), tf.data.Dataset.from_tensor_slices(text))
+    pairs = tf.data.Dataset.zip(encoded_pairs(), tf.data.Dataset.from_tensor_slices(text))
     ids = tf.data.Dataset.range(22)
     pairs = tf.data.Dataset.zip(pairs, ids).map(
         lambda pair, id: {**pair[0], "text": tf.convert_to_tensor(pair[1]), "id": id}

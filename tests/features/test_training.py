@@ -6,9 +6,8 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from tests.features import small
-from tests.features.small import make_tower, precompute
-from tests.small import mirrored
+from tests import small
+from tests.small import make_tower, mirrored, precompute
 
 CAPTIONS = [f"caption number {i}" for i in range(small.COUNT)]
 SLOW = pytest.mark.slow
@@ -55,7 +54,7 @@ def test_is_the_uncached_run(cache, replicas, options, compiled, head):
     strategy = mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
     results = []
     for pairs, tower in (
-        (small.make_pairs(), make_tower),
+        (small.encoded_pairs(), make_tower),
         (keras_lit.features.load(cache), make_tower),
         (keras_lit.features.load(cache), lambda: keras_lit.features.image_tower(cache)),
     ):
@@ -159,13 +158,13 @@ def test_images_are_refused_without_a_backbone(cache, tmp_path):
     model.compile("sgd")
     message = "no backbone.*with_image_tower"
     with pytest.raises(ValueError, match=message):
-        model.fit(small.make_pairs().batch(4))
+        model.fit(small.encoded_pairs().batch(4))
     with pytest.raises(ValueError, match=message):
         model.encode_image(small.make_pixels())
     with pytest.raises(ValueError, match=message):
         keras_lit.export.save(model, tmp_path)
     with pytest.raises(ValueError, match=message):
-        keras_lit.features.precompute(model.image_tower, small.make_pairs(), tmp_path)
+        keras_lit.features.precompute(model.image_tower, small.encoded_pairs(), tmp_path)
     with pytest.raises(ValueError, match="nothing to train but its head.*Lu"):
         make_model(keras_lit.features.image_tower(cache), tuning="UU")
     with pytest.raises(ValueError, match="nothing to train but its head"):

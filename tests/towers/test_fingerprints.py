@@ -12,7 +12,7 @@ import pytest
 import keras_lit
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers.fingerprints import fingerprint
-from tests.features.small import make_tower
+from tests.small import make_tower
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -80,7 +80,7 @@ def test_compute_dtype_that_no_config_tells():
 @pytest.mark.slow
 def test_another_process():
     script = (
-        "import json, keras; from tests.features.small import make_tower;"
+        "import json, keras; from tests.small import make_tower;"
         "[keras.layers.Conv2D(1, 1) for _ in range(7)];"
         "from keras_lit.towers.fingerprints import fingerprint, identity;"
         "f = fingerprint(make_tower()); print(json.dumps([f, identity(f)]))"
