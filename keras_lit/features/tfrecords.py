@@ -141,16 +141,13 @@ def finish(directory: pathlib.Path, plan: manifests.Record) -> manifests.Record:
                 "dataset, so that pairs would be missing and others twice. Delete both, and run "
                 "their jobs again with the same pairs in the same order (a shuffle needs a seed)."
             )
-    kept_back = ("plan", "skipped", "input_before")
+    kept = ("file", "pairs", "bytes", "sha256", "last_input")
     manifest = {
         "plan": plan,
         "pairs": sum(record["pairs"] for record in records),
         "bytes": sum(record["bytes"] for record in records),
         "skipped": [bad for record in records for bad in record["skipped"]],
-        "shards": [
-            {name: value for name, value in record.items() if name not in kept_back}
-            for record in records
-        ],
+        "shards": [{name: record[name] for name in kept} for record in records],
     }
     if manifest["pairs"] == 0:
         raise ValueError(f"No pair is left: all {plan['pairs']} images were skipped.")
