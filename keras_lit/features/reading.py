@@ -171,7 +171,7 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
             spec[name] = tf.io.FixedLenFeature(field["shape"], stored)
     identity = fingerprints.identity(plan["tower"])
 
-    def parse(rows: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    def parse(rows: tf.Tensor, seed: Any = None) -> dict[str, tf.Tensor]:
         pairs = tf.io.parse_example(rows, spec)
         features = tf.io.decode_raw(pairs.pop(tfrecords.FEATURES), tf.as_dtype(plan["dtype"]))
         features = tf.reshape(features, [-1, plan["views"], plan["dim"]])
