@@ -38,19 +38,18 @@ def softmax_contrastive_loss(
 ) -> Any:
     """The bidirectional softmax loss (InfoNCE) of the global batch.
 
-    The mean over pairs of half the cross-entropy of finding the text of an image among all texts
-    plus half that of finding the image of a text among all images.
+    The mean over pairs of half the cross-entropy of finding an image's text among all texts plus
+    half that of finding a text's image among all images.
 
     Args:
         image_embeddings: [batch, dim] float tensor of unit-length rows.
         text_embeddings: [batch, dim] float tensor of unit-length rows; row i belongs to image i.
         log_temperature: scalar; logits are exp(log_temperature) times the cosine similarities.
-        tile_size: int, the number of rows whose logits exist at one time. None: as many as make
-            64 MB, so that small batches are computed whole.
+        tile_size: int, the number of rows whose logits exist at one time. None: what fits in 64 MB.
         mask: [batch] bool tensor, False for rows that only fill the batch up; they count nowhere.
         local: bool, whether each replica contrasts its own pairs only (the paper's Appendix F);
             the loss is then the mean of the replicas' losses.
-        accuracies: bool, whether to return also what the logits tell besides.
+        accuracies: bool, whether to return also the accuracies.
 
     Returns:
         Scalar float32. Under a strategy this replica's share: the SUM over the replicas is the loss
@@ -59,9 +58,8 @@ def softmax_contrastive_loss(
         batch to which no text (image) is nearer than its own, again to be summed over replicas.
 
     Raises:
-        ValueError: the embeddings are not of rank 2 or their shapes differ, or `tile_size` is not
-            positive.
-        tf.errors.InvalidArgumentError: replicas hold different numbers of rows; or the temperature
+        ValueError: embeddings that are not of rank 2 or differ in shape; `tile_size` below 1.
+        tf.errors.InvalidArgumentError: replicas with different numbers of rows; a temperature that
             is not finite.
 
     Example:
@@ -100,12 +98,10 @@ def softmax_contrastive_loss(
             column_sum += tf.reduce_sum(tf.exp(logits - largest), axis=0)
             return (own, row_max, row_max + tf.math.log(row_sum)), (largest, column_sum)
 
+        rows = image, batch.index, batch.own_bias
+        carry = tf.fill([batch.rows], _NEVER), tf.zeros([batch.rows])
         (own, row_max, row_lse), (column_max, column_sum) = _walk(
-            one_tile,
-            (image, batch.index, batch.own_bias),
-            (tf.fill([batch.rows], _NEVER), tf.zeros([batch.rows])),
-            tile_size,
-            batch.rows,
+            one_tile, rows, carry, tile_size, batch.rows
         )
         # Each replica saw all columns, but only its own rows of them.
         column_max, column_lse = batch.across([column_max, column_max + tf.math.log(column_sum)])
@@ -210,13 +206,8 @@ def sigmoid_contrastive_loss(
             losses = tf.reduce_sum(tf.math.softplus(of_row), axis=1)
             return (own, tf.reduce_max(of_row, axis=1), losses), (column_max,)
 
-        (own, row_max, losses), (column_max,) = _walk(
-            one_tile,
-            (image, batch.index, batch.own_bias),
-            (tf.fill([batch.rows], _NEVER),),
-            tile_size,
-            batch.rows,
-        )
+        rows, carry = (image, batch.index, batch.own_bias), (tf.fill([batch.rows], _NEVER),)
+        (own, row_max, losses), (column_max,) = _walk(one_tile, rows, carry, tile_size, batch.rows)
         (column_max,) = batch.across([column_max])
         own_column_max = tf.gather(tf.reduce_max(column_max, axis=0), batch.index)
         loss = batch.mean(losses - own)
@@ -313,10 +304,9 @@ def _scale(log_temperature: tf.Tensor) -> tf.Tensor:
 
 
 def _result(accuracies: bool, loss: tf.Tensor, *hits: tf.Tensor) -> Any:
-    if not accuracies:
-        return loss
     names = "image_to_text_accuracy", "text_to_image_accuracy"
-    return loss, dict(zip(names, map(tf.stop_gradient, hits), strict=True))
+    found = dict(zip(names, map(tf.stop_gradient, hits), strict=True))
+    return (loss, found) if accuracies else loss
 
 
 def _walk(
@@ -357,19 +347,18 @@ def _walk(
     def walk(*carry: tf.Tensor) -> Any:
         # Process the remainder first, outside of the loop; its outputs give the loop's shapes.
         results, carry = function(*tile(tiles * tile_size, count - tiles * tile_size), *carry)
-        shapes = [[tile_size if known else None, *x.shape[1:]] for x in results]
+        size = tile_size if known else None
         arrays = tuple(
-            tf.TensorArray(x.dtype, tiles, element_shape=shape)
-            for x, shape in zip(results, shapes, strict=True)
+            tf.TensorArray(x.dtype, tiles, element_shape=[size, *x.shape[1:]]) for x in results
         )
         _, arrays, carry = tf.while_loop(
             lambda i, *_: i < tiles, step, (0, arrays, carry), parallel_iterations=1
         )
-        stacked = (
-            tf.reshape(array.stack(), [tiles * tile_size, *x.shape[1:]])
-            for array, x in zip(arrays, results, strict=True)
+        joined = (
+            tf.concat([tf.reshape(a.stack(), [tiles * tile_size, *x.shape[1:]]), x], axis=0)
+            for a, x in zip(arrays, results, strict=True)
         )
-        return tuple(tf.concat(pair, axis=0) for pair in zip(stacked, results, strict=True)), carry
+        return tuple(joined), carry
 
     return walk(*carry)
 

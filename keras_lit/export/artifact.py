@@ -53,9 +53,8 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     needs `class_names`, whose prompts are encoded once, now. Scores are probabilities: a softmax
     over the row of the cosines times the temperature, or with the sigmoid loss each label's own.
 
-    The artifact is written under another name and renamed, so that a server that polls the
-    directory never sees half of it. It holds requests that TF Serving replays before it puts the
-    version into service, and a model card.
+    The artifact is written under another name and renamed, so that a server that polls never sees
+    half of it. It also holds a model card, and warm-up requests for TF Serving.
 
     Args:
         model: a `LiT` whose text tower has a tokenizer.
@@ -66,14 +65,13 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
             `classify_labels`; their embeddings are averaged. None: the name alone.
         towers: "both", or "image" or "text" for an artifact of that tower alone (an index builder
             needs one, a query service the other). With `class_names` the image tower can classify.
-        weights: "float32", or "float16" or "bfloat16" to store them in half of the space; they are
-            cast when read.
+        weights: how they are stored, "float32" or in half of the space; they are cast when read.
         on_corrupt: what a request gets whose image does not decode: "fail", an error that names
-            the row; "nan", NaN in that row, and an output `valid` (bool [n]) in every signature
-            that takes `image_bytes`.
+            the row; "nan", NaN in that row, and an output `valid` (bool [n]) wherever `image_bytes`
+            are taken.
         top_k: int, how many classes `classify` lists.
-        card: what the model card (`README.md` in the artifact) says beside what the model knows of
-            itself: section -> text or mapping, above all "data", "metrics" and "limits".
+        card: what the model card (`README.md`) says beside what the model knows of itself:
+            section -> text or mapping, above all "data", "metrics" and "limits".
 
     Returns:
         The path of the version.
@@ -137,12 +135,11 @@ def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None
 def _write_warm_up(
     directory: pathlib.Path, signatures: Mapping[str, Signature], image_size: tuple[int, int]
 ) -> None:
-    """Writes `assets.extra/tf_serving_warmup_requests`: requests of each size for each signature.
+    """Writes requests of each size for each signature, whose first one is slow.
 
-    The first request of a signature is slow (memory is allocated, graphs are optimised), so TF
-    Serving replays these before it puts a version into service. It reads a TFRecord of
-    `PredictionLog` messages, written by their wire format (length-delimited fields, nothing else)
-    so that saving needs no `tensorflow-serving-api`; the tests read them with it.
+    TF Serving replays this TFRecord of `PredictionLog` messages before it puts a version into
+    service. They are written by their wire format (length-delimited fields, nothing else) so that
+    saving needs no `tensorflow-serving-api`; the tests read them with it.
     """
     folder = directory / "assets.extra"
     folder.mkdir()

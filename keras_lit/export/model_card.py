@@ -9,7 +9,6 @@ import tensorflow as tf
 from keras_lit import __version__
 from keras_lit.export.signatures import Signature
 from keras_lit.model import LiT
-from keras_lit.preprocessing import TextPreprocessor
 from keras_lit.preprocessing.decoding import MAX_PIXELS
 from keras_lit.towers import Tower
 
@@ -26,11 +25,7 @@ def model_card(
     templates: Sequence[str],
     sections: Mapping[str, Any],
 ) -> str:
-    """Markdown written from the model and from what its makers say.
-
-    `sections` are title -> text, or a mapping that becomes a table. "data", "metrics" and "limits"
-    should be there; where they are not, the card says so.
-    """
+    """Markdown from the model and from `sections`: title -> text, or a mapping (a table)."""
     parts = ["# LiT model", "Embeds images and text in one space: Locked-image text Tuning."]
     towers = {"image": model.image_tower, "text": model.text_tower}
     for (name, tower), letter in zip(towers.items(), model.tuning, strict=True):
@@ -39,9 +34,25 @@ def model_card(
     if "encode_image" in signatures:
         parts += ["## Pictures", _table(_plain(model.image_tower.preprocessor))]
     if "encode_text" in signatures:
-        parts += ["## Vocabulary", _table(_vocabulary(model.text_tower.preprocessor))]
-    parts += ["## Scores", _table(_scores(model, class_names, templates, weights))]
-    parts += ["## Signatures", _signatures(signatures)]
+        tokenizer = model.text_tower.preprocessor.tokenizer
+        vocabulary = {
+            "tokenizer": type(tokenizer).__name__,
+            "size": f"{tokenizer.vocabulary_size():,}",
+            **_plain(model.text_tower.preprocessor),
+        }
+        parts += ["## Vocabulary", _table(vocabulary)]
+    scores = {
+        "loss": model.loss_name,
+        "temperature": f"{float(model.temperature):.4g}",
+        **({} if class_names is None else {"classes": ", ".join(class_names)}),
+        "prompts": " / ".join(templates),
+        "stored weights": weights,
+    }
+    inputs = {
+        f"`{name}`": ", ".join(f"`{x.name}` {x.dtype.name} {list(x.shape)}" for x in found.inputs)
+        for name, found in signatures.items()
+    }
+    parts += ["## Scores", _table(scores), "## Signatures", _table(inputs)]
     said = {**dict.fromkeys(ASKED, "Not stated."), **sections}
     said["limits"] = f"{said['limits']}\n\n{_limits(model, signatures)}"
     for title, content in said.items():
@@ -65,36 +76,6 @@ def _tower(tower: Tower, tuning: str) -> dict[str, Any]:
 
 def _plain(layer: keras.layers.Layer) -> dict[str, Any]:
     return {k: v for k, v in layer.get_config().items() if isinstance(v, int | float | str | tuple)}
-
-
-def _vocabulary(preprocessor: TextPreprocessor) -> dict[str, Any]:
-    tokenizer = preprocessor.tokenizer
-    return {
-        "tokenizer": type(tokenizer).__name__,
-        "size": f"{tokenizer.vocabulary_size():,}",
-        **_plain(preprocessor),
-    }
-
-
-def _scores(
-    model: LiT, class_names: Sequence[str] | None, templates: Sequence[str], weights: str
-) -> dict[str, Any]:
-    of_classes = {} if class_names is None else {"classes": ", ".join(class_names)}
-    return {
-        "loss": model.loss_name,
-        "temperature": f"{float(model.temperature):.4g}",
-        **of_classes,
-        "prompts": " / ".join(templates),
-        "stored weights": weights,
-    }
-
-
-def _signatures(signatures: Mapping[str, Signature]) -> str:
-    rows = {
-        f"`{name}`": ", ".join(f"`{s.name}` {s.dtype.name} {list(s.shape)}" for s in s_.inputs)
-        for name, s_ in signatures.items()
-    }
-    return _table(rows)
 
 
 def _limits(model: LiT, signatures: Mapping[str, Signature]) -> str:

@@ -16,20 +16,12 @@ _working_folder = functools.partial(
 
 
 def publish(
-    directory: str | os.PathLike,
-    version: int | None,
-    write: Callable[[pathlib.Path], None],
+    directory: str | os.PathLike, version: int | None, write: Callable[[pathlib.Path], None]
 ) -> pathlib.Path:
     """Has `write` make `directory/<version>/` under another name, renames it, returns its path.
 
     A `version` of None is the one after the highest, also when others publish at the same time.
     Not `files.whole_folder`, for the name is known only when all is written.
-
-    Example:
-
-    >>> directory = tempfile.mkdtemp()
-    >>> publish(directory, None, lambda path: path.mkdir()).name
-    '1'
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,8 @@ class Signature:
 class _Weights:
     """The variables that an artifact has beside (or in place of) the towers' weights.
 
-    "float32" leaves the towers their own; "float16" and "bfloat16" make copies in 16 bits, which
-    the graph casts when it reads them. Vectors (biases, scales, statistics) are few and sensitive,
-    and stay as they are.
+    "float16" and "bfloat16" make copies in 16 bits, which the graph casts when it reads them.
+    Vectors (biases, scales, statistics) are few and sensitive, and stay as they are.
     """
 
     def __init__(self, towers: list[Tower], dtype: str):
@@ -47,8 +46,11 @@ class _Weights:
         for variable in (v for tower in towers for v in tower.weights if dtype != "float32"):
             as_it_is = len(variable.shape) < 2 or variable.dtype != "float32"
             values = variable.numpy()
-            if dtype == "float16" and not as_it_is:
-                _check_range(values, variable.path)
+            if dtype == "float16" and not as_it_is and np.abs(values).max() > 65504:
+                raise ValueError(
+                    f"{variable.path} reaches {np.abs(values).max():.3g}, more than float16 holds "
+                    '(65504). Use `weights="bfloat16"`.'
+                )
             kept = variable.dtype if as_it_is else dtype
             self._copies[id(variable)] = self.keep(variable.name, tf.cast(values, kept))
 
@@ -63,15 +65,6 @@ class _Weights:
             return contextlib.nullcontext()
         mapping = [(v, tf.cast(self._copies[id(v)], v.dtype)) for v in tower.weights]
         return keras.StatelessScope(state_mapping=mapping)
-
-
-def _check_range(values: np.ndarray, path: str) -> None:
-    largest = np.abs(values).max()
-    if largest > np.finfo("float16").max:
-        raise ValueError(
-            f"{path} reaches {largest:.3g}, more than float16 holds (65504). Use "
-            '`weights="bfloat16"`.'
-        )
 
 
 def make_signatures(
@@ -93,7 +86,13 @@ def make_signatures(
         signatures["encode_image"] = Signature(encode_image, (IMAGE_BYTES,))
         signatures["encode_pixels"] = Signature(encode_pixels, (PIXELS,))
     if towers != "image":
-        encode_text = _text_encoder(model, kept)
+
+        @tf.function(input_signature=[TEXT], autograph=False)
+        def encode_text(text: tf.Tensor) -> Tensors:
+            token_ids = model.text_tower.preprocessor(text)
+            with kept.of(model.text_tower):
+                return {"embedding": unit_length(model.text_tower(token_ids))}
+
         signatures["encode_text"] = Signature(encode_text, (TEXT,))
     if towers == "both":
         similarity, classify_labels = _comparers(scores_of, encode_image, encode_text, templates)
@@ -129,18 +128,6 @@ def _image_encoders(model: LiT, weights: _Weights, on_corrupt: str) -> tuple[Enc
             return unit_length(tower(images))
 
     return encode_image, encode_pixels
-
-
-def _text_encoder(model: LiT, weights: _Weights) -> Encoder:
-    tower = model.text_tower
-
-    @tf.function(input_signature=[TEXT], autograph=False)
-    def encode_text(text: tf.Tensor) -> Tensors:
-        token_ids = tower.preprocessor(text)
-        with weights.of(tower):
-            return {"embedding": unit_length(tower(token_ids))}
-
-    return encode_text
 
 
 def _classifier(

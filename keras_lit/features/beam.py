@@ -15,22 +15,18 @@ import tensorflow as tf
 from keras_lit.features import feature_rows, manifests, precomputing, tfrecords
 from keras_lit.towers import ImageTower, fingerprints
 
-Numbered = tuple[int, dict[str, Any]]
-
 
 class Precompute(beam.PTransform):
     """From numbered raw pairs to the shards that `precompute` writes, byte for byte.
 
     Takes a PCollection of (number, {"image", "text", ...}) with NumPy values, in any order, and
-    returns one of the numbers of the shards that were written. `keras_lit.features.merge(directory,
-    split)` then verifies and joins them; all workers write to `directory`. A shard that is finished
-    already is not encoded again. A group is a shard, so `shards` sets how much one worker holds.
+    returns one of the numbers of the written shards, which `keras_lit.features.merge(directory,
+    split)` then verifies and joins. A finished shard is not encoded again. All workers write to
+    `directory`, and hold a shard at a time.
 
     Args:
-        make_tower: a function without arguments that returns the `ImageTower`; called once in each
-            worker process, it should load the tower from a file.
-        dataset: the same raw pairs as a tf.data.Dataset, of which only the first is read, and the
-            specification; its cardinality must be known.
+        make_tower: a function that returns the `ImageTower`, from a file, once in each worker.
+        dataset: the same raw pairs as a tf.data.Dataset of known cardinality; the first is read.
         directory: where to write.
         **options: `batch_size`, `shards`, `split`, `dtype`, `views`, `seed`, `skip_bad_images` of
             `keras_lit.features.precompute`.
@@ -85,7 +81,7 @@ class _Shard(beam.DoFn):
         encode = feature_rows.encoder(self._tower, self.plan["batch_size"])
         self._rows = feature_rows.Rows(encode, self.plan, None, self.skip)
 
-    def process(self, group: tuple[int, Iterable[Numbered]]) -> Iterator[int]:
+    def process(self, group: tuple[int, Iterable[tuple[int, Any]]]) -> Iterator[int]:
         shard, numbered = group
         plan, directory = self.plan, self.directory
         if not self.finished and shard in manifests.missing_shards(directory, plan):

@@ -16,6 +16,10 @@ from keras_lit.towers import ImageTower
 from keras_lit.training import pairs
 
 Batch = dict[str, Any]
+ANOTHER_NUMBER = (
+    "The dataset should hold {} pairs, as when this began. It holds {}. Pass the same pairs, or "
+    "write to another directory."
+)
 
 
 def prepare(
@@ -27,12 +31,11 @@ def prepare(
 ) -> tf.data.Dataset:
     """Decodes and preprocesses raw pairs in parallel, from number `start` on, in order.
 
-    `skip`: how many pairs of the dataset come before that one, if not `start`. Numbers decide
-    random views.
+    `skip` is how many pairs of the dataset come before that one, if not `start`.
 
     Returns batches of {"pixels": [batch, views, height, width, 3], "good": [batch] bool, "raw": the
-    encoded image where it is not good, "hash" and "previous_hash": of the pair and the one before
-    it, "fields": the others (lists of strings are ragged)}.
+    image where it is not good, "hash" and "previous_hash": of the pair and of the one before it,
+    "fields": the others (lists of strings are ragged)}.
     """
     size = (plan["views"], *tower.preprocessor.image_size, 3)
 
@@ -85,8 +88,7 @@ def hash_of(pair: Batch) -> tf.Tensor:
 def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
     """A function from [n, height, width, 3] images, n at most `batch_size`, to float32 features.
 
-    In a strategy's scope the replicas share the batch. A smaller batch is filled up, so that all
-    have one shape, and a pair's features do not depend on how many follow it.
+    Smaller batches are filled up, so that a pair's features do not depend on how many follow it.
     """
     replicas = distribution.replica_count()
     if distribution.has_workers():
@@ -126,9 +128,8 @@ def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, t
         if layer.autocast and dtype in (tf.bfloat16, tf.float16):
             for weight in internals.own_weights(layer):
                 if internals.is_autocast(weight) and weight.dtype == "float32":
-                    found.append(
-                        (weight, tf.Variable(tf.cast(weight.value, dtype), trainable=False))
-                    )
+                    copy = tf.Variable(tf.cast(weight.value, dtype), trainable=False)
+                    found.append((weight, copy))
     return found
 
 
@@ -136,8 +137,7 @@ def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, t
 class Rows:
     """Encodes batches and hands out their rows, with notes of what was seen.
 
-    `encode` is of `encoder`, `tokenize` a text preprocessor or None; `skip` leaves out images that
-    do not decode, which otherwise are errors.
+    `encode` is of `encoder`; `skip` leaves out images that do not decode, which else are errors.
     """
 
     encode: Callable[[np.ndarray], np.ndarray]
@@ -148,11 +148,10 @@ class Rows:
     def of_shard(
         self, batches: Iterator[Batch], start: int, stop: int, after: int | None, notes: Batch
     ) -> Iterator[tfrecords.Row]:
-        """The rows of pairs `start` to `stop`, taken from `batches`.
+        """The rows of pairs `start` to `stop`, after the pair whose hash is `after` (if known).
 
-        `after` is the hash of the pair before them, where known. `notes` receives "skipped",
-        "input_before" (that hash as it was read, 0 where nothing was) and "last_input" as the rows
-        are consumed.
+        `notes` receives "skipped", "input_before" (that hash as it was read, 0 where nothing was)
+        and "last_input" as the rows are consumed.
         """
         notes["skipped"] = []
         index = start
@@ -160,11 +159,8 @@ class Rows:
             batch = next(batches, None)
             size = min(self.plan["batch_size"], stop - index)
             if batch is None or len(batch["good"]) != size:
-                raise ValueError(
-                    f"The dataset should hold {self.plan['pairs']} pairs, as when this began. It "
-                    f"holds {'more' if batch and len(batch['good']) > size else 'fewer'}. Pass the "
-                    "same pairs, or write to another directory."
-                )
+                found = "more" if batch and len(batch["good"]) > size else "fewer"
+                raise ValueError(ANOTHER_NUMBER.format(self.plan["pairs"], found))
             if after is not None and int(batch["previous_hash"][0]) != after:
                 raise ValueError(
                     f"Pair {index - 1} of the dataset is another than when this began: the order "
@@ -180,7 +176,7 @@ class Rows:
         views = [self.encode(batch["pixels"][:, v].numpy()) for v in range(self.plan["views"])]
         stacked = views[0] if len(views) == 1 else np.stack(views, axis=1)
         features = self._stored(stacked, batch["good"].numpy(), index)
-        fields = {name: _as_rows(values) for name, values in batch["fields"].items()}
+        fields = {name: values.numpy() for name, values in batch["fields"].items()}
         if self.tokenize is not None:
             fields[tfrecords.TOKENS] = self.tokenize(batch["fields"]["text"]).numpy()
         for i, good in enumerate(batch["good"].numpy()):
@@ -213,12 +209,6 @@ class Rows:
                 'weights and value range, or store `dtype="float32"`.'
             )
         return stored
-
-
-def _as_rows(values: Any) -> Any:
-    if isinstance(values, tf.RaggedTensor):
-        return [row.numpy() for row in values]
-    return values.numpy()
 
 
 def _reason(raw: tf.Tensor) -> str:

@@ -71,27 +71,23 @@ def shard_file(split: str, shard: int, shards: int) -> str:
 
 
 def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
-    """Writes the plan, or compares it with the one that is there.
-
-    Returns the manifest where the split is finished already; raises ValueError where the directory
-    holds features of something else.
-    """
-    finished = manifest_path(directory, plan["split"])
-    plan_path = working_directory(directory, plan["split"]) / "plan.json"
-    if finished.exists():
-        manifest = read_json(finished)
-        check_same(manifest["plan"], plan, directory)
-        shutil.rmtree(plan_path.parent, ignore_errors=True)
-        return manifest
+    """Writes the plan, or compares it with that there; the manifest if the split is finished."""
+    split, working = plan["split"], working_directory(directory, plan["split"])
+    if (known := known_plan(directory, split)) is not None:
+        check_same(known, plan, directory)
+    if (finished := manifest_path(directory, split)).exists():
+        shutil.rmtree(working, ignore_errors=True)
+        return read_json(finished)
     for other in directory.glob("manifest-*.json"):
         names = ("format", "dim", "dtype", "views", "fields", "tokens", "tower")
         expected, received = ({n: p[n] for n in names} for p in (read_json(other)["plan"], plan))
         check_same(expected, received, directory)
-    if plan_path.exists():
-        check_same(read_json(plan_path), plan, directory)
-    else:
-        plan_path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(plan_path, plan)
+    if known is None:
+        working.mkdir(parents=True, exist_ok=True)
+        try:
+            files.write_json(working / "plan.json", plan)
+        except OSError as error:
+            raise write_error(working, error) from error
     return None
 
 
@@ -111,14 +107,13 @@ def read_record(directory: pathlib.Path, split: str, shard: int) -> Record | Non
 
 def read_records(directory: pathlib.Path, plan: Record) -> list[Record]:
     """Those of all shards, which must be there."""
-    shards = range(plan["shards"])
-    return [read_json(record_path(directory, plan["split"], shard)) for shard in shards]
+    paths = (record_path(directory, plan["split"], shard) for shard in range(plan["shards"]))
+    return [read_json(path) for path in paths]
 
 
 def check_same(expected: Record, received: Record, directory: pathlib.Path) -> None:
     """Raises ValueError when two plans differ, and names where."""
-    found = fingerprints.differences(expected, received)
-    if found:
+    if found := fingerprints.differences(expected, received):
         raise ValueError(
             f"{str(directory)!r} holds features of another tower, dataset or choice of arguments. "
             "Pass what it was begun with, or write to another directory. Nothing was changed. "
@@ -149,14 +144,6 @@ def write_error(path: pathlib.Path, error: Exception) -> OSError:
         f"Could not write {str(path)!r}: {error} The shards that are finished are kept. Make room "
         "(or the directory writable) and run again with the same arguments."
     )
-
-
-def write_json(path: pathlib.Path, value: Record, directory: pathlib.Path | None = None) -> None:
-    """`files.write_json` with what to do when it fails."""
-    try:
-        files.write_json(path, value, directory)
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def read_json(path: pathlib.Path) -> Record:

@@ -44,23 +44,20 @@ def precompute(
     Args:
         image_tower: an `ImageTower`; its pooled output before any head is stored. In a strategy's
             scope its replicas share each batch.
-        dataset: unbatched {"image", "text", ...}, the same pairs in the same order whenever it is
-            read (give a shuffle a seed). Every other field (an id, a name, several captions
-            [None]) is stored too.
+        dataset: unbatched {"image", "text", ...}, in the same order whenever it is read (give a
+            shuffle a seed). Other fields (an id, a name, several captions [None]) are stored too.
         directory: where to write; `tfds.builder_from_directory` opens it.
         batch_size: int, how many images to encode at a time.
         shards: int, the number of files, at most the number of batches.
         split: str, the name of this part; a directory can hold several, of one tower.
         dtype: "float16" or "float32", as which the features are stored.
-        views: int, how many differently cropped and flipped views of an image to store, by the
-            tower's preprocessor; 1 stores the plain image.
+        views: int, how many random crops and flips of an image to store; 1: the plain image.
         seed: int, of these views.
-        text_preprocessor: a `TextPreprocessor` (`text_tower.preprocessor`), to store token ids
-            beside the text.
+        text_preprocessor: `text_tower.preprocessor`, to store token ids beside the text.
         skip_bad_images: bool, whether to leave out images that do not decode and to list them in
             the manifest; by default they are errors.
         shard_index: int, which of `num_shards` independent jobs this is; each writes its part of
-            the shards. `keras_lit.features.merge` joins them.
+            the shards, and `keras_lit.features.merge` joins them.
         num_shards: int, the number of jobs.
         verbose: bool, whether to show progress.
 
@@ -100,8 +97,20 @@ def precompute(
     total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
     left = sum(stop - start for start, stop in (bounds(plan, shard) for shard in missing))
     with tqdm.tqdm(total=total, initial=total - left, unit=" pairs", disable=not verbose) as bar:
-        for run in _runs(missing):
-            _write_run(rows, dataset, image_tower, directory, plan, run, bar)
+        for run in _runs(missing):  # Each is one pass over its part of the dataset.
+            start, stop = bounds(plan, run[0])[0], bounds(plan, run[-1])[1]
+            # One pair more than there should be shows a dataset that has grown.
+            part = dataset.take(stop + (stop == plan["pairs"]))
+            batches = iter(feature_rows.prepare(part, image_tower, plan, start))
+            before = manifests.read_record(directory, split, run[0] - 1) if run[0] else None
+            after = None if before is None else before["last_input"]
+            for shard in run:
+                notes: manifests.Record = {}
+                found = rows.of_shard(batches, *bounds(plan, shard), after, notes)
+                tfrecords.write(directory, plan, shard, _showing(found, bar), notes)
+                after = notes["last_input"]
+            if next(batches, None) is not None:
+                raise ValueError(feature_rows.ANOTHER_NUMBER.format(plan["pairs"], "more"))
     if num_shards > 1:
         return None
     return tfrecords.finish(directory, plan)
@@ -119,17 +128,14 @@ def begin(
     seed: int = 0,
     text_preprocessor: keras.layers.Layer | None = None,
 ) -> tuple[manifests.Record, manifests.Record | None]:
-    """Checks the arguments of `precompute`, and writes its plan or compares it with that there.
-
-    Returns the plan, and the manifest where the split is finished already.
-    """
+    """Checks the arguments and agrees on a plan; also the manifest if the split is finished."""
     checks.check_one_of(dtype, ("float16", "float32"), "dtype")
     if not re.fullmatch(r"\w[\w-]*", split):
         raise ValueError(
             "`split` names what is written: letters, digits, _ and -. Received: "
             f"{split!r}. Take a part of a source where you read it."
         )
-    for name, value in (("batch_size", batch_size), ("shards", shards), ("views", views)):
+    for name, value in {"batch_size": batch_size, "shards": shards, "views": views}.items():
         checks.check_positive(value, name)
     feature_rows.check_dataset(dataset, image_tower, views)
     first = next(iter(dataset.take(1)), None)
@@ -204,33 +210,6 @@ def _batch_count(plan: manifests.Record) -> int:
     return -(-plan["pairs"] // plan["batch_size"])
 
 
-def _write_run(
-    rows: feature_rows.Rows,
-    dataset: tf.data.Dataset,
-    tower: ImageTower,
-    directory: pathlib.Path,
-    plan: manifests.Record,
-    run: list[int],
-    bar: tqdm.tqdm,
-) -> None:
-    """Writes consecutive shards in one pass over their part of the dataset."""
-    start, stop = bounds(plan, run[0])[0], bounds(plan, run[-1])[1]
-    # One pair more than there should be shows a dataset that has grown.
-    part = dataset.take(stop + (stop == plan["pairs"]))
-    batches = iter(feature_rows.prepare(part, tower, plan, start))
-    before = manifests.read_record(directory, plan["split"], run[0] - 1) if run[0] else None
-    after = None if before is None else before["last_input"]
-    for shard in run:
-        notes: manifests.Record = {}
-        found = rows.of_shard(batches, *bounds(plan, shard), after, notes)
-        tfrecords.write(directory, plan, shard, _showing(found, bar), notes)
-        after = notes["last_input"]
-    if next(batches, None) is not None:
-        raise ValueError(
-            f"The dataset should hold {plan['pairs']} pairs, as when this began. It holds more."
-        )
-
-
 def _showing(rows: Iterator[tfrecords.Row], bar: tqdm.tqdm) -> Iterator[tfrecords.Row]:
     for row in rows:
         yield row
@@ -276,8 +255,7 @@ def merge(
         raise FileNotFoundError(f"No job has written split {split!r} to {str(directory)!r}.")
     if (finished := manifests.agree_on_plan(directory, plan)) is not None:
         return finished
-    missing = manifests.missing_shards(directory, plan)
-    if missing:
+    if missing := manifests.missing_shards(directory, plan):
         raise ValueError(
             f"{len(missing)} of {plan['shards']} shards in {str(directory)!r} are missing: "
             f"{', '.join(map(str, missing))}. Run the jobs that write them, or pass their "

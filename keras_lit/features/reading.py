@@ -31,8 +31,8 @@ def load(
     Args:
         directory: where they are.
         split: str.
-        shuffle: bool or int: whether to shuffle the files and, within a buffer of so many pairs
-            (10,000 for True), the pairs, anew in each epoch.
+        shuffle: bool or int: whether to shuffle, anew in each epoch, the files and, within a
+            buffer of so many pairs (10,000 for True), the pairs.
         seed: int, of the shuffle and of random captions and views; drawn when None.
         captions: where a pair has several: "random" (one, anew in each epoch), "first" or "all" (a
             pair for each).
@@ -41,9 +41,8 @@ def load(
             stored token ids, so that an epoch does no tokenisation.
 
     Returns:
-        A tf.data.Dataset of {"image_features": [dim], "text", ...}, unbatched, with the other
-        stored fields, and "fingerprint", by which `LiT.fit` refuses features of a tower that is not
-        its own.
+        An unbatched tf.data.Dataset of {"image_features": [dim], "text", ...} with the other stored
+        fields, and "fingerprint", by which `LiT.fit` refuses features of another tower.
 
     Raises:
         FileNotFoundError: no such split, or an unfinished one; a file is missing.
@@ -56,17 +55,28 @@ def load(
     plan = found["plan"]
     if view != "random":
         checks.check_one_of(view, range(plan["views"]), "view")
+    elif plan["views"] == 1:
+        view = 0
     if text_preprocessor is not None:
         _check_tokens(plan, text_preprocessor)
-    files = [str(path) for path in _shard_paths(directory, found)]
+    files = []
+    for shard in found["shards"]:
+        path = pathlib.Path(directory) / shard["file"]
+        if not path.exists() or path.stat().st_size != shard["bytes"]:
+            raise FileNotFoundError(
+                f"{str(path)!r} is missing or has been cut off: {shard['bytes']} bytes expected. "
+                "`keras_lit.features.verify` lists all such files."
+            )
+        files.append(str(path))
     seed = pairs.draw_seed() if seed is None else seed
     buffer = SHUFFLE_BUFFER if shuffle is True else int(shuffle)
     several = captions if plan["fields"].get("text", {}).get("shape") == [None] else None
     parse = _parser(plan, several, view, text_preprocessor is not None)
     # Rows are parsed many at a time, which is several times as fast.
     rows = _serialized(files, buffer, seed).batch(ROWS_AT_A_TIME)
-    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-    rows = tf.data.Dataset.zip(rows, seeds.batch(2, drop_remainder=True))
+    if "random" in (several, view):
+        seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+        rows = tf.data.Dataset.zip(rows, seeds.batch(2, drop_remainder=True))
     parsed = rows.map(parse, tf.data.AUTOTUNE, deterministic=True).unbatch()
     if several == "all":
         # The captions of an image lie side by side until now.
@@ -77,7 +87,7 @@ def load(
 def image_tower(
     directory: str | os.PathLike, split: str = "train", projection_dim: int | None = None
 ) -> ImageTower:
-    """Stands for the tower that wrote a cache, which need not be in memory to train on it.
+    """Stands for the tower that wrote a cache, which need not be in memory to train.
 
     Args:
         directory: where the features are.
@@ -130,18 +140,6 @@ def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Reco
     return found
 
 
-def _shard_paths(directory: str | os.PathLike, found: manifests.Record) -> list[pathlib.Path]:
-    """The files of a split, which must be there and as long as the manifest says."""
-    paths = [pathlib.Path(directory) / shard["file"] for shard in found["shards"]]
-    for path, shard in zip(paths, found["shards"], strict=True):
-        if not path.exists() or path.stat().st_size != shard["bytes"]:
-            raise FileNotFoundError(
-                f"{str(path)!r} is missing or has been cut off: {shard['bytes']} bytes expected. "
-                "`keras_lit.features.verify` lists all such files."
-            )
-    return paths
-
-
 def _serialized(files: list[str], buffer: int, seed: int) -> tf.data.Dataset:
     """Serialized rows in order, or shuffled: the files, and then their rows within a buffer."""
     if not buffer:
@@ -158,7 +156,7 @@ def _serialized(files: list[str], buffer: int, seed: int) -> tf.data.Dataset:
 
 
 def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens: bool) -> Any:
-    """A function from serialized rows [n] and a seed [2] to pairs."""
+    """A function from serialized rows [n], and a seed [2] where something is drawn, to pairs."""
     spec = {tfrecords.FEATURES: tf.io.FixedLenFeature([], tf.string)}
     if tokens:
         spec[tfrecords.TOKENS] = tf.io.FixedLenFeature([], tf.string)
@@ -173,15 +171,15 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
             spec[name] = tf.io.FixedLenFeature(field["shape"], stored)
     identity = fingerprints.identity(plan["tower"])
 
-    def parse(rows: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def parse(rows: tf.Tensor, seed: Any = None) -> dict[str, tf.Tensor]:
         pairs = tf.io.parse_example(rows, spec)
         features = tf.io.decode_raw(pairs.pop(tfrecords.FEATURES), tf.as_dtype(plan["dtype"]))
         features = tf.reshape(features, [-1, plan["views"], plan["dim"]])
-        if plan["views"] > 1 and view == "random":
+        if view == "random":
             drawn = _draw(seed, tf.fill(tf.shape(rows), plan["views"]))
             features = tf.gather(features, drawn, batch_dims=1)
         else:
-            features = features[:, 0 if view == "random" else view]
+            features = features[:, view]
         for name, field in plan["fields"].items():
             if field["dtype"] == "float64":
                 values = tf.io.decode_raw(pairs[name], tf.float64)

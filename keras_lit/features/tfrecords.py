@@ -22,11 +22,7 @@ FEATURES, TOKENS = "image_features", "token_ids"
 
 
 def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
-    """What a plan says of the fields that go with the image.
-
-    Raises:
-        ValueError: a field that has no fixed shape and is not a list of strings.
-    """
+    """What a plan says of the fields beside the image: fixed shapes or lists of strings."""
     fields = {}
     for name, value in sorted(spec.items()):
         if name == "image":
@@ -51,23 +47,21 @@ def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
     """The features of a plan, as TensorFlow Datasets describes them."""
     import tensorflow_datasets as tfds
 
-    def raw(shape: list[int], dtype: str) -> tfds.features.Tensor:
-        return tfds.features.Tensor(shape=shape, dtype=tf.as_dtype(dtype), encoding="bytes")
+    def tensor(shape: list[int], dtype: str, encoding: str = "bytes") -> tfds.features.Tensor:
+        return tfds.features.Tensor(shape=shape, dtype=tf.as_dtype(dtype), encoding=encoding)
 
     shape = [plan["dim"]] if plan["views"] == 1 else [plan["views"], plan["dim"]]
-    features = {FEATURES: raw(shape, plan["dtype"])}
+    features = {FEATURES: tensor(shape, plan["dtype"])}
     if plan["tokens"]:
-        features[TOKENS] = raw([plan["tokens"]["length"]], "int32")
+        features[TOKENS] = tensor([plan["tokens"]["length"]], "int32")
     for name, field in plan["fields"].items():
-        if field["dtype"] == "string" and field["shape"] == []:
+        if field == {"dtype": "string", "shape": []}:
             features[name] = tfds.features.Text()
-        elif field["dtype"] == "string" and field["shape"] == [None]:
+        elif field["shape"] == [None]:
             features[name] = tfds.features.Sequence(tfds.features.Text())
-        elif field["dtype"] == "float64":  # TensorFlow's records have 32 bits for a number.
-            features[name] = raw(field["shape"], "float64")
-        else:
-            dtype = tf.as_dtype(field["dtype"])
-            features[name] = tfds.features.Tensor(shape=field["shape"], dtype=dtype)
+        else:  # TensorFlow's records have 32 bits for a number.
+            encoding = "bytes" if field["dtype"] == "float64" else "none"
+            features[name] = tensor(**field, encoding=encoding)
     return tfds.features.FeaturesDict(features)
 
 
@@ -91,10 +85,7 @@ def write(
     rows: Iterable[Row],
     notes: manifests.Record,
 ) -> None:
-    """Writes the file of a shard and then its record.
-
-    `notes` is what the record also says; it is read after the rows have been consumed.
-    """
+    """Writes the file of a shard and then its record, with `notes` as the rows leave them."""
     import tensorflow_datasets as tfds
 
     split = plan["split"]
@@ -126,11 +117,11 @@ def write(
                 "plan": files.digest(plan),
                 **notes,
             }
+        files.write_json(manifests.record_path(directory, split, shard), record)
     except (OSError, tf.errors.OpError) as error:
         if error is of_rows:
             raise
         raise manifests.write_error(path, error) from error
-    manifests.write_json(manifests.record_path(directory, split, shard), record)
 
 
 def checksum(path: pathlib.Path) -> str:
@@ -150,16 +141,13 @@ def finish(directory: pathlib.Path, plan: manifests.Record) -> manifests.Record:
                 "dataset, so that pairs would be missing and others twice. Delete both, and run "
                 "their jobs again with the same pairs in the same order (a shuffle needs a seed)."
             )
-    kept_back = ("plan", "skipped", "input_before")
+    kept = ("file", "pairs", "bytes", "sha256", "last_input")
     manifest = {
         "plan": plan,
         "pairs": sum(record["pairs"] for record in records),
         "bytes": sum(record["bytes"] for record in records),
         "skipped": [bad for record in records for bad in record["skipped"]],
-        "shards": [
-            {name: value for name, value in record.items() if name not in kept_back}
-            for record in records
-        ],
+        "shards": [{name: record[name] for name in kept} for record in records],
     }
     if manifest["pairs"] == 0:
         raise ValueError(f"No pair is left: all {plan['pairs']} images were skipped.")
@@ -167,9 +155,9 @@ def finish(directory: pathlib.Path, plan: manifests.Record) -> manifests.Record:
     others = [manifests.read_json(path) for path in directory.glob("manifest-*.json")]
     try:
         _write_metadata(directory, working, [*others, manifest])
+        files.write_json(manifests.manifest_path(directory, split), manifest, working)
     except OSError as error:
         raise manifests.write_error(directory, error) from error
-    manifests.write_json(manifests.manifest_path(directory, split), manifest, working)
     shutil.rmtree(working)
     return manifest
 
