@@ -76,9 +76,10 @@ def select(
         for names in class_names
         for prompts in templates
     }
+    images = encoded.Images(images, count=count).rows()
     choices = []
     for how, options in preprocessing.items():
-        rows = encoded.Images(images, preprocessing=options, count=count)
+        rows = encoded.Images(images, preprocessing=options)
         embeddings = rows.embeddings(model)
         for (names, prompts), kernel in weights.items():
             found = zero_shot.zero_shot_accuracy(

@@ -43,7 +43,7 @@ class Result:
 
 def classify(
     model: LiT,
-    images: Images,
+    images: Any,
     class_names: Sequence[str],
     templates: Sequence[str] = ("{}",),
     dataset: str = "",
@@ -56,7 +56,7 @@ def classify(
 
     Args:
         model: a `LiT`.
-        images: `Images` with "label".
+        images: `Images` with "label", or the data for them.
         class_names: the names of the classes.
         templates: prompts with one `{}`.
         dataset: str, its name in the report.
@@ -74,13 +74,13 @@ def classify(
 
     Example:
 
-    >>> images = keras_lit.evaluation.Images(photos)  # doctest: +SKIP
-    >>> result = keras_lit.evaluation.classify(model, images, ["cat", "dog"])  # doctest: +SKIP
+    >>> result = keras_lit.evaluation.classify(model, photos, ["cat", "dog"])  # doctest: +SKIP
     >>> keras_lit.evaluation.report([result], "report")  # doctest: +SKIP
     """
     weights = zero_shot.zero_shot_weights(
         lambda texts: model.encode_text(texts, verbose=0), class_names, templates
     )
+    images = images if isinstance(images, Images) else Images(images)
     embeddings, labels = images.embeddings(model), images["label"]
     numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
     confusions = []
@@ -115,7 +115,7 @@ def classify(
 
 def retrieve(
     model: LiT,
-    pairs: ImagesAndTexts,
+    pairs: Any,
     dataset: str = "",
     ks: Sequence[int] = (1, 5, 10),
     same_text: bool = False,
@@ -126,7 +126,7 @@ def retrieve(
 
     Args:
         model: a `LiT`.
-        pairs: `ImagesAndTexts`.
+        pairs: `ImagesAndTexts`, or the data for them.
         dataset: str, its name in the report.
         ks: the k of the recalls.
         same_text: bool, whether images with the same text are equally right.
@@ -140,8 +140,9 @@ def retrieve(
     Raises:
         ValueError: as `retrieval_recall`.
 
-    Example: as for `classify`, with `ImagesAndTexts` in place of `Images`.
+    Example: as for `classify`, with pairs in place of photos.
     """
+    pairs = pairs if isinstance(pairs, ImagesAndTexts) else ImagesAndTexts(pairs)
     images, texts = pairs.embeddings(model)
     groups = pairs.image_groups if same_text else np.arange(len(images))
 

@@ -1,8 +1,9 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit import evaluation
+from keras_lit import callbacks, evaluation
 from keras_lit.evaluation.tasks import _with_and_without
 from tests.small import make_model, make_pairs
 
@@ -70,6 +71,46 @@ def test_classification_with_and_without():
     )
     for name, value in expected.items():
         assert result.metrics[f"{name}_without_duplicates"] == value
+
+
+class Batches(keras.utils.PyDataset):
+    """A dict of arrays in batches of 4."""
+
+    def __init__(self, arrays):
+        super().__init__()
+        self.arrays = arrays
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {name: values[4 * index :][:4] for name, values in self.arrays.items()}
+
+
+def test_every_form_of_data_is_evaluated_alike():
+    model, names = make_model(), ["balloon", "dog", "cat"]
+    rows = list(make_pairs(10).as_numpy_iterator())
+    pixels, texts = (np.array([row[name] for row in rows]) for name in ("image", "text"))
+    labelled = {"image": pixels, "label": np.arange(10) % 3}
+    pairs = {"image": pixels, "text": texts}
+
+    def in_every_form(arrays):
+        batches = [Batches(arrays)[i] for i in range(3)]
+        rows = tf.data.Dataset.from_tensor_slices(arrays)
+        tuples = iter([tuple(batch.values()) for batch in batches])
+        return [arrays, rows, rows.batch(3), Batches(arrays), iter(batches), tuples]
+
+    first, *others = [evaluation.classify(model, data, names) for data in in_every_form(labelled)]
+    assert first.count == 10 and len(first.sheet) == 3
+    for other in others:
+        assert other.metrics == first.metrics and other.confusions == first.confusions
+        np.testing.assert_array_equal(other.sheet[0].hits[0].pixels, first.sheet[0].hits[0].pixels)
+    first, *others = [evaluation.retrieve(model, data) for data in in_every_form(pairs)[:-1]]
+    assert first.count == 10 and all(other.metrics == first.metrics for other in others)
+    callback = callbacks.RetrievalEvaluation(iter([pairs]))
+    for _ in range(2):
+        metrics = callback.evaluate(model)
+        assert metrics == {f"retrieval_{name}": value for name, value in first.metrics.items()}
 
 
 @pytest.mark.parametrize(
