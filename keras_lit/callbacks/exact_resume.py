@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks, files, internals
+from keras_lit import checks, distribution, files, internals
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
 FILE = "checkpoint.npz"
@@ -161,8 +161,7 @@ class ExactResume(keras.callbacks.Callback):
         }
 
     def _save(self, epoch: int, step: int) -> None:
-        resolver = tf.distribute.get_strategy().cluster_resolver
-        if resolver is not None and resolver.task_id not in (0, None):
+        if not distribution.is_chief():
             return
         position = {**self._position, "epoch": epoch, "step": step}
         arrays: dict[str, Any] = {
