@@ -110,8 +110,8 @@ class Dataset:
         from keras_lit.data import builders
 
         builder = builders.builder(self.builder, data_dir)
-        named = {None: self.split, "train": self.train, "validation": self.validation}
-        wanted = named.get(split, split)
+        own = {None: self.split, "train": self.train, "validation": self.validation}
+        wanted = own.get(split, split)
         if wanted is None:
             raise ValueError(f"{self.builder} has no {split} split here.")
         if download:
@@ -178,15 +178,13 @@ def names(group: Group | None = None) -> list[str]:
 
 # Labels that are made of other features, as VTAB makes them (google-research/task_adaptation).
 
-# Upper bound on ReaL's labels per image.
-_MOST_LABELS = 16
+_MOST_LABELS = 16  # Upper bound on ReaL's labels per image.
 
 
 def _padded(labels: tf.Tensor) -> tf.Tensor:
     """A list of labels of any length as [16] ints that end with -1."""
-    labels = labels[:_MOST_LABELS]
-    labels = tf.pad(labels, [[0, _MOST_LABELS - tf.shape(labels)[0]]], constant_values=-1)
-    return tf.ensure_shape(labels, [_MOST_LABELS])
+    labels = tf.pad(labels[:_MOST_LABELS], [[0, _MOST_LABELS]], constant_values=-1)
+    return tf.ensure_shape(labels[:_MOST_LABELS], [_MOST_LABELS])
 
 
 def _grouped(values: int, classes: int) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -217,11 +215,7 @@ def _step(value: tf.Tensor, thresholds: list[float]) -> tf.Tensor:
 
 _BY_HAND = "Download its archives by hand from {} into `manual_dir`, then run"
 _IMAGENET: Row = {"names": "imagenet2012"}
-_IMAGENET_BY_HAND: Row = {
-    **_IMAGENET,
-    "split": "validation",
-    "manual": _BY_HAND.format("image-net.org"),
-}
+_IMAGENET_BY_HAND = _IMAGENET | {"split": "validation", "manual": _BY_HAND.format("image-net.org")}
 _TRAIN_90: Row = {"train": "train[:90%]", "validation": "train[90%:]"}
 _TRAIN_80: Row = {"train": "train[:80%]", "validation": "train[80%:]"}
 _THREE: Row = {"train": "train", "validation": "validation"}

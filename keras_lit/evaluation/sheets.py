@@ -115,10 +115,9 @@ def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np
         return {}
     preprocess = ImagePreprocessor(size, "pad", value_range="0..255", antialias=True)
     pictures = {}
-    for i, row in enumerate(rows):
+    for i, image in enumerate(rows.map(lambda row: row["image"])):
         if i not in wanted:
             continue
-        image = row["image"]
         if image.dtype.is_floating:
             low, high = tf.reduce_min(image), tf.reduce_max(image)
             image = tf.cast(255 * (image - low) / tf.maximum(high - low, 1e-6), tf.uint8)
@@ -144,18 +143,15 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
     >>> keras_lit.evaluation.sheets.sheet_picture(rows, frame=4).shape
     (48, 96, 3)
     """
-    lines = []
-    for row in rows:
-        cells = []
-        for hit in row.hits:
-            colour = GREEN if hit.right else GREY
-            height, width, _ = hit.pixels.shape
-            cell = np.full([height + 4 * frame, width + 4 * frame, 3], 255)
-            cell[frame:-frame, frame:-frame] = colour
-            cell[2 * frame : -2 * frame, 2 * frame : -2 * frame] = hit.pixels
-            cells.append(cell)
-        lines.append(np.concatenate(cells, axis=1))
-    return np.concatenate(lines).astype("uint8")
+
+    def cell(hit: Hit) -> np.ndarray:
+        height, width, _ = hit.pixels.shape
+        pixels = np.full([height + 4 * frame, width + 4 * frame, 3], 255, "uint8")
+        pixels[frame:-frame, frame:-frame] = GREEN if hit.right else GREY
+        pixels[2 * frame : -2 * frame, 2 * frame : -2 * frame] = hit.pixels
+        return pixels
+
+    return np.concatenate([np.concatenate([cell(hit) for hit in row.hits], 1) for row in rows])
 
 
 def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
@@ -165,8 +161,7 @@ def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
     """
     low, high = similarities.min(), similarities.max()
     position = (similarities - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
-    lower = np.minimum(position.astype(int), len(_COLOURS) - 2)
-    part = (position - lower)[..., np.newaxis]
-    pixels = (1 - part) * _COLOURS[lower] + part * _COLOURS[lower + 1]
+    numbers = range(len(_COLOURS))
+    pixels = np.stack([np.interp(position, numbers, part) for part in _COLOURS.T], axis=-1)
     scale = max(1, size // max(similarities.shape))
     return np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1).round().astype("uint8")
