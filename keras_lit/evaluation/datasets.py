@@ -29,8 +29,8 @@ class Dataset:
         train: the split that few-shot probes draw from.
         label: the feature that holds the label.
         make_label: a function that makes the label of that feature, None for none.
-        names: the class names: the name of a set of `prompts.class_names`, a list, or None for the
-            dataset's own. With "imagenet_a" and "imagenet_r" the labels are ImageNet's.
+        names: the class names: a list, the name of one of `prompts.class_names` (with "imagenet_a"
+            and "imagenet_r" the labels are ImageNet's), or None for the dataset's own.
         templates: names of sets of `prompts.templates`, the usual one first.
         preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
         several_labels: whether any of several labels is right (ReaL).
@@ -231,11 +231,8 @@ _GROUPS: dict[Group, dict[str, Row]] = {
     "imagenet": {
         "imagenet2012": {**_IMAGENET_BY_HAND, "train": "train[:65000]"},
         "imagenet_v2": _IMAGENET,
-        "imagenet_a": {
-            "names": "imagenet_a",
-            "preprocessing": {"resize": "crop", "crop_fraction": 0.75},
-        },
-        "imagenet_r": {"names": "imagenet_r"},
+        "imagenet_a": {"preprocessing": {"resize": "crop", "crop_fraction": 0.75}},
+        "imagenet_r": {},
         "imagenet2012_real": {
             **_IMAGENET_BY_HAND,
             "label": "real_label",
@@ -244,33 +241,28 @@ _GROUPS: dict[Group, dict[str, Row]] = {
         },
     },
     "natural": {
-        "caltech101": {**_TRAIN_90, "names": "caltech101"},
+        "caltech101": _TRAIN_90,
         "cifar100": _TRAIN_90,
         "dtd": _THREE,
         "oxford_flowers102": _THREE,
-        "oxford_iiit_pet": {**_TRAIN_80, "names": "oxford_iiit_pet"},
+        "oxford_iiit_pet": _TRAIN_80,
         "sun397": {**_THREE, "builder": "sun397/tfds"},
-        "svhn_cropped": {**_TRAIN_90, "names": "svhn_cropped"},
+        "svhn_cropped": _TRAIN_90,
     },
     "specialised": {
-        "eurosat": {**_60_20_20, "builder": "eurosat/rgb", "names": "eurosat"},
+        "eurosat": {**_60_20_20, "builder": "eurosat/rgb"},
         "resisc45": {**_60_20_20, "manual": _BY_HAND.format("its authors")},
-        "patch_camelyon": {**_THREE, "names": "patch_camelyon"},
+        "patch_camelyon": _THREE,
         "diabetic_retinopathy": {
             **_THREE,
             "builder": "diabetic_retinopathy_detection/btgraham-300",
-            "names": "diabetic_retinopathy",
             "manual": _BY_HAND.format("Kaggle"),
         },
     },
     "structured": {
-        "clevr_count_all": {**_CLEVR, "make_label": _clevr_count, "names": "clevr_count_all"},
-        "clevr_closest_object_distance": {
-            **_CLEVR,
-            "make_label": _clevr_distance,
-            "names": "clevr_closest_object_distance",
-        },
-        "dmlab": {**_THREE, "names": "dmlab"},
+        "clevr_count_all": {**_CLEVR, "make_label": _clevr_count},
+        "clevr_closest_object_distance": {**_CLEVR, "make_label": _clevr_distance},
+        "dmlab": _THREE,
         "dsprites_label_x_position": {
             **_DSPRITES,
             "label": "label_x_position",
@@ -288,7 +280,6 @@ _GROUPS: dict[Group, dict[str, Row]] = {
             "builder": "kitti",
             "label": "objects",
             "make_label": _kitti_distance,
-            "names": "kitti_closest_vehicle_distance",
         },
         "smallnorb_label_azimuth": {
             **_NORB,
@@ -306,9 +297,10 @@ _GROUPS: dict[Group, dict[str, Row]] = {
 
 
 def _record(group: str, name: str, settings: Row) -> Dataset:
-    """By default its builder has its name, and prompts of its own come first in VTAB."""
+    """Its builder, and class names in `prompts`, have its name; own prompts come first in VTAB."""
     own = () if group in ("imagenet", "retrieval") else (name,)
     defaults = {"builder": name, "templates": (*own, *Dataset.templates)}
+    defaults["names"] = name if name in prompts.class_name_sets() else None
     return Dataset(group=group, **{**defaults, **settings})
 
 

@@ -120,15 +120,14 @@ class Images:
         rows = self._rows.map(ready, tf.data.AUTOTUNE)
         if not _is_batched(self._rows.element_spec):
             rows = rows.batch(self._batch_size)
-        found: dict[str, list[np.ndarray]] = {name: [] for name in ("features", *self._names)}
-        for features, batch in encoding.encode(self._encoder, rows, self._verbose):
-            found["features"].append(features)
-            for name in self._names:
-                found[name].append(batch[name].numpy())
-        if not found["features"]:
+        found = [
+            (features, *(batch[name].numpy() for name in self._names))
+            for features, batch in encoding.encode(self._encoder, rows, self._verbose)
+        ]
+        if not found:
             raise ValueError("The images to evaluate on should be at least one. Received none.")
-        columns = {name: np.concatenate(parts) for name, parts in found.items()}
-        return columns.pop("features"), columns
+        features, *columns = map(np.concatenate, zip(*found, strict=True))
+        return features, dict(zip(self._names, columns, strict=True))
 
 
 class ImagesAndTexts:

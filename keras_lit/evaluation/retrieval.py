@@ -29,8 +29,7 @@ def retrieval_recall(
     right one (to 1e-6) count before it. The similarities, in float32, exist a tile at a time.
 
     Args:
-        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
-            a warning.
+        image_embeddings: [images, dim] unit-length floats; others are normalised, with a warning.
         text_embeddings: [texts, dim] float array, likewise.
         image_index: [texts] int array, `image_index[j]` is the row of text j's image. An image may
             have any number of texts; one that has none is left out of image to text.

@@ -1,6 +1,7 @@
 """Evaluates a model on a dataset, with what a report shows beside the numbers; chooses prompts."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -77,13 +78,10 @@ def classify(
     >>> result = keras_lit.evaluation.classify(model, photos, ["cat", "dog"])  # doctest: +SKIP
     >>> keras_lit.evaluation.report([result], "report")  # doctest: +SKIP
     """
-    weights = zero_shot.zero_shot_weights(
-        lambda texts: model.encode_text(texts, verbose=0), class_names, templates
-    )
+    weights = _weights(model, class_names, templates)
     images = images if isinstance(images, Images) else Images(images)
     embeddings, labels = images.embeddings(model), images["label"]
     numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
-    confusions = []
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         arguments = embeddings[chosen], labels[chosen], weights
@@ -92,12 +90,11 @@ def classify(
         return zero_shot.zero_shot_accuracy(*arguments, classes=classes)
 
     metrics = _with_and_without(evaluate, len(embeddings), duplicates)
+    confusions = []
     if not several_labels:
         names = dict(zip(numbers.tolist(), class_names, strict=True))
-        confusions = [
-            (names[pair.label], names[pair.predicted], pair.count, pair.fraction)
-            for pair in zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
-        ]
+        found = zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
+        confusions = [(names[label], names[other], *counts) for label, other, *counts in found]
     shown = np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
     marks = labels if several_labels else labels[:, np.newaxis]
     sheet = sheets.nearest_pictures(
@@ -177,19 +174,15 @@ def select(
 ) -> list[Choice]:
     """Tries every combination on a few validation images.
 
-    Each preprocessing embeds the images once, each pair of class names and templates the prompts
-    once.
+    The images are embedded once for each preprocessing, the prompts once.
 
     Args:
         model: a `LiT`.
-        images: validation images with "label", unbatched and raw, see `Images`; never those of the
-            test.
+        images: validation images with "label", raw, see `Images`; never those of the test.
         class_names: {name: class names} to choose from.
-        templates: {name: templates} to choose from, for example {name:
-            `prompts.templates(name)`}.
+        templates: {name: templates} to choose from, for example of `prompts.templates`.
         preprocessing: {name: options of `ImagePreprocessor` that differ from the tower's own} to
-            choose from, for example {"plain": {}, "crop": {"resize": "crop",
-            "crop_fraction": 0.875}}. None: the tower's own.
+            choose from, for example {"plain": {}, "crop": {"resize": "crop"}}. None: the tower's.
         count: int, how many of the images to use, from the first on.
         classes: as for `zero_shot_accuracy`.
 
@@ -218,11 +211,7 @@ def select(
             f"{len(preprocessing)} kinds of preprocessing."
         )
     weights = {
-        (names, prompts): zero_shot.zero_shot_weights(
-            lambda texts: model.encode_text(texts, verbose=0),
-            class_names[names],
-            templates[prompts],
-        )
+        (names, prompts): _weights(model, class_names[names], templates[prompts])
         for names in class_names
         for prompts in templates
     }
@@ -262,11 +251,14 @@ def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> n
 
     Reference: the LiT paper, section 5.5 and Table 5.
     """
-    hashes = near_duplicates.perceptual_hashes(images.rows())
-    matches = near_duplicates.match_hashes(
-        hashes, near_duplicates.perceptual_hashes(training), max_distance=max_distance
-    )
+    hashes = [near_duplicates.perceptual_hashes(rows) for rows in (images.rows(), training)]
+    matches = near_duplicates.match_hashes(*hashes, max_distance=max_distance)
     return np.unique(matches.queries)
+
+
+def _weights(model: LiT, class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    encode_text = functools.partial(model.encode_text, verbose=0)
+    return zero_shot.zero_shot_weights(encode_text, class_names, templates)
 
 
 def _with_and_without(
@@ -274,17 +266,14 @@ def _with_and_without(
 ) -> dict[str, float]:
     """The metrics of all images, and where there are duplicates those of the others too.
 
-    `evaluate` takes a [images] bool array, which of them to evaluate on. The metrics without
-    duplicates are "..._without_duplicates", and "duplicates" is how many there are.
+    `evaluate` takes a [images] bool array, which of them to evaluate on.
     """
     metrics = evaluate(np.ones(images, bool))
     if duplicates is None:
         return metrics
     unseen = ~_mask(duplicates, images)
     if not unseen.any():
-        raise ValueError(
-            f"All {images} images are duplicates, so that nothing is left to evaluate."
-        )
+        raise ValueError(f"All {images} images are duplicates: nothing is left to evaluate.")
     others = {f"{name}_without_duplicates": value for name, value in evaluate(unseen).items()}
     return {**metrics, **others, "duplicates": int(images - unseen.sum())}
 
@@ -298,12 +287,9 @@ def _mask(duplicates: Any, images: int) -> np.ndarray:
                 f"A mask of duplicates should have shape ({images},). Received: {rows.shape}."
             )
         return rows
-    rows = rows.astype("int64").ravel()
-    if rows.size and not (rows.min() >= 0 and rows.max() < images):
+    if rows.min(initial=0) < 0 or rows.max(initial=0) >= images:
         raise ValueError(
             f"`duplicates` should hold rows in [0, {images}), the images. Received: from "
             f"{rows.min()} to {rows.max()}."
         )
-    mask = np.zeros(images, bool)
-    mask[rows] = True
-    return mask
+    return np.isin(np.arange(images), rows)

@@ -89,8 +89,7 @@ def zero_shot_accuracy(
     """The part of the images whose class is among the k with the nearest weights.
 
     Args:
-        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
-            a warning.
+        image_embeddings: [images, dim] unit-length floats; others are normalised, with a warning.
         labels: [images] int array in [0, classes).
         weights: [classes, dim] float array, from `zero_shot_weights`.
         top: the k to report; those above the number of classes are left out.
@@ -127,8 +126,7 @@ def multi_label_accuracy(
     """The part of the labelled images for which one of their classes is among the k nearest.
 
     Args:
-        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
-            a warning.
+        image_embeddings: [images, dim] unit-length floats; others are normalised, with a warning.
         labels: for each image its labels in [0, classes): a list of lists, or an [images, most] int
             array whose rows end with -1. An image without a label is left out, as ReaL does.
         weights: [classes, dim] float array, from `zero_shot_weights`.
