@@ -16,8 +16,8 @@ class RetrievalPictures(keras.callbacks.Callback):
     """Writes to TensorBoard what a model finds, as it trains.
 
     At the chosen epochs: "contact_sheet", a line for each query with its five nearest pictures
-    (green: right) and the queries as text; "similarity", the matrix of the first pairs, texts
-    across. At the end of training the embeddings of pictures and texts for the projector.
+    (green: right), and the queries as text; "similarity", the matrix of the first pairs, texts
+    across. At the end of training: embeddings of pictures and texts for the projector.
 
     Args:
         log_dir: of TensorBoard.

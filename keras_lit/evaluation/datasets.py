@@ -28,13 +28,13 @@ class Dataset:
         validation: the split on which prompts and preprocessing are selected.
         train: the split that few-shot probes draw from.
         label: the feature that holds the label.
-        make_label: a function that makes the label of that feature, None for none.
+        make_label: a function that makes the label of that feature, or None.
         names: the class names: a list, the name of one of `prompts.class_names` (with "imagenet_a"
             and "imagenet_r" the labels are ImageNet's), or None for the dataset's own.
         templates: names of sets of `prompts.templates`, the usual one first.
         preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
         several_labels: whether any of several labels is right (ReaL).
-        decode: a function from the encoded to the wanted image, None for none.
+        decode: a function from the encoded to the wanted image, or None.
         manual: how to get a dataset that does not download by itself.
 
     Example:
@@ -68,10 +68,8 @@ class Dataset:
             return prompts.class_names(self.names)
         if self.names is not None:
             return list(self.names)
-        from keras_lit.data import builders
-
-        feature = builders.builder(self.builder).info.features[self.label]
-        return [name.replace("_", " ") for name in feature.names]
+        names = self._builder().info.features[self.label].names
+        return [name.replace("_", " ") for name in names]
 
     def classes(self) -> list[int] | None:
         """The labels that the class names stand for; None where these are 0, 1, 2...
@@ -79,9 +77,8 @@ class Dataset:
         Returns:
             A list of int, or None.
         """
-        if self.names in ("imagenet_a", "imagenet_r"):
-            return prompts.imagenet_subset(str(self.names))
-        return None
+        of_imagenet = self.names in ("imagenet_a", "imagenet_r")
+        return prompts.imagenet_subset(str(self.names)) if of_imagenet else None
 
     def load(
         self,
@@ -107,9 +104,7 @@ class Dataset:
         """
         import tensorflow_datasets as tfds
 
-        from keras_lit.data import builders
-
-        builder = builders.builder(self.builder, data_dir)
+        builder = self._builder(data_dir)
         own = {None: self.split, "train": self.train, "validation": self.validation}
         wanted = own.get(split, split)
         if wanted is None:
@@ -129,10 +124,15 @@ class Dataset:
             ) from error
         return rows.map(self._row, tf.data.AUTOTUNE)
 
+    def _builder(self, data_dir: str | os.PathLike | None = None) -> Any:
+        from keras_lit.data import builders  # Imported lazily: takes a second.
+
+        return builders.builder(self.builder, data_dir)
+
     def _row(self, example: Row) -> Row:
-        label = example[self.label]
+        image, label = example["image"], example[self.label]
         label = self.make_label(label) if self.make_label else label
-        image = self.decode(example["image"]) if self.decode else example["image"]
+        image = self.decode(image) if self.decode else image
         return {"image": image, "label": tf.cast(label, tf.int64)}
 
 
@@ -299,7 +299,7 @@ _GROUPS: dict[Group, dict[str, Row]] = {
 def _record(group: str, name: str, settings: Row) -> Dataset:
     """Its builder, and class names in `prompts`, have its name; own prompts come first in VTAB."""
     own = () if group in ("imagenet", "retrieval") else (name,)
-    defaults = {"builder": name, "templates": (*own, *Dataset.templates)}
+    defaults: Row = {"builder": name, "templates": (*own, *Dataset.templates)}
     defaults["names"] = name if name in prompts.class_name_sets() else None
     return Dataset(group=group, **{**defaults, **settings})
 

@@ -14,7 +14,7 @@ from keras_lit.training import batches, pairs
 class Images:
     """The images of an evaluation, with columns such as labels that are read in the same pass.
 
-    A locked tower runs over them once; afterwards only its head does. `forget` starts anew.
+    A locked tower runs over them once, afterwards only its head does.
 
     Args:
         data: a tf.data.Dataset, batched or not, of dicts {"image" or "image_features", ...} or of
@@ -24,9 +24,8 @@ class Images:
         columns: the names of what else to read.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
-        preprocessing: options of `ImagePreprocessor` that differ from the tower's own, for example
-            {"resize": "crop", "crop_fraction": 0.875}.
-        count: int, to take only so many images, from the first on.
+        preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
+        count: int, how many images to take, from the first on; None for all.
 
     Raises:
         ValueError: a column is missing, or no images.
@@ -134,11 +133,9 @@ class ImagesAndTexts:
     """The images and texts of a retrieval, each distinct image once.
 
     Args:
-        data: like `Images`, of dicts {"image" or "image_features", "text"}. Rows with the same
-            "name" (as `keras_lit.data.image_text_pairs` gives them: an image with several
-            captions) share their image.
-        image_id: the name of that column; rows where it is missing or empty are images of their
-            own.
+        data: as for `Images`, of {"image" or "image_features", "text"}. Rows with the same "name"
+            (as `image_text_pairs` gives them: an image with several captions) share their image.
+        image_id: the name of that column; rows where it is empty are images of their own.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
 

@@ -21,8 +21,8 @@ def linear_probe_accuracy(
 ) -> float | dict[float, float]:
     """Accuracy of a ridge regression from features to the classes, as big_vision's `fewshot_lsr`.
 
-    The features are whitened with mean and deviation of the training rows and get a constant 100
-    for the bias; the targets are -1 and 1. One eigen-decomposition serves all `l2`.
+    Features are whitened with mean and deviation of the training rows, and get a constant 100 for
+    the bias; targets are -1 and 1.
 
     Args:
         train_features: [train, dim] float array, of any length.
@@ -97,10 +97,8 @@ def few_shot_accuracy(
     found = np.zeros([len(shots), seeds])
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
-        drawn = [
-            rng.permutation(np.flatnonzero(data.train_labels == label))
-            for label in range(data.classes)
-        ]
+        own = [np.flatnonzero(data.train_labels == label) for label in range(data.classes)]
+        drawn = [rng.permutation(rows) for rows in own]
         for i, count in enumerate(shots):
             rows = np.concatenate([order[:count] for order in drawn])
             found[i, seed] = _probe(data, rows, [l2])[0]

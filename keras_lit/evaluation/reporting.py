@@ -99,18 +99,15 @@ def _summary(results: Sequence[Result]) -> str:
 def _section(result: Result) -> str:
     settings = ", ".join(f"{_words(name)}: {value}" for name, value in result.settings.items())
     note = html.escape(f"{result.task}, {result.count} images; {settings}")
-    parts = [
-        f"<h2>{html.escape(result.dataset)}</h2>",
-        f'<p class="note">{note}</p>',
-        _table(("metric", "value"), _metrics(result)),
-    ]
+    page = f'<h2>{html.escape(result.dataset)}</h2><p class="note">{note}</p>'
+    page += _table(("metric", "value"), _metrics(result))
     if result.confusions:
         rows = [(a, b, str(n), f"{100 * part:.1f}%") for a, b, n, part in result.confusions]
-        parts.append("<h3>Worst confusions</h3>")
-        parts.append(_table(("class", "taken for", "images", "of the class"), rows))
+        page += "<h3>Worst confusions</h3>"
+        page += _table(("class", "taken for", "images", "of the class"), rows)
     if result.sheet:
-        parts.append("<h3>Nearest pictures</h3>" + "".join(_sheet(result.sheet)))
-    return "".join(parts)
+        page += "<h3>Nearest pictures</h3>" + _sheet(result.sheet)
+    return page
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -123,20 +120,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{titles}</tr>{lines}</table>"
 
 
-def _sheet(rows: Sequence[sheets.SheetRow]) -> list[str]:
-    lines = ['<table class="sheet">']
-    for row in rows:
-        cells = [f"<td>{html.escape(row.query)}</td>"]
-        for hit in row.hits:
-            png = base64.b64encode(tf.io.encode_png(hit.pixels).numpy()).decode()
-            kind, text = ("right", "right") if hit.right else ("wrong", "")
-            cells.append(
-                f'<td><img class="{kind}" alt="{text}" src="data:image/png;base64,{png}">'
-                f"<small>{hit.similarity:.2f}</small></td>"
-            )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
+    def cell(hit: sheets.Hit) -> str:
+        png = base64.b64encode(tf.io.encode_png(hit.pixels).numpy()).decode()
+        kind, text = ("right", "right") if hit.right else ("wrong", "")
+        return (
+            f'<td><img class="{kind}" alt="{text}" src="data:image/png;base64,{png}">'
+            f"<small>{hit.similarity:.2f}</small></td>"
+        )
+
+    lines = [
+        f"<tr><td>{html.escape(row.query)}</td>{''.join(map(cell, row.hits))}</tr>" for row in rows
+    ]
     note = "A green frame marks a right picture; below it is its cosine similarity to the text."
-    return [*lines, f'</table><p class="note">{note}</p>']
+    return f'<table class="sheet">{"".join(lines)}</table><p class="note">{note}</p>'
 
 
 def _words(name: str) -> str:

@@ -73,7 +73,7 @@ def retrieval_recall(
         )
     groups = np.unique(groups, return_inverse=True)[1]
     found = _wrong_before_right(images, texts, groups, groups[index], verbose)
-    metrics = {}
+    metrics: dict[str, float] = {}
     for way, before in zip(("image_to_text", "text_to_image"), found, strict=True):
         metrics |= {f"{way}_recall@{k}": float(np.mean(before < k)) for k in ks}
         metrics[f"{way}_median_rank"] = float(np.median(before) + 1)

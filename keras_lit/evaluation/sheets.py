@@ -47,14 +47,13 @@ def nearest_pictures(
         query_embeddings: [queries, dim] float array.
         image_embeddings: [images, dim] float array.
         right: [queries, images] bool array, which pictures are right.
-        images: the `Images` that were embedded. They are read once more, as they are in the data.
+        images: the `Images` that were embedded; they are read once more.
         count: int, how many pictures to show for a query.
         size: int, the side of a thumbnail in pixels.
 
     Returns:
-        A list with a row for each query: `.query`, and `.hits`, the nearest first, each with
-        `.pixels` [size, size, 3] uint8, `.similarity` and `.right`. Empty where the data holds
-        features in place of images.
+        For each query `.query` and `.hits`, the nearest first, each with `.pixels` [size, size, 3]
+        uint8, `.similarity` and `.right`. Empty where the data holds features in place of images.
 
     Example:
 
@@ -126,7 +125,7 @@ def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np
 
 
 def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
-    """[height, width, 3] uint8 pixels of a contact sheet; right pictures have a green frame.
+    """A contact sheet as one picture; right pictures have a green frame.
 
     Args:
         rows: what `nearest_pictures` returns, at least one.
@@ -137,10 +136,9 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
 
     Example:
 
-    >>> images = keras_lit.evaluation.Images({"image": np.zeros([2, 9, 9, 3], "uint8")}, ())
-    >>> rows = keras_lit.evaluation.sheets.nearest_pictures(
-    ...     ["a dog"], np.eye(2)[:1], np.eye(2), np.eye(2)[:1] == 1, images, size=32)
-    >>> keras_lit.evaluation.sheets.sheet_picture(rows, frame=4).shape
+    >>> hit = keras_lit.evaluation.sheets.Hit(np.zeros([32, 32, 3], "uint8"), 0.5, True)
+    >>> row = keras_lit.evaluation.sheets.SheetRow("a dog", [hit, hit])
+    >>> keras_lit.evaluation.sheets.sheet_picture([row], frame=4).shape
     (48, 96, 3)
     """
 

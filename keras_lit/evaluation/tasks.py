@@ -64,8 +64,7 @@ def classify(
         classes: as for `zero_shot_accuracy`.
         several_labels: bool, whether "label" is [n, most] padded with -1 and any of them is right.
         queries: int, for how many classes, spread evenly, to show the nearest pictures.
-        duplicates: rows of images (or a mask of them), for example of `seen_in_training`, to
-            evaluate without as well.
+        duplicates: rows of images (or a mask) of `seen_in_training`: adds the metrics without them.
 
     Returns:
         A `Result`.
@@ -94,7 +93,7 @@ def classify(
     if not several_labels:
         names = dict(zip(numbers.tolist(), class_names, strict=True))
         found = zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
-        confusions = [(names[label], names[other], *counts) for label, other, *counts in found]
+        confusions = [(names[label], names[other], n, part) for label, other, n, part in found]
     shown = np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
     marks = labels if several_labels else labels[:, np.newaxis]
     sheet = sheets.nearest_pictures(
@@ -128,8 +127,7 @@ def retrieve(
         ks: the k of the recalls.
         same_text: bool, whether images with the same text are equally right.
         queries: int, for how many texts, drawn at random, to show the nearest pictures.
-        duplicates: rows of images (or a mask of them) to evaluate without as well, and without
-            their texts.
+        duplicates: rows of images (or a mask): adds the metrics without them and their texts.
 
     Returns:
         A `Result`.
@@ -198,8 +196,6 @@ def select(
     >>> found = keras_lit.evaluation.select(  # doctest: +SKIP
     ...     model, dataset.load("validation"), {"own": dataset.class_names()},
     ...     {name: prompts.templates(name) for name in dataset.templates})
-    >>> found[0].templates  # doctest: +SKIP
-    'clip_best_7'
 
     Reference: the LiT paper, Appendix I.2.
     """
@@ -251,8 +247,8 @@ def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> n
 
     Reference: the LiT paper, section 5.5 and Table 5.
     """
-    hashes = [near_duplicates.perceptual_hashes(rows) for rows in (images.rows(), training)]
-    matches = near_duplicates.match_hashes(*hashes, max_distance=max_distance)
+    hashes, others = map(near_duplicates.perceptual_hashes, (images.rows(), training))
+    matches = near_duplicates.match_hashes(hashes, others, max_distance=max_distance)
     return np.unique(matches.queries)
 
 

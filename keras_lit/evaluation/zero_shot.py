@@ -262,7 +262,7 @@ def _tiles(images: np.ndarray, weights: np.ndarray) -> Iterator[tuple[slice, np.
     """Yields (slice of images, their scores [rows, classes]) with bounded memory."""
     step = max(1, _TILE_ELEMENTS // len(weights))
     for start in range(0, len(images), step):
-        rows = slice(start, min(start + step, len(images)))
+        rows = slice(start, start + step)
         yield rows, images[rows] @ weights.T
 
 
@@ -302,15 +302,14 @@ def _positions(
             "different."
         )
     labels = class_labels(labels, images, max(classes) + 1, "labels")
-    order = np.argsort(classes)
-    places = np.searchsorted(classes[order], labels)
     missing = np.setdiff1d(labels, classes)
     if len(missing):
         raise ValueError(
             f"`labels` should be among `classes`. Received {len(missing)} that are not: "
             f"{missing[:5].tolist()}. Leave these images out, or name their classes too."
         )
-    return order[places]
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, labels, sorter=order)]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
