@@ -100,6 +100,12 @@ def has_workers() -> bool:
     return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
 
 
+def is_chief() -> bool:
+    """Whether this process is the one that writes for all workers: the first, or the only one."""
+    resolver = tf.distribute.get_strategy().cluster_resolver
+    return resolver is None or resolver.task_id in (0, None)
+
+
 def is_part(dataset: tf.data.Dataset) -> bool:
     """Whether this worker's dataset is its part of the data: its auto-shard policy is OFF."""
     policy = dataset.options().experimental_distribute.auto_shard_policy

@@ -18,8 +18,8 @@ class Evaluation(keras.callbacks.Callback):
 
     Args:
         every_n_epochs: int. Other epochs have no such metrics.
-        every_n_steps: int, to evaluate after so many training steps as well; the epoch's logs
-            then hold its latest evaluation. None: at the ends of epochs only.
+        every_n_steps: int, to evaluate after so many training steps as well (the epoch's logs then
+            hold its latest evaluation); or None.
         name: str, before the names of the metrics.
     """
 

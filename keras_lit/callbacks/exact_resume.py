@@ -12,10 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks, files, internals
-
-BFLOAT16 = tf.bfloat16.as_numpy_dtype
-FILE = "checkpoint.npz"
+from keras_lit import checks, distribution, files, internals
 
 
 class ExactResume(keras.callbacks.Callback):
@@ -58,7 +55,7 @@ class ExactResume(keras.callbacks.Callback):
         super().__init__()
         if save_freq != "epoch":
             checks.check_positive(save_freq, "save_freq")
-        self.path = pathlib.Path(directory) / FILE
+        self.path = pathlib.Path(directory) / "checkpoint.npz"
         self.save_freq = save_freq
         self.replay = replay
         self._saved: dict[str, np.ndarray] = {}
@@ -67,10 +64,8 @@ class ExactResume(keras.callbacks.Callback):
         # that is true, and a callback that ends the training writes True over it.
         self._end_of_epoch = object()
 
-    # `LiT.fit` asks for the rest of the data before it trains.
-
     def continue_data(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        """What is left of the epoch that was interrupted, and whole epochs after that.
+        """What is left of the epoch that was interrupted: `LiT.fit` asks before it trains.
 
         Args:
             batches: the batches of an epoch, a tf.data.Dataset of known cardinality.
@@ -90,7 +85,8 @@ class ExactResume(keras.callbacks.Callback):
             )
         self._position = {"epoch": 0, "step": 0, "steps_per_epoch": steps}
         self._read(steps)
-        # Reading an epoch, or its first batch, draws what that epoch drew.
+        # Reading an epoch, or its first batch, draws what that epoch drew. `take` is negative for
+        # what is wanted, which is all that is left.
         epochs = self._position["epoch"]
         passed = [(steps if self.replay else 0, 1)] * epochs + [(self._position["step"], -1)]
         if self.replay and epochs:
@@ -102,7 +98,7 @@ class ExactResume(keras.callbacks.Callback):
         signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64))
         return (
             tf.data.Dataset.from_generator(parts, output_signature=signature)
-            .flat_map(lambda skip, take: _part(batches, skip, take))
+            .flat_map(lambda skip, take: batches.skip(skip).take(take).map(lambda x: (take < 0, x)))
             .filter(lambda wanted, batch: wanted)
             .map(lambda wanted, batch: batch)
         )
@@ -161,14 +157,14 @@ class ExactResume(keras.callbacks.Callback):
         }
 
     def _save(self, epoch: int, step: int) -> None:
-        resolver = tf.distribute.get_strategy().cluster_resolver
-        if resolver is not None and resolver.task_id not in (0, None):
+        if not distribution.is_chief():
             return
         position = {**self._position, "epoch": epoch, "step": step}
-        arrays: dict[str, Any] = {
-            name: _plain(keras.ops.convert_to_numpy(variable))
-            for name, variable in self._variables().items()
-        }
+        arrays: dict[str, Any] = {}
+        for name, variable in self._variables().items():
+            value = keras.ops.convert_to_numpy(variable)
+            # NumPy's files do not know bfloat16: its bits are kept, as integers.
+            arrays[name] = value.view("uint16") if name.endswith("/bfloat16") else value
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with files.whole(self.path) as working, open(working, "wb") as file:
@@ -210,16 +206,5 @@ class ExactResume(keras.callbacks.Callback):
             )
         for name, variable in variables.items():
             value = self._saved[name]
-            if name.endswith("/bfloat16"):
-                value = value.view(BFLOAT16)
-            variable.assign(value)
-
-
-def _part(batches: tf.data.Dataset, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
-    """Whether a batch is wanted, and the batch: those of whole epochs are, the peeks are not."""
-    return batches.skip(skip).take(take).map(lambda batch: (take < 0, batch))
-
-
-def _plain(value: np.ndarray) -> np.ndarray:
-    """bfloat16 as the integers of its bits: NumPy's files do not know it."""
-    return value.view("uint16") if value.dtype == BFLOAT16 else value
+            kept_bits = name.endswith("/bfloat16")
+            variable.assign(value.view(tf.bfloat16.as_numpy_dtype) if kept_bits else value)

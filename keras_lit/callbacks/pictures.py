@@ -16,8 +16,8 @@ class RetrievalPictures(keras.callbacks.Callback):
     """Writes to TensorBoard what a model finds, as it trains.
 
     At the chosen epochs: "contact_sheet", a line for each query with its five nearest pictures
-    (green: right) and the queries as text; "similarity", the matrix of the first pairs, texts
-    across. At the end of training the embeddings of pictures and texts for the projector.
+    (green: right), and the queries as text; "similarity", the matrix of the first pairs, texts
+    across. At the end of training: embeddings of pictures and texts for the projector.
 
     Args:
         log_dir: of TensorBoard.
@@ -84,7 +84,7 @@ class RetrievalPictures(keras.callbacks.Callback):
         if not self.projector:
             return
         images, texts = self.pairs.embeddings(self.model)
-        labels = [str(text) for text in self.pairs.texts[: self.projector]]
+        labels = [" ".join(str(text).split()) for text in self.pairs.texts[: self.projector]]
         index = self.pairs.image_index[: self.projector]
         pictures, first = np.unique(index, return_index=True)
         thumbnails = sheets.thumbnails(self.pairs.images, set(pictures.tolist()), 48)
@@ -92,8 +92,7 @@ class RetrievalPictures(keras.callbacks.Callback):
         _write_projector(
             self.log_dir,
             np.concatenate([images[pictures], texts[: self.projector]]),
-            ["picture"] * len(pictures) + ["text"] * len(labels),
-            [labels[i] for i in first] + labels,
+            [f"picture\t{labels[i]}" for i in first] + [f"text\t{label}" for label in labels],
             [thumbnails.get(i, white) for i in pictures.tolist()] + [white] * len(labels),
         )
 
@@ -113,19 +112,14 @@ def _write(plugin: str, tag: str, values: Any, step: int) -> None:
 def _write_projector(
     directory: pathlib.Path,
     embeddings: np.ndarray,
-    kinds: list[str],
-    texts: list[str],
+    lines: list[str],
     thumbnails: list[np.ndarray],
 ) -> None:
-    """Writes [rows, dim] embeddings for the projector, in place of those there.
-
-    `kinds` are "picture" or "text", to colour by; `texts` labels; `thumbnails` of one size.
-    """
+    """Writes [rows, dim] embeddings for the projector; a line is "kind TAB text"."""
     directory.mkdir(parents=True, exist_ok=True)
     np.savetxt(directory / "embeddings.tsv", embeddings, fmt="%.5f", delimiter="\t")
-    lines = ["kind\ttext"]
-    lines += [f"{kind}\t{' '.join(text.split())}" for kind, text in zip(kinds, texts, strict=True)]
-    (directory / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    metadata = "\n".join(["kind\ttext", *lines, ""])
+    (directory / "metadata.tsv").write_text(metadata, encoding="utf-8")
     size, side = len(thumbnails[0]), int(np.ceil(np.sqrt(len(thumbnails))))
     sprite = np.full([side * size, side * size, 3], 255, "uint8")
     for i, picture in enumerate(thumbnails):

@@ -28,13 +28,13 @@ class Dataset:
         validation: the split on which prompts and preprocessing are selected.
         train: the split that few-shot probes draw from.
         label: the feature that holds the label.
-        make_label: a function that makes the label of that feature, None for none.
-        names: the class names: the name of a set of `prompts.class_names`, a list, or None for the
-            dataset's own. With "imagenet_a" and "imagenet_r" the labels are ImageNet's.
+        make_label: a function that makes the label of that feature, or None.
+        names: the class names: a list, the name of one of `prompts.class_names` (with "imagenet_a"
+            and "imagenet_r" the labels are ImageNet's), or None for the dataset's own.
         templates: names of sets of `prompts.templates`, the usual one first.
         preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
         several_labels: whether any of several labels is right (ReaL).
-        decode: a function from the encoded to the wanted image, None for none.
+        decode: a function from the encoded to the wanted image, or None.
         manual: how to get a dataset that does not download by itself.
 
     Example:
@@ -68,10 +68,8 @@ class Dataset:
             return prompts.class_names(self.names)
         if self.names is not None:
             return list(self.names)
-        from keras_lit.data import builders
-
-        feature = builders.builder(self.builder).info.features[self.label]
-        return [name.replace("_", " ") for name in feature.names]
+        names = self._builder().info.features[self.label].names
+        return [name.replace("_", " ") for name in names]
 
     def classes(self) -> list[int] | None:
         """The labels that the class names stand for; None where these are 0, 1, 2...
@@ -79,9 +77,8 @@ class Dataset:
         Returns:
             A list of int, or None.
         """
-        if self.names in ("imagenet_a", "imagenet_r"):
-            return prompts.imagenet_subset(str(self.names))
-        return None
+        of_imagenet = self.names in ("imagenet_a", "imagenet_r")
+        return prompts.imagenet_subset(str(self.names)) if of_imagenet else None
 
     def load(
         self,
@@ -107,11 +104,9 @@ class Dataset:
         """
         import tensorflow_datasets as tfds
 
-        from keras_lit.data import builders
-
-        builder = builders.builder(self.builder, data_dir)
-        named = {None: self.split, "train": self.train, "validation": self.validation}
-        wanted = named.get(split, split)
+        builder = self._builder(data_dir)
+        own = {None: self.split, "train": self.train, "validation": self.validation}
+        wanted = own.get(split, split)
         if wanted is None:
             raise ValueError(f"{self.builder} has no {split} split here.")
         if download:
@@ -129,10 +124,15 @@ class Dataset:
             ) from error
         return rows.map(self._row, tf.data.AUTOTUNE)
 
+    def _builder(self, data_dir: str | os.PathLike | None = None) -> Any:
+        from keras_lit.data import builders  # Imported lazily: takes a second.
+
+        return builders.builder(self.builder, data_dir)
+
     def _row(self, example: Row) -> Row:
-        label = example[self.label]
+        image, label = example["image"], example[self.label]
         label = self.make_label(label) if self.make_label else label
-        image = self.decode(example["image"]) if self.decode else example["image"]
+        image = self.decode(image) if self.decode else image
         return {"image": image, "label": tf.cast(label, tf.int64)}
 
 
@@ -178,15 +178,13 @@ def names(group: Group | None = None) -> list[str]:
 
 # Labels that are made of other features, as VTAB makes them (google-research/task_adaptation).
 
-# Upper bound on ReaL's labels per image.
-_MOST_LABELS = 16
+_MOST_LABELS = 16  # Upper bound on ReaL's labels per image.
 
 
 def _padded(labels: tf.Tensor) -> tf.Tensor:
     """A list of labels of any length as [16] ints that end with -1."""
-    labels = labels[:_MOST_LABELS]
-    labels = tf.pad(labels, [[0, _MOST_LABELS - tf.shape(labels)[0]]], constant_values=-1)
-    return tf.ensure_shape(labels, [_MOST_LABELS])
+    labels = tf.pad(labels[:_MOST_LABELS], [[0, _MOST_LABELS]], constant_values=-1)
+    return tf.ensure_shape(labels[:_MOST_LABELS], [_MOST_LABELS])
 
 
 def _grouped(values: int, classes: int) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -217,11 +215,7 @@ def _step(value: tf.Tensor, thresholds: list[float]) -> tf.Tensor:
 
 _BY_HAND = "Download its archives by hand from {} into `manual_dir`, then run"
 _IMAGENET: Row = {"names": "imagenet2012"}
-_IMAGENET_BY_HAND: Row = {
-    **_IMAGENET,
-    "split": "validation",
-    "manual": _BY_HAND.format("image-net.org"),
-}
+_IMAGENET_BY_HAND = _IMAGENET | {"split": "validation", "manual": _BY_HAND.format("image-net.org")}
 _TRAIN_90: Row = {"train": "train[:90%]", "validation": "train[90%:]"}
 _TRAIN_80: Row = {"train": "train[:80%]", "validation": "train[80%:]"}
 _THREE: Row = {"train": "train", "validation": "validation"}
@@ -237,11 +231,8 @@ _GROUPS: dict[Group, dict[str, Row]] = {
     "imagenet": {
         "imagenet2012": {**_IMAGENET_BY_HAND, "train": "train[:65000]"},
         "imagenet_v2": _IMAGENET,
-        "imagenet_a": {
-            "names": "imagenet_a",
-            "preprocessing": {"resize": "crop", "crop_fraction": 0.75},
-        },
-        "imagenet_r": {"names": "imagenet_r"},
+        "imagenet_a": {"preprocessing": {"resize": "crop", "crop_fraction": 0.75}},
+        "imagenet_r": {},
         "imagenet2012_real": {
             **_IMAGENET_BY_HAND,
             "label": "real_label",
@@ -250,33 +241,28 @@ _GROUPS: dict[Group, dict[str, Row]] = {
         },
     },
     "natural": {
-        "caltech101": {**_TRAIN_90, "names": "caltech101"},
+        "caltech101": _TRAIN_90,
         "cifar100": _TRAIN_90,
         "dtd": _THREE,
         "oxford_flowers102": _THREE,
-        "oxford_iiit_pet": {**_TRAIN_80, "names": "oxford_iiit_pet"},
+        "oxford_iiit_pet": _TRAIN_80,
         "sun397": {**_THREE, "builder": "sun397/tfds"},
-        "svhn_cropped": {**_TRAIN_90, "names": "svhn_cropped"},
+        "svhn_cropped": _TRAIN_90,
     },
     "specialised": {
-        "eurosat": {**_60_20_20, "builder": "eurosat/rgb", "names": "eurosat"},
+        "eurosat": {**_60_20_20, "builder": "eurosat/rgb"},
         "resisc45": {**_60_20_20, "manual": _BY_HAND.format("its authors")},
-        "patch_camelyon": {**_THREE, "names": "patch_camelyon"},
+        "patch_camelyon": _THREE,
         "diabetic_retinopathy": {
             **_THREE,
             "builder": "diabetic_retinopathy_detection/btgraham-300",
-            "names": "diabetic_retinopathy",
             "manual": _BY_HAND.format("Kaggle"),
         },
     },
     "structured": {
-        "clevr_count_all": {**_CLEVR, "make_label": _clevr_count, "names": "clevr_count_all"},
-        "clevr_closest_object_distance": {
-            **_CLEVR,
-            "make_label": _clevr_distance,
-            "names": "clevr_closest_object_distance",
-        },
-        "dmlab": {**_THREE, "names": "dmlab"},
+        "clevr_count_all": {**_CLEVR, "make_label": _clevr_count},
+        "clevr_closest_object_distance": {**_CLEVR, "make_label": _clevr_distance},
+        "dmlab": _THREE,
         "dsprites_label_x_position": {
             **_DSPRITES,
             "label": "label_x_position",
@@ -294,7 +280,6 @@ _GROUPS: dict[Group, dict[str, Row]] = {
             "builder": "kitti",
             "label": "objects",
             "make_label": _kitti_distance,
-            "names": "kitti_closest_vehicle_distance",
         },
         "smallnorb_label_azimuth": {
             **_NORB,
@@ -312,9 +297,10 @@ _GROUPS: dict[Group, dict[str, Row]] = {
 
 
 def _record(group: str, name: str, settings: Row) -> Dataset:
-    """By default its builder has its name, and prompts of its own come first in VTAB."""
+    """Its builder, and class names in `prompts`, have its name; own prompts come first in VTAB."""
     own = () if group in ("imagenet", "retrieval") else (name,)
-    defaults = {"builder": name, "templates": (*own, *Dataset.templates)}
+    defaults: Row = {"builder": name, "templates": (*own, *Dataset.templates)}
+    defaults["names"] = name if name in prompts.class_name_sets() else None
     return Dataset(group=group, **{**defaults, **settings})
 
 

@@ -1,6 +1,6 @@
 """From datasets to embeddings, once per evaluation, and once at all where the tower is locked."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,18 @@ from keras_lit.training import batches, pairs
 class Images:
     """The images of an evaluation, with columns such as labels that are read in the same pass.
 
-    A locked tower runs over them once; afterwards only its head does. `forget` starts anew.
+    A locked tower runs over them once, afterwards only its head does.
 
     Args:
         data: a tf.data.Dataset, batched or not, of dicts {"image" or "image_features", ...} or of
-            tuples (image, label); or a dict of arrays. Images may be encoded (strings), uint8
-            pixels or preprocessed floats.
+            tuples (image, label); a dict of arrays; a `keras.utils.PyDataset`; or a generator,
+            whose rows stay in memory, since they may be read again. Images may be encoded
+            (strings), uint8 pixels or preprocessed floats.
         columns: the names of what else to read.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
-        preprocessing: options of `ImagePreprocessor` that differ from the tower's own, for example
-            {"resize": "crop", "crop_fraction": 0.875}.
-        count: int, to take only so many images, from the first on.
+        preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
+        count: int, how many images to take, from the first on; None for all.
 
     Raises:
         ValueError: a column is missing, or no images.
@@ -45,9 +45,7 @@ class Images:
         preprocessing: Mapping[str, Any] | None = None,
         count: int | None = None,
     ):
-        self._rows = as_rows(data, columns)
-        if count is not None:
-            self._rows = self.rows().take(count)
+        self._rows = _as_rows(data, columns, batch_size, count)
         self._preprocessing = preprocessing or {}
         self._names = columns
         self._batch_size = batch_size
@@ -121,26 +119,23 @@ class Images:
         rows = self._rows.map(ready, tf.data.AUTOTUNE)
         if not _is_batched(self._rows.element_spec):
             rows = rows.batch(self._batch_size)
-        found: dict[str, list[np.ndarray]] = {name: [] for name in ("features", *self._names)}
-        for features, batch in encoding.encode(self._encoder, rows, self._verbose):
-            found["features"].append(features)
-            for name in self._names:
-                found[name].append(batch[name].numpy())
-        if not found["features"]:
+        found = [
+            (features, *(batch[name].numpy() for name in self._names))
+            for features, batch in encoding.encode(self._encoder, rows, self._verbose)
+        ]
+        if not found:
             raise ValueError("The images to evaluate on should be at least one. Received none.")
-        columns = {name: np.concatenate(parts) for name, parts in found.items()}
-        return columns.pop("features"), columns
+        features, *columns = map(np.concatenate, zip(*found, strict=True))
+        return features, dict(zip(self._names, columns, strict=True))
 
 
 class ImagesAndTexts:
     """The images and texts of a retrieval, each distinct image once.
 
     Args:
-        data: like `Images`, of dicts {"image" or "image_features", "text"}. Rows with the same
-            "name" (as `keras_lit.data.image_text_pairs` gives them: an image with several
-            captions) share their image.
-        image_id: the name of that column; rows where it is missing or empty are images of their
-            own.
+        data: as for `Images`, of {"image" or "image_features", "text"}. Rows with the same "name"
+            (as `image_text_pairs` gives them: an image with several captions) share their image.
+        image_id: the name of that column; rows where it is empty are images of their own.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
 
@@ -156,29 +151,25 @@ class ImagesAndTexts:
     """
 
     def __init__(self, data: Any, image_id: str = "name", batch_size: int = 32, verbose: int = 0):
-        rows = as_rows(data, ("text",))
-        named = image_id in rows.element_spec
-        rows = _unbatched(rows) if named else rows
-        columns = ("text", image_id) if named else ("text",)
-        read = rows.map(lambda row: {name: row[name] for name in columns})
-        read = list(read.as_numpy_iterator())
+        rows = _as_rows(data, ("text",), batch_size)
+        columns = ("text", image_id) if image_id in rows.element_spec else ("text",)
+        found = rows.map(lambda row: {name: row[name] for name in columns})
+        found = found.unbatch() if _is_batched(rows.element_spec) else found
+        read = list(found.as_numpy_iterator())
         if not read:
             raise ValueError(pairs.EMPTY)
         texts = [row["text"] for row in read]
-        names = [row[image_id] for row in read] if named else []
-        if _is_batched(rows.element_spec):
-            texts = [text for batch in texts for text in batch]
-        keys = [i if name in (b"", "") else name for i, name in enumerate(names)]
-        keys = keys or list(range(len(texts)))
+        names = [row.get(image_id, b"") for row in read]
+        keys = [i if name == b"" else name for i, name in enumerate(names)]
         index: dict[Any, int] = {}
-        self.texts: Any = _strings(texts)
+        strings = isinstance(texts[0], bytes)  # Otherwise token ids, which stay as they are.
+        self.texts: Any = [text.decode() for text in texts] if strings else np.stack(texts)
         self.image_index = np.array([index.setdefault(key, len(index)) for key in keys])
         self._first = np.unique(self.image_index, return_index=True)[1]
-        self._names = [names[i] for i in self._first] if named else []
+        self._names = {image_id: [names[i] for i in self._first] for image_id in columns[1:]}
         if len(index) < len(texts):
             keep = tf.constant(np.isin(np.arange(len(texts)), self._first))
-            rows = rows.enumerate().filter(lambda i, _: keep[i]).map(lambda _, row: row)
-        self._image_id = image_id
+            rows = _unbatched(rows).enumerate().filter(lambda i, _: keep[i]).map(lambda _, row: row)
         self.images = Images(rows, columns[1:], batch_size, verbose)
 
     def embeddings(self, model: LiT) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +185,7 @@ class ImagesAndTexts:
             ValueError: the pairs come in another order each time they are read.
         """
         images = self.images.embeddings(model)
-        if self._names and list(self.images[self._image_id]) != self._names:
+        if any(list(self.images[column]) != names for column, names in self._names.items()):
             raise ValueError(
                 "The pairs should come in the same order each time they are read. Leave `shuffle` "
                 "away, or pass it a seed and `reshuffle_each_iteration=False`."
@@ -208,10 +199,13 @@ class ImagesAndTexts:
         return np.unique(first, axis=0, return_inverse=True)[1].ravel()
 
 
-def as_rows(data: Any, columns: tuple[str, ...]) -> tf.data.Dataset:
+def _as_rows(
+    data: Any, columns: tuple[str, ...], batch_size: int, count: int | None = None
+) -> tf.data.Dataset:
     """A dataset of dicts {"image" or "image_features", *columns}, batched or not, checked."""
-    data = batches.as_dataset(data, columns=("image", "label"))
-    spec = data.element_spec
+    size = batch_size if isinstance(data, dict) else None
+    rows = batches.as_dataset(data, size, columns=("image", "label"))
+    spec = rows.element_spec
     images = isinstance(spec, dict) and set(pairs.IMAGE_KEYS) & set(spec)
     if not images or set(columns) - set(spec):
         raise ValueError(
@@ -219,7 +213,8 @@ def as_rows(data: Any, columns: tuple[str, ...]) -> tf.data.Dataset:
             f"{', '.join(map(repr, columns))}. Received: "
             f"{sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset."
         )
-    return data
+    rows = rows if count is None else _unbatched(rows).take(count)
+    return rows.cache() if isinstance(data, Iterator) else rows
 
 
 def _is_batched(spec: Any) -> bool:
@@ -231,10 +226,3 @@ def _is_batched(spec: Any) -> bool:
 
 def _unbatched(rows: tf.data.Dataset) -> tf.data.Dataset:
     return rows.unbatch() if _is_batched(rows.element_spec) else rows
-
-
-def _strings(texts: list[Any]) -> Any:
-    """Python strings; token ids as they are."""
-    if isinstance(texts[0], bytes | str):
-        return [text.decode() if isinstance(text, bytes) else text for text in texts]
-    return np.stack(texts)

@@ -21,8 +21,8 @@ def linear_probe_accuracy(
 ) -> float | dict[float, float]:
     """Accuracy of a ridge regression from features to the classes, as big_vision's `fewshot_lsr`.
 
-    The features are whitened with mean and deviation of the training rows and get a constant 100
-    for the bias; the targets are -1 and 1. One eigen-decomposition serves all `l2`.
+    Features are whitened with mean and deviation of the training rows, and get a constant 100 for
+    the bias; targets are -1 and 1.
 
     Args:
         train_features: [train, dim] float array, of any length.
@@ -94,24 +94,19 @@ def few_shot_accuracy(
     for name, values in (("shots", shots), ("seeds", [seeds]), ("l2", [l2])):
         for value in values:
             checks.check_positive(value, name)
-    results: dict[int, list[float]] = {count: [] for count in shots}
+    found = np.zeros([len(shots), seeds])
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
-        drawn = [
-            rng.permutation(np.flatnonzero(data.train_labels == label))
-            for label in range(data.classes)
-        ]
-        for count in shots:
+        own = [np.flatnonzero(data.train_labels == label) for label in range(data.classes)]
+        drawn = [rng.permutation(rows) for rows in own]
+        for i, count in enumerate(shots):
             rows = np.concatenate([order[:count] for order in drawn])
-            results[count].append(_probe(data, rows, [l2])[0])
-    return {
-        name: value
-        for count, values in results.items()
-        for name, value in (
-            (f"{count}shot_accuracy", float(np.mean(values))),
-            (f"{count}shot_deviation", float(np.std(values))),
-        )
-    }
+            found[i, seed] = _probe(data, rows, [l2])[0]
+    results = {}
+    for count, accuracies in zip(shots, found, strict=True):
+        results[f"{count}shot_accuracy"] = float(accuracies.mean())
+        results[f"{count}shot_deviation"] = float(accuracies.std())
+    return results
 
 
 class _Data(NamedTuple):
@@ -123,13 +118,10 @@ class _Data(NamedTuple):
 
 
 def _checked(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray
 ) -> _Data:
-    train = finite_rows(train_features, "train_features")
-    test = finite_rows(test_features, "test_features")
+    train = finite_rows(train, "train_features")
+    test = finite_rows(test, "test_features")
     check_same_width(train, test, "Train and test features")
     largest = int(np.max(train_labels, initial=0))
     train_labels = class_labels(train_labels, len(train), largest + 1, "train_labels")
@@ -146,7 +138,7 @@ def _checked(
 
 
 def _probe(data: _Data, rows: np.ndarray, penalties: Sequence[float]) -> list[float]:
-    """Fits on the `rows` of training, and the accuracy on test, for each penalty.
+    """The accuracy on test of a fit on the `rows` of training, for each penalty.
 
     With X = whitened rows and Y = targets the weights are (X'X + l2)^-1 X'Y, or, where there are
     fewer rows than features, X'(XX' + l2)^-1 Y; either matrix is Q diag(e) Q'.
@@ -163,7 +155,7 @@ def _probe(data: _Data, rows: np.ndarray, penalties: Sequence[float]) -> list[fl
         return np.pad((features - mean) / deviation, [(0, 0), (0, 1)], constant_values=_BIAS)
 
     x = whitened(train)
-    y = data.train_labels[rows][:, np.newaxis] == np.arange(data.classes)
+    y = data.train_labels[rows, np.newaxis] == np.arange(data.classes)
     y = 2 * y.astype("float32") - 1
     if len(x) >= x.shape[1]:
         eigenvalues, left = scipy.linalg.eigh(x.T @ x, driver="evd")

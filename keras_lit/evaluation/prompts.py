@@ -3,7 +3,6 @@
 import functools
 import importlib.resources
 import json
-import re
 import string
 from typing import Any
 
@@ -11,10 +10,7 @@ from keras_lit import checks
 
 __all__ = ["class_names", "templates"]
 
-_PLAIN = {
-    "name": ["{}"],
-    "photo": ["A photo of a {}"],
-}
+_PLAIN = {"name": ["{}"], "photo": ["A photo of a {}"]}
 
 
 def templates(name: str = "clip_80", canonical: bool = False) -> list[str]:
@@ -77,9 +73,10 @@ def class_names(name: str = "imagenet2012", canonical: bool = False) -> list[str
 
 def class_name_sets() -> dict[str, list[str]]:
     """What `class_names` knows."""
-    names, subsets = _read("class_names")["names"], _read("class_names")["subsets"]
-    imagenet = names["imagenet2012"]
-    return names | {name: [imagenet[i] for i in labels] for name, labels in subsets.items()}
+    known = _read("class_names")
+    imagenet = known["names"]["imagenet2012"]
+    subsets = {name: [imagenet[i] for i in rows] for name, rows in known["subsets"].items()}
+    return known["names"] | subsets
 
 
 def imagenet_subset(name: str) -> list[int]:
@@ -92,16 +89,14 @@ def imagenet_subset(name: str) -> list[int]:
 def canonicalize(text: str, keep: str = "") -> str:
     """Lower-cases, makes spaces of underscores, removes punctuation and double spaces.
 
-    `keep` stays as it is, "{}" for the slot of a template. So does big_vision's
-    `discriminative_classifier` by default.
+    `keep` stays, "{}" for the slot of a template. As big_vision's `discriminative_classifier`.
 
     >>> canonicalize("A photo of a (big) {}!", keep="{}")
     'a photo of a big {}'
     """
-    remove = str.maketrans("", "", string.punctuation)
-    parts = text.replace("_", " ").split(keep) if keep else [text.replace("_", " ")]
-    text = keep.join(part.translate(remove) for part in parts).lower()
-    return re.sub(r"\s+", " ", text).strip()
+    remove = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+    parts = text.split(keep) if keep else [text]
+    return " ".join(keep.join(part.translate(remove) for part in parts).lower().split())
 
 
 @functools.cache

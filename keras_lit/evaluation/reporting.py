@@ -38,7 +38,7 @@ def report(
     Args:
         results: what `classify` and `retrieve` return.
         directory: where to write; made if need be.
-        title: str, the title of the page.
+        title: str, of the page.
         model: str, the name of the model.
 
     Returns:
@@ -75,9 +75,7 @@ def report(
 def benchmark_key(name: str) -> str:
     """The name of a metric in CLIP_benchmark, which names a retrieval after what is found."""
     name = re.sub(r"^accuracy@(\d+)", r"acc\1", name)
-    return name.replace("text_to_image_", "image_retrieval_").replace(
-        "image_to_text_", "text_retrieval_"
-    )
+    return re.sub(r"^\w+_to_(image|text)_", r"\1_retrieval_", name)
 
 
 def _record(result: Result, model: str) -> dict[str, Any]:
@@ -94,30 +92,22 @@ def _record(result: Result, model: str) -> dict[str, Any]:
 
 
 def _summary(results: Sequence[Result]) -> str:
-    rows = []
-    for result in results:
-        name = next(iter(result.metrics))
-        rows.append((result.dataset, _words(name), _value(name, result.metrics[name])))
+    rows = [(result.dataset, *_metrics(result)[0]) for result in results]
     return _table(("dataset", "metric", "value"), rows)
 
 
 def _section(result: Result) -> str:
-    settings = ", ".join(
-        f"{name.replace('_', ' ')}: {value}" for name, value in result.settings.items()
-    )
+    settings = ", ".join(f"{_words(name)}: {value}" for name, value in result.settings.items())
     note = html.escape(f"{result.task}, {result.count} images; {settings}")
-    parts = [
-        f"<h2>{html.escape(result.dataset)}</h2>",
-        f'<p class="note">{note}</p>',
-        _table(("metric", "value"), [(_words(n), _value(n, v)) for n, v in result.metrics.items()]),
-    ]
+    page = f'<h2>{html.escape(result.dataset)}</h2><p class="note">{note}</p>'
+    page += _table(("metric", "value"), _metrics(result))
     if result.confusions:
         rows = [(a, b, str(n), f"{100 * part:.1f}%") for a, b, n, part in result.confusions]
-        parts.append("<h3>Worst confusions</h3>")
-        parts.append(_table(("class", "taken for", "images", "of the class"), rows))
+        page += "<h3>Worst confusions</h3>"
+        page += _table(("class", "taken for", "images", "of the class"), rows)
     if result.sheet:
-        parts.append("<h3>Nearest pictures</h3>" + "".join(_sheet(result.sheet)))
-    return "".join(parts)
+        page += "<h3>Nearest pictures</h3>" + _sheet(result.sheet)
+    return page
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -130,27 +120,30 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{titles}</tr>{lines}</table>"
 
 
-def _sheet(rows: Sequence[sheets.SheetRow]) -> list[str]:
-    lines = ['<table class="sheet">']
-    for row in rows:
-        cells = [f"<td>{html.escape(row.query)}</td>"]
-        for hit in row.hits:
-            png = base64.b64encode(tf.io.encode_png(hit.pixels).numpy()).decode()
-            kind, text = ("right", "right") if hit.right else ("wrong", "")
-            cells.append(
-                f'<td><img class="{kind}" alt="{text}" src="data:image/png;base64,{png}">'
-                f"<small>{hit.similarity:.2f}</small></td>"
-            )
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
+    def cell(hit: sheets.Hit) -> str:
+        png = base64.b64encode(tf.io.encode_png(hit.pixels).numpy()).decode()
+        kind, text = ("right", "right") if hit.right else ("wrong", "")
+        return (
+            f'<td><img class="{kind}" alt="{text}" src="data:image/png;base64,{png}">'
+            f"<small>{hit.similarity:.2f}</small></td>"
+        )
+
+    lines = [
+        f"<tr><td>{html.escape(row.query)}</td>{''.join(map(cell, row.hits))}</tr>" for row in rows
+    ]
     note = "A green frame marks a right picture; below it is its cosine similarity to the text."
-    return [*lines, f'</table><p class="note">{note}</p>']
+    return f'<table class="sheet">{"".join(lines)}</table><p class="note">{note}</p>'
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _value(name: str, value: float) -> str:
-    """Parts of 1 in per cent; ranks and counts as they are."""
-    is_part = any(word in name for word in ("accuracy", "recall", "deviation"))
-    return f"{100 * value:.2f}%" if is_part else f"{value:g}"
+def _metrics(result: Result) -> list[tuple[str, str]]:
+    """Names and values: parts of 1 in per cent, ranks and counts as they are."""
+    is_part = re.compile("accuracy|recall|deviation").search
+    return [
+        (_words(name), f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
+        for name, value in result.metrics.items()
+    ]

@@ -24,14 +24,12 @@ def retrieval_recall(
 ) -> dict[str, float]:
     """Recall@k and median rank both ways: how often a right answer is among the k nearest.
 
-    Image to text: the part of the images for which one of their own texts is among the k nearest
-    texts. Text to image: the part of the texts whose image is among the k nearest images. Wrong
-    answers that are as near as the best right one (to 1e-6) count before it. The similarities are
-    computed a tile at a time, on the CPU in float32: they are never all in memory.
+    Image to text: the part of the images for which one of their own texts is among the k nearest.
+    Text to image: the part of the texts whose image is. Wrong answers that are as near as the best
+    right one (to 1e-6) count before it. The similarities, in float32, exist a tile at a time.
 
     Args:
-        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
-            a warning.
+        image_embeddings: [images, dim] unit-length floats; others are normalised, with a warning.
         text_embeddings: [texts, dim] float array, likewise.
         image_index: [texts] int array, `image_index[j]` is the row of text j's image. An image may
             have any number of texts; one that has none is left out of image to text.
@@ -74,19 +72,12 @@ def retrieval_recall(
             f"`image_groups` should have shape ({len(images)},). Received: {groups.shape}."
         )
     groups = np.unique(groups, return_inverse=True)[1]
-    found = zip(
-        ("image_to_text", "text_to_image"),
-        _wrong_before_right(images, texts, groups, groups[index], verbose),
-        strict=True,
-    )
-    return {
-        name: value
-        for way, before in found
-        for name, value in (
-            *((f"{way}_recall@{k}", float(np.mean(before < k))) for k in ks),
-            (f"{way}_median_rank", float(np.median(before) + 1)),
-        )
-    }
+    found = _wrong_before_right(images, texts, groups, groups[index], verbose)
+    metrics: dict[str, float] = {}
+    for way, before in zip(("image_to_text", "text_to_image"), found, strict=True):
+        metrics |= {f"{way}_recall@{k}": float(np.mean(before < k)) for k in ks}
+        metrics[f"{way}_median_rank"] = float(np.median(before) + 1)
+    return metrics
 
 
 def recall_by_language(
@@ -175,8 +166,7 @@ def _wrong_before_right(
             counts[0][of_images] += by_image.result()
             progress.add(1)
     pool.shutdown()
-    of_images, of_texts = (c[np.isfinite(b)] for c, b in zip(counts, bounds, strict=True))
-    return of_images, of_texts
+    return counts[0][np.isfinite(bounds[0])], counts[1][np.isfinite(bounds[1])]
 
 
 def _best_right(
@@ -188,13 +178,13 @@ def _best_right(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The similarity of the best right answer, less epsilon; infinite where there is none."""
     best = [np.full(len(groups), -np.inf, "float32") for groups in (image_groups, text_groups)]
-    numbers = np.arange(image_groups[-1] + 2)
-    edges = [np.searchsorted(groups, numbers) for groups in (image_groups, text_groups)]
-    for first, last, column, end in zip(
-        edges[0][:-1], edges[0][1:], edges[1][:-1], edges[1][1:], strict=True
-    ):
-        if column == end:
-            continue
+    numbers = np.unique(text_groups)
+    edges = [
+        np.searchsorted(groups, numbers, side)
+        for groups in (image_groups, text_groups)
+        for side in ("left", "right")
+    ]
+    for first, last, column, end in zip(*edges, strict=True):
         own_texts = texts[orders[1][column:end]]
         step = max(1, _TILE[0] * _TILE[1] // (end - column))
         for row in range(first, last, step):

@@ -12,19 +12,11 @@ _TOLERANCE = 1e-2
 
 
 def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
-    """[rows, dim] -> float32 of unit length, the input itself where it is that already.
-
-    Rows of another length are normalised, with a warning. ValueError for what `float_rows` refuses,
-    NaN, infinite values and a row of zeros.
-    """
+    """[rows, dim] -> float32 of unit length, with a warning where they had another; checked."""
     array = float_rows(embeddings, name)
     lengths = np.sqrt(np.einsum("nd,nd->n", array, array))
-    _refuse_rows(
-        ~np.isfinite(lengths) | (lengths == 0),
-        name,
-        "finite and no row all zeros",
-        "NaN, infinite values or only zeros",
-    )
+    wanted, found = "finite and no row all zeros", "NaN, infinite values or only zeros"
+    _refuse_rows(~np.isfinite(lengths) | (lengths == 0), name, wanted, found)
     off = np.abs(lengths - 1)
     if (off > _TOLERANCE).any():
         warnings.warn(

@@ -47,14 +47,13 @@ def nearest_pictures(
         query_embeddings: [queries, dim] float array.
         image_embeddings: [images, dim] float array.
         right: [queries, images] bool array, which pictures are right.
-        images: the `Images` that were embedded. They are read once more, as they are in the data.
+        images: the `Images` that were embedded; they are read once more.
         count: int, how many pictures to show for a query.
         size: int, the side of a thumbnail in pixels.
 
     Returns:
-        A list with a row for each query: `.query`, and `.hits`, the nearest first, each with
-        `.pixels` [size, size, 3] uint8, `.similarity` and `.right`. Empty where the data holds
-        features in place of images.
+        For each query `.query` and `.hits`, the nearest first, each with `.pixels` [size, size, 3]
+        uint8, `.similarity` and `.right`. Empty where the data holds features in place of images.
 
     Example:
 
@@ -115,10 +114,9 @@ def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np
         return {}
     preprocess = ImagePreprocessor(size, "pad", value_range="0..255", antialias=True)
     pictures = {}
-    for i, row in enumerate(rows):
+    for i, image in enumerate(rows.map(lambda row: row["image"])):
         if i not in wanted:
             continue
-        image = row["image"]
         if image.dtype.is_floating:
             low, high = tf.reduce_min(image), tf.reduce_max(image)
             image = tf.cast(255 * (image - low) / tf.maximum(high - low, 1e-6), tf.uint8)
@@ -127,7 +125,7 @@ def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np
 
 
 def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
-    """[height, width, 3] uint8 pixels of a contact sheet; right pictures have a green frame.
+    """A contact sheet as one picture; right pictures have a green frame.
 
     Args:
         rows: what `nearest_pictures` returns, at least one.
@@ -138,24 +136,20 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
 
     Example:
 
-    >>> images = keras_lit.evaluation.Images({"image": np.zeros([2, 9, 9, 3], "uint8")}, ())
-    >>> rows = keras_lit.evaluation.sheets.nearest_pictures(
-    ...     ["a dog"], np.eye(2)[:1], np.eye(2), np.eye(2)[:1] == 1, images, size=32)
-    >>> keras_lit.evaluation.sheets.sheet_picture(rows, frame=4).shape
+    >>> hit = keras_lit.evaluation.sheets.Hit(np.zeros([32, 32, 3], "uint8"), 0.5, True)
+    >>> row = keras_lit.evaluation.sheets.SheetRow("a dog", [hit, hit])
+    >>> keras_lit.evaluation.sheets.sheet_picture([row], frame=4).shape
     (48, 96, 3)
     """
-    lines = []
-    for row in rows:
-        cells = []
-        for hit in row.hits:
-            colour = GREEN if hit.right else GREY
-            height, width, _ = hit.pixels.shape
-            cell = np.full([height + 4 * frame, width + 4 * frame, 3], 255)
-            cell[frame:-frame, frame:-frame] = colour
-            cell[2 * frame : -2 * frame, 2 * frame : -2 * frame] = hit.pixels
-            cells.append(cell)
-        lines.append(np.concatenate(cells, axis=1))
-    return np.concatenate(lines).astype("uint8")
+
+    def cell(hit: Hit) -> np.ndarray:
+        height, width, _ = hit.pixels.shape
+        pixels = np.full([height + 4 * frame, width + 4 * frame, 3], 255, "uint8")
+        pixels[frame:-frame, frame:-frame] = GREEN if hit.right else GREY
+        pixels[2 * frame : -2 * frame, 2 * frame : -2 * frame] = hit.pixels
+        return pixels
+
+    return np.concatenate([np.concatenate([cell(hit) for hit in row.hits], 1) for row in rows])
 
 
 def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
@@ -165,8 +159,7 @@ def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
     """
     low, high = similarities.min(), similarities.max()
     position = (similarities - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
-    lower = np.minimum(position.astype(int), len(_COLOURS) - 2)
-    part = (position - lower)[..., np.newaxis]
-    pixels = (1 - part) * _COLOURS[lower] + part * _COLOURS[lower + 1]
+    numbers = range(len(_COLOURS))
+    pixels = np.stack([np.interp(position, numbers, part) for part in _COLOURS.T], axis=-1)
     scale = max(1, size // max(similarities.shape))
     return np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1).round().astype("uint8")

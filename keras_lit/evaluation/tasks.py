@@ -1,8 +1,9 @@
-"""Evaluates a model on a dataset, with what a report shows beside the numbers."""
+"""Evaluates a model on a dataset, with what a report shows beside the numbers; chooses prompts."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class Result:
 
 def classify(
     model: LiT,
-    images: Images,
+    images: Any,
     class_names: Sequence[str],
     templates: Sequence[str] = ("{}",),
     dataset: str = "",
@@ -56,15 +57,14 @@ def classify(
 
     Args:
         model: a `LiT`.
-        images: `Images` with "label".
+        images: `Images` with "label", or the data for them.
         class_names: the names of the classes.
         templates: prompts with one `{}`.
         dataset: str, its name in the report.
         classes: as for `zero_shot_accuracy`.
         several_labels: bool, whether "label" is [n, most] padded with -1 and any of them is right.
         queries: int, for how many classes, spread evenly, to show the nearest pictures.
-        duplicates: rows of images (or a mask of them), for example of `seen_in_training`, to
-            evaluate without as well.
+        duplicates: rows of images (or a mask) of `seen_in_training`: adds the metrics without them.
 
     Returns:
         A `Result`.
@@ -74,16 +74,13 @@ def classify(
 
     Example:
 
-    >>> images = keras_lit.evaluation.Images(photos)  # doctest: +SKIP
-    >>> result = keras_lit.evaluation.classify(model, images, ["cat", "dog"])  # doctest: +SKIP
+    >>> result = keras_lit.evaluation.classify(model, photos, ["cat", "dog"])  # doctest: +SKIP
     >>> keras_lit.evaluation.report([result], "report")  # doctest: +SKIP
     """
-    weights = zero_shot.zero_shot_weights(
-        lambda texts: model.encode_text(texts, verbose=0), class_names, templates
-    )
+    weights = _weights(model, class_names, templates)
+    images = images if isinstance(images, Images) else Images(images)
     embeddings, labels = images.embeddings(model), images["label"]
     numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
-    confusions = []
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         arguments = embeddings[chosen], labels[chosen], weights
@@ -92,12 +89,11 @@ def classify(
         return zero_shot.zero_shot_accuracy(*arguments, classes=classes)
 
     metrics = _with_and_without(evaluate, len(embeddings), duplicates)
+    confusions = []
     if not several_labels:
         names = dict(zip(numbers.tolist(), class_names, strict=True))
-        confusions = [
-            (names[pair.label], names[pair.predicted], pair.count, pair.fraction)
-            for pair in zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
-        ]
+        found = zero_shot.zero_shot_confusions(embeddings, labels, weights, 20, classes)
+        confusions = [(names[label], names[other], n, part) for label, other, n, part in found]
     shown = np.linspace(0, len(weights) - 1, min(queries, len(weights))).round().astype(int)
     marks = labels if several_labels else labels[:, np.newaxis]
     sheet = sheets.nearest_pictures(
@@ -115,7 +111,7 @@ def classify(
 
 def retrieve(
     model: LiT,
-    pairs: ImagesAndTexts,
+    pairs: Any,
     dataset: str = "",
     ks: Sequence[int] = (1, 5, 10),
     same_text: bool = False,
@@ -126,13 +122,12 @@ def retrieve(
 
     Args:
         model: a `LiT`.
-        pairs: `ImagesAndTexts`.
+        pairs: `ImagesAndTexts`, or the data for them.
         dataset: str, its name in the report.
         ks: the k of the recalls.
         same_text: bool, whether images with the same text are equally right.
         queries: int, for how many texts, drawn at random, to show the nearest pictures.
-        duplicates: rows of images (or a mask of them) to evaluate without as well, and without
-            their texts.
+        duplicates: rows of images (or a mask): adds the metrics without them and their texts.
 
     Returns:
         A `Result`.
@@ -140,8 +135,9 @@ def retrieve(
     Raises:
         ValueError: as `retrieval_recall`.
 
-    Example: as for `classify`, with `ImagesAndTexts` in place of `Images`.
+    Example: as for `classify`, with pairs in place of photos.
     """
+    pairs = pairs if isinstance(pairs, ImagesAndTexts) else ImagesAndTexts(pairs)
     images, texts = pairs.embeddings(model)
     groups = pairs.image_groups if same_text else np.arange(len(images))
 
@@ -154,6 +150,78 @@ def retrieve(
     sheet = sheets.nearest_to_texts(pairs, images, texts, groups, queries)
     settings = {"texts": len(texts), "same_text": same_text}
     return Result(dataset, "zeroshot_retrieval", metrics, len(images), settings, [], sheet)
+
+
+class Choice(NamedTuple):
+    """A combination and its accuracy@1; the names are the keys of what `select` was given."""
+
+    accuracy: float
+    preprocessing: str
+    class_names: str
+    templates: str
+
+
+def select(
+    model: LiT,
+    images: Any,
+    class_names: Mapping[str, Sequence[str]],
+    templates: Mapping[str, Sequence[str]],
+    preprocessing: Mapping[str, Mapping[str, Any]] | None = None,
+    count: int = 800,
+    classes: Sequence[int] | None = None,
+) -> list[Choice]:
+    """Tries every combination on a few validation images.
+
+    The images are embedded once for each preprocessing, the prompts once.
+
+    Args:
+        model: a `LiT`.
+        images: validation images with "label", raw, see `Images`; never those of the test.
+        class_names: {name: class names} to choose from.
+        templates: {name: templates} to choose from, for example of `prompts.templates`.
+        preprocessing: {name: options of `ImagePreprocessor` that differ from the tower's own} to
+            choose from, for example {"plain": {}, "crop": {"resize": "crop"}}. None: the tower's.
+        count: int, how many of the images to use, from the first on.
+        classes: as for `zero_shot_accuracy`.
+
+    Returns:
+        All combinations, the best first (of equals the one that was given first), each with
+        `.accuracy` and the names of its `.preprocessing`, `.class_names` and `.templates`.
+
+    Raises:
+        ValueError: nothing to choose from, or what `zero_shot_accuracy` raises.
+
+    Example:
+
+    >>> found = keras_lit.evaluation.select(  # doctest: +SKIP
+    ...     model, dataset.load("validation"), {"own": dataset.class_names()},
+    ...     {name: prompts.templates(name) for name in dataset.templates})
+
+    Reference: the LiT paper, Appendix I.2.
+    """
+    preprocessing = {"own": {}} if preprocessing is None else preprocessing
+    if not class_names or not templates or not preprocessing:
+        raise ValueError(
+            "There should be something to choose from. Received: "
+            f"{len(class_names)} lists of class names, {len(templates)} of templates, "
+            f"{len(preprocessing)} kinds of preprocessing."
+        )
+    weights = {
+        (names, prompts): _weights(model, class_names[names], templates[prompts])
+        for names in class_names
+        for prompts in templates
+    }
+    images = Images(images, count=count).rows()
+    choices = []
+    for how, options in preprocessing.items():
+        rows = Images(images, preprocessing=options)
+        embeddings = rows.embeddings(model)
+        for (names, prompts), kernel in weights.items():
+            found = zero_shot.zero_shot_accuracy(
+                embeddings, rows["label"], kernel, top=(1,), classes=classes
+            )
+            choices.append(Choice(found["accuracy@1"], how, names, prompts))
+    return sorted(choices, key=lambda choice: -choice.accuracy)
 
 
 def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> np.ndarray:
@@ -179,11 +247,14 @@ def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> n
 
     Reference: the LiT paper, section 5.5 and Table 5.
     """
-    hashes = near_duplicates.perceptual_hashes(images.rows())
-    matches = near_duplicates.match_hashes(
-        hashes, near_duplicates.perceptual_hashes(training), max_distance=max_distance
-    )
+    hashes, others = map(near_duplicates.perceptual_hashes, (images.rows(), training))
+    matches = near_duplicates.match_hashes(hashes, others, max_distance=max_distance)
     return np.unique(matches.queries)
+
+
+def _weights(model: LiT, class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+    encode_text = functools.partial(model.encode_text, verbose=0)
+    return zero_shot.zero_shot_weights(encode_text, class_names, templates)
 
 
 def _with_and_without(
@@ -191,17 +262,14 @@ def _with_and_without(
 ) -> dict[str, float]:
     """The metrics of all images, and where there are duplicates those of the others too.
 
-    `evaluate` takes a [images] bool array, which of them to evaluate on. The metrics without
-    duplicates are "..._without_duplicates", and "duplicates" is how many there are.
+    `evaluate` takes a [images] bool array, which of them to evaluate on.
     """
     metrics = evaluate(np.ones(images, bool))
     if duplicates is None:
         return metrics
     unseen = ~_mask(duplicates, images)
     if not unseen.any():
-        raise ValueError(
-            f"All {images} images are duplicates, so that nothing is left to evaluate."
-        )
+        raise ValueError(f"All {images} images are duplicates: nothing is left to evaluate.")
     others = {f"{name}_without_duplicates": value for name, value in evaluate(unseen).items()}
     return {**metrics, **others, "duplicates": int(images - unseen.sum())}
 
@@ -215,12 +283,9 @@ def _mask(duplicates: Any, images: int) -> np.ndarray:
                 f"A mask of duplicates should have shape ({images},). Received: {rows.shape}."
             )
         return rows
-    rows = rows.astype("int64").ravel()
-    if rows.size and not (rows.min() >= 0 and rows.max() < images):
+    if rows.min(initial=0) < 0 or rows.max(initial=0) >= images:
         raise ValueError(
             f"`duplicates` should hold rows in [0, {images}), the images. Received: from "
             f"{rows.min()} to {rows.max()}."
         )
-    mask = np.zeros(images, bool)
-    mask[rows] = True
-    return mask
+    return np.isin(np.arange(images), rows)

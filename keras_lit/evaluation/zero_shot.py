@@ -32,11 +32,10 @@ def zero_shot_weights(
     """The embedding of each class: its prompts' embeddings, averaged and made unit length.
 
     Args:
-        encode_text: strings [n] -> [n, dim] rows, for example `model.encode_text`. They are made
-            unit length before they are averaged.
+        encode_text: strings [n] -> [n, dim] rows (made unit length before they are averaged), for
+            example `model.encode_text`.
         class_names: the names of the classes.
-        templates: prompts with one `{}` for the name, for example "a photo of a {}.". See
-            `keras_lit.evaluation.prompts`.
+        templates: prompts with one `{}` for the name, see `keras_lit.evaluation.prompts`.
         renormalize: bool, whether the averages are made unit length, as CLIP and big_vision do. The
             LiT authors' Colab leaves them, which favours classes whose prompts agree.
         batch_size: int, about how many prompts to hand to `encode_text` at a time.
@@ -90,8 +89,7 @@ def zero_shot_accuracy(
     """The part of the images whose class is among the k with the nearest weights.
 
     Args:
-        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
-            a warning.
+        image_embeddings: [images, dim] unit-length floats; others are normalised, with a warning.
         labels: [images] int array in [0, classes).
         weights: [classes, dim] float array, from `zero_shot_weights`.
         top: the k to report; those above the number of classes are left out.
@@ -111,11 +109,8 @@ def zero_shot_accuracy(
     >>> keras_lit.evaluation.zero_shot_accuracy(np.eye(2), [0, 0], np.eye(2), top=(1,))
     {'accuracy@1': 0.5, 'mean_per_class_recall': 0.5}
     """
-    images, weights = _check_images_and_weights(image_embeddings, weights)
-    labels = _positions(labels, len(images), len(weights), classes)
-    ranks, _ = _ranks_and_rivals(images, labels, weights)
-    right = np.bincount(labels, ranks == 0, minlength=len(weights))
-    counts = np.bincount(labels, minlength=len(weights))
+    labels, ranks, _ = _ranks_and_rivals(image_embeddings, labels, weights, classes)
+    right, counts = np.bincount(labels, ranks == 0), np.bincount(labels)
     return {
         **_top_accuracies(ranks, top, len(weights)),
         "mean_per_class_recall": float(np.mean(right[counts > 0] / counts[counts > 0])),
@@ -131,8 +126,7 @@ def multi_label_accuracy(
     """The part of the labelled images for which one of their classes is among the k nearest.
 
     Args:
-        image_embeddings: [images, dim] float array of unit-length rows; others are normalised, with
-            a warning.
+        image_embeddings: [images, dim] unit-length floats; others are normalised, with a warning.
         labels: for each image its labels in [0, classes): a list of lists, or an [images, most] int
             array whose rows end with -1. An image without a label is left out, as ReaL does.
         weights: [classes, dim] float array, from `zero_shot_weights`.
@@ -161,7 +155,6 @@ def multi_label_accuracy(
         )
     lists = [np.asarray(row, "int64").ravel() for row in labels]
     lists = [row[row >= 0] if isinstance(labels, np.ndarray) else row for row in lists]
-    counts = np.array([len(row) for row in lists])
     flat = np.concatenate(lists)
     if not len(flat):
         raise ValueError("`labels` should hold at least one label. Received none for any image.")
@@ -173,7 +166,7 @@ def multi_label_accuracy(
             mark[row] = True
         best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
         ranks[rows] = ((scores >= best - EPSILON) & ~right).sum(axis=1)
-    ranks = ranks[counts > 0]
+    ranks = ranks[[len(row) > 0 for row in lists]]
     return {**_top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}
 
 
@@ -214,9 +207,7 @@ def zero_shot_confusions(
     >>> keras_lit.evaluation.zero_shot_confusions(np.eye(2), [0, 0], np.eye(2))
     [Confusion(label=0, predicted=1, count=1, fraction=0.5)]
     """
-    images, weights = _check_images_and_weights(image_embeddings, weights)
-    labels = _positions(labels, len(images), len(weights), classes)
-    ranks, rivals = _ranks_and_rivals(images, labels, weights)
+    labels, ranks, rivals = _ranks_and_rivals(image_embeddings, labels, weights, classes)
     wrong = ranks > 0
     pairs = collections.Counter(zip(labels[wrong].tolist(), rivals[wrong].tolist(), strict=True))
     totals = np.bincount(labels)
@@ -231,11 +222,6 @@ def zero_shot_confusions(
 def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
     """Raises ValueError unless there are class names, and templates with one slot each."""
     _check_strings(class_names, "class_names")
-    check_templates(templates)
-
-
-def check_templates(templates: Sequence[str]) -> None:
-    """Raises ValueError unless there are templates, each with one slot for a class name."""
     _check_strings(templates, "templates")
     for template in templates:
         if template.count("{}") != 1:
@@ -276,14 +262,19 @@ def _tiles(images: np.ndarray, weights: np.ndarray) -> Iterator[tuple[slice, np.
     """Yields (slice of images, their scores [rows, classes]) with bounded memory."""
     step = max(1, _TILE_ELEMENTS // len(weights))
     for start in range(0, len(images), step):
-        rows = slice(start, min(start + step, len(images)))
+        rows = slice(start, start + step)
         yield rows, images[rows] @ weights.T
 
 
 def _ranks_and_rivals(
-    images: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rank (from 0) of each image's class, and the best other class."""
+    image_embeddings: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    weights: np.ndarray,
+    classes: Sequence[int] | np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each image, checked: its row of `weights`, that one's rank (from 0), the best other."""
+    images, weights = _check_images_and_weights(image_embeddings, weights)
+    labels = _positions(labels, len(images), len(weights), classes)
     ranks, rivals = np.zeros(len(images), int), np.zeros(len(images), int)
     for rows, scores in _tiles(images, weights):
         own = np.arange(len(scores)), labels[rows]
@@ -291,7 +282,7 @@ def _ranks_and_rivals(
         scores[own] = -np.inf
         ranks[rows] = (scores >= right - EPSILON).sum(axis=1)
         rivals[rows] = scores.argmax(axis=1)
-    return ranks, rivals
+    return labels, ranks, rivals
 
 
 def _positions(
@@ -311,15 +302,14 @@ def _positions(
             "different."
         )
     labels = class_labels(labels, images, max(classes) + 1, "labels")
-    order = np.argsort(classes)
-    places = np.searchsorted(classes[order], labels)
-    missing = np.unique(labels[classes[order][places] != labels])
+    missing = np.setdiff1d(labels, classes)
     if len(missing):
         raise ValueError(
             f"`labels` should be among `classes`. Received {len(missing)} that are not: "
             f"{missing[:5].tolist()}. Leave these images out, or name their classes too."
         )
-    return order[places]
+    order = np.argsort(classes)
+    return order[np.searchsorted(classes, labels, sorter=order)]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ def test_templates():
 def test_every_set_makes_prompts():
     assert len(prompts.template_sets()) > 20
     for name in prompts.template_sets():
-        zero_shot.check_templates(prompts.templates(name))
-        zero_shot.check_templates(prompts.templates(name, canonical=True))
+        zero_shot.check_prompts(["x"], prompts.templates(name))
+        zero_shot.check_prompts(["x"], prompts.templates(name, canonical=True))
 
 
 def test_class_names():

@@ -1,10 +1,16 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit import evaluation
+from keras_lit import callbacks, evaluation
 from keras_lit.evaluation.tasks import _with_and_without
+from keras_lit.preprocessing import ImagePreprocessor
 from tests.small import make_model, make_pairs
+
+NAMES = {"own": ["balloon", "dog", "cat"], "long": ["red balloon", "blue dog", "grey cat"]}
+TEMPLATES = {"name": ["{}"], "two": ["a {}", "a white {} and one"]}
+PREPROCESSING = {"stretch": {}, "crop": {"resize": "crop", "crop_fraction": 0.5}}
 
 
 def pictures(count):
@@ -72,6 +78,46 @@ def test_classification_with_and_without():
         assert result.metrics[f"{name}_without_duplicates"] == value
 
 
+class Batches(keras.utils.PyDataset):
+    """A dict of arrays in batches of 4."""
+
+    def __init__(self, arrays):
+        super().__init__()
+        self.arrays = arrays
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {name: values[4 * index :][:4] for name, values in self.arrays.items()}
+
+
+def test_every_form_of_data_is_evaluated_alike():
+    model, names = make_model(), ["balloon", "dog", "cat"]
+    rows = list(make_pairs(10).as_numpy_iterator())
+    pixels, texts = (np.array([row[name] for row in rows]) for name in ("image", "text"))
+    labelled = {"image": pixels, "label": np.arange(10) % 3}
+    pairs = {"image": pixels, "text": texts}
+
+    def in_every_form(arrays):
+        batches = [Batches(arrays)[i] for i in range(3)]
+        rows = tf.data.Dataset.from_tensor_slices(arrays)
+        tuples = iter([tuple(batch.values()) for batch in batches])
+        return [arrays, rows, rows.batch(3), Batches(arrays), iter(batches), tuples]
+
+    first, *others = [evaluation.classify(model, data, names) for data in in_every_form(labelled)]
+    assert first.count == 10 and len(first.sheet) == 3
+    for other in others:
+        assert other.metrics == first.metrics and other.confusions == first.confusions
+        np.testing.assert_array_equal(other.sheet[0].hits[0].pixels, first.sheet[0].hits[0].pixels)
+    first, *others = [evaluation.retrieve(model, data) for data in in_every_form(pairs)[:-1]]
+    assert first.count == 10 and all(other.metrics == first.metrics for other in others)
+    callback = callbacks.RetrievalEvaluation(iter([pairs]))
+    for _ in range(2):
+        metrics = callback.evaluate(model)
+        assert metrics == {f"retrieval_{name}": value for name, value in first.metrics.items()}
+
+
 @pytest.mark.parametrize(
     ("duplicates", "message"),
     [
@@ -84,3 +130,46 @@ def test_classification_with_and_without():
 def test_bad_duplicates(duplicates, message):
     with pytest.raises(ValueError, match=message):
         _with_and_without(lambda chosen: {}, 5, duplicates)
+
+
+@pytest.mark.slow
+def test_every_combination_against_one_by_one():
+    model = make_model()
+    pixels = np.stack([row["image"] for row in make_pairs(40).as_numpy_iterator()])
+    labels = np.arange(40) % 3
+    data = {"image": pixels, "label": np.where(np.arange(40) < 30, labels, 99)}
+    found = evaluation.select(model, data, NAMES, TEMPLATES, PREPROCESSING, count=30)
+    prompts = [
+        t.replace("{}", n)
+        for t in ("{}", "a {}", "a white {} and one")
+        for n in NAMES["own"] + NAMES["long"]
+    ]
+    texts = dict(zip(prompts, model.encode_text(prompts), strict=True))
+    expected = []
+    for how, options in PREPROCESSING.items():
+        images = model.encode_image(ImagePreprocessor(8, **options)(pixels[:30]))
+        for names in NAMES:
+            for templates in TEMPLATES:
+                weights = [
+                    sum(texts[template.replace("{}", name)] for template in TEMPLATES[templates])
+                    for name in NAMES[names]
+                ]
+                weights = np.array([weight / np.linalg.norm(weight) for weight in weights])
+                accuracy = np.mean((images @ weights.T).argmax(axis=1) == labels[:30])
+                expected.append((accuracy, how, names, templates))
+    assert len({accuracy for accuracy, *_ in expected}) > 1
+    assert found == sorted(expected, key=lambda choice: -choice[0])
+
+
+def test_labels_of_a_subset():
+    model, classes = make_model(), np.array([40, 7, 9])
+    pixels = np.stack([row["image"] for row in make_pairs(9).as_numpy_iterator()])
+    data = {"image": pixels, "label": np.arange(9) % 3}
+    plain = evaluation.select(model, data, NAMES, TEMPLATES)
+    data["label"] = classes[data["label"]]
+    assert evaluation.select(model, data, NAMES, TEMPLATES, classes=classes) == plain
+
+
+def test_nothing_to_choose_from():
+    with pytest.raises(ValueError, match="something to choose from.*0 of templates"):
+        evaluation.select(None, None, NAMES, {})
