@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sentencepiece import SentencePieceProcessor
-from tests.preprocessing.test_tokenizers import SCRIPTS
 
 from keras_lit import ImageTower, LiT, TextTower, backbones
 from keras_lit.preprocessing import tokenizers
+from tests.preprocessing.test_tokenizers import SCRIPTS
 
 LENGTH = 32
 models = keras_nlp.models
