@@ -75,9 +75,12 @@ def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> 
     )
     _fit_positions(arrays, f"{prefix}pos_embedding", backbone, grid, bool(extra))
     pooling = "map" if f"{prefix}MAPHead_0/probe" in arrays else "mean"
-    pooling = "first" if class_token else pooling
-    preprocessor = ImagePreprocessor(backbone.image_size)
-    return ImageTower(backbone, pooling, _head(arrays, prefix), preprocessor)
+    return ImageTower(
+        backbone,
+        "first" if class_token else pooling,
+        _head(arrays, prefix),
+        ImagePreprocessor(backbone.image_size),
+    )
 
 
 def text_tower(
@@ -86,7 +89,10 @@ def text_tower(
     sequence_length: int,
     preprocessor: TextPreprocessor | None,
 ) -> TextTower:
-    """The text tower, whose arrays' names begin with "txt/"; `heads` are BERT's."""
+    """The text tower, whose arrays' names begin with "txt/".
+
+    `heads` are BERT's, whose shapes do not tell them.
+    """
     if is_bert(arrays):
         backbone, pooling = _bert(arrays, heads), "first"
     elif "txt/MAPHead_0/probe" in arrays:

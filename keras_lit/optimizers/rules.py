@@ -26,11 +26,15 @@ class PaperRules(keras.optimizers.Optimizer):
         """Applies the weight decay to a variable and returns its own learning rate."""
         learning_rate = ops.cast(learning_rate, compute_dtype(variable))
         index = self._get_variable_index(variable)
-        if self.image_multiplier is not None and index in self._of_image_tower():
-            multiplier = self.image_multiplier
-            if callable(multiplier):
-                multiplier = multiplier(self.iterations)
-            learning_rate = learning_rate * ops.cast(multiplier, learning_rate.dtype)
+        if (multiplier := self.image_multiplier) is not None:
+            if self._image_indices is None:
+                raise ValueError(
+                    "`image_multiplier` is for training a `keras_lit.LiT`, which says what its "
+                    "image tower is. Compile one with this optimizer, or leave the argument out."
+                )
+            if index in self._image_indices:
+                multiplier = multiplier(self.iterations) if callable(multiplier) else multiplier
+                learning_rate = learning_rate * ops.cast(multiplier, learning_rate.dtype)
         if self.weight_decay is not None and self._use_weight_decay(variable):
             rate, decay = (ops.cast(x, variable.dtype) for x in (learning_rate, self.weight_decay))
             self.assign_sub(variable, variable * decay * rate)
@@ -48,14 +52,6 @@ class PaperRules(keras.optimizers.Optimizer):
         if isinstance(multiplier, dict):
             multiplier = keras.saving.deserialize_keras_object(multiplier, custom_objects)
         return super().from_config({**config, "image_multiplier": multiplier}, custom_objects)
-
-    def _of_image_tower(self) -> frozenset[int]:
-        if self._image_indices is None:
-            raise ValueError(
-                "`image_multiplier` is for training a `keras_lit.LiT`, which says what its image "
-                "tower is. Compile one with this optimizer, or leave the argument out."
-            )
-        return self._image_indices
 
     def _apply_weight_decay(self, variables: list[tf.Variable]) -> None:
         """Later: `_decayed` knows the variable's own learning rate."""
