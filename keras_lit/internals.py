@@ -1,7 +1,7 @@
 """The private attributes of Keras, keras-nlp, TensorFlow and TF-Text that we rely on.
 
 tests/test_internals.py notices when one moves. Methods that a subclass of ours overrides stand with
-that subclass (`LiT._maybe_symbolic_build`, those of `optimizers.paper_rules`); the test covers them
+that subclass (`LiT._maybe_symbolic_build`, those of `optimizers.rules`); the test covers them
 too, and CONTRIBUTING.md lists all.
 """
 

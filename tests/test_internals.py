@@ -242,7 +242,7 @@ def test_a_callback_chooses_the_first_epoch():
 
 
 class SGD(keras.optimizers.SGD):
-    """Takes note of the methods that `optimizers.paper_rules` overrides."""
+    """Takes note of the methods that `optimizers.rules` overrides."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -274,7 +274,7 @@ class SGD(keras.optimizers.SGD):
 
 
 def test_an_optimizer_clips_before_it_sums_and_decays_by_itself():
-    """`optimizers.paper_rules` skips the early clipping and decay, and clips the sum."""
+    """`optimizers.rules` skips the early clipping and decay, and clips the sum."""
     optimizer = SGD(0.1, weight_decay=0.5, global_clipnorm=1.0)
     variables = [keras.Variable([3.0, 4.0]), keras.Variable([0.0])]
     optimizer.apply([tf.constant([0.0, 10.0]), tf.constant([0.0])], variables)

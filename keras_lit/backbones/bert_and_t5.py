@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import keras_nlp
 
-from keras_lit.backbones.text_transformer import check_heads, gelu_tanh
+from keras_lit.backbones.text_transformer import Backbone, check_heads, gelu_tanh
 
 # Depth, width, MLP width and heads.
 BERT_SIZES = {"base": (12, 768, 3072, 12), "large": (24, 1024, 4096, 16)}
@@ -13,7 +13,7 @@ LAYER_NORM_EPSILON = 1e-12
 
 
 @keras.saving.register_keras_serializable("keras_lit")
-class BertEncoder(keras_nlp.models.Backbone):
+class BertEncoder(Backbone):
     """Token ids and padding mask [batch, length] -> hidden states [batch, length, hidden_dim].
 
     The same as keras-nlp's `BertBackbone` without the pooler, which LiT's towers lack: they read
@@ -89,21 +89,16 @@ class BertEncoder(keras_nlp.models.Backbone):
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         super().__init__(inputs=inputs, outputs=x, dtype=dtype, **kwargs)
         self.token_embedding = embedding.token_embedding
-        self.vocabulary_size = vocabulary_size
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.hidden_dim = hidden_dim
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
-        self.max_sequence_length = max_sequence_length
-        self.num_segments = num_segments
-
-    def get_config(self) -> dict[str, Any]:
-        names = (
-            "vocabulary_size num_layers num_heads hidden_dim intermediate_dim dropout "
-            "max_sequence_length num_segments"
+        self._keep(
+            vocabulary_size=vocabulary_size,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            intermediate_dim=intermediate_dim,
+            dropout=dropout,
+            max_sequence_length=max_sequence_length,
+            num_segments=num_segments,
         )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 
 
 def t5_encoder(backbone: keras_nlp.models.T5Backbone) -> keras.Model:

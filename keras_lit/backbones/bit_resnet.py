@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import keras_nlp
 
 from keras_lit import checks
+from keras_lit.backbones.text_transformer import Backbone
 
 # Units of the four blocks (big_vision's `bit.get_block_desc`).
 BIT_DEPTHS = {
@@ -46,7 +46,7 @@ class StandardizedConv2D(keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable("keras_lit")
-class BiTResNet(keras_nlp.models.Backbone):
+class BiTResNet(Backbone):
     """Images [batch, height, width, 3] in -1..1 -> feature map [batch, h / 32, w / 32, channels].
 
     The tower takes the mean of the map.
@@ -107,9 +107,7 @@ class BiTResNet(keras_nlp.models.Backbone):
                 x = x + convolve(y, 4 * inner, 1, 1, f"{name}_conv3")
         x = normalize(x, "norm_pre_head")
         super().__init__(inputs=images, outputs=x, dtype=dtype, **kwargs)
-        self.depths = tuple(depths)
-        self.width = width
-        self.groups = groups
+        self._keep(depths=tuple(depths), width=width, groups=groups)
 
     @classmethod
     def from_size(cls, size: str, **kwargs: Any) -> "BiTResNet":
@@ -132,7 +130,3 @@ class BiTResNet(keras_nlp.models.Backbone):
         if not times.isdecimal():
             raise ValueError(f'`size` should tell the width, as "R50x1" does. Received: {size!r}.')
         return cls(BIT_DEPTHS[name], 64 * int(times), **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        names = ("depths", "width", "groups")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -3,10 +3,13 @@
 from typing import Any
 
 import keras
-import keras_nlp
 
 from keras_lit.backbones.text_transformer import LAYER_NORM_EPSILON, gelu_tanh
-from keras_lit.backbones.vision_transformer import dims_and_patch, image_and_patch_size
+from keras_lit.backbones.vision_transformer import (
+    PatchBackbone,
+    image_and_patch_size,
+    patch_convolution,
+)
 
 # Width, depth, width inside the MLPs of tokens and of channels.
 MIXER_SIZES = {
@@ -20,10 +23,6 @@ MIXER_SIZES = {
 @keras.saving.register_keras_serializable("keras_lit")
 class MixerBlock(keras.layers.Layer):
     """[batch, tokens, width] -> the same: an MLP over the tokens, then one over the channels.
-
-    Args:
-        tokens_dim: int, the width inside the MLP over the tokens.
-        channels_dim: int, the width inside the MLP over the channels.
 
     Reference: Tolstikhin et al. 2021 (arXiv 2105.01601), section 2.
     """
@@ -45,39 +44,25 @@ class MixerBlock(keras.layers.Layer):
             )
             norm.build(input_shape)
             self.norms.append(norm)
-            mlp = []
-            for i, (before, after) in enumerate(((outer, inner), (inner, outer))):
-                dense = keras.layers.Dense(
-                    after,
-                    gelu_tanh if i == 0 else None,
-                    kernel_initializer="lecun_normal",
-                    dtype=self.dtype_policy,
-                    name=f"{name}_{i}",
-                )
-                dense.build((None, before))
-                mlp.append(dense)
-            self.mlps.append(mlp)
+            options = {"kernel_initializer": "lecun_normal", "dtype": self.dtype_policy}
+            first = keras.layers.Dense(inner, gelu_tanh, name=f"{name}_0", **options)
+            second = keras.layers.Dense(outer, name=f"{name}_1", **options)
+            first.build((None, outer))
+            second.build((None, inner))
+            self.mlps.append([first, second])
 
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        (tokens_0, tokens_1), (channels_0, channels_1) = self.mlps
         y = keras.ops.swapaxes(self.norms[0](x), 1, 2)
-        for dense in self.mlps[0]:
-            y = dense(y)
-        x = x + keras.ops.swapaxes(y, 1, 2)
-        y = self.norms[1](x)
-        for dense in self.mlps[1]:
-            y = dense(y)
-        return x + y
+        x = x + keras.ops.swapaxes(tokens_1(tokens_0(y)), 1, 2)
+        return x + channels_1(channels_0(self.norms[1](x)))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
-        names = ("tokens_dim", "channels_dim")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
 
 @keras.saving.register_keras_serializable("keras_lit")
-class MLPMixer(keras_nlp.models.Backbone):
+class MLPMixer(PatchBackbone):
     """Images [batch, height, width, 3] in -1..1 -> tokens [batch, tokens, hidden_dim], normalised.
 
     The tower takes their mean.
@@ -102,6 +87,8 @@ class MLPMixer(keras_nlp.models.Backbone):
     Reference: Tolstikhin et al. 2021 (arXiv 2105.01601); the LiT paper, section 5.6 and Table 6.
     """
 
+    _sizes = MIXER_SIZES
+
     def __init__(
         self,
         image_size: int | tuple[int, int],
@@ -115,14 +102,7 @@ class MLPMixer(keras_nlp.models.Backbone):
     ):
         image_size, patch_size = image_and_patch_size(image_size, patch_size)
         images = keras.Input((*image_size, 3), name="images")
-        x = keras.layers.Conv2D(
-            hidden_dim,
-            patch_size,
-            strides=patch_size,
-            kernel_initializer="lecun_normal",
-            dtype=dtype,
-            name="stem",
-        )(images)
+        x = patch_convolution(hidden_dim, patch_size, dtype, "stem")(images)
         x = keras.layers.Reshape((-1, hidden_dim), dtype=dtype, name="tokens")(x)
         for i in range(num_layers):
             x = MixerBlock(tokens_dim, channels_dim, dtype=dtype, name=f"mixer_block_{i}")(x)
@@ -130,33 +110,11 @@ class MLPMixer(keras_nlp.models.Backbone):
             epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="layer_norm"
         )(x)
         super().__init__(inputs=images, outputs=x, dtype=dtype, **kwargs)
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.tokens_dim = tokens_dim
-        self.channels_dim = channels_dim
-
-    @classmethod
-    def from_size(cls, size: str, image_size: int = 224, **kwargs: Any) -> "MLPMixer":
-        """Builds one of the paper's sizes, such as "S/32", "B/32", "B/16" or "L/16".
-
-        Args:
-            size: "S", "B", "L" or "H", a slash and the patch's side in pixels.
-            image_size: int, the image's side in pixels.
-            **kwargs: of the class.
-
-        Returns:
-            An `MLPMixer`.
-
-        Raises:
-            ValueError: unknown size.
-
-        Example: `keras_lit.backbones.MLPMixer.from_size("B/32")`.
-        """
-        dims, patch = dims_and_patch(size, MIXER_SIZES)
-        return cls(image_size, patch, *dims, **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        names = "image_size patch_size hidden_dim num_layers tokens_dim channels_dim"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+        self._keep(
+            image_size=image_size,
+            patch_size=patch_size,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            tokens_dim=tokens_dim,
+            channels_dim=channels_dim,
+        )

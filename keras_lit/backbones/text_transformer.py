@@ -21,6 +21,19 @@ LAYER_NORM_EPSILON = 1e-6
 Position = Literal["first", "last"]
 
 
+class Backbone(keras_nlp.models.Backbone):
+    """keras-nlp's, whose config is the arguments that the constructor kept."""
+
+    def _keep(self, **arguments: Any) -> None:
+        """Makes the constructor's arguments attributes."""
+        self._arguments = tuple(arguments)
+        for name, value in arguments.items():
+            setattr(self, name, value)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **{name: getattr(self, name) for name in self._arguments}}
+
+
 def check_heads(hidden_dim: int, num_heads: int) -> None:
     """Raises ValueError unless the attention heads share the width evenly."""
     if hidden_dim % num_heads:
@@ -45,10 +58,8 @@ class TransformerBlock(keras_nlp.layers.TransformerEncoder):
     bfloat16 a fifth of a training step. Here all rows are one matrix, which TensorFlow also
     multiplies, adds the bias to and puts through the GELU in one operation, where it only infers.
 
-    Args:
-        only: "first" or "last": compute the block's output for this position alone, which attends
-            to all, and return [batch, 1, width]. None: for all positions.
-        **kwargs: as in `keras_nlp.layers.TransformerEncoder`.
+    With `only` "first" or "last" it computes the output for this position alone, which attends to
+    all, and returns [batch, 1, width].
     """
 
     def __init__(self, *args: Any, only: Position | None = None, **kwargs: Any):
@@ -59,7 +70,6 @@ class TransformerBlock(keras_nlp.layers.TransformerEncoder):
         positions = {None: slice(None), "first": slice(1), "last": slice(-1, None)}[self.only]
         parts = internals.block_parts(self)
         attention = parts.attention
-
         x = parts.attention_norm(inputs)
         query = _project(attention.query_dense, x[:, positions])
         key, value = (_project(dense, x) for dense in (attention.key_dense, attention.value_dense))
@@ -131,7 +141,7 @@ def transformer(
 
 
 @keras.saving.register_keras_serializable("keras_lit")
-class TextTransformer(keras_nlp.models.Backbone):
+class TextTransformer(Backbone):
     """Token ids [batch, length] int32 -> hidden states [batch, length, hidden_dim] (or pooled).
 
     Pre-LN and bidirectional, with learned positions, no padding mask and a final LayerNorm: the
@@ -189,20 +199,22 @@ class TextTransformer(keras_nlp.models.Backbone):
         x = transformer(x, num_layers, intermediate_dim, num_heads, dropout, dtype, pooling)
         super().__init__(inputs=token_ids, outputs=x, dtype=dtype, **kwargs)
         self.token_embedding = embedding.token_embedding
-        self.vocabulary_size = vocabulary_size
-        self.max_sequence_length = max_sequence_length
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.intermediate_dim = intermediate_dim
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.pooling = pooling
+        self._keep(
+            vocabulary_size=vocabulary_size,
+            max_sequence_length=max_sequence_length,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            intermediate_dim=intermediate_dim,
+            num_heads=num_heads,
+            dropout=dropout,
+            pooling=pooling,
+        )
 
     @classmethod
     def from_size(
         cls, size: str, vocabulary_size: int, max_sequence_length: int = 16, **kwargs: Any
     ) -> "TextTransformer":
-        """Builds one of the paper's sizes: "Ti", "S", "B", "L", "H" or "g".
+        """Builds one of the paper's sizes.
 
         Args:
             size: "Ti", "S", "B", "L", "H" or "g".
@@ -217,12 +229,4 @@ class TextTransformer(keras_nlp.models.Backbone):
             ValueError: an unknown size.
         """
         checks.check_one_of(size, SIZES, "size")
-        width, depth, mlp, heads = SIZES[size]
-        return cls(vocabulary_size, max_sequence_length, width, depth, mlp, heads, **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        names = (
-            "vocabulary_size max_sequence_length hidden_dim num_layers intermediate_dim num_heads "
-            "dropout pooling"
-        )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+        return cls(vocabulary_size, max_sequence_length, *SIZES[size], **kwargs)

@@ -1,23 +1,37 @@
 """The Vision Transformer as big_vision and vit_jax define it."""
 
-from typing import Any
+from typing import Any, Self
 
 import keras
-import keras_nlp
 
 from keras_lit import checks
-from keras_lit.backbones.text_transformer import SIZES, check_heads, transformer
+from keras_lit.backbones.text_transformer import SIZES, Backbone, check_heads, transformer
+
+
+def image_and_patch_size(
+    *sizes: int | tuple[int, int],
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Both as (height, width), after a check that the patches fill the image."""
+    image, patch = ((x, x) if isinstance(x, int) else (x[0], x[1]) for x in sizes)
+    if image[0] % patch[0] or image[1] % patch[1]:
+        raise ValueError(
+            f"`image_size` should be a multiple of `patch_size`. Received: {image} and {patch}."
+        )
+    return image, patch
+
+
+def patch_convolution(
+    width: int, size: tuple[int, ...], dtype: Any, name: str
+) -> keras.layers.Conv2D:
+    """Projects each patch."""
+    return keras.layers.Conv2D(
+        width, size, size, kernel_initializer="lecun_normal", dtype=dtype, name=name
+    )
 
 
 @keras.saving.register_keras_serializable("keras_lit")
 class PatchEmbedding(keras.layers.Layer):
     """Images [batch, height, width, 3] -> tokens: patches, maybe a class token, positions.
-
-    Args:
-        image_size: (height, width) in pixels.
-        patch_size: (height, width) in pixels.
-        hidden_dim: int, the width of the tokens.
-        class_token: bool, whether a learned token goes before the patches'.
 
     Reference: Dosovitskiy et al. 2021 (arXiv 2010.11929), section 3.1.
     """
@@ -31,24 +45,12 @@ class PatchEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.image_size = tuple(image_size)
-        self.patch_size = tuple(patch_size)
         self.hidden_dim = hidden_dim
         self.class_token = class_token
-        self.patches = keras.layers.Conv2D(
-            hidden_dim,
-            self.patch_size,
-            strides=self.patch_size,
-            kernel_initializer="lecun_normal",
-            dtype=self.dtype_policy,
-            name="patches",
+        self.num_patches = (image_size[0] // patch_size[0]) * (image_size[1] // patch_size[1])
+        self.patches = patch_convolution(
+            hidden_dim, tuple(patch_size), self.dtype_policy, "patches"
         )
-
-    @property
-    def num_patches(self) -> int:
-        """How many patches an image has."""
-        (height, width), patch = self.image_size, self.patch_size
-        return (height // patch[0]) * (width // patch[1])
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.patches.build(input_shape)
@@ -72,13 +74,42 @@ class PatchEmbedding(keras.layers.Layer):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], self.num_patches + self.class_token, self.hidden_dim)
 
-    def get_config(self) -> dict[str, Any]:
-        names = "image_size patch_size hidden_dim class_token"
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+
+class PatchBackbone(Backbone):
+    """A backbone of images that are cut into patches."""
+
+    _sizes: dict[str, tuple[int, int, int, int]]
+
+    @classmethod
+    def from_size(cls, size: str, image_size: int = 224, **kwargs: Any) -> Self:
+        """Builds one of the papers' sizes, such as "B/32" or "L/16".
+
+        Args:
+            size: "S", "B", "L" or "H", for a ViT also "Ti" or "g"; a slash; the patch's side in
+                pixels.
+            image_size: int, the image's side in pixels.
+            **kwargs: of the class.
+
+        Returns:
+            A backbone of the class, randomly initialised.
+
+        Raises:
+            ValueError: unknown size.
+
+        Example:
+
+        >>> keras_lit.backbones.VisionTransformer.from_size("Ti/16", image_size=32).count_params()
+        5487552
+        """
+        name, _, patch = size.partition("/")
+        checks.check_one_of(name, cls._sizes, "size")
+        if not patch.isdecimal():
+            raise ValueError(f'`size` should tell the patch, as "B/16" does. Received: {size!r}.')
+        return cls(image_size, int(patch), *cls._sizes[name], **kwargs)
 
 
 @keras.saving.register_keras_serializable("keras_lit")
-class VisionTransformer(keras_nlp.models.Backbone):
+class VisionTransformer(PatchBackbone):
     """Images [batch, height, width, 3] in -1..1 -> tokens [batch, tokens, hidden_dim].
 
     keras-hub's `ViTBackbone` cannot hold these weights, for it computes GELU exactly; here it is
@@ -107,6 +138,8 @@ class VisionTransformer(keras_nlp.models.Backbone):
     Reference: Dosovitskiy et al. 2021 (arXiv 2010.11929); the LiT paper, section 4.2.
     """
 
+    _sizes = SIZES
+
     def __init__(
         self,
         image_size: int | tuple[int, int],
@@ -129,67 +162,13 @@ class VisionTransformer(keras_nlp.models.Backbone):
         x = keras.layers.Dropout(dropout, dtype=dtype, name="dropout")(embedding(images))
         x = transformer(x, num_layers, intermediate_dim, num_heads, dropout, dtype)
         super().__init__(inputs=images, outputs=x, dtype=dtype, **kwargs)
-        self.image_size = image_size
-        self.patch_size = patch_size
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.intermediate_dim = intermediate_dim
-        self.num_heads = num_heads
-        self.class_token = class_token
-        self.dropout = dropout
-
-    @classmethod
-    def from_size(cls, size: str, image_size: int = 224, **kwargs: Any) -> "VisionTransformer":
-        """Builds one of the papers' sizes, such as "Ti/16", "B/32", "L/16" or "g/14".
-
-        Args:
-            size: "Ti", "S", "B", "L", "H" or "g", a slash and the patch's side in pixels.
-            image_size: int, the image's side in pixels.
-            **kwargs: of the class.
-
-        Returns:
-            A `VisionTransformer`.
-
-        Raises:
-            ValueError: unknown size.
-
-        Example:
-
-        >>> VisionTransformer.from_size("Ti/16", image_size=32).count_params()
-        5487552
-        """
-        dims, patch = dims_and_patch(size, SIZES)
-        return cls(image_size, patch, *dims, **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        names = (
-            "image_size patch_size hidden_dim num_layers intermediate_dim num_heads class_token "
-            "dropout"
+        self._keep(
+            image_size=image_size,
+            patch_size=patch_size,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            intermediate_dim=intermediate_dim,
+            num_heads=num_heads,
+            class_token=class_token,
+            dropout=dropout,
         )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
-
-
-def image_and_patch_size(
-    image_size: int | tuple[int, int], patch_size: int | tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Both as (height, width), after a check that the patches fill the image."""
-    image, patch = (
-        (size, size) if isinstance(size, int) else (size[0], size[1])
-        for size in (image_size, patch_size)
-    )
-    if image[0] % patch[0] or image[1] % patch[1]:
-        raise ValueError(
-            f"`image_size` should be a multiple of `patch_size`. Received: {image} and {patch}."
-        )
-    return image, patch
-
-
-def dims_and_patch(
-    size: str, sizes: dict[str, tuple[int, int, int, int]]
-) -> tuple[tuple[int, int, int, int], int]:
-    """What `sizes` holds for the name before the slash of "B/16", and the patch's side after it."""
-    name, _, patch = size.partition("/")
-    checks.check_one_of(name, sizes, "size")
-    if not patch.isdecimal():
-        raise ValueError(f'`size` should tell the patch, as "B/16" does. Received: {size!r}.')
-    return sizes[name], int(patch)

@@ -21,9 +21,6 @@ def image_tower(arrays: Arrays, prefix: str = "", image_size: int | None = None)
     """The image tower whose arrays' names begin with `prefix`.
 
     For another `image_size` than the file's, its position embeddings in `arrays` are resampled.
-
-    Raises:
-        ValueError: an array is missing or has an impossible shape.
     """
     if f"{prefix}stem/kernel" in arrays:
         return _mlp_mixer(arrays, prefix, image_size)
@@ -54,12 +51,8 @@ def _bit_resnet(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTow
     blocks = range(1, _count(arrays, f"{prefix}block", 1) + 1)
     depths = tuple(_count(arrays, f"{prefix}block{i}/unit", 1) for i in blocks)
     width = _shape(arrays, f"{prefix}root_block/conv_root/kernel", 4)[3]
-    return ImageTower(
-        BiTResNet(depths, width),
-        "mean",
-        _head(arrays, prefix),
-        ImagePreprocessor(image_size or 224),
-    )
+    preprocessor = ImagePreprocessor(image_size or 224)
+    return ImageTower(BiTResNet(depths, width), "mean", _head(arrays, prefix), preprocessor)
 
 
 def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTower:
@@ -100,14 +93,7 @@ def text_tower(
 ) -> TextTower:
     """The text tower, whose arrays' names begin with "txt/".
 
-    Args:
-        arrays: of the checkpoint.
-        heads: of BERT, whose shapes do not tell them.
-        sequence_length: in tokens.
-        preprocessor: for raw text.
-
-    Raises:
-        ValueError: an array is missing or has an impossible shape; BERT without `heads`.
+    `heads` are BERT's, whose shapes do not tell them.
     """
     pooling: TextPooling
     if is_bert(arrays):
@@ -151,20 +137,14 @@ def _bert(arrays: Arrays, heads: int | None) -> BertEncoder:
             "The shapes of a BERT do not tell its attention heads. Pass `text_heads` (12 for "
             "BERT-base, 16 for BERT-large), or keep the released file's name."
         )
-    words, width = _shape(arrays, f"txt/{BERT}embedder/embedders_token_ids/embedding", 2)
-    longest, _ = _shape(arrays, f"txt/{BERT}embedder/embedders_position_ids/embedding", 2)
-    segments, _ = _shape(arrays, f"txt/{BERT}embedder/embedders_segment_ids/embedding", 2)
+    (words, width), (longest, _), (segments, _) = (
+        _shape(arrays, f"txt/{BERT}embedder/embedders_{name}_ids/embedding", 2)
+        for name in ("token", "position", "segment")
+    )
     block = f"txt/{BERT}encoder_block/layer_sequence/layers_"
     inner = _shape(arrays, f"{block}0/mlp_block/mlp/dense_layer/kernel", 2)[1]
-    return BertEncoder(
-        words,
-        _count(arrays, block),
-        heads,
-        width,
-        inner,
-        max_sequence_length=longest,
-        num_segments=segments,
-    )
+    lengths = {"max_sequence_length": longest, "num_segments": segments}
+    return BertEncoder(words, _count(arrays, block), heads, width, inner, **lengths)
 
 
 def _shape(arrays: Arrays, name: str, rank: int) -> tuple[int, ...]:
@@ -184,9 +164,8 @@ def _heads(arrays: Arrays, prefix: str) -> int:
 
 
 def _head(arrays: Arrays, prefix: str) -> int | None:
-    return (
-        _shape(arrays, f"{prefix}head/kernel", 2)[1] if f"{prefix}head/kernel" in arrays else None
-    )
+    name = f"{prefix}head/kernel"
+    return _shape(arrays, name, 2)[1] if name in arrays else None
 
 
 def _count(arrays: Arrays, prefix: str, first: int = 0) -> int:

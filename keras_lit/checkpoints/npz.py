@@ -64,24 +64,9 @@ class Header(NamedTuple):
 class Archive:
     """The arrays of an `.npz` file: shapes at once, numbers one array at a time.
 
-    Args:
-        path: of the file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or not an `.npz`; an array is not of floats (a pickled
-            object, say), is shorter or longer than its header says, or unpacks to far more bytes
-            than the file has. The message names the file and the array.
-
-    Example:
-
-    >>> path = tempfile.mkdtemp() + "/weights.npz"
-    >>> np.savez(path, kernel=np.ones([2, 3], "float32"))
-    >>> archive = Archive(path)
-    >>> archive.shapes
-    {'kernel': (2, 3)}
-    >>> archive.read("kernel").sum()
-    np.float32(6.0)
+    Refuses a file that is truncated or not an `.npz`, and an array that is not of floats (a pickled
+    object, say), is shorter or longer than its header says, or unpacks to far more bytes than the
+    file has. The message names the file and the array.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -99,11 +84,7 @@ class Archive:
         self.shapes = {name: header.shape for name, header in self._headers.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """The array `name`.
-
-        Raises:
-            ValueError: its bytes are corrupt, or it holds NaN or infinity.
-        """
+        """The array `name`; ValueError where its bytes are corrupt or not all are finite."""
         header = self._headers[name]
         with self._refusing(name):
             with self._file.open(self._members[name]) as member:
@@ -167,30 +148,15 @@ def _fill(member: Any, buffer: memoryview) -> None:
 
 
 class Array(NamedTuple):
-    """An array of a checkpoint.
+    """An array of a checkpoint, which `read` makes."""
 
-    Attributes:
-        name: its name in the file, for messages.
-        shape: its shape.
-        read: makes the array.
-    """
-
-    name: str
+    name: str  # In the file, for messages.
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
 def canonical(archive: Archive) -> dict[str, Array]:
-    """The model's arrays under the names that big_vision gives them now.
-
-    Args:
-        archive: of a file by big_vision or vit_jax.
-
-    Returns:
-        Arrays by name: "img/pos_embedding", "txt/Encoder_0/encoderblock_0/LayerNorm_0/scale", "t".
-
-    Raises:
-        ValueError: two arrays of the file are the same one.
+    """The model's arrays under the names that big_vision gives them now, "img/pos_embedding", say.
 
     Reference: big_vision's `models/vit.py` and `models/proj/image_text/text_transformer.py`.
     """
@@ -231,9 +197,9 @@ def _with_single_positions(arrays: dict[str, Array]) -> dict[str, Array]:
     second = arrays.pop("txt/Encoder_0/pos_embedding", None)
     if second is None:
         return arrays
-    first = arrays.get("txt/pos_embedding")
-    if first is None:
-        return {**arrays, "txt/pos_embedding": second}
+    first = arrays.setdefault("txt/pos_embedding", second)
+    if first is second:
+        return arrays
     if first.shape != second.shape:
         raise ValueError(
             f"{first.name!r} and {second.name!r} should have the same shape, as both are added to "

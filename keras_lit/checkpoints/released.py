@@ -19,19 +19,12 @@ TEXT_LENGTH = 16
 
 
 class Released(NamedTuple):
-    """How a released model is made.
+    """How a released model is made."""
 
-    Attributes:
-        image: size and patch of the ViT.
-        text: size of BERT ("base" or "large") or of the text transformer ("S" or "Ti").
-        dim: width of the embeddings.
-        image_head: whether the image tower has a linear head.
-    """
-
-    image: str
-    text: str
-    dim: int
-    image_head: bool = False
+    image: str  # Size and patch of the ViT.
+    text: str  # Size of BERT ("base" or "large") or of the text transformer ("S" or "Ti").
+    dim: int  # Width of the embeddings.
+    image_head: bool = False  # Whether the image tower has a linear head.
 
     @property
     def text_heads(self) -> int | None:

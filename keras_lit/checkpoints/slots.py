@@ -25,11 +25,7 @@ Slots = Iterator[tuple[str, Slot]]
 
 
 def slots_of_model(model: LiT) -> dict[str, Slot]:
-    """The slots of a whole model, by canonical name.
-
-    Raises:
-        ValueError: a tower's backbone has no place in big_vision's layout.
-    """
+    """The slots of a whole model, by canonical name."""
     slots = {
         **slots_of_tower(model.image_tower, "img/"),
         **slots_of_tower(model.text_tower, "txt/"),
@@ -41,26 +37,16 @@ def slots_of_model(model: LiT) -> dict[str, Slot]:
 
 
 def slots_of_tower(tower: Tower, prefix: str = "") -> dict[str, Slot]:
-    """The slots of a tower, head and pooling included.
-
-    Args:
-        tower: one whose backbone is of `keras_lit.backbones`.
-        prefix: goes before each name.
-
-    Raises:
-        ValueError: the backbone has no place in big_vision's layout.
-    """
-    for kind, slots in _BACKBONES.items():
-        if type(tower.backbone) is kind:
-            found = dict(slots(tower.backbone))
-            break
-    else:
+    """The slots of a tower, head and pooling included; `prefix` goes before each name."""
+    slots = _BACKBONES.get(type(tower.backbone))
+    if slots is None:
         known = ", ".join(kind.__name__ for kind in _BACKBONES)
         raise ValueError(
             f"A checkpoint of big_vision's layout holds towers of {known} (in "
             f"`keras_lit.backbones`). Received: {type(tower.backbone).__name__}. Save the model "
             "as a .keras file instead."
         )
+    found = dict(slots(tower.backbone))
     if tower.attention_pooling is not None:
         found |= dict(_attention_pooling(tower.attention_pooling))
     if tower.head is not None:
@@ -69,11 +55,7 @@ def slots_of_tower(tower: Tower, prefix: str = "") -> dict[str, Slot]:
 
 
 def fill(slots: dict[str, Slot], arrays: dict[str, Array], path: Path) -> None:
-    """Puts each array into its variable, one at a time, after all were found to fit.
-
-    Raises:
-        ValueError: arrays are missing, left over or of another shape, or not finite.
-    """
+    """Puts each array into its variable, one at a time, after all were found to fit."""
     missing = [name for name in slots if name not in arrays]
     left_over = [array.name for name, array in arrays.items() if name not in slots]
     if missing or left_over:
@@ -156,14 +138,12 @@ def _bert_encoder(backbone: BertEncoder) -> Slots:
     for i in range(backbone.num_layers):
         block = internals.block_parts(backbone.get_layer(f"transformer_layer_{i}"))
         prefix = f"BertEncoder_0/encoder_block/layer_sequence/layers_{i}"
-        attention = block.attention
-        inner = f"{prefix}/attention_block/attention_layer"
+        inner = f"{prefix}/attention_block"
         for name in ("query", "key", "value"):
-            yield from _dense(f"{inner}/{name}", getattr(attention, f"{name}_dense"), _inputs_first)
-        yield from _dense(
-            f"{prefix}/attention_block/dense_layer", attention.output_dense, _outputs_last
-        )
-        yield from _norm(f"{prefix}/attention_block/layer_norm", block.attention_norm)
+            dense = getattr(block.attention, f"{name}_dense")
+            yield from _dense(f"{inner}/attention_layer/{name}", dense, _inputs_first)
+        yield from _dense(f"{inner}/dense_layer", block.attention.output_dense, _outputs_last)
+        yield from _norm(f"{inner}/layer_norm", block.attention_norm)
         yield from _dense(f"{prefix}/mlp_block/mlp/dense_layer", block.mlp_inner)
         yield from _dense(f"{prefix}/mlp_block/dense_layer", block.mlp_outer)
         yield from _norm(f"{prefix}/mlp_block/layer_norm", block.mlp_norm)

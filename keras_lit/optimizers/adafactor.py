@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lit import checks, distribution
-from keras_lit.optimizers.rules import PaperRules
+from keras_lit.optimizers.rules import PaperRules, check_on_replicas, compute_dtype
 
 MomentumDtype = Literal["bfloat16", "float32"]
 
@@ -49,7 +49,7 @@ class Adafactor(PaperRules):
         weight_decay: non-negative float or None; see above.
         image_multiplier: non-negative float or a schedule of the step, which multiplies the
             learning rate of the image tower (Appendix H of LiT: a smaller or later one).
-        name: string or None, the name of the optimizer.
+        name: string or None.
         **kwargs: as in every Keras optimizer: `clipnorm`, `clipvalue`, `global_clipnorm`,
             `use_ema`, `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`,
             `gradient_accumulation_steps` (on one replica).
@@ -113,27 +113,18 @@ class Adafactor(PaperRules):
         """Creates the slots: row and column (or full) second moments, and the first moment."""
         if self.built:
             return
-        replicas = self._distribution_strategy.num_replicas_in_sync
-        if self.gradient_accumulation_steps and replicas > 1:
-            # Keras updates inside a conditional, where TensorFlow lets no replicas meet.
-            raise ValueError(
-                "`gradient_accumulation_steps` should be None on more than one replica; use larger "
-                "batches, with LiT's `micro_batch_size` if memory is short. "
-                f"Received: {self.gradient_accumulation_steps} on {replicas} replicas."
-            )
+        check_on_replicas(self, self._distribution_strategy.num_replicas_in_sync)
         super().build(variables)
-        self._second_moments = []
-        self._momentums = []
+        self._second_moments, self._momentums = [], []
         for variable in variables:
-            shape = tuple(variable.shape)
-            # A reduced axis stays, with size 1, so that row * column broadcasts to the variable.
-            axes = self._factored_axes(shape)
-            names = ("second_moment",) if axes is None else ("column_moment", "row_moment")
+            shape, dtype = tuple(variable.shape), compute_dtype(variable)
+            shapes = {"second_moment": shape}
+            if axes := self._factored_axes(shape):
+                # A reduced axis stays, with size 1, so that row * column broadcasts.
+                column, row = ((*shape[:axis], 1, *shape[axis + 1 :]) for axis in axes)
+                shapes = {"column_moment": column, "row_moment": row}
             self._second_moments.append(
-                [
-                    self._add_slot(variable, slot_name, slot_shape, _compute_dtype(variable))
-                    for slot_name, slot_shape in zip(names, _slot_shapes(shape, axes), strict=True)
-                ]
+                [self._add_slot(variable, *named, dtype) for named in shapes.items()]
             )
             if self.momentum is not None:
                 # Workers cannot broadcast bfloat16, so there float32 holds the rounded values.
@@ -145,7 +136,7 @@ class Adafactor(PaperRules):
     ) -> None:
         """Moves one variable and its slots by one step."""
         index = self._get_variable_index(variable)
-        dtype = _compute_dtype(variable)
+        dtype = compute_dtype(variable)
         learning_rate = self._decayed(variable, learning_rate)
         gradient = ops.cast(gradient, dtype)
         axes = self._factored_axes(tuple(variable.shape))
@@ -157,10 +148,9 @@ class Adafactor(PaperRules):
             stored, rate = (ops.cast(x, self.momentum_dtype) for x in (slot, self.momentum))
             update = (1.0 - self.momentum) * update + ops.cast(stored * rate, dtype)
             self.assign(slot, ops.cast(update, self.momentum_dtype))
-        self.assign_sub(variable, ops.cast(learning_rate, dtype) * update)
+        self.assign_sub(variable, learning_rate * update)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
         names = "decay_rate beta2_cap momentum momentum_dtype min_dim_size_to_factor epsilon"
         return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
 
@@ -198,20 +188,9 @@ class Adafactor(PaperRules):
     def _add_slot(
         self, variable: keras.Variable, name: str, shape: tuple[int, ...], dtype: str
     ) -> keras.Variable:
-        # Keras' add_variable_from_reference would take the variable's own shape and dtype. Being
-        # colocated makes the slot live on every replica, as the variable does.
+        # Unlike Keras' add_variable_from_reference: of another shape and dtype than the variable.
+        # Being colocated makes the slot live on every replica, as the variable does.
         with self._distribution_strategy.extended.colocate_vars_with(variable.value):
             return self.add_variable(
                 shape, dtype=dtype, name=f"{variable.path.replace('/', '_')}_{name}"
             )
-
-
-def _compute_dtype(variable: keras.Variable | tf.Variable) -> str:
-    # Averages with beta2 = 0.999 stand still in bfloat16, and 1e-30 is zero in float16.
-    return keras.backend.result_type(variable.dtype, "float32")
-
-
-def _slot_shapes(shape: tuple[int, ...], axes: tuple[int, int] | None) -> list[tuple[int, ...]]:
-    if axes is None:
-        return [shape]
-    return [tuple(1 if i == axis else size for i, size in enumerate(shape)) for axis in axes]

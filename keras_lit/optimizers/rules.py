@@ -7,15 +7,16 @@ import tensorflow as tf
 from keras import ops
 
 
+def compute_dtype(variable: keras.Variable | tf.Variable) -> str:
+    """At least float32: averages with beta2 = 0.999 freeze in bfloat16, and 1e-30 underflows."""
+    return keras.backend.result_type(variable.dtype, "float32")
+
+
 class PaperRules(keras.optimizers.Optimizer):
     """Clips the gradient of the global batch, decays kernels only, slows the image tower down.
 
-    An optimizer that inherits from this calls `learning_rate = self._decayed(variable,
-    learning_rate)` at the beginning of its `update_step`.
-
-    `image_multiplier`, a non-negative float or a schedule of the step, multiplies the learning rate
-    (and with it the weight decay) of the image tower's variables, its head's included. `LiT`
-    says at `compile` which these are.
+    A subclass begins its `update_step` with `learning_rate = self._decayed(variable,
+    learning_rate)`. `image_multiplier` applies to the weight decay too, and to the tower's head.
     """
 
     image_multiplier: Any = None
@@ -23,22 +24,23 @@ class PaperRules(keras.optimizers.Optimizer):
 
     def _decayed(self, variable: tf.Variable, learning_rate: tf.Tensor) -> tf.Tensor:
         """Applies the weight decay to a variable and returns its own learning rate."""
-        learning_rate = ops.cast(
-            learning_rate, keras.backend.result_type(variable.dtype, "float32")
-        )
+        learning_rate = ops.cast(learning_rate, compute_dtype(variable))
         index = self._get_variable_index(variable)
-        if self.image_multiplier is not None and index in self._of_image_tower():
-            multiplier = self.image_multiplier
-            if callable(multiplier):
-                multiplier = multiplier(self.iterations)
-            learning_rate = learning_rate * ops.cast(multiplier, learning_rate.dtype)
+        if (multiplier := self.image_multiplier) is not None:
+            if self._image_indices is None:
+                raise ValueError(
+                    "`image_multiplier` is for training a `keras_lit.LiT`, which says what its "
+                    "image tower is. Compile one with this optimizer, or leave the argument out."
+                )
+            if index in self._image_indices:
+                multiplier = multiplier(self.iterations) if callable(multiplier) else multiplier
+                learning_rate = learning_rate * ops.cast(multiplier, learning_rate.dtype)
         if self.weight_decay is not None and self._use_weight_decay(variable):
             rate, decay = (ops.cast(x, variable.dtype) for x in (learning_rate, self.weight_decay))
             self.assign_sub(variable, variable * decay * rate)
         return learning_rate
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
         multiplier = self.image_multiplier
         if multiplier is not None and not isinstance(multiplier, float | int):
             multiplier = keras.saving.serialize_keras_object(multiplier)
@@ -46,19 +48,10 @@ class PaperRules(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "PaperRules":
-        """The optimizer of a config."""
         multiplier = config.get("image_multiplier")
         if isinstance(multiplier, dict):
             multiplier = keras.saving.deserialize_keras_object(multiplier, custom_objects)
         return super().from_config({**config, "image_multiplier": multiplier}, custom_objects)
-
-    def _of_image_tower(self) -> frozenset[int]:
-        if self._image_indices is None:
-            raise ValueError(
-                "`image_multiplier` is for training a `keras_lit.LiT`, which says what its image "
-                "tower is. Compile one with this optimizer, or leave the argument out."
-            )
-        return self._image_indices
 
     def _apply_weight_decay(self, variables: list[tf.Variable]) -> None:
         """Later: `_decayed` knows the variable's own learning rate."""
@@ -135,24 +128,24 @@ def note_image_tower(optimizer: Any, variables: list[keras.Variable]) -> None:
 
 
 def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
-    """Refuses clipping and gradient accumulation that Keras does on each replica by itself.
-
-    Raises:
-        ValueError: `optimizer` has one of them, and there are several replicas.
-    """
+    """Raises where Keras would clip or accumulate gradients on each of several replicas."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if replicas == 1:
+        return
     names = ("clipnorm", "clipvalue", "global_clipnorm")
     clips = [name for name in names if getattr(optimizer, name, None) is not None]
-    if replicas > 1 and clips and not isinstance(optimizer, PaperRules):
+    if clips and not isinstance(optimizer, PaperRules):
         raise ValueError(
             f"Keras clips each replica's gradient before their sum, so `{clips[0]}` would train "
             f"something else on {replicas} replicas than on one. Clip with "
             "`keras_lit.optimizers.Adafactor` or `Adam`, which clip the sum, or not at all. "
             f"Received: {type(optimizer).__name__}."
         )
-    if replicas > 1 and getattr(optimizer, "gradient_accumulation_steps", None):
+    if steps := getattr(optimizer, "gradient_accumulation_steps", None):
+        # Keras updates inside a conditional, where TensorFlow lets no replicas meet.
         raise ValueError(
-            "Keras cannot accumulate gradients on several replicas. Make a large batch fit with "
-            "`compile(..., micro_batch_size=...)`, which also keeps all its negatives. Received: "
-            f"{optimizer.gradient_accumulation_steps} steps on {replicas} replicas."
+            "`gradient_accumulation_steps` should be None on more than one replica, where Keras "
+            "cannot accumulate gradients. Make a large batch fit with LiT's `compile(..., "
+            "micro_batch_size=...)`, which also keeps all its negatives. "
+            f"Received: {steps} on {replicas} replicas."
         )

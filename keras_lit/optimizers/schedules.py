@@ -12,8 +12,15 @@ from keras_lit import checks
 Decay = Literal["cosine", "linear", "rsqrt", "constant"]
 
 
+class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A function of the step whose attributes are its constructor's arguments."""
+
+    def get_config(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
 @keras.saving.register_keras_serializable("keras_lit")
-class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+class WarmupSchedule(_Schedule):
     """Linear warmup, then a decay, then (if asked for) a linear cooldown.
 
     With `progress` = how much of the time after the warmup has passed, in 0..1:
@@ -106,14 +113,9 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             rate = rate * ops.clip((self.total_steps - step) / self.cooldown_steps, 0.0, 1.0)
         return rate
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        names = "peak total_steps warmup_steps decay end timescale cooldown_steps"
-        return {name: getattr(self, name) for name in names.split()}
-
 
 @keras.saving.register_keras_serializable("keras_lit")
-class Delay(keras.optimizers.schedules.LearningRateSchedule):
+class Delay(_Schedule):
     """0 before a step and a constant from then on: the image tower trains in the second half only.
 
     With multiplier 0 the tower computes as in training (dropout, statistics of the batch) but its
@@ -146,13 +148,9 @@ class Delay(keras.optimizers.schedules.LearningRateSchedule):
         """The multiplier at `step` (scalar, counted from 0): scalar float32 tensor."""
         return self.value * ops.cast(ops.cast(step, "float32") >= self.start_step, "float32")
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {"start_step": self.start_step, "value": self.value}
-
 
 @keras.saving.register_keras_serializable("keras_lit")
-class SigmoidRamp(keras.optimizers.schedules.LearningRateSchedule):
+class SigmoidRamp(_Schedule):
     """value / (1 + exp(-(step - middle_step) / width)): a gradual "delay".
 
     Args:
@@ -185,13 +183,9 @@ class SigmoidRamp(keras.optimizers.schedules.LearningRateSchedule):
         distance = ops.cast(step, "float32") - self.middle_step
         return self.value * ops.sigmoid(distance / self.width)
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {"middle_step": self.middle_step, "width": self.width, "value": self.value}
-
 
 @keras.saving.register_keras_serializable("keras_lit")
-class Cycles(keras.optimizers.schedules.LearningRateSchedule):
+class Cycles(_Schedule):
     """Runs a schedule again and again. The paper's "two cycles" lock the image tower in the first.
 
     Args:
@@ -220,13 +214,11 @@ class Cycles(keras.optimizers.schedules.LearningRateSchedule):
         return self.schedule(ops.mod(ops.cast(step, "float32"), float(self.steps)))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
         schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "steps": self.steps}
+        return {**super().get_config(), "schedule": schedule}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Cycles":
-        """The schedule of a config."""
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(schedule, config["steps"])
 
