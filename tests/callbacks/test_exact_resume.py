@@ -30,7 +30,7 @@ def data(batch=BATCH):
 
 
 def run(
-    directory, after=None, epochs=3, save_freq=2, before=(), callbacks=(), pairs=None, **options
+    directory, after=None, epochs=3, save_freq=2, before=(), callbacks=(), pairs=data, **options
 ):
     """Random crops, a shuffle, dropout, momentum and a learning rate that changes."""
     model = make_model(dropout=0.2)
@@ -41,7 +41,7 @@ def run(
         callbacks.append(Interrupt(after))
     keras.utils.set_random_seed(9)
     try:
-        history = model.fit(pairs or data(), epochs=epochs, verbose=0, callbacks=callbacks)
+        history = model.fit(pairs(), epochs=epochs, verbose=0, callbacks=callbacks)
     except KeyboardInterrupt:
         return None
     return history.history.get("loss"), [np.array(weight) for weight in model.get_weights()]
@@ -76,9 +76,9 @@ def cached():
 
 @pytest.mark.parametrize("pairs", [repeated, pytest.param(cached, marks=pytest.mark.slow)])
 def test_what_epochs_that_are_over_drew(pairs, tmp_path):
-    expected = run(tmp_path / "whole", pairs=pairs())
-    assert run(tmp_path / "killed", 9, pairs=pairs()) is None
-    for found, wanted in zip(run(tmp_path / "killed", pairs=pairs())[1], expected[1], strict=True):
+    expected = run(tmp_path / "whole", pairs=pairs)
+    assert run(tmp_path / "killed", 9, pairs=pairs) is None
+    for found, wanted in zip(run(tmp_path / "killed", pairs=pairs)[1], expected[1], strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -138,7 +138,7 @@ def test_steps_that_pass_several_at_a_time(tmp_path):
 def test_what_cannot_be_resumed(tmp_path):
     run(tmp_path, epochs=1)
     with pytest.raises(ValueError, match="run with 6 batches in an epoch, and this one has 3"):
-        run(tmp_path, pairs=data(8))
+        run(tmp_path, pairs=lambda: data(8))
     model = make_model("LL")
     model.compile("sgd")
     with pytest.raises(ValueError, match="of another model or optimizer. Pass another `directory`"):
