@@ -63,10 +63,6 @@ def on_replicas(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> 
     """`function(rows)` for inference, of which each replica of this process computes a part.
 
     Several workers compute all rows each, without talking to each other.
-
-    Args:
-        function: a tf.function from [batch, ...] to [batch, ...].
-        rows: [batch, ...] tensor, any number of rows above 0.
     """
     replicas = 1 if has_workers() else replica_count()
     if replicas == 1:
@@ -120,15 +116,10 @@ def share_out(
     A batch that the replicas do not divide is filled up with its first row; the "mask" is False
     for such rows. All workers read the same batches, unless each has its part (`is_part`), of which
     it adds an equal share to each step; then an epoch has as many steps as the worker with the
-    fewest rows can fill.
+    fewest rows can fill. With `whole_batches` only the last batch may be uneven.
 
-    Args:
-        batches: of dicts of [batch, ...] tensors, global ones.
-        whole_batches: bool, whether only the last batch may be uneven.
-
-    Returns:
-        The batches, and a function from (batches, a `tf.distribute.InputContext`) to a dataset of
-        the consecutive rows of each replica of that worker, one replica after the other.
+    Returns the batches, and a function from (batches, a `tf.distribute.InputContext`) to a dataset
+    of the consecutive rows of each replica of that worker, one replica after the other.
     """
     replicas, part = replica_count(), is_part(batches)
     batches = batches.enumerate().map(

@@ -16,11 +16,8 @@ def whole(
 ) -> Iterator[pathlib.Path]:
     """Yields another path to write to, which becomes `path` when all of it is on the disk.
 
-    A process that is killed leaves `path` as it was, and a file `NAME.PID.tmp` behind.
-
-    Args:
-        path: of the file.
-        directory: where to write until then, on the same disk; by default beside the file.
+    A process that is killed leaves `path` as it was, and a file `NAME.PID.tmp` behind, in the
+    `directory` (on the same disk; by default beside the file).
 
     Example:
 
@@ -45,15 +42,8 @@ def whole(
 def whole_folder(path: str | os.PathLike, first_stays: bool = False) -> Iterator[pathlib.Path]:
     """Yields another, empty folder to fill, which becomes `path` when all of it is there.
 
-    A process that is killed leaves `path` as it was, and a folder `NAME.PID.tmp` beside it.
-
-    Args:
-        path: of the folder; there is none yet, or an empty one.
-        first_stays: bool, whether the folder of a process that was first stays, which writes the
-            same; otherwise that is an error.
-
-    Raises:
-        OSError: `path` has been filled meanwhile, by another process.
+    A process that is killed leaves `path` as it was, and a folder `NAME.PID.tmp` beside it. Where
+    another process has filled `path` meanwhile that is an OSError, unless `first_stays`.
 
     Example:
 

@@ -75,15 +75,8 @@ def block_parts(block: keras.Layer) -> BlockParts:
 
 
 def attend(attention: Any, query: Any, key: Any, value: Any, training: bool | None) -> Any:
-    """What a `keras.layers.MultiHeadAttention` does between its projections.
-
-    Args:
-        attention: the layer, built.
-        query: [batch, queries, heads, dim] float tensor; key and value [batch, keys, heads, dim].
-        training: bool, for its dropout.
-
-    Returns:
-        [batch, queries, heads, dim] float tensor.
+    """What a `keras.layers.MultiHeadAttention` does between its projections: [batch, queries (keys
+    for key and value), heads, dim] float tensors to [batch, queries, heads, dim].
     """
     return attention._compute_attention(query, key, value, training=training)[0]
 
@@ -92,17 +85,10 @@ def attend(attention: Any, query: Any, key: Any, value: Any, training: bool | No
 
 
 def with_cardinality(dataset: Any, count: Any) -> Any:
-    """A dataset, distributed or not, that tells Keras it has so many batches.
+    """A dataset, distributed or not, that now tells Keras it has so many batches (int or scalar).
 
     Of a distributed one TensorFlow would count the rows of all local replicas; of a resumed one it
     knows nothing.
-
-    Args:
-        dataset: a tf.data.Dataset or a tf.distribute.DistributedDataset; changed in place.
-        count: int or scalar tensor; negative for unknown or endless, as in tf.data.
-
-    Returns:
-        The dataset.
     """
     if isinstance(dataset, tf.data.Dataset):
         dataset.cardinality = lambda: tf.constant(count, tf.int64)

@@ -19,16 +19,10 @@ def unit_length(embeddings: Any) -> tf.Tensor:
 def encode(
     function: Callable[[Any], tf.Tensor], batches: tf.data.Dataset, verbose: Any
 ) -> Iterator[tuple[np.ndarray, Any]]:
-    """Runs a function over batches, on all replicas of this process, with a progress bar.
+    """Runs a tower's tf.function over batches, on all replicas here, with a progress bar.
 
-    Args:
-        function: a tf.function of a tower, from [batch, ...] to [batch, dim].
-        batches: of what it takes, or of dicts that hold it as "image", or as "image_features",
-            which are encoded already.
-        verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
-
-    Yields:
-        [batch, dim] array, and the batch.
+    Batches are what it takes, or dicts that hold it as "image" (or "image_features", encoded
+    already). `verbose` is 0, 1 or "auto": a bar for more than 10. Yields [batch, dim], the batch.
     """
     count = int(batches.cardinality())
     if verbose == "auto":

@@ -10,7 +10,7 @@ import numpy as np
 from keras_lit import internals
 from keras_lit.towers.image import FeaturesOnly, ImageTower
 
-__all__ = ["differences", "fingerprint"]
+__all__ = ["fingerprint"]
 
 Fingerprint = dict[str, str]
 # What a config holds that does not change what an inference computes. The compute dtype has an
@@ -71,20 +71,7 @@ def identity(fingerprint: Fingerprint) -> int:
 
 
 def differences(expected: dict[str, Any], received: dict[str, Any]) -> list[str]:
-    """The entries in which two nested dicts differ, as "a.b: expected 1, received 2".
-
-    Args:
-        expected: a (nested) dict.
-        received: another.
-
-    Returns:
-        "path.to.entry: expected x, received y" for each entry that differs.
-
-    Example:
-
-    >>> keras_lit.fingerprints.differences({"dim": 4}, {"dim": 8})
-    ['dim: expected 4, received 8']
-    """
+    """Where two nested dicts differ: "path.to.entry: expected x, received y"."""
     found = []
     for name in sorted({*expected, *received}):
         first, second = expected.get(name), received.get(name)

@@ -75,15 +75,9 @@ def as_dataset(
 ) -> tf.data.Dataset:
     """The one door: every form of data that Keras takes, as a tf.data.Dataset of dicts.
 
-    Args:
-        x: a dict of arrays; a tf.data.Dataset, PyDataset (read by threads, `workers` of them) or
-            generator of dicts; of these also (pairs,) and (pairs, None).
-        batch_size: int, for a dict of arrays.
-        shuffle: bool, whether to shuffle arrays, or the batches of a PyDataset, in each epoch.
-        columns: what a tuple holds, where it may hold something else than pairs.
-
-    Raises:
-        ValueError: another form, targets or sample weights.
+    A dict of arrays (batched by `batch_size`), a tf.data.Dataset, PyDataset (`workers` threads
+    read it) or generator of dicts; (pairs,) and (pairs, None) of these. `shuffle` is for arrays and
+    the batches of a PyDataset; `columns` names what a tuple holds, where that may be more.
     """
     if isinstance(x, tuple):
         x = _without_targets(x, columns)

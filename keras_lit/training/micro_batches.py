@@ -18,16 +18,9 @@ Tensors = dict[str, tf.Tensor]
 
 
 def embed(model: keras.Model, data: Tensors, size: int, tape: tf.GradientTape) -> Tensors:
-    """The embeddings of a batch, whose gradient encodes each chunk once more.
+    """`model(data, training=True)`, `size` pairs at a time; its gradient encodes each chunk again.
 
-    Args:
-        model: a `LiT`.
-        data: {"image" or "image_features", "text"}, [batch, ...] tensors.
-        size: int, how many pairs to encode at one time.
-        tape: that watches; it learns of the weights and the embeddings, and of nothing between.
-
-    Returns:
-        {"image_embeddings", "text_embeddings"} as of `model(data, training=True)`.
+    The `tape` that watches learns of the weights and the embeddings, and of nothing between.
     """
     with tape.stop_recording():
         if "image" in data and model.image_tower.locked:
