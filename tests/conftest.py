@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 8
@@ -30,14 +31,29 @@ def pytest_configure(config):
         autograph.CONVERSION_RULES = rules
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forget():
-    """Frees a module's models and graphs: a process that keeps those of all modules holds 10 GB."""
-    yield
+def free_memory():
+    """Frees models and graphs that nothing refers to: a process that kept all would hold 10 GB."""
+    # TensorFlow never forgets a traced `tf.custom_gradient`, nor the variables of its graph.
+    registered = ops.gradient_registry._registry
+    for name in [name for name in registered if name.startswith("CustomGradient-")]:
+        del registered[name]
     keras.backend.clear_session()
     gc.collect()
     if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # What was freed goes back to the system.
+        ctypes.CDLL(None).malloc_trim(0)  # Gives what was freed back to the system.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_memory_after_module():
+    yield
+    free_memory()
+
+
+@pytest.fixture
+def free_memory_after_test():
+    """For tests that leave much behind."""
+    yield
+    free_memory()
 
 
 @pytest.fixture(scope="session")
