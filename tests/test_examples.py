@@ -1,44 +1,89 @@
 """The examples and benchmarks that no other test runs, on small data, as users call them."""
 
+import contextlib
+import importlib
+import io
 import json
 import pathlib
+import runpy
+import shlex
 import subprocess
 import sys
+import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_lit
 from keras_lit.data import image_text_pairs
 from tests.small import make_model
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("free_memory_after_test")]
 
 
-def run(script, arguments, directory):
-    result = subprocess.run(
-        [sys.executable, EXAMPLES / script, *arguments.split()],
-        capture_output=True,
-        text=True,
-        cwd=directory,
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(script, arguments) -> what it printed; in this process, in an empty folder."""
+    policy = keras.config.dtype_policy()
+
+    def run(script, arguments):
+        path = EXAMPLES / script
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setattr(sys, "argv", [str(path), *shlex.split(arguments)])
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            try:
+                runpy.run_path(str(path), run_name="__main__")
+            except SystemExit as end:
+                assert not end.code
+        return printed.getvalue()
+
+    yield run
+    keras.config.set_dtype_policy(policy)
 
 
-def test_workers(photos, tmp_path):
+@pytest.fixture
+def start(tmp_path):
+    """As `run`, in a process of its own."""
+
+    def start(script, arguments):
+        command = [sys.executable, EXAMPLES / script, *arguments.split()]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    return start
+
+
+@pytest.fixture
+def benchmark(run, monkeypatch):
+    """As `run`, and a benchmark's cases run in this process too, one after the other."""
+
+    def case(command, **_):
+        _, script, *arguments = command
+        return types.SimpleNamespace(stdout=run(script, shlex.join(arguments)))
+
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    harness = importlib.import_module("harness")
+    monkeypatch.setattr(harness, "subprocess", types.SimpleNamespace(run=case))
+    return lambda script, arguments: run(f"benchmarks/{script}.py", arguments)
+
+
+def test_workers(photos, start, tmp_path):
     arguments = f"--workers 2 --dataset {photos} --epochs 1 --batch-size 32 --output {tmp_path}"
-    assert "2 replicas trained" in run("train_multiworker.py", arguments, tmp_path)
+    assert "2 replicas trained" in start("train_multiworker.py", arguments)
     assert (tmp_path / "model.keras").stat().st_size > 1000
 
 
-def test_multilingual(stamps, tmp_path):
+def test_multilingual(stamps, run, tmp_path):
     """The script runs, with few pictures' worth of training; its full run takes half an hour."""
     arguments = f"--data-dir {stamps.data_path.parents[1]} --output {tmp_path}"
     small = "--layers 0 1 --epochs 4 --width 64 --vocabulary-size 4000"
-    run("multilingual.py", f"{arguments} {small}", tmp_path)
+    run("multilingual.py", f"{arguments} {small}")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["recall@10"]["languages"] == 58
     # Ten of some 170 pictures by chance.
@@ -50,20 +95,20 @@ def test_multilingual(stamps, tmp_path):
         assert len({trial["layers"] for trial in choice["trials"]}) == 2
 
 
-def test_find_duplicates(photos, tmp_path):
+def test_find_duplicates(photos, run, tmp_path):
     (photos / "even" / "copy.png").write_bytes((photos / "odd" / "1.png").read_bytes())
     with (photos / "captions.csv").open("a") as table:
         table.write("\neven/copy.png,the same again")
         table.write("\nodd/3.png,another caption, which makes no other picture")
     arguments = f"--source {photos} --hash-only --max-distance 0 --output {tmp_path}"
-    run("find_duplicates.py", arguments, tmp_path)
+    run("find_duplicates.py", arguments)
     assert (tmp_path / "drop.txt").read_text() == f"{photos}/even/copy.png\n"
     best = json.loads((tmp_path / "duplicates.json").read_text())[0]
     assert best["reference"].endswith("odd/1.png") and best["score"] == 1
 
 
 @pytest.mark.parametrize("form", ["tar", "jsonl"])
-def test_prepare_data(photos, form, tmp_path):
+def test_prepare_data(photos, run, form, tmp_path):
     """A repeat, a broken and a small image, a name to drop: counted, and all else is kept."""
     (photos / "odd" / "again.png").write_bytes((photos / "odd" / "1.png").read_bytes())
     (photos / "odd" / "broken.png").write_bytes(b"no image")
@@ -77,7 +122,7 @@ def test_prepare_data(photos, form, tmp_path):
     options = (
         f"--drop drop.txt --short-side 39 --max-distance 0 --images-per-shard 50 --format {form}"
     )
-    printed = run("prepare_data.py", f"--source {photos} --output out {options}", tmp_path)
+    printed = run("prepare_data.py", f"--source {photos} --output out {options}")
     assert "1 pairs of 1 images that repeat others dropped, 1 bad records left out, 80" in printed
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report == {
@@ -106,28 +151,43 @@ def test_prepare_data(photos, form, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "cases"),
     [
-        ("loss", "--batches 16 --dims 8 --dtypes bfloat16 --replicas 1 2", 5),
         ("duplicates", "--images 6000", 4),
-        ("train_step", "--batch 4 --rounds 1", 3),
-        ("train_step", "--batch 4 --rounds 1 --grow tokens 8", 1),
         ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1", 1),
     ],
 )
-def test_benchmarks(script, arguments, cases, tmp_path):
-    run(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json", tmp_path)
+def test_benchmarks(benchmark, script, arguments, cases, tmp_path):
+    benchmark(script, f"{arguments} --repeats 1 --output out.json")
+    assert_measured(tmp_path, cases)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "cases"),
+    [
+        ("loss", "--batches 16 --dims 8 --dtypes bfloat16 --replicas 1 2", 5),
+        ("train_step", "--batch 4 --rounds 1", 3),
+        ("train_step", "--batch 4 --rounds 1 --grow tokens 8", 1),
+    ],
+)
+def test_benchmarks_in_processes(start, script, arguments, cases, tmp_path):
+    """As many devices as the case has replicas; memory that XLA would keep."""
+    start(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json")
+    assert_measured(tmp_path, cases)
+
+
+def assert_measured(tmp_path, cases):
     results = json.loads((tmp_path / "out.json").read_text())
     assert len(results) == cases and all(result["seconds"] > 0 for result in results)
 
 
-def test_benchmark_of_import_time(tmp_path):
-    run("benchmarks/import_time.py", "--rounds 1 --output out.json", tmp_path)
+def test_benchmark_of_import_time(start, tmp_path):
+    start("benchmarks/import_time.py", "--rounds 1 --output out.json")
     nlp, lit = json.loads((tmp_path / "out.json").read_text())
     assert lit["of_keras_nlp"] == pytest.approx(lit["seconds"] / nlp["seconds"])
 
 
-def test_benchmark_of_the_input_pipeline(tmp_path):
+def test_benchmark_of_the_input_pipeline(start, tmp_path):
     arguments = "--records 80 --batch 8 --warm-up 2 --rounds 1 --output out.json"
-    assert "keras_lit / plain: " in run("benchmarks/input_pipeline.py", arguments, tmp_path)
+    assert "keras_lit / plain: " in start("benchmarks/input_pipeline.py", arguments)
     results = json.loads((tmp_path / "out.json").read_text())
     assert [result["library"] for result in results] == ["keras_lit", "plain"]
     for result in results:
@@ -135,19 +195,19 @@ def test_benchmark_of_the_input_pipeline(tmp_path):
         assert result["growth_mb"] >= 0 and result["seconds"] == pytest.approx(seconds)
 
 
-def test_evaluate(photos, tmp_path):
+def test_evaluate(photos, run, tmp_path):
     make_model().save(tmp_path / "model.keras")
     arguments = f"model.keras --datasets {photos} cifar100 --data-dir {tmp_path} --output report"
-    printed = run("evaluate.py", arguments, tmp_path)
+    printed = run("evaluate.py", arguments)
     assert "text_to_image_recall@1" in printed and "left out: cifar100 is not in" in printed
     record = json.loads((tmp_path / "report" / "results.json").read_text())[0]
     assert record["count"] == 80 and "image_retrieval_recall@5" in record["metrics"]
     assert (tmp_path / "report" / "report.html").read_text().count("data:image/png") == 8 * 5
 
 
-def test_checkpoints(tmp_path):
+def test_checkpoints(start, tmp_path):
     arguments = "--load LiT-B16B_2 --count LiT-B16B LiT-L16S --rounds 1 --output out.json"
-    run("benchmarks/checkpoints.py", arguments, tmp_path)
+    start("benchmarks/checkpoints.py", arguments)
     *counts, loaded = json.loads((tmp_path / "out.json").read_text())
     assert [result["parameters"] for result in counts] == [195_871_489, 331_140_353]
     assert loaded["file_mb"] == pytest.approx(195_280_897 * 4 / 2**20, rel=1e-3)
@@ -155,7 +215,7 @@ def test_checkpoints(tmp_path):
     assert loaded["seconds"] < 60 and loaded["growth_of_file"] < 2.5
 
 
-def test_zero_shot_released(tmp_path):
+def test_zero_shot_released(run, tmp_path):
     golden = EXAMPLES.parent / "tests" / "golden" / "lit_bert_no_image_head.npz"
     (tmp_path / "lit.npz").write_bytes(golden.read_bytes())
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cat", "photo", "of"]
@@ -164,7 +224,7 @@ def test_zero_shot_released(tmp_path):
         pixels = np.full([9, 7, 3], grey, "uint8")
         (tmp_path / f"{name}.png").write_bytes(tf.io.encode_png(pixels).numpy())
     arguments = "a.png b.png --classes dog cat --checkpoint lit.npz --text-heads 4"
-    lines = run("zero_shot_released.py", arguments, tmp_path).splitlines()
+    lines = run("zero_shot_released.py", arguments).splitlines()
     assert [line.split(":")[0] for line in lines] == ["a.png", "b.png"]
     for line in lines:
         shares = [float(share.rstrip("%")) for share in line.replace(",", "").split()[2::2]]
@@ -173,14 +233,15 @@ def test_zero_shot_released(tmp_path):
         )
 
 
-def test_features(photos, tmp_path):
+def test_features(photos, run, tmp_path, monkeypatch):
     """Two jobs, joined, and a text tower trained on what they wrote."""
+    monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", {"Ti": (32, 2, 64, 2)})
     for job in ("--job 0 --jobs 2", "--job 1 --jobs 2", "--merge"):
         arguments = f"--dataset {photos} --output {tmp_path}/features --shards 2 {job}"
-        printed = run("precompute_features.py", arguments, tmp_path)
+        printed = run("precompute_features.py", arguments)
     assert "train: 80 pairs of " in printed and "0 images skipped" in printed
     arguments = f"--features {tmp_path}/features --output {tmp_path}/run --vocabulary 60"
-    assert "on 80 pairs" in run("train_from_features.py", arguments, tmp_path)
+    assert "on 80 pairs" in run("train_from_features.py", arguments)
     assert (tmp_path / "run" / "saved_model" / "1" / "saved_model.pb").exists()
 
 
@@ -198,7 +259,7 @@ def test_features(photos, tmp_path):
         ),
     ],
 )
-def test_benchmark_of_features(arguments, names, tmp_path):
-    run("benchmarks/features.py", f"{arguments} --rounds 1 --output out.json", tmp_path)
+def test_benchmark_of_features(benchmark, arguments, names, tmp_path):
+    benchmark("features", f"{arguments} --rounds 1 --output out.json")
     for result in json.loads((tmp_path / "out.json").read_text()):
         assert all(np.isfinite(result[name]) for name in names)
