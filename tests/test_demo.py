@@ -8,18 +8,18 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from small import make_model
 
 import keras_lit
+from tests.small import make_model
 
 pytestmark = pytest.mark.slow
-gradio = pytest.importorskip("gradio")
-sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no chromium")
 def test_page(tmp_path):
+    from playwright import sync_api
+
     file = pathlib.Path(__file__).parent.parent / "examples" / "demo.py"
     spec = importlib.util.spec_from_file_location("demo", file)
     demo = importlib.util.module_from_spec(spec)

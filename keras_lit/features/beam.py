@@ -1,7 +1,6 @@
 """Apache Beam: precomputes features of images in the millions on any of its runners.
 
-`pip install keras_lit[beam]`. Beam 2.77 holds protobuf below the version that TensorFlow 2.21 would
-take (6.33 for 7.36 here), so give it an environment of its own.
+`pip install keras_lit[beam]`.
 """
 
 import os
