@@ -12,7 +12,7 @@ import types
 import keras_lit
 
 # Methods of Keras that a user calls, and that do more here.
-OWN = ("compile", "evaluate", "fit")
+OWN = ("compile", "evaluate", "fit", "predict")
 
 
 def modules():
