@@ -216,6 +216,7 @@ def assert_same(actual, expected, tolerance):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("free_memory_after_test")
 @pytest.mark.parametrize(
     ("optimizer", "replicas"),
     [("sgd", 8), ("sgd", 2), ("sgd", 3), ("sgd", 4), ("adafactor", 2), ("adafactor", 3)],
@@ -226,11 +227,13 @@ def test_training_on_replicas_equals_one_device(optimizer, replicas):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("free_memory_after_test")
 def test_training_both_towers_on_replicas_equals_one_device():
     assert_same(train(mirrored(4), "sgd", "UU"), on_one_device("sgd", "UU"), 1e-5)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("free_memory_after_test")
 @pytest.mark.parametrize(
     ("workers", "jobs"), [(2, ["sgd", "adafactor", "part", "callbacks"]), (3, ["part"])]
 )
