@@ -16,9 +16,6 @@ from tensorflow.python.framework import ops
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 8
 )
-# To rewrite a graph takes longer than a test's few steps of it; the tests in other processes
-# (workers, notebooks, benchmarks, artifacts in a fresh process) run rewritten ones.
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_configure(config):

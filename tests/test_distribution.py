@@ -219,7 +219,15 @@ def assert_same(actual, expected, tolerance):
 @pytest.mark.usefixtures("free_memory_after_test")
 @pytest.mark.parametrize(
     ("optimizer", "replicas"),
-    [("sgd", 8), ("sgd", 2), ("sgd", 3), ("sgd", 4), ("adafactor", 2), ("adafactor", 3)],
+    [
+        ("sgd", 8),
+        ("sgd", 2),
+        ("sgd", 3),
+        ("sgd", 4),
+        ("adafactor", 2),
+        ("adafactor", 3),
+        ("adafactor", 4),
+    ],
 )
 def test_training_on_replicas_equals_one_device(optimizer, replicas):
     result = train(mirrored(replicas), optimizer)
