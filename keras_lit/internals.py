@@ -5,11 +5,14 @@ that subclass (`LiT._maybe_symbolic_build`, those of `optimizers.rules`); the te
 too, and CONTRIBUTING.md lists all.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework import ops
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 # Keras' layers and variables.
@@ -100,6 +103,28 @@ def with_cardinality(dataset: Any, count: Any) -> Any:
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     """Lets a callback choose, in `on_train_begin`, the epoch where `fit` starts; None: as given."""
     model._initial_epoch = epoch
+
+
+# TensorFlow.
+
+
+def custom_gradient(function: Callable) -> Callable:
+    """`tf.custom_gradient` that goes with its graph.
+
+    TensorFlow's own keeps each one that it traced for good, and so the weights of its model.
+    """
+    decorated = tf.custom_gradient(function)
+
+    @functools.wraps(function)
+    def call(*args: tf.Tensor) -> Any:
+        outputs = decorated(*args)
+        if not tf.executing_eagerly():
+            op = tf.nest.flatten(outputs)[0].op
+            name = op.get_attr("_gradient_op_type").decode()
+            op._gradient_function = ops.gradient_registry._registry.pop(name)["type"]
+        return outputs
+
+    return call
 
 
 # TF-Text.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_lit import checks, distribution
+from keras_lit import checks, distribution, internals
 
 __all__ = ["sigmoid_contrastive_loss", "softmax_contrastive_loss"]
 
@@ -72,7 +72,7 @@ def softmax_contrastive_loss(
     """
     image, text = _checked(image_embeddings, text_embeddings, tile_size)
 
-    @tf.custom_gradient
+    @internals.custom_gradient
     def compute(
         image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
@@ -186,7 +186,7 @@ def sigmoid_contrastive_loss(
     """
     image, text = _checked(image_embeddings, text_embeddings, tile_size)
 
-    @tf.custom_gradient
+    @internals.custom_gradient
     def compute(
         image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor, bias: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:

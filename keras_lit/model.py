@@ -308,8 +308,8 @@ class LiT(PairsModel):
             images: a list of file names (str or path), of encoded images (bytes) or of uint8 arrays
                 [height, width, channels], which may differ in size; or an array or tensor of
                 encoded images [n], uint8 pixels [n, height, width, channels] or preprocessed floats
-                [n, height, width, 3] or precomputed features [n, feature_dim]; or a
-                tf.data.Dataset of batches of these (but file names).
+                [n, height, width, 3] or precomputed features [n, feature_dim]; or batches of these
+                (but file names), or of pairs that hold them, in any form that `fit` takes.
             batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
@@ -328,8 +328,9 @@ class LiT(PairsModel):
         """Embeds text.
 
         Args:
-            text: a list, array or tensor of strings [n], or token ids [n, sequence_length].
-            batch_size: int, how many to embed at a time.
+            text: a list, array or tensor of strings [n], or token ids [n, sequence_length]; or
+                batches of these, or of pairs that hold them, in any form that `fit` takes.
+            batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
         Returns:

@@ -16,6 +16,7 @@ from keras_lit.towers import ImageTower, TextTower
 from keras_lit.training import pairs
 from keras_lit.training.pairs import Pairs
 
+_Stream = tf.data.Dataset | keras.utils.PyDataset | Iterator
 _KINDS = (
     'batches of {"image", "text"} from a tf.data.Dataset or a dict of arrays, a '
     "keras.utils.PyDataset or a Python generator"
@@ -83,7 +84,7 @@ def as_dataset(
         x = _without_targets(x, columns)
     if isinstance(x, dict):
         return _of_arrays(x, batch_size or 32, shuffle)
-    if not isinstance(x, tf.data.Dataset | keras.utils.PyDataset | Iterator):
+    if not isinstance(x, _Stream):
         raise ValueError(
             f"Pairs should be {_KINDS}. Received: {type(x).__name__}. "
             'Pass lists and arrays as {"image": images, "text": texts}.'
@@ -124,10 +125,12 @@ def of_text(text: Any, tower: TextTower, batch_size: int) -> tf.data.Dataset:
         token_ids = tower.preprocessor(batch) if batch.dtype == tf.string else batch
         return pairs.token_ids_in_range(tf.cast(token_ids, tf.int32), tower.vocabulary_size)
 
-    text = [text] if isinstance(text, str | bytes) else text
-    _check_some(text, "text")
-    batches = tf.data.Dataset.from_tensor_slices(pairs.as_array(text)).batch(batch_size)
-    return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    text = _column(text, "text")
+    if not isinstance(text, tf.data.Dataset):
+        text = [text] if isinstance(text, str | bytes) else text
+        _check_some(text, "text")
+        text = tf.data.Dataset.from_tensor_slices(pairs.as_array(text))
+    return _batched(text, batch_size).map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def _known_columns(index: tf.Tensor, batch: Pairs) -> Pairs:
@@ -217,6 +220,8 @@ def _of_python(
 
     def arrays(batch: Any) -> Pairs:
         batch = _without_targets(batch, columns) if isinstance(batch, tuple) else batch
+        if columns and len(columns) == 1 and not isinstance(batch, dict):
+            batch = {columns[0]: batch}
         if not isinstance(batch, dict):
             raise ValueError(f"Pairs should be {_KINDS}. Received batches: {type(batch).__name__}.")
         return {name: np.asarray(pairs.as_array(values)) for name, values in batch.items()}
@@ -232,10 +237,31 @@ def _of_python(
     return tf.data.Dataset.from_generator(lambda: map(arrays, epoch()), output_signature=signature)
 
 
+def _column(x: Any, *names: str) -> Any:
+    """The first of these columns, of pairs in any form; what has no columns is one itself."""
+    if isinstance(x, dict):
+        found = [x[name] for name in names if name in x]
+        if not found:
+            raise ValueError(f"There should be a column {names[-1]!r}. Received: {sorted(x)}.")
+        return found[0]
+    if isinstance(x, _Stream):
+        x = as_dataset(x, columns=names[-1:])
+        return x.map(lambda row: _column(row, *names)) if isinstance(x.element_spec, dict) else x
+    return x
+
+
+def _batched(rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Of strings, pixels, features or token ids, batched or not."""
+    spec = rows.element_spec
+    batched = spec.shape.rank in ((1,) if spec.dtype == tf.string else (2, 4))
+    return rows if batched else rows.batch(batch_size)
+
+
 def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:
     """Batches of images, or of (images, names) where names are known."""
+    images = _column(images, *pairs.IMAGE_KEYS[::-1])
     if isinstance(images, tf.data.Dataset):
-        return images
+        return _batched(images, batch_size)
     if isinstance(images, str | bytes | os.PathLike):
         images = [images]
     _check_some(images, "images")

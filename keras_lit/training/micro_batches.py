@@ -30,7 +30,7 @@ def embed(model: keras.Model, data: Tensors, size: int, tape: tf.GradientTape) -
         embeddings = _embeddings(model, chunks, data["text"], size)
     weights = [weight.value for weight in model.trainable_weights]
 
-    @tf.custom_gradient
+    @internals.custom_gradient
     def linked(*values: tf.Tensor) -> tuple[Any, Callable]:
         def gradient(*upstream: tf.Tensor) -> list[tf.Tensor]:
             of_chunks = {
