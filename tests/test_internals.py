@@ -6,10 +6,12 @@ but `keras_lit.internals` is of ours: plain Keras layers, models and optimizers 
 
 import ast
 import contextlib
+import gc
 import importlib
 import pathlib
 import pkgutil
 import re
+import weakref
 
 import keras
 import keras_nlp
@@ -295,6 +297,34 @@ def test_an_optimizer_knows_its_strategy():
         optimizer = keras.optimizers.SGD()
     assert optimizer._distribution_strategy is mirrored(2)
     assert keras.optimizers.SGD()._distribution_strategy.num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_custom_gradient_goes_with_its_graph(ours):
+    """The day on which TensorFlow's own goes as well, `internals.custom_gradient` can go."""
+    decorator = internals.custom_gradient if ours else tf.custom_gradient
+
+    @decorator
+    def twice(x, y):
+        return (x + y, x * y), lambda of_sum, of_product: (2.0 * of_sum, 5.0 * of_product)
+
+    @tf.function
+    def function(x):
+        total, product = inner(x, 3.0 * x)
+        return total + product
+
+    inner = tf.function(lambda x, y: twice(x, y))  # Its gradient is made when it has been traced.
+    x = tf.Variable(1.0)
+    with tf.GradientTape() as tape:
+        found = function(x)
+    assert float(found) == 7.0 and float(tape.gradient(found, x)) == 2.0 + 3.0 * 5.0
+    with tf.GradientTape() as tape:  # Without a graph.
+        total, _ = twice(x, x)
+    assert float(tape.gradient(total, x)) == 2.0
+    graph = weakref.ref(inner.get_concrete_function(x, x).graph)
+    function = inner = twice = tape = total = None
+    gc.collect()
+    assert (graph() is None) == ours
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -355,6 +355,53 @@ def test_encode_image_takes_every_kind_of_image(model, tmp_path):
     np.testing.assert_allclose(model.encode_image(mixed)[[0, 2]], expected[[0, 2]], atol=1e-6)
 
 
+class Batches(keras.utils.PyDataset):
+    """What `part(slice)` gives of 24 rows, 7 at a time."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.part(slice(7 * index, 7 * index + 7))
+
+
+@pytest.mark.slow
+def test_each_side_is_encoded_from_all_that_fit_takes(model):
+    pairs = {"image": IMAGES, "text": np.array(CAPTIONS, object)}
+    rows = tf.data.Dataset.from_tensor_slices({"image": IMAGES, "text": CAPTIONS})
+    for column, encode in ("image", model.encode_image), ("text", model.encode_text):
+        expected = encode(pairs[column])
+
+        def one(part, column=column):
+            return pairs[column][part]
+
+        forms = {
+            "dict": pairs,
+            "dataset of pairs": rows.batch(7),
+            "dataset, not batched": rows,
+            "a column, not batched": rows.map(lambda pair, column=column: pair[column]),
+            "PyDataset of pairs": Batches(lambda part: {k: v[part] for k, v in pairs.items()}),
+            "PyDataset of a column": Batches(one),
+            "tuples": Batches(lambda part, one=one: (one(part), None)),
+            "generator": (one(slice(i, i + 7)) for i in range(0, 24, 7)),
+            "generator of tuples": ((one(slice(i, i + 7)),) for i in range(0, 24, 7)),
+        }
+        for form, data in forms.items():
+            found = encode(data, batch_size=5, verbose=0)
+            np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=f"{column}, {form}")
+    features = model.image_tower.features(model.image_tower.preprocessor(IMAGES))
+    found = model.encode_image({"image_features": features, "text": pairs["text"]})
+    np.testing.assert_allclose(found, model.encode_image(IMAGES), atol=1e-6)
+    with pytest.raises(ValueError, match="a column 'image'. Received: .'text'"):
+        model.encode_image({"text": CAPTIONS})
+    with pytest.raises(ValueError, match="takes no targets"):
+        model.encode_image(rows.map(lambda pair: (pair["image"], pair["text"])).batch(5))
+
+
 def test_bytes_may_end_in_zeros(model):
     """As those of a black BMP do, which NumPy's own strings would cut off."""
     bmp = b"BM" + np.array([102, 0, 54, 40, 4, 4], "<i4").tobytes()

@@ -38,9 +38,12 @@ def encode(
 
 
 def embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
-    """[n, dim] float32 array of unit-length rows, of batches of what a tower takes."""
+    """[n, dim] float32 array of unit-length rows, of batches of what `encode` takes."""
     with tower.distribute_strategy.scope():
         rows = [found for found, _ in encode(tower.inference(), inputs, verbose)]
     if not rows:
         raise ValueError("There should be something to embed. Received an empty dataset.")
-    return unit_length(np.concatenate(rows)).numpy()
+    found: Any = np.concatenate(rows)
+    if isinstance(inputs.element_spec, dict):  # Of features.
+        found = tower.project(found)
+    return unit_length(found).numpy()

@@ -103,15 +103,16 @@ def as_dataset(
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:
     """Batches of [batch, height, width, 3] preprocessed images; see `LiT.encode_image`.
 
-    Features [batch, feature_dim] stay what they are.
+    Features [batch, feature_dim] become {"image_features"}.
     """
 
-    def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> tf.Tensor:
+    def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> Any:
         features = batch.dtype.is_floating and batch.shape.rank == 2
         (pairs.check_features if features else pairs.check_image)(batch, tower)
         row = {"image_features" if features else "image": batch}
         row = row if names is None else {**row, "name": names}
-        return next(iter(pairs.ready_image(row, tower.preprocessor).values()))
+        found = pairs.ready_image(row, tower.preprocessor)
+        return found if features else found["image"]
 
     batches = _raw_images(images, batch_size)
     return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
