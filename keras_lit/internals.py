@@ -28,6 +28,11 @@ def own_weights(layer: keras.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def own_parameters(layer: keras.Layer) -> list[keras.Variable]:
+    """What can be trained of these, frozen or not."""
+    return [*layer._trainable_variables]
+
+
 def own_states(layer: keras.Layer) -> list[keras.Variable]:
     """What a training pass changes in a layer besides weights: batch statistics, dropout's seeds.
 

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks, distribution, losses
+from keras_lit import checks, distribution, internals, losses
 from keras_lit.optimizers import rules
 from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints
-from keras_lit.training import batches, micro_batches
+from keras_lit.towers.image import FeaturesOnly
+from keras_lit.training import batches, micro_batches, pairs
 from keras_lit.training.keras_model import PairsModel, pairs_of
 
 Tuning = Literal["LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu"]
@@ -159,9 +160,39 @@ class LiT(PairsModel):
     @tuning.setter
     def tuning(self, tuning: str) -> None:
         checks.check_one_of(tuning, get_args(Tuning), "tuning")
+        if tuning[0] != "L" and isinstance(self.image_tower.backbone, FeaturesOnly):
+            raise ValueError(
+                "An image tower `from_features` has nothing to train but its head. Choose a "
+                '`tuning` with "L" for the image tower, for example "Lu".'
+            )
         self._tuning = tuning
-        for letter, tower in zip(tuning, (self.image_tower, self.text_tower), strict=True):
-            tower.lock(letter == "L", head=self.lock_heads)
+
+    # What trains: what neither `tuning` locks, whatever flags say, nor the user froze by them.
+
+    def locked_variables(self) -> set[int]:
+        """The ids of the variables of the locked towers."""
+        towers = zip(self.tuning, (self.image_tower, self.text_tower), strict=True)
+        locked = [tower.variables_of(self.lock_heads) for letter, tower in towers if letter == "L"]
+        return {id(variable) for variables in locked for variable in variables}
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        locked = self.locked_variables()
+        return [variable for variable in super().trainable_variables if id(variable) not in locked]
+
+    @property
+    def trainable_weights(self) -> list[keras.Variable]:
+        return self.trainable_variables
+
+    @property
+    def non_trainable_variables(self) -> list[keras.Variable]:
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.variables if id(variable) not in trained]
+
+    @property
+    def non_trainable_weights(self) -> list[keras.Variable]:
+        trained = {id(variable) for variable in self.trainable_variables}
+        return [variable for variable in self.weights if id(variable) not in trained]
 
     @property
     def temperature(self) -> tf.Tensor:
@@ -175,14 +206,17 @@ class LiT(PairsModel):
                     "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. "
                     f"Received {name}: {inputs[name].dtype}."
                 )
-        if "image_features" in inputs:
+        trains = [training and letter != "L" for letter in self.tuning]
+        if "image_features" not in inputs:
+            image = self.image_tower(inputs["image"], training=trains[0])
+        elif self.tuning[0] == "L":
             image = self.image_tower.project(inputs["image_features"])
         else:
-            image = self.image_tower(inputs["image"], training=training)
+            raise ValueError(pairs.FOR_LOCKED)
         token_ids = tf.convert_to_tensor(inputs["text"])
         several = token_ids.shape.rank == 3
         rows = tf.reshape(token_ids, [-1, token_ids.shape[2]]) if several else token_ids
-        text = encoding.unit_length(self.text_tower(rows, training=training))
+        text = encoding.unit_length(self.text_tower(rows, training=trains[1]))
         if several:
             text = tf.reshape(text, [-1, token_ids.shape[1], text.shape[-1]])
         return {"image_embeddings": encoding.unit_length(image), "text_embeddings": text}
@@ -213,16 +247,24 @@ class LiT(PairsModel):
                     f"LiT has its own contrastive loss and metrics; `compile` takes no `{name}`. "
                     'Choose the loss with `LiT(..., loss="softmax")`.'
                 )
-        for tower in (self.image_tower, self.text_tower):
-            if tower.locked:  # `model.trainable = True` must not have unlocked anything.
-                frozen_head = tower.head is not None and not tower.head.trainable
-                tower.lock(head=self.lock_heads or frozen_head)
+        trained = self.trainable_variables
+        rules.check_built_for(optimizer, trained)
         super().compile(optimizer=optimizer, **kwargs)
         rules.check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         # Slots made now spare the first step from being traced a second time.
         with self.distribute_strategy.scope():
-            self.optimizer.build(self.trainable_variables)
-        rules.note_image_tower(self.optimizer, self.image_tower.trainable_variables)
+            self.optimizer.build(trained)
+        of_images = {id(variable) for variable in self.image_tower.variables}
+        rules.note_image_tower(self.optimizer, [x for x in trained if id(x) in of_images])
+        self._compiled_for = tuple(map(id, trained))
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if self._compiled_for != tuple(map(id, self.trainable_variables)):
+            raise ValueError(
+                "What trains has changed since `compile`, by `tuning`, a `trainable` or LoRA. "
+                "Compile again, with a new optimizer."
+            )
+        return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         data, weights = pairs_of(data), self.trainable_weights
@@ -231,16 +273,60 @@ class LiT(PairsModel):
                 embeddings = self(data, training=True)
             else:
                 embeddings = micro_batches.embed(self, data, self.micro_batch_size, tape)
-            loss, accuracies = self._contrast(embeddings, data.get("mask"))
+            contrast, accuracies = self._contrast(embeddings, data.get("mask"))
+            loss = self.compute_loss(data, y_pred={**embeddings, "loss": contrast})
             scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, weights)
+        # Embeddings' gradients list a token once per occurrence: optimizers need their sum.
+        gradients = [
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(scaled_loss, weights)
+        ]
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         return self._logs(data, loss, accuracies)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         data = pairs_of(data)
         embeddings = self(data, training=False)
-        return self._logs(data, *self._contrast(embeddings, data.get("mask")))
+        contrast, accuracies = self._contrast(embeddings, data.get("mask"))
+        found = {**embeddings, "loss": contrast}
+        loss = self.compute_loss(data, y_pred=found, training=False)
+        return self._logs(data, loss, accuracies)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: None = None,
+        y_pred: Any = None,
+        sample_weight: None = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """The contrastive loss and what layers add to it; a subclass may add more.
+
+        Args:
+            x: the batch, preprocessed.
+            y: None.
+            y_pred: {"loss": the contrastive loss, "image_embeddings", "text_embeddings"}: this
+                replica's share of the global batch.
+            sample_weight: None.
+            training: bool.
+
+        Returns:
+            Scalar float32: this replica's share, the SUM over the replicas is the loss.
+
+        Raises:
+            ValueError: `add_loss` or an activity regularizer on several replicas or in
+                micro-batches, where what they add depends on how a batch is divided.
+        """
+        losses, replicas = self.losses, distribution.replica_count()
+        of_weights = sum(x.regularizer is not None for x in self.trainable_weights)
+        if len(losses) > of_weights and (replicas > 1 or (training and self.micro_batch_size)):
+            raise ValueError(
+                "What `add_loss` and activity regularizers of layers add depends on how a batch is "
+                "divided. Train on one replica and without `micro_batch_size`, or regularize "
+                "weights (`kernel_regularizer`)."
+            )
+        added = [tf.reduce_sum(tf.cast(loss, tf.float32)) / replicas for loss in losses]
+        return tf.add_n([y_pred["loss"], *added])
 
     def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
         data = pairs_of(data)
@@ -273,7 +359,13 @@ class LiT(PairsModel):
         kinds = zip(tf.unstack(text, axis=1), tf.unstack(mask, axis=1), strict=True)
         found = [contrast(*kind) for kind in kinds]
         loss, accuracies = keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
-        return loss, {name: x / len(found) for name, x in accuracies.items()}
+        # A kind of text that nobody in the global batch has is right of none and wrong of none.
+        given = [
+            tf.reduce_sum(tf.cast(of_kind, tf.float32)) for of_kind in tf.unstack(mask, axis=1)
+        ]
+        given = distribution.sum_over_replicas(given)
+        kinds_given = tf.math.count_nonzero(tf.stack(given), dtype=tf.float32)
+        return loss, {name: x / tf.maximum(kinds_given, 1.0) for name, x in accuracies.items()}
 
     def _logs(
         self, data: dict[str, tf.Tensor], loss: tf.Tensor, accuracies: dict[str, tf.Tensor]
@@ -297,7 +389,8 @@ class LiT(PairsModel):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return list(self._trackers.values())
+        others = [metric for metric in super().metrics if metric.name not in self._trackers]
+        return [*self._trackers.values(), *others]
 
     # Embeddings.
 
@@ -368,7 +461,9 @@ class LiT(PairsModel):
         (2, 8)
         """
         fingerprints.check_same_features(self.image_tower, image_tower)
-        config = {name: value for name, value in self.get_config().items() if "tower" not in name}
+        config = self.get_config()
+        for name in ("image_tower", "text_tower", "frozen"):
+            del config[name]
         tuning = config.pop("tuning")
         with self.distribute_strategy.scope():
             if self.image_tower.head is not None:
@@ -393,6 +488,7 @@ class LiT(PairsModel):
             "lock_heads": self.lock_heads,
             "bias": self.initial_bias,
             "local_loss": self.local_loss,
+            "frozen": [x.name for x in internals.own_parameters(self) if not x.trainable],
         }
 
     @classmethod
@@ -401,9 +497,13 @@ class LiT(PairsModel):
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("image_tower", "text_tower")
         }
+        frozen = config.get("frozen", ())
+        config = {name: value for name, value in config.items() if name != "frozen"}
         # The weights are about to be loaded, so nothing is initialised a second time.
         model = cls(**{**config, **towers, "tuning": config["tuning"].replace("u", "U")})
         model.tuning = config["tuning"]
+        for variable in internals.own_parameters(model):
+            variable.trainable = variable.name not in frozen
         return model
 
     def get_compile_config(self) -> dict[str, Any] | None:

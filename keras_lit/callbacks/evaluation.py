@@ -28,7 +28,6 @@ class Evaluation(keras.callbacks.Callback):
         checks.check_positive(every_n_epochs, "every_n_epochs")
         if every_n_steps is not None:
             checks.check_positive(every_n_steps, "every_n_steps")
-        self._images: list[evaluation.Images] = []  # What a locked tower runs over once per fit.
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.name = name
@@ -52,8 +51,6 @@ class Evaluation(keras.callbacks.Callback):
         raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        for images in self._images:
-            images.forget()
         self._step = self._steps()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -117,7 +114,6 @@ class ZeroShotEvaluation(Evaluation):
         super().__init__(every_n_epochs, every_n_steps, name)
         check_prompts(class_names, templates)
         self.images = evaluation.Images(images)
-        self._images = [self.images]
         self.class_names = list(class_names)
         self.templates = list(templates)
         self.top = top
@@ -169,7 +165,6 @@ class RetrievalEvaluation(Evaluation):
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
         self.pairs = evaluation.ImagesAndTexts(pairs)
-        self._images = [self.pairs.images]
         self.ks = ks
         self.groups = self.pairs.image_groups if same_text else None
 
@@ -219,7 +214,7 @@ class FewShotEvaluation(Evaluation):
         name: str = "few_shot",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
-        self.train, self.test = self._images = [evaluation.Images(train), evaluation.Images(test)]
+        self.train, self.test = evaluation.Images(train), evaluation.Images(test)
         self.settings: dict[str, Any] = {"shots": shots, "seeds": seeds, "l2": l2}
         self._known: tuple[Any, Any, dict[str, float]] = (None, None, {})
 

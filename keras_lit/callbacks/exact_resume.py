@@ -138,14 +138,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def _variables(self) -> dict[str, Any]:
         """All that training changes, which a locked tower is not."""
-        locked = {
-            id(variable)
-            for tower in (self.model.image_tower, self.model.text_tower)
-            if tower.locked
-            for part in (tower.backbone, tower.attention_pooling)
-            if part is not None
-            for variable in part.variables
-        }
+        locked = self.model.locked_variables()
         metrics = [variable for metric in self.model.metrics for variable in metric.variables]
         variables = [*self.model.variables, *metrics, *self.model.optimizer.variables]
         unique = {id(variable): variable for variable in variables if id(variable) not in locked}

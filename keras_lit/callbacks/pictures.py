@@ -60,7 +60,6 @@ class RetrievalPictures(keras.callbacks.Callback):
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self.pairs.images.forget()
         self._writer = tf.summary.create_file_writer(str(self.log_dir / "pictures"))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -89,7 +89,7 @@ def load_image_tower(
             it is left out by default, as in LiT.
 
     Returns:
-        A locked `ImageTower` that takes pixels as -1..1.
+        An `ImageTower` that takes pixels as -1..1.
 
     Raises:
         FileNotFoundError: no such file.
@@ -105,7 +105,6 @@ def load_image_tower(
         arrays = {name: a for name, a in arrays.items() if not name.startswith(_CLASSIFIER)}
     tower = build.image_tower(arrays, image_size=image_size)
     fill(slots_of_tower(tower), arrays, Path(path))
-    tower.lock(head=head)
     return tower
 
 

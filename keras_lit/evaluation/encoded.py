@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit.model import LiT
-from keras_lit.towers import ImageTower, encoding
+from keras_lit.towers import ImageTower, encoding, fingerprints
 from keras_lit.training import batches, pairs
 
 
@@ -51,7 +51,8 @@ class Images:
         self._batch_size = batch_size
         self._verbose = verbose
         self._columns: dict[str, np.ndarray] = {}
-        self.forget()
+        self._features = np.zeros([0, 0])
+        self._made_by: list[Any] = []
 
     def __getitem__(self, column: str) -> np.ndarray:
         """A column: [n] array, in the order of the latest embeddings."""
@@ -65,12 +66,6 @@ class Images:
         """
         return _unbatched(self._rows)
 
-    def forget(self) -> None:
-        """Drops the features of a locked tower: call it after loading other weights into it."""
-        self._tower: ImageTower | None = None
-        self._features = np.zeros([0, 0])
-        self._encoder: Any = None
-
     def features(self, model: LiT) -> np.ndarray:
         """The pooled output of the image tower, before its head: [n, feature_dim] float32.
 
@@ -78,18 +73,19 @@ class Images:
             model: a `LiT`.
 
         Returns:
-            A NumPy array; the same one until the tower changes, where it is locked.
+            A NumPy array; the same one while the tower is locked and does not change.
+
+        Raises:
+            ValueError: data of "image_features" for a tower that trains.
         """
-        tower = model.image_tower
-        if self._tower is not tower:
-            self.forget()
-            self._encoder = tf.function(
-                lambda x: tf.cast(tower.features(x), tf.float32), reduce_retracing=True
-            )
-        if self._tower is not tower or not tower.locked:
+        tower, locked = model.image_tower, model.tuning[0] == "L"
+        if not locked and "image_features" in self._rows.element_spec:
+            raise ValueError(pairs.FOR_LOCKED)
+        made_by = [tower, fingerprints.fingerprint(tower)] if locked else []
+        if not locked or made_by != self._made_by:
             with model.distribute_strategy.scope():
                 self._features, self._columns = self._encode(tower)
-            self._tower = tower
+            self._made_by = made_by
         return self._features
 
     def embeddings(self, model: LiT) -> np.ndarray:
@@ -120,8 +116,8 @@ class Images:
         if not _is_batched(self._rows.element_spec):
             rows = rows.batch(self._batch_size)
         found = [
-            (features, *(batch[name].numpy() for name in self._names))
-            for features, batch in encoding.encode(self._encoder, rows, self._verbose)
+            (features.astype("float32"), *(batch[name].numpy() for name in self._names))
+            for features, batch in encoding.encode(tower.inference(True), rows, self._verbose)
         ]
         if not found:
             raise ValueError("The images to evaluate on should be at least one. Received none.")

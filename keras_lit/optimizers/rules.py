@@ -127,6 +127,19 @@ def note_image_tower(optimizer: Any, variables: list[keras.Variable]) -> None:
         optimizer._image_indices = frozenset(map(optimizer._get_variable_index, variables))
 
 
+def check_built_for(optimizer: Any, variables: list[keras.Variable]) -> None:
+    """Raises ValueError where an optimizer has its slots, and they are those of other variables."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "built", False):
+        return
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    if known != {id(variable) for variable in variables}:
+        raise ValueError(
+            f"This {type(optimizer).__name__} was built for {len(known)} other variables than the "
+            f"{len(variables)} that the model trains now. Compile with a new optimizer."
+        )
+
+
 def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
     """Raises where Keras would clip or accumulate gradients on each of several replicas."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)

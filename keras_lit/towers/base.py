@@ -1,6 +1,8 @@
 """What both towers share."""
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -8,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, internals
+from keras_lit.towers import settings
 from keras_lit.towers.pooling import attention_pooling, pool
 
 
@@ -29,7 +32,8 @@ class Tower(keras.Model):
         preprocessor: keras.layers.Layer | None,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        # The layers inside cast for themselves; pixels must not reach them rounded to bfloat16.
+        super().__init__(autocast=False, **kwargs)
         checks.check_one_of(pooling, self.POOLINGS, "pooling")
         if isinstance(projection_dim, bool) or not (projection_dim is None or projection_dim >= 0):
             raise ValueError(
@@ -40,7 +44,6 @@ class Tower(keras.Model):
         self.preprocessor: Any = preprocessor  # None where it is not needed
         self.pooling = pooling
         self.projection_dim = projection_dim
-        self.locked = False
         self.head: Any = None
 
     def _build_pooling(self, inputs: keras.KerasTensor) -> None:
@@ -56,7 +59,9 @@ class Tower(keras.Model):
             )
         self.attention_pooling: Any = None
         if self.pooling == "map":
-            self.attention_pooling = attention_pooling(self.backbone, states.shape[-1])
+            self.attention_pooling = attention_pooling(
+                self.backbone, states.shape[-1], self.dtype_policy
+            )
         self.feature_dim = int(self._pool(inputs, states).shape[-1])
         if self.projection_dim:
             self.add_head(self.projection_dim)
@@ -68,10 +73,12 @@ class Tower(keras.Model):
         Args:
             projection_dim: int, its width.
         """
-        self.__dict__.pop("inference", None)  # It was traced without this head.
         self.projection_dim = projection_dim
         self.head = keras.layers.Dense(
-            projection_dim, kernel_initializer="lecun_normal", name="head"
+            projection_dim,
+            kernel_initializer="lecun_normal",
+            dtype=self.dtype_policy,
+            name="head",
         )
         self.head.build((None, self.feature_dim))
 
@@ -85,14 +92,14 @@ class Tower(keras.Model):
 
         Args:
             inputs: what the tower takes: pixels or token ids, preprocessed.
-            training: bool; a locked tower stays in inference mode.
+            training: bool.
 
         Returns:
             [batch, feature_dim] float tensor.
         """
         if isinstance(inputs, np.ndarray | list):
             inputs = keras.ops.convert_to_tensor(inputs)
-        return self._pool(inputs, self._states(inputs, training=training and not self.locked))
+        return self._pool(inputs, self._states(inputs, training=training))
 
     def project(self, features: Any) -> keras.KerasTensor:
         """Applies the linear head, if there is one.
@@ -109,36 +116,33 @@ class Tower(keras.Model):
         return self.project(self.features(inputs, training=training))
 
     @functools.cached_property
-    def inference(self) -> Callable[[], Any]:
-        """Gives the tower as a tf.function, which is traced once for all callers.
+    def inference(self) -> Callable[..., Any]:
+        """Gives the tower, or its `features`, as a tf.function that all callers share.
 
-        Behind a call: a SavedModel keeps every tf.function that it finds.
+        Until layers change, by LoRA, quantisation or a new head. Behind a call: a SavedModel keeps
+        every tf.function that it finds.
         """
-        compiled = tf.function(self, reduce_retracing=True)
-        return lambda: compiled
+        made_of: list[Any] = []
+        compiled: dict[bool, Any] = {}
 
-    def lock(self, locked: bool = True, head: bool = False) -> None:
-        """Locks (or unlocks) backbone and pooling; the head only together with them and `head`.
+        def current(features: bool = False) -> Any:
+            nonlocal made_of
+            layers = internals.flat_layers(self)
+            now = [*self.weights, *(layer.dtype_policy for layer in layers)]
+            if len(now) != len(made_of) or any(map(operator.is_not, now, made_of)):
+                made_of = now
+                compiled.clear()
+            if features not in compiled:
+                function = self.features if features else self
+                compiled[features] = tf.function(function, reduce_retracing=True)
+            return compiled[features]
 
-        What is locked gets no gradient and no optimizer slot and runs in inference mode (no
-        dropout, batch-norm statistics still). Unlocking keeps layers frozen that the user froze.
+        return current
 
-        Args:
-            locked: bool.
-            head: bool, whether that holds for the head, too.
-
-        Raises:
-            ValueError: an image tower `from_features` is unlocked.
-        """
-        self.locked = locked
-        for part in (self.backbone, self.attention_pooling):
-            if part is not None and (locked or not part.trainable):
-                # Keras skips an assignment that changes nothing here, whatever the layers inside
-                # say (after loading they disagree), so it is changed twice.
-                part.trainable = locked
-                part.trainable = not locked
-        if self.head is not None:
-            self.head.trainable = not (locked and head)
+    def variables_of(self, head: bool) -> list[keras.Variable]:
+        """All of backbone and pooling, and those of the head where that is asked for."""
+        parts = (self.backbone, self.attention_pooling, self.head if head else None)
+        return [variable for part in parts if part is not None for variable in part.variables]
 
     def reinitialized(self) -> "Tower":
         """A tower of the same make with freshly initialised weights; this one stays as it is.
@@ -157,8 +161,9 @@ class Tower(keras.Model):
                 f"{type(self.backbone).__name__} cannot: {error} Give it `get_config`, or pass a "
                 "freshly initialised one with 'U'."
             ) from error
-        parts = {"backbone": backbone, "preprocessor": self.preprocessor}
-        return type(self)(**{**self.get_config(), **parts})
+        return self._rebuilt(
+            self.get_config(), {"backbone": backbone, "preprocessor": self.preprocessor}
+        )
 
     def _auto_pooling(self, states: keras.KerasTensor) -> str:
         if len(states.shape) == 2:
@@ -186,13 +191,27 @@ class Tower(keras.Model):
             "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
             "pooling": self.pooling,
             "projection_dim": self.projection_dim,
+            "layers": settings.read(self._all_layers()),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Tower":
         load = keras.saving.deserialize_keras_object
         parts = {name: load(config[name]) for name in ("backbone", "preprocessor")}
-        return cls(**{**config, **parts})
+        return cls._rebuilt(config, parts)
+
+    @classmethod
+    def _rebuilt(cls, config: dict[str, Any], parts: dict[str, Any]) -> "Tower":
+        of_layers = config.get("layers")  # Files of before have none.
+        tower = cls(**{k: v for k, v in config.items() if k != "layers"} | parts)
+        if of_layers is not None:
+            settings.apply(tower._all_layers(), of_layers)
+        return tower
+
+    def _all_layers(self) -> list[keras.Layer]:
+        parts = (self.backbone, self.attention_pooling, self.head)
+        of_parts = [internals.flat_layers(part) for part in parts if part is not None]
+        return [self, *itertools.chain.from_iterable(of_parts)]
 
     # What a kind of tower defines.
 

@@ -166,14 +166,6 @@ class ImageTower(Tower):
             return self.project(inputs)
         return super().call(inputs, training=training)
 
-    def lock(self, locked: bool = True, head: bool = False) -> None:
-        if isinstance(self.backbone, FeaturesOnly) and not locked:
-            raise ValueError(
-                "An image tower `from_features` has nothing to train but its head. Choose a "
-                '`tuning` with "L" for the image tower, for example "Lu".'
-            )
-        super().lock(locked, head)
-
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
         if names := input_names(self.backbone):
             inputs = dict.fromkeys(names, inputs)

@@ -43,14 +43,15 @@ def pool(states: Any, pooling: str, mask: Any, inputs: Any, attention: Any) -> A
     return keras.ops.max(states, axis=1)
 
 
-def attention_pooling(backbone: keras.Model, width: int) -> AttentionPooling:
+def attention_pooling(backbone: keras.Model, width: int, dtype: Any) -> AttentionPooling:
     """Reuses the backbone's head count and MLP width if it exposes them."""
+    options = {"dtype": dtype, "name": "attention_pooling"}
     heads = getattr(backbone, "num_heads", None)
     if not isinstance(heads, int) or width % heads:
-        return AttentionPooling(max(1, width // 64), name="attention_pooling")
+        return AttentionPooling(max(1, width // 64), **options)
     inner = getattr(backbone, "intermediate_dim", None)
     inner = inner if isinstance(inner, int) else None
-    return AttentionPooling(heads, inner, name="attention_pooling")
+    return AttentionPooling(heads, inner, **options)
 
 
 def _mean(states: Any, mask: Any) -> keras.KerasTensor:

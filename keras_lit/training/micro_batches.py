@@ -23,7 +23,7 @@ def embed(model: keras.Model, data: Tensors, size: int, tape: tf.GradientTape) -
     The `tape` that watches learns of the weights and the embeddings, and of nothing between.
     """
     with tape.stop_recording():
-        if "image" in data and model.image_tower.locked:
+        if "image" in data and model.tuning[0] == "L":
             data = {**data, "image_features": _features(model.image_tower, data["image"], size)}
             del data["image"]
         chunks = {name: _chunks(x, size) for name, x in data.items() if name != "mask"}
@@ -70,29 +70,29 @@ def _embeddings(model: keras.Model, chunks: Tensors, text: tf.Tensor, size: int)
 
 def _gradients(
     model: keras.Model, chunks: Tensors, of_chunks: Tensors, weights: list[tf.Variable]
-) -> list[tf.Tensor]:
+) -> list[tf.Tensor | None]:
     """The sum over the chunks of what their embeddings' gradients say of the weights."""
+    apart: set[int] = set()  # Weights that no embedding depends on; as without chunks, None.
 
     def add_chunk(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         chunk, gradients = ({name: x[i] for name, x in of.items()} for of in (chunks, of_chunks))
         with tf.GradientTape() as tape:
             outputs = model(chunk, training=True)
-        more = tape.gradient(
-            [outputs[name] for name in gradients],
-            weights,
-            list(gradients.values()),
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        return i + 1, [x + tf.convert_to_tensor(y) for x, y in zip(sums, more, strict=True)]
+        targets = [outputs[name] for name in gradients]
+        more = tape.gradient(targets, weights, list(gradients.values()))
+        apart.update(j for j, y in enumerate(more) if y is None)
+        both = zip(sums, more, strict=True)
+        return i + 1, [x if y is None else x + tf.convert_to_tensor(y) for x, y in both]
 
     sums = [tf.zeros(weight.shape, weight.dtype) for weight in weights]
     count = tf.shape(chunks["text"])[0]
-    return tf.while_loop(lambda i, _: i < count, add_chunk, (0, sums), parallel_iterations=1)[1]
+    _, found = tf.while_loop(lambda i, _: i < count, add_chunk, (0, sums), parallel_iterations=1)
+    return [None if j in apart else x for j, x in enumerate(found)]
 
 
 def _states(model: keras.Model) -> list[keras.Variable]:
     """What a training pass changes besides the weights: seeds of dropout, batch-norm statistics."""
-    layers = [layer for layer in internals.flat_layers(model) if layer.trainable]
+    layers = internals.flat_layers(model)
     return [variable for layer in layers for variable in internals.own_states(layer)]
 
 

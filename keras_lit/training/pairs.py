@@ -14,6 +14,10 @@ from keras_lit.towers.image import NO_BACKBONE, FeaturesOnly
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts")
 KEYS = (*IMAGE_KEYS, *TEXT_KEYS, "name", "fingerprint")
+FOR_LOCKED = (
+    '"image_features" are for a locked image tower (`tuning` "L."), since a tower that trains '
+    'changes its features. Pass "image" instead.'
+)
 EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
 
@@ -113,11 +117,6 @@ def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> Non
 def check_image_spec(spec: Any, image_tower: ImageTower) -> None:
     """Raises ValueError unless "image_features" or "image" suits the tower."""
     if "image_features" in spec:
-        if not image_tower.locked:
-            raise ValueError(
-                '"image_features" are for a locked image tower (`tuning` "L."), since a tower that '
-                'trains changes its features. Pass "image" instead.'
-            )
         check_features(spec["image_features"], image_tower)
     else:
         check_image(spec["image"], image_tower)
