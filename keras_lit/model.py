@@ -286,7 +286,10 @@ class LiT(PairsModel):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         data = pairs_of(data)
-        embeddings = self(data, training=False)
+        if self.micro_batch_size is None:
+            embeddings = self(data, training=False)
+        else:
+            embeddings = micro_batches.without_gradient(self, data, self.micro_batch_size, False)
         contrast, accuracies = self._contrast(embeddings, data.get("mask"))
         found = {**embeddings, "loss": contrast}
         loss = self.compute_loss(data, y_pred=found, training=False)
