@@ -45,6 +45,7 @@ __all__ = [
     "recipes",
     "tokenizers",
 ]
+__dir__ = __all__.copy
 
 
 def __getattr__(name: str) -> Any:
@@ -52,7 +53,3 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f"keras_lit.{name}")
-
-
-def __dir__() -> list[str]:
-    return __all__

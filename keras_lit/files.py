@@ -45,13 +45,7 @@ def whole_folder(path: str | os.PathLike, first_stays: bool = False) -> Iterator
     A process that is killed leaves `path` as it was, and a folder `NAME.PID.tmp` beside it. Where
     another process has filled `path` meanwhile that is an OSError, unless `first_stays`.
 
-    Example:
-
-    >>> directory = pathlib.Path(tempfile.mkdtemp())
-    >>> with whole_folder(directory / "photos") as working:
-    ...     written = (working / "a.txt").write_text("all of it")
-    >>> [path.name for path in directory.rglob("*")]
-    ['photos', 'a.txt']
+    Example: as for `whole`.
     """
     path = pathlib.Path(path)
     working = path.parent / f"{path.name}.{os.getpid()}.tmp"

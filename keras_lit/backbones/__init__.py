@@ -16,7 +16,4 @@ __all__ = [
     "VisionTransformer",
     "t5_encoder",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_lit.backbones.text_transformer import LAYER_NORM_EPSILON, gelu_tanh
+from keras_lit.backbones.text_transformer import gelu_tanh, layer_norm
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -47,9 +47,7 @@ class AttentionPooling(keras.layers.Layer):
             self.num_heads, width // self.num_heads, dtype=self.dtype_policy, name="attention"
         )
         self.attention.build(shape, tuple(input_shape))
-        self.layer_norm = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name="layer_norm"
-        )
+        self.layer_norm = layer_norm(self.dtype_policy, "layer_norm")
         self.layer_norm.build(shape)
         inner = self.intermediate_dim or 4 * width
         self.dense_0 = keras.layers.Dense(inner, gelu_tanh, dtype=self.dtype_policy, name="dense_0")

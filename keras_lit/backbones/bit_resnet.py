@@ -32,9 +32,8 @@ class StandardizedConv2D(keras.layers.Conv2D):
         super().__init__(filters, kernel_size, strides, **kwargs)
 
     def convolution_op(self, inputs: Any, kernel: Any) -> keras.KerasTensor:
-        mean, variance = keras.ops.moments(
-            keras.ops.cast(kernel, "float32"), axes=(0, 1, 2), keepdims=True
-        )
+        kernel = keras.ops.cast(kernel, "float32")
+        mean, variance = keras.ops.moments(kernel, axes=(0, 1, 2), keepdims=True)
         kernel = (kernel - mean) * keras.ops.rsqrt(variance + 1e-10)
         half = self.kernel_size[0] // 2
         inputs = keras.ops.pad(inputs, [(0, 0), (half, half), (half, half), (0, 0)])

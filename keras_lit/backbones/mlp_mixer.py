@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_lit.backbones.text_transformer import LAYER_NORM_EPSILON, gelu_tanh
+from keras_lit.backbones.text_transformer import gelu_tanh, layer_norm
 from keras_lit.backbones.vision_transformer import (
     PatchBackbone,
     image_and_patch_size,
@@ -39,9 +39,7 @@ class MixerBlock(keras.layers.Layer):
             ("token_mixing", self.tokens_dim, tokens),
             ("channel_mixing", self.channels_dim, width),
         ):
-            norm = keras.layers.LayerNormalization(
-                epsilon=LAYER_NORM_EPSILON, dtype=self.dtype_policy, name=f"{name}_norm"
-            )
+            norm = layer_norm(self.dtype_policy, f"{name}_norm")
             norm.build(input_shape)
             self.norms.append(norm)
             options = {"kernel_initializer": "lecun_normal", "dtype": self.dtype_policy}
@@ -106,9 +104,7 @@ class MLPMixer(PatchBackbone):
         x = keras.layers.Reshape((-1, hidden_dim), dtype=dtype, name="tokens")(x)
         for i in range(num_layers):
             x = MixerBlock(tokens_dim, channels_dim, dtype=dtype, name=f"mixer_block_{i}")(x)
-        x = keras.layers.LayerNormalization(
-            epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="layer_norm"
-        )(x)
+        x = layer_norm(dtype, "layer_norm")(x)
         super().__init__(inputs=images, outputs=x, dtype=dtype, **kwargs)
         self._keep(
             image_size=image_size,

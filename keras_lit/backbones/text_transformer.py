@@ -49,6 +49,11 @@ def gelu_tanh(x: keras.KerasTensor) -> keras.KerasTensor:
     return keras.ops.gelu(x, approximate=True)
 
 
+def layer_norm(dtype: Any, name: str) -> keras.layers.LayerNormalization:
+    """The one of the ViT papers."""
+    return keras.layers.LayerNormalization(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name=name)
+
+
 @keras.saving.register_keras_serializable("keras_lit")
 class TransformerBlock(keras_nlp.layers.TransformerEncoder):
     """keras-nlp's encoder block without masks, pre-LN; the same weights and results for less work.
@@ -135,9 +140,7 @@ def transformer(
         )(x)
     if pooling is not None:
         x = x[:, 0]
-    return keras.layers.LayerNormalization(
-        epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="layer_norm"
-    )(x)
+    return layer_norm(dtype, "layer_norm")(x)
 
 
 @keras.saving.register_keras_serializable("keras_lit")

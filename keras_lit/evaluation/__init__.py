@@ -34,7 +34,4 @@ __all__ = [
     "zero_shot_confusions",
     "zero_shot_weights",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

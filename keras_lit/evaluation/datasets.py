@@ -265,13 +265,11 @@ _GROUPS: dict[Group, dict[str, Row]] = {
         "dmlab": _THREE,
         "dsprites_label_x_position": {
             **_DSPRITES,
-            "label": "label_x_position",
             "make_label": _grouped(32, 16),
             "names": [f"{100 * (i + 0.5) / 16:.0f}" for i in range(16)],
         },
         "dsprites_label_orientation": {
             **_DSPRITES,
-            "label": "label_orientation",
             "make_label": _grouped(40, 16),
             "names": [f"{360 * i / 16:.0f} degrees" for i in range(16)],
         },
@@ -281,14 +279,9 @@ _GROUPS: dict[Group, dict[str, Row]] = {
             "label": "objects",
             "make_label": _kitti_distance,
         },
-        "smallnorb_label_azimuth": {
-            **_NORB,
-            "label": "label_azimuth",
-            "names": [f"{20 * i} degrees" for i in range(18)],
-        },
+        "smallnorb_label_azimuth": {**_NORB, "names": [f"{20 * i} degrees" for i in range(18)]},
         "smallnorb_label_elevation": {
             **_NORB,
-            "label": "label_elevation",
             "names": [f"{30 + 5 * i} degrees" for i in range(9)],
         },
     },
@@ -301,6 +294,8 @@ def _record(group: str, name: str, settings: Row) -> Dataset:
     own = () if group in ("imagenet", "retrieval") else (name,)
     defaults: Row = {"builder": name, "templates": (*own, *Dataset.templates)}
     defaults["names"] = name if name in prompts.class_name_sets() else None
+    # The label of "smallnorb_label_azimuth" is the feature "label_azimuth".
+    defaults["label"] = name[name.find("label_") :] if "_label_" in name else "label"
     return Dataset(group=group, **{**defaults, **settings})
 
 

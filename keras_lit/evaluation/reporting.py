@@ -62,11 +62,12 @@ def report(
     records = [_record(result, model) for result in results]
     (directory / "results.json").write_text(json.dumps(records, indent=2) + "\n")
     page = directory / "report.html"
-    body = "".join(map(_section, results))
+    rows = [(result.dataset, *_metrics(result)[0]) for result in results]
+    body = _table(("dataset", "metric", "value"), rows) + "".join(map(_section, results))
     head = f"<h1>{html.escape(title)}</h1>" + (f"<p>{html.escape(model)}</p>" if model else "")
     page.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
-        f"</title><style>{_STYLE}</style></head><body>{head}{_summary(results)}{body}</body></html>\n",
+        f"</title><style>{_STYLE}</style></head><body>{head}{body}</body></html>\n",
         encoding="utf-8",
     )
     return page
@@ -91,14 +92,10 @@ def _record(result: Result, model: str) -> dict[str, Any]:
     }
 
 
-def _summary(results: Sequence[Result]) -> str:
-    rows = [(result.dataset, *_metrics(result)[0]) for result in results]
-    return _table(("dataset", "metric", "value"), rows)
-
-
 def _section(result: Result) -> str:
-    settings = ", ".join(f"{_words(name)}: {value}" for name, value in result.settings.items())
-    note = html.escape(f"{result.task}, {result.count} images; {settings}")
+    settings = {name.replace("_", " "): value for name, value in result.settings.items()}
+    said = ", ".join(f"{name}: {value}" for name, value in settings.items())
+    note = html.escape(f"{result.task}, {result.count} images; {said}")
     page = f'<h2>{html.escape(result.dataset)}</h2><p class="note">{note}</p>'
     page += _table(("metric", "value"), _metrics(result))
     if result.confusions:
@@ -136,14 +133,10 @@ def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
     return f'<table class="sheet">{"".join(lines)}</table><p class="note">{note}</p>'
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def _metrics(result: Result) -> list[tuple[str, str]]:
     """Names and values: parts of 1 in per cent, ranks and counts as they are."""
     is_part = re.compile("accuracy|recall|deviation").search
     return [
-        (_words(name), f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
+        (name.replace("_", " "), f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
         for name, value in result.metrics.items()
     ]

@@ -4,7 +4,4 @@ from keras_lit.export.artifact import save
 from keras_lit.export.publishing import prune
 
 __all__ = ["prune", "save"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

@@ -88,8 +88,7 @@ def _limits(model: LiT, signatures: Mapping[str, Signature]) -> str:
             "pixels; EXIF orientation is not applied."
         ]
     if "encode_text" in signatures:
-        length = model.text_tower.sequence_length
-        found += [f"Text beyond {length} tokens is cut off."]
+        found += [f"Text beyond {model.text_tower.sequence_length} tokens is cut off."]
     if "similarity" in signatures:
         found += [
             "`similarity` and `classify_labels` take n pictures and m texts: over REST in columns "

@@ -5,7 +5,4 @@ from keras_lit.features.precomputing import merge, precompute
 from keras_lit.features.reading import image_tower, load, verify
 
 __all__ = ["image_tower", "load", "manifest", "merge", "precompute", "verify"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

@@ -86,9 +86,7 @@ class _Shard(beam.DoFn):
         plan, directory = self.plan, self.directory
         if not self.finished and shard in manifests.missing_shards(directory, plan):
             pairs = [pair for _, pair in sorted(numbered, key=lambda item: item[0])]
-            dataset = tf.data.Dataset.from_generator(
-                lambda: iter(pairs), output_signature=self.spec
-            )
+            dataset = tf.data.Dataset.from_generator(lambda: pairs, output_signature=self.spec)
             start, stop = precomputing.bounds(plan, shard)
             batches = iter(feature_rows.prepare(dataset, self._tower, plan, start, skip=0))
             notes: manifests.Record = {}

@@ -35,9 +35,8 @@ def read(directory: str | os.PathLike, split: str = "train") -> Record:
         return read_json(path)
     working = working_directory(directory, split)
     if not working.exists():
-        there = sorted(
-            p.stem.removeprefix("manifest-") for p in path.parent.glob("manifest-*.json")
-        )
+        stems = (manifest.stem for manifest in path.parent.glob("manifest-*.json"))
+        there = sorted(stem.removeprefix("manifest-") for stem in stems)
         raise FileNotFoundError(
             f"There are no features of split {split!r} in {str(directory)!r}. Splits there: "
             f"{', '.join(there) or 'none'}. Write them with `keras_lit.features.precompute`."

@@ -223,9 +223,7 @@ def _runs(numbers: list[int]) -> list[list[int]]:
 
 
 def merge(
-    directory: str | os.PathLike,
-    split: str = "train",
-    parts: Sequence[str | os.PathLike] = (),
+    directory: str | os.PathLike, split: str = "train", parts: Sequence[str | os.PathLike] = ()
 ) -> manifests.Record:
     """Verifies and joins the shards of all jobs of `precompute` (`shard_index`, `num_shards`).
 

@@ -5,7 +5,4 @@ from keras_lit.optimizers.rules import Adam
 from keras_lit.optimizers.schedules import Cycles, Delay, SigmoidRamp, WarmupSchedule
 
 __all__ = ["Adafactor", "Adam", "Cycles", "Delay", "SigmoidRamp", "WarmupSchedule"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

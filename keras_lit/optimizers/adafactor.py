@@ -190,7 +190,6 @@ class Adafactor(PaperRules):
     ) -> keras.Variable:
         # Unlike Keras' add_variable_from_reference: of another shape and dtype than the variable.
         # Being colocated makes the slot live on every replica, as the variable does.
+        full_name = f"{variable.path.replace('/', '_')}_{name}"
         with self._distribution_strategy.extended.colocate_vars_with(variable.value):
-            return self.add_variable(
-                shape, dtype=dtype, name=f"{variable.path.replace('/', '_')}_{name}"
-            )
+            return self.add_variable(shape, dtype=dtype, name=full_name)

@@ -41,9 +41,7 @@ class PaperRules(keras.optimizers.Optimizer):
         return learning_rate
 
     def get_config(self) -> dict[str, Any]:
-        multiplier = self.image_multiplier
-        if multiplier is not None and not isinstance(multiplier, float | int):
-            multiplier = keras.saving.serialize_keras_object(multiplier)
+        multiplier = keras.saving.serialize_keras_object(self.image_multiplier)
         return {**super().get_config(), "image_multiplier": multiplier}
 
     @classmethod

@@ -8,7 +8,4 @@ from keras_lit.preprocessing.image import ImagePreprocessor
 from keras_lit.preprocessing.text import TextPreprocessor
 
 __all__ = ["ImagePreprocessor", "TextPreprocessor"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

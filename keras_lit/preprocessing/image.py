@@ -309,9 +309,7 @@ def _mean_and_deviation(value_range: str | tuple[Any, Any]) -> Any:
 def decodes(contents: tf.Tensor) -> tf.Tensor:
     """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor."""
     return first_that_works(
-        lambda contents: tf.size(decoding.decode_image(contents)) > 0,
-        lambda contents: False,
-        contents,
+        lambda contents: tf.size(decoding.decode_image(contents)) > 0, lambda _: False, contents
     )
 
 
