@@ -42,6 +42,11 @@ def own_states(layer: keras.Layer) -> list[keras.Variable]:
     return [*layer._non_trainable_variables, *seeds]
 
 
+def mask_of(outputs: Any) -> Any:
+    """The mask that layers pass on beside a tensor, [batch, tokens] bool, or None."""
+    return getattr(outputs, "_keras_mask", None)
+
+
 def is_autocast(variable: keras.Variable) -> bool:
     """Whether a layer that computes in 16 bits casts this float32 variable each time."""
     return variable._autocast

@@ -25,6 +25,12 @@ __all__ = ["sigmoid_contrastive_loss", "softmax_contrastive_loss"]
 _TILE_ELEMENTS = 2**24
 # What a masked logit becomes; unlike an infinity it leaves no NaN behind in a difference.
 _NEVER = -1e30
+# Cosines that differ by less are equal: what float32 makes of a sum in another order.
+_EPSILON = 1e-6
+TEMPERATURE_SHOULD_BE_FINITE = (
+    "The temperature exp(`log_temperature`) should be finite. Bound it with "
+    "`LiT(..., max_temperature=100.0)`, or lower the learning rate."
+)
 
 
 def softmax_contrastive_loss(
@@ -55,12 +61,14 @@ def softmax_contrastive_loss(
         Scalar float32. Under a strategy this replica's share: the SUM over the replicas is the loss
         of the global batch. With `accuracies` the pair (loss, {"image_to_text_accuracy",
         "text_to_image_accuracy"}): scalar float32, the share of the images (texts) of the global
-        batch to which no text (image) is nearer than its own, again to be summed over replicas.
+        batch to which their own text (image) is nearest, and no other as near, again to be summed
+        over replicas.
 
     Raises:
         ValueError: embeddings that are not of rank 2 or differ in shape; `tile_size` below 1.
         tf.errors.InvalidArgumentError: replicas with different numbers of rows; a temperature that
             is not finite.
+        LookupError: a second derivative is asked for.
 
     Example:
 
@@ -74,9 +82,9 @@ def softmax_contrastive_loss(
 
     @internals.custom_gradient
     def compute(
-        image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor
+        images: tf.Tensor, texts: tf.Tensor, log_temperature: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
-        image, text, scale = map(tf.stop_gradient, (image, text, _scale(log_temperature)))
+        image, text, scale = map(tf.stop_gradient, (images, texts, _scale(log_temperature)))
         batch = _gather(image, text, mask, local)
 
         def one_tile(
@@ -85,35 +93,40 @@ def softmax_contrastive_loss(
             own_bias: tf.Tensor,
             column_max: tf.Tensor,
             column_sum: tf.Tensor,
+            column_rival: tf.Tensor,
         ) -> tuple[Any, Any]:
             logits = tf.matmul(rows * scale, batch.texts, transpose_b=True)
             own = tf.gather(logits, index, axis=1, batch_dims=1)
+            row_rival, rival = batch.rivals(logits, index, own_bias)
+            column_rival = tf.maximum(column_rival, rival)
             of_row = logits if mask is None else logits + batch.bias
-            row_max = tf.reduce_max(of_row, axis=1)
+            row_max = tf.maximum(row_rival, own)
             row_sum = tf.reduce_sum(tf.exp(of_row - row_max[:, tf.newaxis]), axis=1)
             if mask is not None:
                 logits += own_bias[:, tf.newaxis]
             largest = tf.maximum(column_max, tf.reduce_max(logits, axis=0))
             column_sum *= tf.exp(column_max - largest)
             column_sum += tf.reduce_sum(tf.exp(logits - largest), axis=0)
-            return (own, row_max, row_max + tf.math.log(row_sum)), (largest, column_sum)
+            results = own, row_rival, row_max + tf.math.log(row_sum)
+            return results, (largest, column_sum, column_rival)
 
         rows = image, batch.index, batch.own_bias
-        carry = tf.fill([batch.rows], _NEVER), tf.zeros([batch.rows])
-        (own, row_max, row_lse), (column_max, column_sum) = _walk(
-            one_tile, rows, carry, tile_size, batch.rows
+        never = tf.fill([batch.rows], _NEVER)
+        (own, row_rival, row_lse), (column_max, column_sum, column_rival) = _walk(
+            one_tile, rows, (never, tf.zeros([batch.rows]), never), tile_size, batch.rows
         )
         # Each replica saw all columns, but only its own rows of them.
-        column_max, column_lse = batch.across([column_max, column_max + tf.math.log(column_sum)])
-        column_max = tf.reduce_max(column_max, axis=0)
+        column_lse = column_max + tf.math.log(column_sum)
+        column_rival, column_lse = batch.across([column_rival, column_lse])
         column_lse = tf.reduce_logsumexp(column_lse, axis=0)
         row_lse_of_all = batch.gather(row_lse)
         own_column_lse = tf.gather(column_lse, batch.index)
-        own_column_max = tf.gather(column_max, batch.index)
         loss = batch.mean(0.5 * (row_lse + own_column_lse) - own)
-        hits = batch.hits(own, row_max), batch.hits(own, own_column_max)
+        hits = batch.hits(own, scale, row_rival, column_rival)
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            image, text = _first_order(images), _first_order(texts)
+
             def of(
                 rows: tf.Tensor,
                 lse: tf.Tensor,
@@ -188,32 +201,32 @@ def sigmoid_contrastive_loss(
 
     @internals.custom_gradient
     def compute(
-        image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor, bias: tf.Tensor
+        images: tf.Tensor, texts: tf.Tensor, log_temperature: tf.Tensor, bias: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
-        image, text, bias = map(tf.stop_gradient, (image, text, bias))
+        image, text, bias = map(tf.stop_gradient, (images, texts, bias))
         scale = tf.stop_gradient(_scale(log_temperature))
         batch = _gather(image, text, mask, local)
 
         def one_tile(
-            rows: tf.Tensor, index: tf.Tensor, own_bias: tf.Tensor, column_max: tf.Tensor
+            rows: tf.Tensor, index: tf.Tensor, own_bias: tf.Tensor, column_rival: tf.Tensor
         ) -> tuple[Any, Any]:
             logits = tf.matmul(rows * scale, batch.texts, transpose_b=True) + bias
             own = tf.gather(logits, index, axis=1, batch_dims=1)
+            row_rival, rival = batch.rivals(logits, index, own_bias)
             of_row = logits if mask is None else logits + batch.bias
-            if mask is not None:
-                logits += own_bias[:, tf.newaxis]
-            column_max = tf.maximum(column_max, tf.reduce_max(logits, axis=0))
             losses = tf.reduce_sum(tf.math.softplus(of_row), axis=1)
-            return (own, tf.reduce_max(of_row, axis=1), losses), (column_max,)
+            return (own, row_rival, losses), (tf.maximum(column_rival, rival),)
 
-        rows, carry = (image, batch.index, batch.own_bias), (tf.fill([batch.rows], _NEVER),)
-        (own, row_max, losses), (column_max,) = _walk(one_tile, rows, carry, tile_size, batch.rows)
-        (column_max,) = batch.across([column_max])
-        own_column_max = tf.gather(tf.reduce_max(column_max, axis=0), batch.index)
+        rows, never = (image, batch.index, batch.own_bias), tf.fill([batch.rows], _NEVER)
+        (own, row_rival, losses), (column_rival,) = _walk(
+            one_tile, rows, (never,), tile_size, batch.rows
+        )
+        (column_rival,) = batch.across([column_rival])
         loss = batch.mean(losses - own)
-        hits = batch.hits(own, row_max), batch.hits(own, own_column_max)
+        hits = batch.hits(own, scale, row_rival, column_rival)
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            image, text = _first_order(images), _first_order(texts)
             factor = upstream / batch.pairs * batch.own_weights
 
             def of(
@@ -262,8 +275,22 @@ class _Batch(NamedTuple):
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(self.own_weights * values) / self.pairs
 
-    def hits(self, own: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
-        return self.mean(tf.cast(own >= largest, tf.float32))
+    def rivals(
+        self, logits: tf.Tensor, index: tf.Tensor, own_bias: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The largest logit of each row of a tile, and of each column, but a pair's own."""
+        others = tf.where(tf.range(self.rows) == index[:, tf.newaxis], _NEVER, logits)
+        of_rows = tf.reduce_max(others + self.bias, axis=1)
+        return of_rows, tf.reduce_max(others + own_bias[:, tf.newaxis], axis=0)
+
+    def hits(
+        self, own: tf.Tensor, scale: tf.Tensor, row_rival: tf.Tensor, column_rival: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The share of rows, and of columns, whose own logit is above the others: ties lose."""
+        column_rival = tf.gather(tf.reduce_max(column_rival, axis=0), self.index)
+        least = own - _EPSILON * scale
+        of_rows, of_columns = (tf.cast(least > x, tf.float32) for x in (row_rival, column_rival))
+        return self.mean(of_rows), self.mean(of_columns)
 
 
 def _gather(image: tf.Tensor, text: tf.Tensor, mask: tf.Tensor | None, local: bool) -> _Batch:
@@ -295,12 +322,14 @@ def _float32(x: Any) -> tf.Tensor:
     return tf.cast(tf.convert_to_tensor(x), tf.float32)
 
 
+def _first_order(x: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.PreventGradient(input=x, message="The loss has no second derivative.")
+
+
 def _scale(log_temperature: tf.Tensor) -> tf.Tensor:
-    message = (
-        "The temperature exp(`log_temperature`) should be finite. Bound it with "
-        "`LiT(..., max_temperature=100.0)`, or lower the learning rate. Received:"
+    return tf.debugging.check_numerics(
+        tf.exp(log_temperature), TEMPERATURE_SHOULD_BE_FINITE + " Received:"
     )
-    return tf.debugging.check_numerics(tf.exp(log_temperature), message)
 
 
 def _result(accuracies: bool, loss: tf.Tensor, *hits: tf.Tensor) -> Any:

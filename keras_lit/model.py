@@ -16,6 +16,10 @@ from keras_lit.training.keras_model import PairsModel, pairs_of
 
 Tuning = Literal["LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu"]
 Loss = Literal["softmax", "sigmoid"]
+_SHOULD_BE_FINITE = (
+    "The {0} tower's embeddings should be finite: lower the learning rate, or look into what the "
+    "{0} tower was given and made of."
+)
 LOGS = ("loss", "chance_loss", "image_to_text_accuracy", "text_to_image_accuracy")
 
 
@@ -264,7 +268,16 @@ class LiT(PairsModel):
                 "What trains has changed since `compile`, by `tuning`, a `trainable` or LoRA. "
                 "Compile again, with a new optimizer."
             )
-        return super().make_train_function(force)
+        made = super().make_train_function(force)
+        if made is None and self.jit_compile:
+            self.train_function = _stopping_at_nan(self.train_function)
+        return made
+
+    def make_test_function(self, force: bool = False) -> Any:
+        made = super().make_test_function(force)
+        if made is None and self.jit_compile:
+            self.test_function = _stopping_at_nan(self.test_function)
+        return made
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         data, weights = pairs_of(data), self.trainable_weights
@@ -282,7 +295,7 @@ class LiT(PairsModel):
             for gradient in tape.gradient(scaled_loss, weights)
         ]
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self._logs(data, loss, accuracies)
+        return self._logs(data, embeddings, loss, accuracies)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         data = pairs_of(data)
@@ -293,7 +306,7 @@ class LiT(PairsModel):
         contrast, accuracies = self._contrast(embeddings, data.get("mask"))
         found = {**embeddings, "loss": contrast}
         loss = self.compute_loss(data, y_pred=found, training=False)
-        return self._logs(data, loss, accuracies)
+        return self._logs(data, embeddings, loss, accuracies)
 
     def compute_loss(
         self,
@@ -342,9 +355,7 @@ class LiT(PairsModel):
         """This replica's shares of the loss and of the accuracies of the global batch."""
         image, text = (
             tf.debugging.check_numerics(
-                embeddings[f"{side}_embeddings"],
-                f"The {side} tower's embeddings should be finite: lower the learning rate, or look "
-                f"into what the {side} tower was given and made of. Received:",
+                embeddings[f"{side}_embeddings"], _SHOULD_BE_FINITE.format(side) + " Received:"
             )
             for side in ("image", "text")
         )
@@ -371,7 +382,11 @@ class LiT(PairsModel):
         return loss, {name: x / tf.maximum(kinds_given, 1.0) for name, x in accuracies.items()}
 
     def _logs(
-        self, data: dict[str, tf.Tensor], loss: tf.Tensor, accuracies: dict[str, tf.Tensor]
+        self,
+        data: dict[str, tf.Tensor],
+        embeddings: dict[str, tf.Tensor],
+        loss: tf.Tensor,
+        accuracies: dict[str, tf.Tensor],
     ) -> dict[str, tf.Tensor]:
         """Adds the global batch, the same on every replica, to the means since the epoch began."""
         if "mask" in data:
@@ -388,6 +403,9 @@ class LiT(PairsModel):
         for tracker, value in zip(self._trackers.values(), values, strict=True):
             tracker.update_state(value, sample_weight=count)
         logs = {name: tracker.result() for name, tracker in self._trackers.items()}
+        if self.jit_compile:
+            sums = distribution.sum_over_replicas([*map(tf.reduce_sum, embeddings.values())])
+            logs |= dict(zip(embeddings, sums, strict=True))  # See `_stopping_at_nan`.
         return distribution.logs({**logs, "temperature": self.temperature})
 
     @property
@@ -522,6 +540,22 @@ class LiT(PairsModel):
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
         assert self.max_temperature is not None
         return tf.minimum(log_temperature, math.log(self.max_temperature))
+
+
+def _stopping_at_nan(function: Any) -> Any:
+    """XLA drops what tests numbers inside of a step; this looks at what the step says of them."""
+
+    def checked(iterator: Any) -> dict[str, tf.Tensor]:
+        logs = function(iterator)
+        for side in ("image", "text"):
+            if not np.isfinite(logs.pop(f"{side}_embeddings")).all():
+                message = _SHOULD_BE_FINITE.format(side)
+                raise tf.errors.InvalidArgumentError(None, None, message)
+        if not np.isfinite(logs["temperature"]).all():
+            raise tf.errors.InvalidArgumentError(None, None, losses.TEMPERATURE_SHOULD_BE_FINITE)
+        return logs
+
+    return checked
 
 
 def _join(image_tower: ImageTower, text_tower: TextTower) -> None:

@@ -139,10 +139,16 @@ def check_built_for(optimizer: Any, variables: list[keras.Variable]) -> None:
 
 
 def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
-    """Raises where Keras would clip or accumulate gradients on each of several replicas."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    """Raises where Keras would clip, scale or accumulate gradients on each of several replicas."""
+    wrapped, optimizer = optimizer, getattr(optimizer, "inner_optimizer", optimizer)
     if replicas == 1:
         return
+    if optimizer is not wrapped:
+        raise ValueError(
+            "Keras' scaling of the loss, which `mixed_float16` brings, does not work on several "
+            'replicas. Choose `keras.mixed_precision.set_dtype_policy("mixed_bfloat16")`, or one '
+            f"replica. Received: {type(wrapped).__name__} on {replicas} replicas."
+        )
     names = ("clipnorm", "clipvalue", "global_clipnorm")
     clips = [name for name in names if getattr(optimizer, name, None) is not None]
     if clips and not isinstance(optimizer, PaperRules):

@@ -182,7 +182,8 @@ class Tower(keras.Model):
         )
 
     def _pool(self, inputs: Any, states: Any) -> keras.KerasTensor:
-        return pool(states, self.pooling, self._mask(inputs), inputs, self.attention_pooling)
+        mask = self._pooling_mask(inputs, states)
+        return pool(states, self.pooling, mask, inputs, self.attention_pooling)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -219,7 +220,7 @@ class Tower(keras.Model):
         """The backbone's output before pooling."""
         raise NotImplementedError
 
-    def _mask(self, inputs: Any) -> keras.KerasTensor | None:
+    def _pooling_mask(self, inputs: Any, states: Any) -> keras.KerasTensor | None:
         """[batch, tokens] bool, False at padding; None where every position counts."""
         return None
 

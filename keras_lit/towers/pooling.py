@@ -38,9 +38,11 @@ def pool(states: Any, pooling: str, mask: Any, inputs: Any, attention: Any) -> A
         return states[:, -1] if mask is None else _last_real(states, mask)
     if pooling == "mean":
         return _mean(states, mask)
-    if mask is not None:
-        states = keras.ops.where(mask[..., None], states, float("-inf"))
-    return keras.ops.max(states, axis=1)
+    if mask is None:
+        return keras.ops.max(states, axis=1)
+    states = keras.ops.where(mask[..., None], states, float("-inf"))
+    given = keras.ops.any(mask, axis=1, keepdims=True)  # Of padding alone it is 0, as the mean.
+    return keras.ops.where(given, keras.ops.max(states, axis=1), 0.0)
 
 
 def attention_pooling(backbone: keras.Model, width: int, dtype: Any) -> AttentionPooling:

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import keras
 
+from keras_lit import internals
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import TextPreprocessor
 from keras_lit.towers.base import Tower, input_names
@@ -20,7 +21,7 @@ class TextTower(Tower):
             (token ids with or without padding mask and segments), or one that takes an int32
             tensor [batch, tokens].
         tokenizer: a keras-nlp tokenizer, for text as strings. Without one (and without
-            `preprocessor`) the tower takes token ids only, padded with 0.
+            `preprocessor`) the tower takes token ids only.
         sequence_length: int, text is cut or padded to so many tokens (16 in the paper).
         pooling: "first", "last" (the last real token where the backbone takes a padding mask),
             "end" (the highest token id, which in CLIP ends the text), "mean" (over real tokens),
@@ -30,6 +31,8 @@ class TextTower(Tower):
             embedding, settled when `LiT` joins the towers. 0: no head.
         preprocessor: a `keras_lit.preprocessing.TextPreprocessor`, in place of `tokenizer` and
             `sequence_length`.
+        pad_token_id: int, the id of padding. None: the preprocessor's; without one 1 for RoBERTa's
+            relatives and 0 for all others.
 
     Call arguments:
         inputs: [batch, sequence_length] int32 tensor of token ids.
@@ -73,6 +76,7 @@ class TextTower(Tower):
         pooling: TextPooling = "auto",
         projection_dim: int | None = None,
         preprocessor: TextPreprocessor | None = None,
+        pad_token_id: int | None = None,
         **kwargs: Any,
     ):
         if preprocessor is not None and tokenizer is not None:
@@ -83,7 +87,11 @@ class TextTower(Tower):
             preprocessor = TextPreprocessor(tokenizer, sequence_length)
         super().__init__(backbone, pooling, projection_dim, preprocessor, **kwargs)
         self.sequence_length = preprocessor.sequence_length if preprocessor else sequence_length
-        self.pad_token_id = preprocessor.pad_token_id if preprocessor else 0
+        if pad_token_id is None and preprocessor:
+            pad_token_id = preprocessor.pad_token_id
+        elif pad_token_id is None:
+            pad_token_id = int("Roberta" in type(backbone).__name__)
+        self.pad_token_id = pad_token_id
         longest = getattr(backbone, "max_sequence_length", None)
         if longest is not None and self.sequence_length > longest:
             raise ValueError(
@@ -163,9 +171,18 @@ class TextTower(Tower):
         return outputs["sequence_output"] if isinstance(outputs, dict) else outputs
 
     def _mask(self, inputs: Any) -> keras.KerasTensor | None:
+        """[batch, tokens] bool, False at padding, for a backbone that takes it."""
         if "padding_mask" not in self._input_names:
             return None
         return keras.ops.not_equal(inputs, self.pad_token_id)
+
+    def _pooling_mask(self, inputs: Any, states: Any) -> keras.KerasTensor | None:
+        mask = self._mask(inputs)
+        if mask is None:  # Of `Embedding(mask_zero=True)`.
+            mask = internals.mask_of(states)
+        if mask is None and self.pooling in ("mean", "max"):
+            mask = keras.ops.not_equal(inputs, self.pad_token_id)
+        return mask
 
     @property
     def _input_names(self) -> tuple[str, ...]:
@@ -180,7 +197,8 @@ class TextTower(Tower):
         return names
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "sequence_length": self.sequence_length}
+        own = {"sequence_length": self.sequence_length, "pad_token_id": self.pad_token_id}
+        return {**super().get_config(), **own}
 
 
 def _known_vocabulary_size(preprocessor: TextPreprocessor | None) -> int | None:

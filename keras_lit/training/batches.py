@@ -124,7 +124,7 @@ def of_text(text: Any, tower: TextTower, batch_size: int) -> tf.data.Dataset:
     def prepare(batch: tf.Tensor) -> tf.Tensor:
         pairs.check_text(batch, tower)
         token_ids = tower.preprocessor(batch) if batch.dtype == tf.string else batch
-        return pairs.token_ids_in_range(tf.cast(token_ids, tf.int32), tower.vocabulary_size)
+        return pairs.checked_token_ids(tf.cast(token_ids, tf.int32), tower)
 
     text = _column(text, "text")
     if not isinstance(text, tf.data.Dataset):

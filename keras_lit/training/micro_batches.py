@@ -105,7 +105,7 @@ def _states(model: keras.Model) -> list[keras.Variable]:
 def _map(
     function: Callable[[Tensors], Tensors], rows: Tensors, size: int, signature: Any
 ) -> Tensors:
-    """`function` of rows, `size` at a time, as one; `signature` is that of a full chunk's result."""
+    """`function` of rows, `size` at a time; `signature` is that of a full chunk's result."""
     count = _count(rows)
     full = count // size
     chunks = tf.map_fn(
@@ -121,8 +121,7 @@ def _map(
         return {name: tf.concat([x, rest[name]], axis=0) for name, x in found.items()}
 
     found = _if(count > full * size, joined, lambda: found)
-    like = next(iter(rows.values()))
-    return {name: tf.ensure_shape(x, [like.shape[0], *x.shape[1:]]) for name, x in found.items()}
+    return {name: tf.reshape(x, [count, *x.shape[1:]]) for name, x in found.items()}
 
 
 def _if(condition: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
@@ -133,7 +132,7 @@ def _if(condition: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -
 
 def _chunk(rows: Tensors, i: tf.Tensor, size: int) -> Tensors:
     return {
-        name: tf.ensure_shape(x[i * size : (i + 1) * size], [size, *x.shape[1:]])
+        name: tf.slice(x, [i * size, *[0] * (x.shape.rank - 1)], [size, *x.shape[1:]])
         for name, x in rows.items()
     }
 

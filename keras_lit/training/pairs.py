@@ -78,7 +78,7 @@ def ready(
         text = text_tower.preprocessor(_not_empty(pair["text"]))
     else:
         text = pair["text"]
-    token_ids = token_ids_in_range(tf.cast(text, tf.int32), text_tower.vocabulary_size)
+    token_ids = checked_token_ids(tf.cast(text, tf.int32), text_tower)
     image = ready_image(pair, image_tower.preprocessor, training)
     if "image_features" in image and "fingerprint" in pair:
         features = _of_tower(image["image_features"], pair["fingerprint"], image_tower)
@@ -151,21 +151,32 @@ def finite(values: tf.Tensor, name: str) -> tf.Tensor:
 
 
 def _plausible(images: tf.Tensor, preprocessor: ImagePreprocessor) -> tf.Tensor:
-    """Passes preprocessed images on, and fails when they are pixels in 0..255 instead."""
+    """Passes preprocessed images on, and fails when they are pixels in 0..255 or 0..1 instead."""
     low, high = value_bounds(preprocessor)
-    largest = tf.reduce_max(tf.abs(images))
+    least, most = (tf.cast(f(images), tf.float32) for f in (tf.reduce_min, tf.reduce_max))
     message = (
         f"Float images should be preprocessed, with values from {low:.4g} to {high:.4g}. Pass "
-        "pixels in 0..255 as uint8, for example `tf.cast(images, tf.uint8)`. Received up to:"
+        "pixels as uint8 in 0..255: `tf.cast(images, tf.uint8)`, or of floats in 0..1 "
+        "`tf.image.convert_image_dtype(images, tf.uint8, saturate=True)`. Received from and to:"
     )
     # Ten times: what other programs preprocess may go somewhat beyond.
-    near = largest <= tf.cast(10 * max(abs(low), abs(high)), images.dtype)
-    with tf.control_dependencies([tf.debugging.Assert(near, [message, largest])]):
+    fits = tf.maximum(-least, most) <= 10 * max(abs(low), abs(high))
+    if low < 0:  # Pictures of any contrast have pixels below the middle.
+        fits &= (least < 0) | (most - least < 0.5) | (most > 1)
+    elif high > 1:
+        fits &= (most > 1) | (most <= 0)
+    with tf.control_dependencies([tf.debugging.Assert(fits, [message, least, most])]):
         return tf.identity(images)
 
 
-def token_ids_in_range(token_ids: tf.Tensor, vocabulary_size: int | None) -> tf.Tensor:
-    """Passes token ids on, and fails when one of them is outside of the vocabulary."""
+def checked_token_ids(token_ids: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
+    """Passes token ids on; fails at ids outside of the vocabulary and at rows of padding alone."""
+    words = tf.reduce_any(token_ids != text_tower.pad_token_id, axis=-1)
+    message = f"A text should have a token besides padding ({text_tower.pad_token_id}). Empty rows:"
+    empty = tf.where(tf.logical_not(tf.reshape(words, [-1])))
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(words), [message, empty])]):
+        token_ids = tf.identity(token_ids)
+    vocabulary_size = text_tower.vocabulary_size
     if vocabulary_size is None:
         return token_ids
     inside = tf.reduce_all((token_ids >= 0) & (token_ids < vocabulary_size))
