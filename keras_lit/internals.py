@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import op_callbacks, ops
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 # Keras' layers and variables.
@@ -135,6 +135,11 @@ def custom_gradient(function: Callable) -> Callable:
         return outputs
 
     return call
+
+
+def has_op_callbacks() -> bool:
+    """Whether something watches each operation, as `tf.debugging.enable_check_numerics` does."""
+    return op_callbacks.should_invoke_op_callbacks()
 
 
 # TF-Text.

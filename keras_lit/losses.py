@@ -353,7 +353,8 @@ def _walk(
     known = isinstance(count, int) and isinstance(width, int)
     least, most = (min, max) if known else (tf.minimum, tf.maximum)
     tile_size = most(least(tile_size or most(_TILE_ELEMENTS // width, 1), count), 1)
-    if known and count <= tile_size:
+    # XLA cannot show what `tf.debugging.enable_check_numerics` wants to see.
+    if (known and count <= tile_size) or internals.has_op_callbacks():
         return function(*rows, *carry)
     tiles = count // tile_size
 

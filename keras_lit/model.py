@@ -225,6 +225,9 @@ class LiT(PairsModel):
             text = tf.reshape(text, [-1, token_ids.shape[1], text.shape[-1]])
         return {"image_embeddings": encoding.unit_length(image), "text_embeddings": text}
 
+    train_function: Any
+    test_function: Any
+
     # Training: fit -> train_step -> loss -> gradient.
 
     def compile(self, optimizer: Any, micro_batch_size: int | None = None, **kwargs: Any) -> None:
@@ -263,6 +266,8 @@ class LiT(PairsModel):
         self._compiled_for = tuple(map(id, trained))
 
     def make_train_function(self, force: bool = False) -> Any:
+        if not self.trainable_variables:
+            raise ValueError("Nothing is trainable: all is locked by `tuning` or frozen.")
         if self._compiled_for != tuple(map(id, self.trainable_variables)):
             raise ValueError(
                 "What trains has changed since `compile`, by `tuning`, a `trainable` or LoRA. "

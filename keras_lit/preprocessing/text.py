@@ -82,6 +82,7 @@ class TextPreprocessor(keras.layers.Layer):
         )
         internals.takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
+        self._counted = tf.function(self._count, reduce_retracing=True)
 
     def call(self, text: Any) -> tf.Tensor:
         text = tf.convert_to_tensor(text)
@@ -98,9 +99,26 @@ class TextPreprocessor(keras.layers.Layer):
 
     def _preprocess(self, text: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU"):
-            if self.lowercase:
-                text = tf.strings.lower(text, encoding="utf-8")
-            return tf.cast(self._packer(self.tokenizer(text)), tf.int32)
+            return tf.cast(self._packer(self._tokens(text)), tf.int32)
+
+    def _tokens(self, text: tf.Tensor) -> tf.RaggedTensor:
+        return self.tokenizer(tf.strings.lower(text, encoding="utf-8") if self.lowercase else text)
+
+    def token_counts(self, text: Any) -> tf.Tensor:
+        """How many token ids each text has before it is cut or padded.
+
+        Args:
+            text: [batch] strings.
+
+        Returns:
+            [batch] int64 tensor, special tokens included.
+        """
+        internals.keep_alive(self.tokenizer)
+        return self._counted(tf.convert_to_tensor(text))
+
+    def _count(self, text: tf.Tensor) -> tf.Tensor:
+        special = (self.start_token_id is not None) + (self.end_token_id is not None)
+        return self._tokens(text).row_lengths() + special
 
     def compute_output_spec(self, text: Any, **kwargs: Any) -> keras.KerasTensor:
         return keras.KerasTensor([None, self.sequence_length], "int32")

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from keras_lit import checks, files
 
 __all__ = ["load", "save", "train_sentencepiece", "train_wordpiece"]
 
+# Captions that are kept to be read again: unigram's frequent strings are too few in fewer.
+_SMALL_CORPUS = 100_000
 _BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -26,11 +29,14 @@ def train_sentencepiece(
     """Trains a unigram SentencePiece vocabulary.
 
     Args:
-        captions: strings, or a tf.data.Dataset of strings; read once, as a stream.
+        captions: strings, or a tf.data.Dataset of strings or of pairs with "text" (with all
+            captions of an image); read once, as a stream.
         vocabulary_size: int, the number of pieces at most (the paper uses 32,000, the released
-            small models 16,000); fewer when the captions do not yield so many.
+            small models 16,000); a warning says how many there are where the captions do not yield
+            so many.
         lowercase: bool, whether the vocabulary itself folds case.
-        **options: of `sentencepiece.SentencePieceTrainer`.
+        **options: of `sentencepiece.SentencePieceTrainer`. Without a "model_type" a small corpus of
+            which the unigram model makes fewer pieces, nearly letters, gets byte-pair encoding.
 
     Returns:
         A keras-nlp tokenizer, with `</s>` for the end and the padding of a text.
@@ -49,26 +55,48 @@ def train_sentencepiece(
     import sentencepiece
 
     checks.check_positive(vocabulary_size, "vocabulary_size")
-    model = io.BytesIO()
     settings = {
         "hard_vocab_limit": False,
         "normalization_rule_name": "nmt_nfkc_cf" if lowercase else "nmt_nfkc",
         "minloglevel": 2,
         **options,
     }
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_strings(captions),
-            model_writer=model,
-            vocab_size=vocabulary_size,
-            **settings,
+
+    def train(captions: Iterator[str], **more: Any) -> tuple[bytes, int]:
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=captions,
+                model_writer=model,
+                vocab_size=vocabulary_size,
+                **{**settings, **more},
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"SentencePiece could not train a vocabulary of {vocabulary_size} on these "
+                f"captions (too few captions, or fewer pieces than characters): {error}"
+            ) from error
+        proto = model.getvalue()
+        return proto, sentencepiece.SentencePieceProcessor(model_proto=proto).get_piece_size()
+
+    kept: list[str] = []
+
+    def keeping() -> Iterator[str]:
+        for caption in _strings(captions):
+            if len(kept) < _SMALL_CORPUS:
+                kept.append(caption)
+            yield caption
+
+    proto, pieces = train(keeping())
+    if pieces < vocabulary_size and len(kept) < _SMALL_CORPUS and "model_type" not in options:
+        proto, pieces = train(iter(kept), model_type="bpe")
+    if pieces != vocabulary_size:
+        warnings.warn(
+            f"These captions give a vocabulary of {pieces} pieces; {vocabulary_size} were asked "
+            "for.",
+            stacklevel=2,
         )
-    except RuntimeError as error:
-        raise ValueError(
-            f"SentencePiece could not train a vocabulary of {vocabulary_size} on these captions "
-            f"(too few captions, or fewer pieces than characters): {error}"
-        ) from error
-    return keras_nlp.tokenizers.SentencePieceTokenizer(proto=model.getvalue())
+    return keras_nlp.tokenizers.SentencePieceTokenizer(proto=proto)
 
 
 def train_wordpiece(
@@ -115,12 +143,15 @@ def train_wordpiece(
 
 def _strings(captions: Iterable[str | bytes] | tf.data.Dataset) -> Iterator[str]:
     if isinstance(captions, tf.data.Dataset):
+        if isinstance(captions.element_spec, dict) and "text" in captions.element_spec:
+            captions = captions.map(lambda pair: pair["text"])
         captions = captions.as_numpy_iterator()
     caption = None
     for caption in captions:
         if not isinstance(caption, str | bytes):
             raise ValueError(
-                f"Captions should be strings. Received: {caption!r} ({type(caption).__name__})."
+                f"Captions should be strings. Received: {str(caption)[:99]} "
+                f"({type(caption).__name__})."
             )
         yield caption if isinstance(caption, str) else caption.decode("utf-8")
     if caption is None:

@@ -87,11 +87,10 @@ class TextTower(Tower):
             preprocessor = TextPreprocessor(tokenizer, sequence_length)
         super().__init__(backbone, pooling, projection_dim, preprocessor, **kwargs)
         self.sequence_length = preprocessor.sequence_length if preprocessor else sequence_length
-        if pad_token_id is None and preprocessor:
-            pad_token_id = preprocessor.pad_token_id
-        elif pad_token_id is None:
-            pad_token_id = int("Roberta" in type(backbone).__name__)
-        self.pad_token_id = pad_token_id
+        self.pad_token_id: Any = pad_token_id
+        if pad_token_id is None:
+            of_family = int("Roberta" in type(backbone).__name__)
+            self.pad_token_id = preprocessor.pad_token_id if preprocessor else of_family
         longest = getattr(backbone, "max_sequence_length", None)
         if longest is not None and self.sequence_length > longest:
             raise ValueError(

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from keras_lit.towers import ImageTower, TextTower
 from keras_lit.training import pairs
 from keras_lit.training.pairs import Pairs
 
+_LOOKED_AT = 4  # Batches whose captions are counted before they are cut.
 _Stream = tf.data.Dataset | keras.utils.PyDataset | Iterator
 _KINDS = (
     'batches of {"image", "text"} from a tf.data.Dataset or a dict of arrays, a '
@@ -52,7 +54,7 @@ def for_step(
             lambda pair: pairs.ready(pair, image_tower, text_tower, training), tf.data.AUTOTUNE
         ).prefetch(tf.data.AUTOTUNE)
 
-    data = data.enumerate().map(_known_columns)
+    data = data.enumerate().map(_known_columns(_says_what_is_cut(text_tower)))
     if training and "image" in spec:
         data = pairs.with_seeds(data, distribution.agreed(pairs.draw_seed()))
     if distribution.replica_count() == 1:
@@ -134,15 +136,48 @@ def of_text(text: Any, tower: TextTower, batch_size: int) -> tf.data.Dataset:
     return _batched(text, batch_size).map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _known_columns(index: tf.Tensor, batch: Pairs) -> Pairs:
-    """Leaves other columns out; fails when the first batch holds a single pair."""
+def _known_columns(look_at: Callable[[np.ndarray], bool]) -> Callable[[tf.Tensor, Pairs], Pairs]:
+    """Leaves other columns out; looks at the strings of the first batches.
+
+    Fails when the first batch holds a single pair.
+    """
     message = (
         "A contrastive loss needs at least two pairs in a batch, since the others are the "
         "negatives. Received a batch of 1: use a larger batch."
     )
-    enough = (index > 0) | (pairs.batch_size(batch) > 1)
-    with tf.control_dependencies([tf.debugging.Assert(enough, [message])]):
-        return {name: tf.identity(batch[name]) for name in pairs.KEYS if name in batch}
+
+    def known_columns(index: tf.Tensor, batch: Pairs) -> Pairs:
+        enough = (index > 0) | (pairs.batch_size(batch) > 1)
+        text = next(batch[name] for name in pairs.TEXT_KEYS if name in batch)
+        before = [tf.debugging.Assert(enough, [message])]
+        if text.dtype == tf.string:
+            look = lambda: tf.numpy_function(look_at, [text], tf.bool)  # noqa: E731
+            before.append(tf.cond(index < _LOOKED_AT, look, lambda: False))
+        with tf.control_dependencies(before):
+            return {name: tf.identity(batch[name]) for name in pairs.KEYS if name in batch}
+
+    return known_columns
+
+
+def _says_what_is_cut(text_tower: TextTower) -> Callable[[np.ndarray], bool]:
+    """A function of a batch's strings, which warns once when some are longer than the tower's."""
+    said = False
+
+    def look_at(text: np.ndarray) -> bool:
+        nonlocal said
+        counts = text_tower.preprocessor.token_counts(text.reshape(-1)).numpy()
+        cut = int((counts > text_tower.sequence_length).sum())
+        if cut and not said:
+            warnings.warn(
+                f"{cut} of {len(counts)} captions of a batch are cut at "
+                f"{text_tower.sequence_length} tokens, the text tower's `sequence_length`; "
+                f"{counts.max()} would hold them all.",
+                stacklevel=2,
+            )
+            said = True
+        return said
+
+    return look_at
 
 
 def _without_targets(x: tuple[Any, ...], columns: tuple[str, ...] | None) -> Any:

@@ -189,6 +189,27 @@ class PairsModel(keras.Model):
         """
         return pairs.preprocess(x, self.image_tower, self.text_tower, training)
 
+    def save(self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any) -> None:
+        """Writes the whole model, to go on with, as a .keras file, like `keras.Model.save`.
+
+        Args:
+            filepath: str or path, ending in ".keras".
+            overwrite, zipped, **kwargs: as in `keras.Model.save`.
+
+        Raises:
+            ValueError: a legacy .h5 file, which cannot hold several towers.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(f"Save a `.keras` file, not legacy HDF5. Received: {filepath}.")
+        super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Not for two towers: `keras_lit.export.save(model, directory)` writes a SavedModel."""
+        raise ValueError(
+            "Keras exports a single function. `keras_lit.export.save(model, directory)` writes a "
+            "SavedModel for TF Serving, with a signature for each tower."
+        )
+
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():
             return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs)
