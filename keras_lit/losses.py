@@ -100,7 +100,7 @@ def softmax_contrastive_loss(
             row_rival, rival = batch.rivals(logits, index, own_bias)
             column_rival = tf.maximum(column_rival, rival)
             of_row = logits if mask is None else logits + batch.bias
-            row_max = tf.maximum(row_rival, own)
+            row_max = tf.maximum(row_rival, own + own_bias)
             row_sum = tf.reduce_sum(tf.exp(of_row - row_max[:, tf.newaxis]), axis=1)
             if mask is not None:
                 logits += own_bias[:, tf.newaxis]

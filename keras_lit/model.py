@@ -174,7 +174,11 @@ class LiT(PairsModel):
     # What trains: what neither `tuning` locks, whatever flags say, nor the user froze by them.
 
     def locked_variables(self) -> set[int]:
-        """The ids of the variables of the locked towers."""
+        """The ids of the variables of the locked towers.
+
+        Returns:
+            A set of `id(variable)`.
+        """
         towers = zip(self.tuning, (self.image_tower, self.text_tower), strict=True)
         locked = [tower.variables_of(self.lock_heads) for letter, tower in towers if letter == "L"]
         return {id(variable) for variables in locked for variable in variables}
@@ -242,12 +246,18 @@ class LiT(PairsModel):
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in `keras.Model`.
 
         Raises:
-            ValueError: a `loss` or `metrics` is passed, or an optimizer that does not train on
-                several replicas as it does on one.
+            ValueError: a `loss` or `metrics` is passed, an optimizer that has slots for other
+                variables, or one that does not train on several replicas as it does on one.
         """
         if micro_batch_size is not None:
             checks.check_positive(micro_batch_size, "micro_batch_size")
         self.micro_batch_size = micro_batch_size
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        if replicas > 1 and micro_batch_size is not None and _synchronizes(self):
+            raise ValueError(
+                "Batch norms with `synchronized=True` cannot meet inside of micro-batches. Leave "
+                "`micro_batch_size` or `synchronized` out."
+            )
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -257,7 +267,7 @@ class LiT(PairsModel):
         trained = self.trainable_variables
         rules.check_built_for(optimizer, trained)
         super().compile(optimizer=optimizer, **kwargs)
-        rules.check_on_replicas(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
+        rules.check_on_replicas(self.optimizer, replicas)
         # Slots made now spare the first step from being traced a second time.
         with self.distribute_strategy.scope():
             self.optimizer.build(trained)
@@ -545,6 +555,10 @@ class LiT(PairsModel):
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
         assert self.max_temperature is not None
         return tf.minimum(log_temperature, math.log(self.max_temperature))
+
+
+def _synchronizes(model: LiT) -> bool:
+    return any(getattr(layer, "synchronized", False) for layer in internals.flat_layers(model))
 
 
 def _stopping_at_nan(function: Any) -> Any:

@@ -346,3 +346,12 @@ def test_a_sentencepiece_table_outlives_a_seed(kept):
 
 def test_tokenizers_without_such_a_table_stay_as_they_are():
     internals.keep_alive(keras_lit.tokenizers.train_wordpiece(["a red balloon"] * 3, 40))
+
+
+def test_it_is_known_that_somebody_watches_each_operation():
+    assert not internals.has_op_callbacks()
+    tf.debugging.enable_check_numerics()
+    try:
+        assert internals.has_op_callbacks()
+    finally:
+        tf.debugging.disable_check_numerics()

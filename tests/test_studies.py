@@ -155,8 +155,6 @@ def test_a_pretrained_batch_norm_keeps_its_averages(study, tuning, tmp_path):
         parts=lambda seed: (np.arange(8), np.arange(0)),
     )
 
-    image_tower.lock()  # As an "LU" before leaves its backbone.
-
     def mean(model):
         return {"mean": float(model.image_tower.backbone.layers[0].moving_mean.numpy()[0])}
 

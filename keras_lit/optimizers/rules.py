@@ -143,12 +143,6 @@ def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> N
     wrapped, optimizer = optimizer, getattr(optimizer, "inner_optimizer", optimizer)
     if replicas == 1:
         return
-    if optimizer is not wrapped:
-        raise ValueError(
-            "Keras' scaling of the loss, which `mixed_float16` brings, does not work on several "
-            'replicas. Choose `keras.mixed_precision.set_dtype_policy("mixed_bfloat16")`, or one '
-            f"replica. Received: {type(wrapped).__name__} on {replicas} replicas."
-        )
     names = ("clipnorm", "clipvalue", "global_clipnorm")
     clips = [name for name in names if getattr(optimizer, name, None) is not None]
     if clips and not isinstance(optimizer, PaperRules):
@@ -165,4 +159,10 @@ def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> N
             "cannot accumulate gradients. Make a large batch fit with LiT's `compile(..., "
             "micro_batch_size=...)`, which also keeps all its negatives. "
             f"Received: {steps} on {replicas} replicas."
+        )
+    if optimizer is not wrapped:
+        raise ValueError(
+            "Keras' scaling of the loss, which `mixed_float16` brings, does not work on several "
+            'replicas. Choose `keras.mixed_precision.set_dtype_policy("mixed_bfloat16")`, or one '
+            f"replica. Received: {type(wrapped).__name__} on {replicas} replicas."
         )

@@ -140,7 +140,14 @@ class Tower(keras.Model):
         return current
 
     def variables_of(self, head: bool) -> list[keras.Variable]:
-        """All of backbone and pooling, and those of the head where that is asked for."""
+        """What locking the tower locks.
+
+        Args:
+            head: bool, whether to include the head, after backbone and pooling.
+
+        Returns:
+            A list of variables, random seeds included.
+        """
         parts = (self.backbone, self.attention_pooling, self.head if head else None)
         return [variable for part in parts if part is not None for variable in part.variables]
 
@@ -203,10 +210,12 @@ class Tower(keras.Model):
 
     @classmethod
     def _rebuilt(cls, config: dict[str, Any], parts: dict[str, Any]) -> "Tower":
-        of_layers = config.get("layers")  # Files of before have none.
         tower = cls(**{k: v for k, v in config.items() if k != "layers"} | parts)
-        if of_layers is not None:
-            settings.apply(tower._all_layers(), of_layers)
+        if "layers" in config:
+            settings.apply(tower._all_layers(), config["layers"])
+        elif not tower.backbone.trainable_variables:  # So files of before say locked.
+            for layer in internals.flat_layers(tower.backbone):
+                layer.trainable = layer.name != "pooled_dense"
         return tower
 
     def _all_layers(self) -> list[keras.Layer]:

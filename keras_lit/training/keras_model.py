@@ -189,19 +189,19 @@ class PairsModel(keras.Model):
         """
         return pairs.preprocess(x, self.image_tower, self.text_tower, training)
 
-    def save(self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any) -> None:
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Writes the whole model, to go on with, as a .keras file, like `keras.Model.save`.
 
         Args:
             filepath: str or path, ending in ".keras".
-            overwrite, zipped, **kwargs: as in `keras.Model.save`.
+            overwrite, **kwargs: as in `keras.Model.save`.
 
         Raises:
             ValueError: a legacy .h5 file, which cannot hold several towers.
         """
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(f"Save a `.keras` file, not legacy HDF5. Received: {filepath}.")
-        super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+        super().save(filepath, overwrite=overwrite, **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """Not for two towers: `keras_lit.export.save(model, directory)` writes a SavedModel."""

@@ -1,4 +1,5 @@
 import unicodedata
+import warnings
 
 import keras
 import numpy as np
@@ -7,6 +8,7 @@ import tensorflow as tf
 from sentencepiece import SentencePieceProcessor
 
 from keras_lit.preprocessing import TextPreprocessor, tokenizers
+from tests.small import COLOURS, THINGS
 
 CAPTIONS = ["a red balloon", "a green balloon over the sea", "The Sea", "two dogs in the snow"] * 3
 
@@ -172,3 +174,34 @@ def test_files_that_are_no_vocabularies(tmp_path):
         tokenizers.save(tokenizers.train_wordpiece(CAPTIONS, 80), tmp_path / "v.model")
     with pytest.raises(ValueError, match="SentencePiece or WordPiece tokenizer. Received: Dense"):
         tokenizers.save(keras.layers.Dense(1), tmp_path / "v.model")
+
+
+CORPUS = [f"a small {c} {t} by the river" for c in COLOURS for t in THINGS]
+
+
+def test_a_small_corpus_gets_words_and_not_letters():
+    """Unigram's model would make 9 words some 20 pieces, of which a text tower cuts most."""
+    with pytest.warns(UserWarning, match=r"a vocabulary of (\d+) pieces; 8000 were asked for") as w:
+        tokenizer = tokenizers.train_sentencepiece(CORPUS, 8000)
+    assert f" {tokenizer.vocabulary_size()} pieces" in str(w[0].message)
+    assert len(tokenizer("a small red dog by the river")) == 7
+    with pytest.warns(UserWarning, match="pieces"):
+        letters = tokenizers.train_sentencepiece(CORPUS, 8000, model_type="unigram")
+    assert len(letters("a small red dog by the river")) > 12
+
+
+def test_a_vocabulary_as_large_as_asked_for_is_no_news():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer = tokenizers.train_sentencepiece(CORPUS, 30)
+    assert tokenizer.vocabulary_size() == 30
+
+
+def test_pairs_give_their_text():
+    pairs = tf.data.Dataset.from_tensor_slices(
+        {"image": [b"\x89PNG"] * len(CORPUS), "text": CORPUS}
+    )
+    found, expected = (tokenizers.train_sentencepiece(x, 30) for x in (pairs, CORPUS))
+    assert found.proto == expected.proto
+    with pytest.raises(ValueError, match=r"^Captions should be strings.{0,150}$"):
+        tokenizers.train_sentencepiece([{"image": b"\x89PNG" * 999}])

@@ -229,7 +229,8 @@ def text_backbone(padding_mask):
         ("last", True, [[9, 18], [4, 8]]),
         ("last", False, [[0, 0], [4, 8]]),
         ("mean", True, [[7, 14], [4.5, 9]]),
-        ("mean", False, [[3.5, 7], [4.5, 9]]),
+        ("mean", False, [[7, 14], [4.5, 9]]),
+        ("max", False, [[9, 18], [7, 14]]),
         ("max", True, [[9, 18], [7, 14]]),
     ],
 )
@@ -332,15 +333,6 @@ def test_text_tower_round_trips_with_its_vocabulary(tmp_path, dropout):
     assert again.backbone.dropout == dropout
 
 
-def test_locked_towers_run_in_inference_mode():
-    backbone = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Dropout(0.5)])
-    tower = ImageTower(backbone)
-    images = tf.ones([2, 8, 8, 3])
-    assert (tower(images, training=True) != 1).numpy().any()
-    tower.lock()
-    np.testing.assert_array_equal(tower(images, training=True), np.ones([2, 3]))
-
-
 @pytest.mark.parametrize("values", [(1 / 255, None), ([0.017, 0.018, 0.019], [-2.1, -2.0, -1.8])])
 def test_a_preset_brings_its_pixels(values, tmp_path):
     """keras-nlp's own converter says what the backbone of a preset was trained with."""
@@ -363,13 +355,56 @@ def test_a_preset_brings_its_pixels(values, tmp_path):
     np.testing.assert_array_equal(again(pixels), tower.preprocessor(pixels))
 
 
-def test_unlocking_keeps_what_the_user_froze():
-    backbone = keras.Sequential(
-        [keras.Input([8, 8, 3]), keras.layers.Conv2D(4, 1), keras.layers.Conv2D(4, 1)]
-    )
-    backbone.layers[0].trainable = False
-    tower = ImageTower(backbone)
-    tower.lock(False)
-    assert len(tower.trainable_variables) == 2
-    tower.lock()
-    assert not tower.trainable_variables
+def embedding(**options):
+    ids = keras.Input([4], dtype="int32")
+    return keras.Model(ids, keras.layers.Embedding(20, 3, **options)(ids))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "last"])
+def test_an_embedding_that_masks_zero_says_what_is_padding(pooling):
+    backbone = embedding(mask_zero=True)
+    tower = TextTower(backbone, sequence_length=4, pooling=pooling)
+    first, second = (backbone.layers[-1].embeddings.numpy()[i] for i in (5, 9))
+    expected = {"mean": (first + second) / 2, "max": np.maximum(first, second), "last": second}
+    np.testing.assert_allclose(tower(np.array([[5, 9, 0, 0]]))[0], expected[pooling], atol=1e-6)
+
+
+def test_the_id_of_padding_is_kept(tmp_path):
+    tower = TextTower(embedding(), sequence_length=4, pooling="mean", pad_token_id=7)
+    ids = np.array([[5, 0, 7, 7]])
+    table = tower.backbone.layers[-1].embeddings.numpy()
+    np.testing.assert_allclose(tower(ids)[0], (table[5] + table[0]) / 2, atol=1e-6)
+    tower.save(tmp_path / "tower.keras")
+    again = keras.saving.load_model(tmp_path / "tower.keras")
+    np.testing.assert_array_equal(again(ids), tower(ids))
+
+
+def test_relatives_of_roberta_pad_with_1():
+    backbone = keras_nlp.models.RobertaBackbone(20, 1, 2, 8, 16, max_sequence_length=8)
+    tower = TextTower(backbone, sequence_length=4)
+    ids = np.array([[0, 7, 2, 1]])
+    states = backbone({"token_ids": ids, "padding_mask": np.array([[1, 1, 1, 0]])})
+    np.testing.assert_allclose(tower(ids), states[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_of_padding_alone_a_pooling_is_finite(pooling):
+    tower = TextTower(embedding(), sequence_length=4, pooling=pooling)
+    np.testing.assert_array_equal(tower(np.zeros([1, 4], "int32")), np.zeros([1, 3]))
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_a_head_computes_in_the_dtype_of_its_tower(kind):
+    """Whatever Keras' global policy is; and a tower is its features and its head."""
+    if kind == "image":
+        tower = ImageTower(image_backbone(lambda x: x * 2.0), "map", 5, dtype="mixed_bfloat16")
+        inputs = np.random.default_rng(0).normal(size=[2, 8, 8, 3]).astype("float32")
+        assert tower.attention_pooling.dtype_policy.name == "mixed_bfloat16"
+    else:
+        tower = TextTower(embedding(), None, 4, "mean", 5, dtype="mixed_bfloat16")
+        inputs = np.array([[5, 9, 0, 0]])
+    assert tower.head.dtype_policy.name == "mixed_bfloat16"
+    again = type(tower).from_config(tower.get_config())
+    assert again.head.dtype_policy.name == "mixed_bfloat16"
+    features = tower.features(keras.ops.convert_to_tensor(inputs))
+    np.testing.assert_array_equal(tower(inputs), tower.head(features))
