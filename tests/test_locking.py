@@ -372,6 +372,7 @@ def test_xla_stops_at_what_is_not_finite_too(side):
 
 
 def test_a_loss_that_is_scaled_is_refused_on_replicas():
+    """Where one replica's gradient is infinite the others took their step, and all became NaN."""
     with mirrored(2).scope():
         model = make_model()
         with pytest.raises(ValueError, match="mixed_bfloat16"):

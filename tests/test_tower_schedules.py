@@ -151,7 +151,7 @@ def test_clipping_on_each_replica_is_refused(option, wrap):
     check_on_replicas(optimizer, 1)
     with pytest.raises(ValueError, match=f"so `{option}` would train"):
         check_on_replicas(optimizer, 2)
-    check_on_replicas(wrap(Adam(0.1, **{option: 1.0})), 2)
+    check_on_replicas(Adam(0.1, **{option: 1.0}), 2)
 
 
 def test_a_multiplier_without_a_lit_is_refused():
