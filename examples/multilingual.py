@@ -82,11 +82,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(data_dir: str | None, split: str, image_tower: keras_lit.ImageTower) -> dict[str, Any]:
-    """The features of all pictures, and their captions by language."""
+def read(
+    data_dir: str | None,
+    split: str,
+    image_tower: keras_lit.ImageTower,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """The features of all pictures (or the first `limit`), and their captions by language."""
     builder = keras_lit.data.TuxPaintStamps(data_dir=data_dir)
     builder.download_and_prepare()
-    stamps = builder.as_dataset(split=split)
+    stamps = builder.as_dataset(split=split).take(limit or -1)
     pixels = stamps.map(lambda stamp: image_tower.preprocessor(stamp["image"]), tf.data.AUTOTUNE)
     captions = [
         {

@@ -44,13 +44,18 @@ def make_pairs(count):
     return tf.data.Dataset.from_tensor_slices({"image": images, "text": captions})
 
 
-def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
-    """A head on the image tower and random crops; batch norm by default where it is locked."""
-    keras.utils.set_random_seed(1)
+@functools.cache
+def tokenizer():
+    """Of the words of `make_pairs`."""
     vocabulary = sorted(
         {word for words in (COLOURS, THINGS, ["a", "and", "one"]) for word in words}
     )
-    tokenizer = keras_lit.tokenizers.train_wordpiece(vocabulary, 60)
+    return keras_lit.tokenizers.train_wordpiece(vocabulary, 60)
+
+
+def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
+    """A head on the image tower and random crops; batch norm by default where it is locked."""
+    keras.utils.set_random_seed(1)
     layers = [keras.Input([8, 8, 3]), keras.layers.Conv2D(6, 3, strides=2)]
     if batch_norm or (batch_norm is None and tuning[0] == "L"):
         layers.append(keras.layers.BatchNormalization())
@@ -59,9 +64,9 @@ def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
         keras.Sequential(layers), projection_dim=16, preprocessor=preprocessor
     )
     backbone = keras_lit.backbones.TextTransformer(
-        tokenizer.vocabulary_size(), 10, 16, 1, 32, 4, dropout=dropout
+        tokenizer().vocabulary_size(), 10, 16, 1, 32, 4, dropout=dropout
     )
-    text_tower = keras_lit.TextTower(backbone, tokenizer, 10)
+    text_tower = keras_lit.TextTower(backbone, tokenizer(), 10)
     return keras_lit.LiT(image_tower, text_tower, tuning, **options)
 
 

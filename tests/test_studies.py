@@ -1,5 +1,6 @@
 """The runner of the studies; each study once, with few pictures (slow)."""
 
+import functools
 import importlib
 import json
 import pathlib
@@ -177,7 +178,7 @@ STUDIES = {
     "image_towers": "--variants Lite0,_64_px",
     "filters": "--image-size 64 --variants no_twins",
     "unlocking": "--image-size 32 --variants two_cycles",
-    "languages": "--epochs 8 --batch-size 16 --at-least 100 --variants English_only",
+    "languages": "--epochs 2 --batch-size 16 --at-least 120 --variants English_only",
 }
 
 
@@ -192,9 +193,40 @@ def run(study, name, line, tmp_path, monkeypatch, *paths):
     return json.loads((tmp_path / f"{name}.json").read_text())["results"]
 
 
+@pytest.fixture(scope="module")
+def once():
+    """Functions by name, each of which works once for the same arguments."""
+    functions = {}
+    yield lambda name, function: functions.setdefault(name, functools.cache(function))
+    functions.clear()
+
+
+@pytest.fixture
+def read_once(once, study, monkeypatch):
+    """All studies share towers (they put weights back) and stamps (they only read them)."""
+    original, demo = study("stamps").Stamps, keras_lit.demo
+
+    def small_lite0(image_size=64, make=demo.efficientnet_lite0, **options):
+        return make(image_size, **options)
+
+    def read(data_dir, limit, *given):
+        return original(types.SimpleNamespace(data_dir=data_dir, limit=limit), *given)
+
+    class Stamps(original):
+        def __init__(self, args, image_tower, pixels=True):
+            known = once("stamps", read)(args.data_dir, args.limit, image_tower, pixels)
+            vars(self).update(vars(known))
+
+    lite0 = once("lite0", small_lite0)
+    monkeypatch.setattr(demo, "efficientnet_lite0", lite0)
+    monkeypatch.setattr(demo.pretrained, "efficientnet_lite0", lite0)
+    monkeypatch.setattr(demo, "minilm_backbone", once("minilm", demo.minilm_backbone))
+    monkeypatch.setattr(study("stamps"), "Stamps", Stamps)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_runs(study, name, stamps, tmp_path, monkeypatch, capsys):
+def test_a_study_runs(study, name, stamps, read_once, tmp_path, monkeypatch, capsys):
     small = "--limit 60 --epochs 1 --seeds 1 " + STUDIES[name]
     data_dir = stamps.data_path.parents[1]
     results = run(study, name, small, tmp_path, monkeypatch, "--data-dir", data_dir)
@@ -207,12 +239,9 @@ def test_a_study_runs(study, name, stamps, tmp_path, monkeypatch, capsys):
 
 
 FULL = {
-    "design_choices": "--variants uu",
     "why_locked": "--variants uU",
     "batch_size": "--variants local_16",
     "text_towers": "--variants BERT,_WordPiece",
-    "sequence_length": "--variants 32_tokens",
-    "image_towers": "",
     "filters": "--variants ALIGN's_length",
     "unlocking": "--variants two_cycles",
 }
@@ -234,11 +263,48 @@ def run_full(study, name, line, photos, tmp_path, monkeypatch):
 def test_a_study_at_full_size(study, name, photos, tmp_path, monkeypatch):
     if name == "batch_size":
         monkeypatch.setattr(study(name), "FULL_BATCHES", (16,))
-    results = run_full(study, name, FULL[name], photos, tmp_path, monkeypatch)
-    assert len(results) == (2 if name == "image_towers" else 1)
-    for curve in (result["curve"] for result in results):
-        assert [point["pairs"] for point in curve] == [0, 32]
-        assert curve[1]["image_to_text"] > 0 and 0 < curve[1]["test_loss"] < 100
+    (result,) = run_full(study, name, FULL[name], photos, tmp_path, monkeypatch)
+    curve = result["curve"]
+    assert [point["pairs"] for point in curve] == [0, 32]
+    assert curve[1]["image_to_text"] > 0 and 0 < curve[1]["test_loss"] < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "line", "expected"),
+    [
+        ("design_choices", "--variants uu", {"uu": {"tuning": "uu"}}),
+        (
+            "sequence_length",
+            "--variants 32_tokens",
+            {"32 tokens": {"changes": {"sequence_length": 32}}},
+        ),
+        (
+            "image_towers",
+            "",
+            {
+                "{image}": {"backbone": "{image}", "changes": {"image_head": False}},
+                "{image}, head": {"backbone": "{image}", "changes": {"image_head": True}},
+            },
+        ),
+    ],
+)
+def test_variants_of_a_study_at_full_size(
+    study, name, line, expected, photos, tmp_path, monkeypatch
+):
+    """Of those whose kind of option another study trains with."""
+    given = []
+    point = {"pairs": 0, "image_to_text": 1.0, "text_to_image": 2.0, "test_loss": 3.0}
+
+    def tune(seed, args, **options):
+        given.append(options)
+        return [point]
+
+    monkeypatch.setattr(study("full"), "tune", tune)
+    results = run_full(study, name, line, photos, tmp_path, monkeypatch)
+    found = {r["variant"]: options for r, options in zip(results, given, strict=True)}
+    image = str(tmp_path / "image")
+    assert json.dumps(found).replace(image, "{image}") == json.dumps(expected)
 
 
 @pytest.mark.slow

@@ -5,10 +5,9 @@
 The towers of `examples/multilingual.py` (pieces of the training captions, a locked and whitened
 EfficientNet-Lite0, in each epoch a picture's caption in a language drawn anew) from scratch, with
 no transformer layer or one, without that script's choice by validation. Each is asked in every
-language.
+language that has `--at-least` so many captions.
 """
 
-import numpy as np
 import runner
 from stamps import multilingual
 
@@ -31,11 +30,11 @@ def main() -> None:
     ).parse_args()
     image_tower = keras_lit.demo.efficientnet_lite0(resize="pad", antialias=True)
     train, test = (
-        multilingual.read(args.data_dir, split, image_tower) for split in ("train", "test")
+        multilingual.read(args.data_dir, split, image_tower, args.limit)
+        for split in ("train", "test")
     )
-    if args.limit:
-        train = multilingual.part(train, np.arange(len(train["captions"])) < args.limit)
     counts = multilingual.captions_by_language(train, test)
+    asked = [name for name, count in counts.items() if count >= args.at_least]
 
     def tune(variant: str, seed: int) -> list[runner.Point]:
         layers, english, pieces = VARIANTS[variant]
@@ -43,7 +42,7 @@ def main() -> None:
         args.seed = seed
         settings = {"layers": layers, "epochs": args.epochs}
         model = multilingual.train_tower(image_tower, train, languages, pieces, settings, args)
-        recalls = multilingual.evaluate(model, test, list(counts))
+        recalls = multilingual.evaluate(model, test, asked)
         return [
             {
                 "mean": multilingual.mean_recall(recalls, counts, args.at_least),

@@ -1,6 +1,7 @@
 """A run that is interrupted and started again ends as if it had not been."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -29,14 +30,17 @@ def data(batch=BATCH):
     return make_pairs(COUNT).shuffle(COUNT, seed=7).batch(batch, drop_remainder=True)
 
 
-def run(
-    directory, after=None, epochs=3, save_freq=2, before=(), callbacks=(), pairs=data, **options
-):
-    """Random crops, a shuffle, dropout, momentum and a learning rate that changes."""
+def compiled(**options):
+    """Random crops, dropout, momentum and a learning rate that changes."""
     model = make_model(dropout=0.2)
-    schedule = keras_lit.optimizers.WarmupSchedule(1e-2, 18, 4)
+    schedule = keras_lit.optimizers.WarmupSchedule(1e-2, 12, 3)
     model.compile(keras_lit.optimizers.Adafactor(schedule), **options)
-    callbacks = [*before, ExactResume(directory, save_freq), *callbacks]
+    return model
+
+
+def run(directory, after=None, epochs=2, save_freq=2, pairs=data, **options):
+    model = compiled(**options)
+    callbacks = [ExactResume(directory, save_freq)]
     if after is not None:
         callbacks.append(Interrupt(after))
     keras.utils.set_random_seed(9)
@@ -48,47 +52,57 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("whole"))
+def finished(tmp_path_factory):
+    """The directory of a run of two epochs of six batches that nothing interrupted."""
+    return tmp_path_factory.mktemp("finished")
 
 
-@pytest.mark.parametrize(
-    "interruptions", [(9, 5), *(pytest.param(x, marks=pytest.mark.slow) for x in [(7,), (12,)])]
-)
-def test_same_weights_and_losses(tmp_path, whole, interruptions):
-    """Six batches an epoch: in the second, twice; and right after its end."""
-    for after in interruptions:
+@pytest.fixture(scope="module")
+def whole(finished):
+    return run(finished)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The directory of a run that saved two of the second epoch's six batches."""
+    directory = tmp_path_factory.mktemp("killed")
+    assert run(directory, 9) is None
+    return directory
+
+
+def assert_same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_same_weights_and_losses(tmp_path, whole):
+    """In the second epoch, after its first batch, in its middle and right after its end."""
+    for after in (7, 3, 4):  # It goes on at the batches 0, 6 and 8, and at last at 10 of 12.
         assert run(tmp_path, after) is None
     losses, weights = run(tmp_path)
-    assert losses == whole[0][-len(losses) :] and 1 <= len(losses) < 3
-    for found, expected in zip(weights, whole[1], strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert losses == whole[0][1:] and len(losses) == 1
+    assert_same(weights, whole[1])
 
 
-def repeated():
-    pairs = make_pairs(COUNT).shuffle(COUNT, seed=7)
-    return pairs.repeat().batch(10).take(4)  # An epoch shuffles twice.
+def hard():
+    """All epochs have what the first one cached, and each shuffles that twice."""
+    pairs = make_pairs(COUNT).shuffle(COUNT, seed=7).cache()
+    return pairs.shuffle(3, seed=8).repeat().batch(10).take(4)
 
 
-def cached():
-    return data().cache()  # All epochs have the order of the first.
-
-
-@pytest.mark.parametrize("pairs", [repeated, pytest.param(cached, marks=pytest.mark.slow)])
-def test_what_epochs_that_are_over_drew(pairs, tmp_path):
-    expected = run(tmp_path / "whole", pairs=pairs)
-    assert run(tmp_path / "killed", 9, pairs=pairs) is None
-    for found, wanted in zip(run(tmp_path / "killed", pairs=pairs)[1], expected[1], strict=True):
-        np.testing.assert_array_equal(found, wanted)
+def test_what_epochs_that_are_over_drew(tmp_path):
+    expected = run(tmp_path / "whole", pairs=hard)
+    assert run(tmp_path / "killed", 7, pairs=hard) is None
+    found = run(tmp_path / "killed", pairs=hard)
+    assert len(found[0]) == 1
+    assert_same(found[1], expected[1])
 
 
 @pytest.mark.slow
-def test_a_finished_run_gives_its_weights(tmp_path, whole):
-    run(tmp_path)
-    losses, weights = run(tmp_path)
+def test_a_finished_run_gives_its_weights(finished, whole):
+    losses, weights = run(finished)
     assert losses is None
-    for found, expected in zip(weights, whole[1], strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same(weights, whole[1])
 
 
 @pytest.mark.slow
@@ -99,8 +113,7 @@ def test_replicas(tmp_path):
         assert run(tmp_path / "killed", 9) is None
         found = run(tmp_path / "killed")
     assert found[0] == expected[0][1:]
-    for a, b in zip(found[1], expected[1], strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_same(found[1], expected[1])
 
 
 class Stop(keras.callbacks.Callback):
@@ -120,12 +133,15 @@ class Stop(keras.callbacks.Callback):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ["before", "callbacks"])
-@pytest.mark.parametrize("at_batch", [None, 3])
-def test_another_callback_may_still_stop(order, at_batch, tmp_path):
+def test_another_callback_may_still_stop(killed, tmp_path):
     """Two of six batches were saved: the last of those that are left is number 3."""
-    assert run(tmp_path, 9) is None
-    assert len(run(tmp_path, **{order: [Stop(at_batch)]})[0]) == 1
+    model = compiled()
+    for order in (1, -1):
+        for at_batch in (None, 3):
+            directory = shutil.copytree(killed, tmp_path / f"{order}-{at_batch}")
+            callbacks = [Stop(at_batch), ExactResume(directory, 2)][::order]
+            history = model.fit(data(), epochs=3, verbose=0, callbacks=callbacks)
+            assert history.epoch == [1]
 
 
 def test_steps_that_pass_several_at_a_time(tmp_path):
@@ -135,8 +151,8 @@ def test_steps_that_pass_several_at_a_time(tmp_path):
         assert json.loads(str(file["position"]))["step"] == 4
 
 
-def test_what_cannot_be_resumed(tmp_path):
-    run(tmp_path, epochs=1)
+def test_what_cannot_be_resumed(killed, tmp_path):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match="run with 6 batches in an epoch, and this one has 3"):
         run(tmp_path, pairs=lambda: data(8))
     model = make_model("LL")
@@ -162,9 +178,8 @@ def test_a_later_fit_begins_at_the_first_epoch(tmp_path):
     assert model.fit(data(8), epochs=1, verbose=0).epoch == [0]
 
 
-def test_a_locked_tower_is_not_saved(tmp_path):
-    run(tmp_path, epochs=1)
-    with np.load(tmp_path / "checkpoint.npz", allow_pickle=False) as file:
+def test_a_locked_tower_is_not_saved(killed):
+    with np.load(killed / "checkpoint.npz", allow_pickle=False) as file:
         assert not [name for name in file.files if "conv" in name or "batch_norm" in name]
         assert [name for name in file.files if "log_temperature" in name]
     assert tf.executing_eagerly()

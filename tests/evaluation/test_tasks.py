@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,12 @@ from tests.small import make_model, make_pairs
 NAMES = {"own": ["balloon", "dog", "cat"], "long": ["red balloon", "blue dog", "grey cat"]}
 TEMPLATES = {"name": ["{}"], "two": ["a {}", "a white {} and one"]}
 PREPROCESSING = {"stretch": {}, "crop": {"resize": "crop", "crop_fraction": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Nothing changes it."""
+    return make_model()
 
 
 def pictures(count):
@@ -30,8 +38,7 @@ def test_near_duplicates_are_found_each_time_they_occur():
 
 
 @pytest.mark.slow
-def test_retrieval_without_duplicates_is_that_of_the_others_alone():
-    model = make_model()
+def test_retrieval_without_duplicates_is_that_of_the_others_alone(model):
     pixels = np.stack([row["image"] for row in make_pairs(12).as_numpy_iterator()])
     index = np.array([0, 0, 1, *range(2, 12)])
     texts = [row["text"] for row in make_pairs(13).as_numpy_iterator()]
@@ -54,7 +61,7 @@ def test_retrieval_without_duplicates_is_that_of_the_others_alone():
         assert len(result.metrics) == 2 * len(plain) + 1
 
 
-def test_classification_with_and_without():
+def test_classification_with_and_without(model):
     calls = []
     found = _with_and_without(lambda chosen: calls.append(chosen) or {"x": chosen.sum()}, 5, [4, 1])
     assert found == {"x": 5, "x_without_duplicates": 3, "duplicates": 2}
@@ -64,7 +71,6 @@ def test_classification_with_and_without():
         "x_without_duplicates": 1,
         "duplicates": 0,
     }
-    model = make_model()
     pixels = np.stack([row["image"] for row in make_pairs(9).as_numpy_iterator()])
     labels, names = np.arange(9) % 3, ["balloon", "dog", "cat"]
     images = evaluation.Images({"image": pixels, "label": labels})
@@ -92,8 +98,10 @@ class Batches(keras.utils.PyDataset):
         return {name: values[4 * index :][:4] for name, values in self.arrays.items()}
 
 
-def test_every_form_of_data_is_evaluated_alike():
-    model, names = make_model(), ["balloon", "dog", "cat"]
+def test_every_form_of_data_is_evaluated_alike(model, monkeypatch):
+    encode_text, names = model.encode_text, ["balloon", "dog", "cat"]
+    once = functools.cache(lambda texts, **options: encode_text(list(texts), **options))
+    monkeypatch.setattr(model, "encode_text", lambda x, **options: once(tuple(x), **options))
     rows = list(make_pairs(10).as_numpy_iterator())
     pixels, texts = (np.array([row[name] for row in rows]) for name in ("image", "text"))
     labelled = {"image": pixels, "label": np.arange(10) % 3}
@@ -133,8 +141,7 @@ def test_bad_duplicates(duplicates, message):
 
 
 @pytest.mark.slow
-def test_every_combination_against_one_by_one():
-    model = make_model()
+def test_every_combination_against_one_by_one(model):
     pixels = np.stack([row["image"] for row in make_pairs(40).as_numpy_iterator()])
     labels = np.arange(40) % 3
     data = {"image": pixels, "label": np.where(np.arange(40) < 30, labels, 99)}
@@ -161,8 +168,8 @@ def test_every_combination_against_one_by_one():
     assert found == sorted(expected, key=lambda choice: -choice[0])
 
 
-def test_labels_of_a_subset():
-    model, classes = make_model(), np.array([40, 7, 9])
+def test_labels_of_a_subset(model):
+    classes = np.array([40, 7, 9])
     pixels = np.stack([row["image"] for row in make_pairs(9).as_numpy_iterator()])
     data = {"image": pixels, "label": np.arange(9) % 3}
     plain = evaluation.select(model, data, NAMES, TEMPLATES)

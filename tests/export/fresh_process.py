@@ -1,6 +1,6 @@
 """Answers every signature, loaded both ways; imports nothing but TensorFlow and TF-Text.
 
-python fresh_process.py ARTIFACT INPUTS.npz OUTPUTS.npz
+python fresh_process.py ARTIFACT INPUTS.npz OUTPUTS.npz [ARTIFACT INPUTS.npz OUTPUTS.npz]...
 """
 
 import sys
@@ -35,4 +35,5 @@ def main(path, inputs_path, outputs_path):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for i in range(1, len(sys.argv), 3):
+        main(*sys.argv[i : i + 3])

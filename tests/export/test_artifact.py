@@ -1,8 +1,10 @@
 """Signatures in processes that have never heard of Keras, and what is refused."""
 
+import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -18,31 +20,9 @@ from tests.small import COLOURS, THINGS, make_model
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
 
-def in_a_fresh_process(path, inputs, directory):
-    """{loader: {signature: {output: array}}}."""
-    np.savez(directory / "inputs.npz", **inputs)
-    script = pathlib.Path(__file__).parent / "fresh_process.py"
-    files = [path, directory / "inputs.npz", directory / "outputs.npz"]
-    result = subprocess.run([sys.executable, script, *files], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    found = {"eager": {}, "session": {}}
-    for name, values in np.load(directory / "outputs.npz", allow_pickle=True).items():
-        loader, signature, output = name.split()
-        found[loader].setdefault(signature, {})[output] = values
-    return found
-
-
-@pytest.mark.slow
-def test_every_signature_in_a_fresh_process(saved, tmp_path):
-    found = in_a_fresh_process(saved.path, saved.inputs, tmp_path)
-    for loader in ("eager", "session"):
-        assert set(found[loader]) == set(saved.outputs)
-        for name, expected in saved.outputs.items():
-            assert_equal_outputs(found[loader][name], expected)
-
-
-@pytest.mark.slow
-def test_sentencepiece_and_sigmoid_scores(tmp_path):
+@pytest.fixture(scope="module")
+def sigmoid(tmp_path_factory):
+    """An artifact with SentencePiece and the sigmoid loss, inputs and outputs."""
     captions = [f"a {colour} {thing} over the sea" for colour in COLOURS for thing in THINGS]
     tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 60)
     text = TextTransformer(tokenizer.vocabulary_size(), 8, 16, 1, 32, 4, pooling="last")
@@ -57,14 +37,49 @@ def test_sentencepiece_and_sigmoid_scores(tmp_path):
         "text": np.array(captions[:5], object),
         "pixels": np.full([1, 9, 9, 3], 77, "uint8"),
     }
-    path = keras_lit.export.save(model, tmp_path, templates=["{}"])
+    path = keras_lit.export.save(model, tmp_path_factory.mktemp("sigmoid"), templates=["{}"])
     cosines = model.encode_image(inputs["pixels"]) @ model.encode_text(list(inputs["labels"])).T
-    for found in in_a_fresh_process(path, inputs, tmp_path).values():
-        expected = {"embedding": model.encode_text(captions[:5])}
-        assert_equal_outputs(found["encode_text"], expected)
-        assert_equal_outputs(
-            found["classify_labels"], {"scores": 1 / (1 + np.exp(3.0 - 10.0 * cosines))}
-        )
+    outputs = {
+        "encode_text": {"embedding": model.encode_text(captions[:5])},
+        "classify_labels": {"scores": 1 / (1 + np.exp(3.0 - 10.0 * cosines))},
+    }
+    return types.SimpleNamespace(path=path, inputs=inputs, outputs=outputs)
+
+
+@pytest.fixture(scope="module")
+def fresh(saved, sigmoid, tmp_path_factory):
+    """{artifact: {loader: {signature: {output: array}}}}, of one process that loads both."""
+    directory, artifacts = tmp_path_factory.mktemp("fresh"), {"saved": saved, "sigmoid": sigmoid}
+    arguments = []
+    for name, artifact in artifacts.items():
+        np.savez(directory / f"{name}-inputs.npz", **artifact.inputs)
+        arguments += [artifact.path, *(directory / f"{name}-{x}puts.npz" for x in ("in", "out"))]
+    script = pathlib.Path(__file__).parent / "fresh_process.py"
+    result = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = {name: {"eager": {}, "session": {}} for name in artifacts}
+    for artifact, loaders in found.items():
+        outputs = np.load(directory / f"{artifact}-outputs.npz", allow_pickle=True)
+        for name, values in outputs.items():
+            loader, signature, output = name.split()
+            loaders[loader].setdefault(signature, {})[output] = values
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", ["eager", "session"])
+def test_every_signature_in_a_fresh_process(loader, fresh, saved):
+    found = fresh["saved"][loader]
+    assert set(found) == set(saved.outputs)
+    for name, expected in saved.outputs.items():
+        assert_equal_outputs(found[name], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loader", ["eager", "session"])
+def test_sentencepiece_and_sigmoid_scores(loader, fresh, sigmoid):
+    for name, expected in sigmoid.outputs.items():
+        assert_equal_outputs(fresh["sigmoid"][loader][name], expected)
 
 
 def test_every_op_is_one_that_stock_tf_serving_knows(saved):
@@ -154,29 +169,31 @@ def test_corrupt_rows_as_nan(saved, tmp_path):
     assert signatures["encode_image"](tf.constant(images))["valid"].numpy().all()
 
 
+COMMANDS = """
+import json, sys
+import tensorflow_text
+from tensorflow.python.tools.saved_model_cli import main
+for sys.argv in json.loads(sys.argv[1]):
+    try:
+        main()
+    except SystemExit as error:
+        assert not error.code, error.code
+"""
+
+
 @pytest.mark.slow
 def test_saved_model_cli(saved, tmp_path):
-    def cli(*arguments):
-        program = "import tensorflow_text; from tensorflow.python.tools.saved_model_cli import main; main()"
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr[-3000:]
-        return result.stdout
-
-    common = "--dir", saved.path, "--tag_set", "serve"
-    shown = cli("show", *common, "--signature_def", "classify")
+    common = ["--dir", str(saved.path), "--tag_set", "serve"]
+    expression = ["--input_exprs", "text=['a red dog and a grey one']", "--outdir", str(tmp_path)]
+    commands = [
+        ["saved_model_cli", "show", *common, "--signature_def", "classify"],
+        ["saved_model_cli", "run", *common, "--signature_def", "encode_text", *expression],
+    ]
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    shown = result.stdout
     assert "inputs['image_bytes'] tensor_info" in shown and "outputs['top_classes']" in shown
-    expression = "text=['a red dog and a grey one']"
-    cli(
-        "run",
-        *common,
-        "--signature_def",
-        "encode_text",
-        "--input_exprs",
-        expression,
-        "--outdir",
-        tmp_path,
-    )
     found = np.load(tmp_path / "embedding.npy")
     np.testing.assert_allclose(found, saved.outputs["encode_text"]["embedding"][:1], atol=1e-6)
 

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from keras_lit.export import prune, save
 from keras_lit.export.publishing import publish, versions
-from tests.small import make_model
 
 TESTS = pathlib.Path(__file__).parent.parent
 
@@ -74,9 +73,9 @@ def test_prune(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_that_polls_never_fails(tmp_path):
+def test_a_server_that_polls_never_fails(saved, tmp_path):
     """Ten versions appear while a loader loads the newest again and again; then nine go."""
-    first = save(make_model(), tmp_path, towers="text")
+    first = save(saved.model, tmp_path, towers="text")
     loaded, failures, stop = [], [], threading.Event()
 
     def poll():
@@ -119,7 +118,7 @@ while True:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["tmp-*", "tmp-*/version/variables/*"])
-def test_kill_9_leaves_no_half_version(moment, tmp_path):
+def test_kill_9_leaves_no_half_version(moment, saved, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", SAVER, str(TESTS), str(tmp_path)], stdout=subprocess.PIPE
     )
@@ -131,4 +130,4 @@ def test_kill_9_leaves_no_half_version(moment, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert versions(tmp_path) == [] and list(tmp_path.glob("tmp-*"))
-    assert save(make_model(), tmp_path, towers="text").name == "1"
+    assert save(saved.model, tmp_path, towers="text").name == "1"

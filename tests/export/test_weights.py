@@ -1,5 +1,7 @@
 """Weights in 16 bits, and artifacts of one tower."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -25,9 +27,19 @@ def numbers(weights):
     return sum(int(np.prod(weight.shape)) for weight in weights)
 
 
+@pytest.fixture(scope="module")
+def in_16_bits(saved, tmp_path_factory):
+    """An artifact for each dtype of its weights."""
+    return functools.cache(
+        lambda dtype: keras_lit.export.save(
+            saved.model, tmp_path_factory.mktemp(dtype), weights=dtype
+        )
+    )
+
+
 @pytest.mark.parametrize(("dtype", "error"), [("float16", 2e-3), ("bfloat16", 2e-2)])
-def test_sixteen_bits(dtype, error, saved, tmp_path):
-    path = keras_lit.export.save(saved.model, tmp_path, weights=dtype)
+def test_sixteen_bits(dtype, error, saved, in_16_bits):
+    path = in_16_bits(dtype)
     towers = saved.model.image_tower, saved.model.text_tower
     matrices = [w for tower in towers for w in tower.weights if len(w.shape) > 1]
     vectors = [w for tower in towers for w in tower.weights if len(w.shape) < 2]
@@ -44,9 +56,9 @@ def test_sixteen_bits(dtype, error, saved, tmp_path):
         assert np.abs(found - expected).max() > 1e-6, "should have been rounded"
 
 
-def test_the_graph_rounds_as_numpy_does(saved, tmp_path):
+def test_the_graph_rounds_as_numpy_does(saved, in_16_bits):
     """The artifact in float16 is the model whose weights went through float16."""
-    path = keras_lit.export.save(saved.model, tmp_path, weights="float16", towers="text")
+    path = in_16_bits("float16")
     tower = saved.model.text_tower
     before = tower.get_weights()
     try:

@@ -20,8 +20,9 @@ def disks(tmp_path_factory):
 
 @pytest.mark.slow
 def test_jobs_on_one_disk(tmp_path, whole):
-    for i in (2, 0, 1):
-        precompute(tmp_path, shard_index=i, num_shards=3)
+    """Four jobs for three shards, in any order: the first job has none, each other one."""
+    for i in (3, 1, 0, 2):
+        precompute(tmp_path, shard_index=i, num_shards=4)
         if i == 0:
             with pytest.raises(ValueError, match="1 of 3 shards .*missing: 1. Run the jobs"):
                 keras_lit.features.merge(tmp_path)
@@ -36,14 +37,6 @@ def test_jobs_on_two_disks(tmp_path, whole, disks):
     assert files(tmp_path / "joined") == files(whole)
     assert files(disks) == before
     assert keras_lit.features.merge(tmp_path / "joined", parts=parts)["pairs"] == 22
-
-
-@pytest.mark.slow
-def test_more_jobs_than_shards(tmp_path, whole):
-    for i in range(4):
-        precompute(tmp_path, shard_index=i, num_shards=4)
-    keras_lit.features.merge(tmp_path)
-    assert files(tmp_path) == files(whole)
 
 
 def test_a_shard_that_has_changed(tmp_path, disks):

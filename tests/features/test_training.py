@@ -10,7 +10,6 @@ from tests import small
 from tests.small import make_tower, mirrored, precompute
 
 CAPTIONS = [f"caption number {i}" for i in range(small.COUNT)]
-SLOW = pytest.mark.slow
 TOKENIZER = keras_lit.tokenizers.train_wordpiece(CAPTIONS, 60)
 
 
@@ -33,54 +32,91 @@ def make_model(image_tower, tuning="Lu", head=True, **options):
     return keras_lit.LiT(image_tower, text_tower, tuning, **options)
 
 
-def train(model, pairs, batch_size=8, **options):
+def train(model, pairs, batch_size=8, optimizer=None, **options):
     keras.utils.set_random_seed(6)
-    model.compile(keras_lit.optimizers.Adafactor(1e-2), **options)
+    model.compile(optimizer or keras_lit.optimizers.Adafactor(1e-2), **options)
     history = model.fit(pairs.batch(batch_size, drop_remainder=True), epochs=2, verbose=0)
     weights = {weight.path: weight.numpy() for weight in model.trainable_weights}
     return history.history["loss"], list(weights.values())
 
 
-@pytest.mark.parametrize(
-    ("replicas", "options", "compiled", "head"),
-    [
-        (1, {}, {}, True),
-        pytest.param(1, {"loss": "sigmoid"}, {"micro_batch_size": 3}, True, marks=SLOW),
-        pytest.param(2, {"lock_heads": True}, {"micro_batch_size": 2}, False, marks=SLOW),
-        pytest.param(2, {"local_loss": True}, {}, True, marks=SLOW),
-    ],
-)
-def test_is_the_uncached_run(cache, replicas, options, compiled, head):
+def run(pairs, tower, replicas=1, compiled=None, **options):
+    """The model, its losses and weights, and an evaluation."""
     strategy = mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
-    results = []
-    for pairs, tower in (
-        (small.encoded_pairs(), make_tower),
-        (keras_lit.features.load(cache), make_tower),
-        (keras_lit.features.load(cache), lambda: keras_lit.features.image_tower(cache)),
-    ):
-        with strategy.scope():
-            model = make_model(tower(), head=head, **options)
-            results.append(
-                (*train(model, pairs, **compiled), model.evaluate(pairs.batch(7), verbose=0))
-            )
-    for loss, weights, evaluated in results[1:]:
-        np.testing.assert_allclose(loss, results[0][0], rtol=1e-5)
-        np.testing.assert_allclose(evaluated, results[0][2], rtol=1e-5)
-        for found, expected in zip(weights, results[0][1], strict=True):
-            np.testing.assert_allclose(
-                found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
-            )
+    with strategy.scope():
+        model = make_model(tower(), **options)
+        result = train(model, pairs, **(compiled or {}))
+    return model, *result, model.evaluate(pairs.batch(7), verbose=0)
+
+
+def assert_close(found, expected):
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+    np.testing.assert_allclose(found[3], expected[3], rtol=1e-5)
+    for weight, wanted in zip(found[2], expected[2], strict=True):
+        np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.fixture(scope="module")
+def whole(cache):
+    """Of features, with a whole image tower."""
+    return run(keras_lit.features.load(cache), make_tower)
+
+
+@pytest.fixture(scope="module")
+def without(cache):
+    """Of features, with nothing of the image tower but its head."""
+    return run(keras_lit.features.load(cache), lambda: keras_lit.features.image_tower(cache))
+
+
+def test_is_the_uncached_run(whole, without):
+    expected = run(small.encoded_pairs(), make_tower)
+    assert_close(whole, expected)
+    assert_close(without, expected)
 
 
 @pytest.mark.slow
-def test_float16_is_close(cache, tmp_path):
-    precompute(tmp_path)
-    losses = [
-        train(make_model(make_tower()), keras_lit.features.load(path))[0]
-        for path in (cache, tmp_path)
-    ]
-    assert losses[0] != losses[1]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+@pytest.mark.parametrize(
+    ("options", "size", "has_backbone"),
+    [
+        ({"loss": "sigmoid", "local_loss": True}, 3, False),
+        ({"lock_heads": True, "head": False}, 2, True),
+    ],
+)
+def test_is_the_uncached_run_on_replicas(cache, options, size, has_backbone):
+    tower = make_tower if has_backbone else lambda: keras_lit.features.image_tower(cache)
+    found, expected = (
+        run(pairs, tower, 2, {"micro_batch_size": size, "optimizer": "sgd"}, **options)
+        for pairs, tower in (
+            (keras_lit.features.load(cache), tower),
+            (small.encoded_pairs(), make_tower),
+        )
+    )
+    assert_close(found, expected)
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    """A cache in float16, with captions and their ids, and the losses that it gives."""
+    directory, text = tmp_path_factory.mktemp("tokens"), text_preprocessor()
+    precompute(directory, text_preprocessor=text)
+    return directory, train(make_model(make_tower()), keras_lit.features.load(directory))[0]
+
+
+def text_preprocessor():
+    return keras_lit.preprocessing.TextPreprocessor(TOKENIZER, 8)
+
+
+@pytest.mark.slow
+def test_float16_is_close(whole, tokens):
+    assert whole[1] != tokens[1]
+    np.testing.assert_allclose(tokens[1], whole[1], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_tokens_train_what_text_does(tokens):
+    directory, expected = tokens
+    pairs = keras_lit.features.load(directory, text_preprocessor=text_preprocessor())
+    assert train(make_model(make_tower()), pairs)[0] == expected
 
 
 @pytest.mark.parametrize("changed", [{"seed": 2}, {"dtype": "mixed_bfloat16"}])
@@ -109,13 +145,10 @@ def test_any_features_without_a_fingerprint(cache):
 
 
 @pytest.mark.slow
-def test_image_tower_is_attached_again(cache, tmp_path):
+def test_image_tower_is_attached_again(whole, without, cache, tmp_path):
     """The model trained on features alone encodes and exports as the one that had its tower."""
-    pairs = keras_lit.features.load(cache)
-    whole, without = make_model(make_tower()), make_model(keras_lit.features.image_tower(cache))
-    for model in (whole, without):
-        train(model, pairs)
-    features = np.stack([pair["image_features"] for pair in pairs])
+    whole, without = whole[0], without[0]
+    features = np.stack([pair["image_features"] for pair in keras_lit.features.load(cache)])
     pixels = small.make_pixels()
     expected = whole.encode_image(pixels)
     np.testing.assert_allclose(without.encode_image(features), expected, atol=1e-6)
@@ -169,17 +202,6 @@ def test_images_are_refused_without_a_backbone(cache, tmp_path):
         make_model(keras_lit.features.image_tower(cache), tuning="UU")
     with pytest.raises(ValueError, match="nothing to train but its head"):
         model.tuning = "UU"
-
-
-@pytest.mark.slow
-def test_tokens_train_what_text_does(tmp_path):
-    text_preprocessor = keras_lit.preprocessing.TextPreprocessor(TOKENIZER, 8)
-    precompute(tmp_path, text_preprocessor=text_preprocessor)
-    results = [
-        train(make_model(make_tower()), keras_lit.features.load(tmp_path, **options))
-        for options in ({}, {"text_preprocessor": text_preprocessor})
-    ]
-    assert results[0][0] == results[1][0]
 
 
 def test_features_should_be_floats(cache):

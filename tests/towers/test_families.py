@@ -113,8 +113,11 @@ def one_step(image_tower, text_tower, directory):
 @pytest.mark.parametrize("family", IMAGE)
 def test_image_towers(family, tmp_path):
     image_tower = ImageTower(IMAGE[family](), preprocessor=ImagePreprocessor(SIZE))
-    backbone = backbones.TextTransformer(WORDS, TEXT_LENGTH, 12, 1, 24, 2)
-    one_step(image_tower, TextTower(backbone, sequence_length=TEXT_LENGTH), tmp_path)
+    words = keras.Sequential(
+        [keras.Input([None], dtype="int32"), keras.layers.Embedding(WORDS, 12)]
+    )
+    text_tower = TextTower(words, sequence_length=TEXT_LENGTH, pooling="mean")
+    assert any(one_step(image_tower, text_tower, tmp_path))
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """One door: every form of data that Keras takes becomes the same batches, or a sentence says why not."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -34,13 +36,34 @@ class Batches(keras.utils.PyDataset):
         self.epochs += 1
 
 
-def lit():
+def new_lit():
     model = make_model("LU")
     # Nothing is cropped at random: the same batches are to train the same weights.
     model.image_tower.preprocessor.random_crop = None
     model.image_tower.preprocessor.random_flip = False
     model.compile(keras.optimizers.SGD(0.1))
     return model
+
+
+@functools.cache
+def shared():
+    """A compiled model and its first weights: what it has traced serves all tests."""
+    model = new_lit()
+    return model, model.get_weights()
+
+
+def lit():
+    """The shared model as at its start; SGD has no state."""
+    model, weights = shared()
+    model.set_weights(weights)
+    model.optimizer.learning_rate.assign(0.1)
+    return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_the_shared_model():
+    yield
+    shared.cache_clear()
 
 
 def trained(x, **options):
@@ -51,7 +74,11 @@ def trained(x, **options):
 
 @pytest.fixture(scope="module")
 def expected():
-    return trained(PAIRS, batch_size=3)
+    model = lit()
+    start = [np.array(weight) for weight in model.trainable_variables]
+    result = trained(PAIRS, batch_size=3)
+    assert any((a != b).any() for a, b in zip(result[1], start, strict=True))
+    return result
 
 
 FORMS = {
@@ -113,8 +140,8 @@ def test_predict_gives_each_pair_once_on_replicas_too():
     model = lit()
     expected = model.encode_image(PIXELS), model.encode_text(list(CAPTIONS))
     with mirrored(2).scope():
-        shared = lit()
-    for of, size in ((model, 4), (shared, 3)):
+        on_replicas = new_lit()
+    for of, size in ((model, 4), (on_replicas, 3)):
         found = of.predict(tf.data.Dataset.from_tensor_slices(PAIRS).batch(size), verbose=0)
         for name, wanted in zip(("image_embeddings", "text_embeddings"), expected, strict=True):
             np.testing.assert_allclose(found[name], wanted, atol=1e-6)
