@@ -52,7 +52,9 @@ def main() -> None:
         start = time.perf_counter()
         choices[name] = choose(image_tower, train, languages, size, counts, args)
         settings = choices[name]["chosen"]
-        model = train_tower(image_tower, train, languages, size, settings, args)
+        tokenizer = tokenizer_of(train, languages, size)
+        add_whitening_head(image_tower, train["features"])
+        model = train_tower(image_tower, train, languages, tokenizer, settings, args)
         seconds[name] = time.perf_counter() - start
         results[name] = evaluate(model, test, languages)
         model.save(args.output / f"{name}.keras")
@@ -139,6 +141,8 @@ def choose(
         return {"chosen": chosen, "trials": trials}
     held_out = np.random.default_rng(args.seed).permutation(len(train["captions"])) % 5 == 0
     fitting, validation = (part(train, rows) for rows in (~held_out, held_out))
+    tokenizer = tokenizer_of(fitting, languages, vocabulary_size)
+    add_whitening_head(image_tower, fitting["features"])
 
     file = args.output / "trials.json"
     done = json.loads(file.read_text()) if file.exists() else []
@@ -151,7 +155,7 @@ def choose(
         if known:
             found = known[0]
         else:
-            model = train_tower(image_tower, fitting, languages, vocabulary_size, settings, args)
+            model = train_tower(image_tower, fitting, languages, tokenizer, settings, args)
             found = mean_recall(evaluate(model, validation, languages), counts, args.at_least)
             done.append({**trial, RECALL: found})
             file.write_text(json.dumps(done, indent=1))
@@ -174,22 +178,25 @@ def part(pictures: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
     return {"features": pictures["features"][rows], "captions": captions}
 
 
+def tokenizer_of(
+    train: dict[str, Any], languages: list[str], vocabulary_size: int
+) -> keras.layers.Layer:
+    """A SentencePiece tokenizer of the captions in these languages."""
+    texts = [
+        captions[name] for captions in train["captions"] for name in languages if name in captions
+    ]
+    return keras_lit.tokenizers.train_sentencepiece(texts, vocabulary_size, character_coverage=1.0)
+
+
 def train_tower(
     image_tower: keras_lit.ImageTower,
     train: dict[str, Any],
     languages: list[str],
-    vocabulary_size: int,
+    tokenizer: keras.layers.Layer,
     settings: dict[str, int],
     args: argparse.Namespace,
 ) -> keras_lit.LiT:
     """A LiT whose text tower knows these languages."""
-    add_whitening_head(image_tower, train["features"])
-    texts = [
-        captions[name] for captions in train["captions"] for name in languages if name in captions
-    ]
-    tokenizer = keras_lit.tokenizers.train_sentencepiece(
-        texts, vocabulary_size, character_coverage=1.0
-    )
     text_tower = keras_lit.TextTower(
         backbone(tokenizer.vocabulary_size(), settings["layers"], args.width),
         tokenizer,
@@ -246,7 +253,13 @@ def evaluate(
         {language: text for language, text in each.items() if language in languages}
         for each in test["captions"]
     ]
-    return evaluation.recall_by_language(model.encode_text, images, captions)
+    texts = sorted({text for each in captions for text in each.values()})
+    rows = dict(zip(texts, model.encode_text(texts), strict=True))  # At once, not by language.
+
+    def encode_text(texts: list[str]) -> np.ndarray:
+        return np.stack([rows[text] for text in texts])
+
+    return evaluation.recall_by_language(encode_text, images, captions)
 
 
 def recall_at_10(recalls: dict[str, float]) -> float:

@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         "--dataset", default="tux_paint_stamps", help="a TensorFlow dataset, folder or table"
     )
     parser.add_argument("--text", default="Ti", help="size of the text tower: Ti, S, B, L")
+    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64, help="of all workers together")
     parser.add_argument("--micro-batch-size", type=int, help="pairs that a replica encodes at once")
@@ -71,7 +72,7 @@ def train(strategy: tf.distribute.Strategy, args: argparse.Namespace) -> None:
     steps = args.epochs * (len(captions) // args.batch_size)
     with strategy.scope():
         model = keras_lit.LiT(
-            keras_lit.demo.efficientnet_lite0(),
+            keras_lit.demo.efficientnet_lite0(args.image_size),
             keras_lit.TextTower.from_size(args.text, tokenizer),
             tuning="Lu",
         )

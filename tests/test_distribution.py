@@ -18,7 +18,6 @@ from tests.callbacks.test_evaluation import expected_metrics
 from tests.small import make_model, make_pairs, mirrored
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
-REPLICAS = [2, pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)]
 
 
 def share_out(strategy, *arrays):
@@ -67,8 +66,8 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("tile_size", [None, 5])
-@pytest.mark.parametrize("replicas", REPLICAS)
+# Tiles of 5 divide neither the 16 rows of a replica nor the 48 of all.
+@pytest.mark.parametrize(("replicas", "tile_size"), [(3, 5), (8, None)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_on_replicas_equal_the_reference(name, replicas, tile_size):
     loss, scalars = LOSSES[name]
@@ -162,15 +161,15 @@ OPTIMIZERS = {
 TOLERANCE = {"sgd": 1e-5, "adafactor": 1e-3}
 
 
-def train(strategy, optimizer, tuning="Lu", pairs=None, **options):
-    """20 steps, the last of each epoch on fewer pairs -> history, evaluation, weights by path."""
+def train(strategy, optimizer, tuning="Lu", pairs=None, evaluated=False):
+    """10 steps, the last of each epoch on fewer pairs -> history, evaluation, weights by path."""
     pairs = make_pairs(114) if pairs is None else pairs
     with strategy.scope():
         model = make_model(tuning)
-        model.compile(OPTIMIZERS[optimizer](), **options)
-    history = model.fit(pairs.batch(24), epochs=4, verbose=0).history
+        model.compile(OPTIMIZERS[optimizer]())
+    history = model.fit(pairs.batch(24), epochs=2, verbose=0).history
     evaluation = {}
-    if optimizer == "sgd":
+    if evaluated:
         evaluation = model.evaluate(make_pairs(43).batch(16), return_dict=True, verbose=0)
     # Paths differ in the numbers that Keras counts layers with.
     names = [f"{i} {re.sub(r'_[0-9]+', '', weight.path)}" for i, weight in enumerate(model.weights)]
@@ -196,8 +195,14 @@ def part(workers, index):
 
 
 @functools.cache
-def on_one_device(optimizer, tuning="Lu"):
-    return train(tf.distribute.get_strategy(), optimizer, tuning)
+def _on_one_device(optimizer, tuning):
+    return train(tf.distribute.get_strategy(), optimizer, tuning, evaluated=optimizer == "sgd")
+
+
+def on_one_device(optimizer, tuning="Lu", evaluated=False):
+    """What `train` finds there; each fit is done once."""
+    history, evaluation, weights = _on_one_device(optimizer, tuning)
+    return history, evaluation if evaluated else {}, weights
 
 
 def assert_same(actual, expected, tolerance):
@@ -218,37 +223,36 @@ def assert_same(actual, expected, tolerance):
 @pytest.mark.slow
 @pytest.mark.usefixtures("free_memory_after_test")
 @pytest.mark.parametrize(
-    ("optimizer", "replicas"),
-    [
-        ("sgd", 8),
-        ("sgd", 2),
-        ("sgd", 3),
-        ("sgd", 4),
-        ("adafactor", 2),
-        ("adafactor", 3),
-        ("adafactor", 4),
-    ],
+    ("optimizer", "replicas", "evaluated"),
+    [("sgd", 8, False), ("sgd", 3, True), ("adafactor", 4, False)],
 )
-def test_training_on_replicas_equals_one_device(optimizer, replicas):
-    result = train(mirrored(replicas), optimizer)
-    assert_same(result, on_one_device(optimizer), TOLERANCE[optimizer])
+def test_training_on_replicas_equals_one_device(optimizer, replicas, evaluated):
+    result = train(mirrored(replicas), optimizer, evaluated=evaluated)
+    expected = on_one_device(optimizer, evaluated=evaluated)
+    assert bool(expected[1]) == evaluated
+    assert_same(result, expected, TOLERANCE[optimizer])
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("free_memory_after_test")
 def test_training_both_towers_on_replicas_equals_one_device():
-    assert_same(train(mirrored(4), "sgd", "UU"), on_one_device("sgd", "UU"), 1e-5)
+    assert_same(train(mirrored(2), "sgd", "UU"), on_one_device("sgd", "UU"), 1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("free_memory_after_test")
 @pytest.mark.parametrize(
-    ("workers", "jobs"), [(2, ["sgd", "adafactor", "part", "callbacks"]), (3, ["part"])]
+    ("workers", "jobs"), [(2, ["sgd", "adafactor", "callbacks"]), (3, ["part"])]
 )
 def test_workers_find_what_one_device_finds(workers, jobs, tmp_path):
+    expected, one = {}, tf.distribute.get_strategy()
     with worker.started(workers, tmp_path, jobs):
-        expected = {name: on_one_device(name) for name in jobs if name in OPTIMIZERS}
-        expected["part"] = train(tf.distribute.get_strategy(), "sgd", pairs=preprocessed_pairs(144))
+        if "sgd" in jobs:
+            expected["sgd"] = on_one_device("sgd", evaluated=True)
+        if "adafactor" in jobs:
+            expected["adafactor"] = on_one_device("adafactor")
+        if "part" in jobs:
+            expected["part"] = train(one, "sgd", pairs=preprocessed_pairs(144))
     for name, i in itertools.product(expected, range(workers)):
         weights = dict(np.load(tmp_path / f"{name}-{i}.npz"))
         logs = json.loads((tmp_path / f"{name}-{i}.json").read_text())
@@ -273,11 +277,11 @@ def test_rows_of_workers_with_two_replicas(monkeypatch):
 
 @pytest.mark.slow
 def test_a_batch_that_replicas_do_not_divide_is_refused():
-    with mirrored(4).scope():
+    with mirrored(2).scope():
         model = make_model()
         model.compile("sgd")
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a multiple of the 4 replicas"):
-        model.fit(make_pairs(20).batch(10), verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a multiple of the 2 replicas"):
+        model.fit(make_pairs(18).batch(9), verbose=0)
 
 
 def test_evaluate_fills_up_batches_that_replicas_do_not_divide():
@@ -315,7 +319,7 @@ def test_embeddings_on_replicas_equal_one_device():
     captions = [pair["text"] for pair in make_pairs(11).as_numpy_iterator()]
     model = make_model()
     expected = model.encode_image(images, 4), model.encode_text(captions, 4)
-    with mirrored(4).scope():
+    with mirrored(2).scope():
         model = make_model()
     actual = model.encode_image(images, 4), model.encode_text(captions, 4)
     for found, wanted in zip(actual, expected, strict=True):

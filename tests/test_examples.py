@@ -7,7 +7,6 @@ import json
 import pathlib
 import runpy
 import shlex
-import subprocess
 import sys
 import types
 
@@ -47,19 +46,6 @@ def run(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def start(tmp_path):
-    """As `run`, in a process of its own."""
-
-    def start(script, arguments):
-        command = [sys.executable, EXAMPLES / script, *arguments.split()]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr[-3000:]
-        return result.stdout
-
-    return start
-
-
-@pytest.fixture
 def benchmark(run, monkeypatch):
     """As `run`, and a benchmark's cases run in this process too, one after the other."""
 
@@ -73,9 +59,17 @@ def benchmark(run, monkeypatch):
     return lambda script, arguments: run(f"benchmarks/{script}.py", arguments)
 
 
-def test_workers(photos, start, tmp_path):
+@pytest.fixture
+def tiny(monkeypatch):
+    """Towers of size Ti are smaller than that."""
+    monkeypatch.setitem(keras_lit.backbones.text_transformer.SIZES, "Ti", (32, 2, 64, 2))
+
+
+def test_workers(photos, run, tmp_path, capfd):
+    """This process launches two others."""
     arguments = f"--workers 2 --dataset {photos} --epochs 1 --batch-size 32 --output {tmp_path}"
-    assert "2 replicas trained" in start("train_multiworker.py", arguments)
+    run("train_multiworker.py", f"{arguments} --image-size 32")
+    assert "2 replicas trained" in capfd.readouterr().out
     assert (tmp_path / "model.keras").stat().st_size > 1000
 
 
@@ -152,7 +146,10 @@ def test_prepare_data(photos, run, form, tmp_path):
     ("script", "arguments", "cases"),
     [
         ("duplicates", "--images 6000", 4),
-        ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1", 1),
+        ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1 --rate-size 256", 1),
+        ("loss", "--batches 16 --dims 8 --dtypes bfloat16", 3),
+        ("train_step", "--batch 4 --rounds 1 --layers 1 --width 64", 3),
+        ("train_step", "--batch 4 --rounds 1 --width 64 --grow layers 1", 1),
     ],
 )
 def test_benchmarks(benchmark, script, arguments, cases, tmp_path):
@@ -163,14 +160,12 @@ def test_benchmarks(benchmark, script, arguments, cases, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "cases"),
     [
-        ("loss", "--batches 16 --dims 8 --dtypes bfloat16 --replicas 1 2", 5),
-        ("train_step", "--batch 4 --rounds 1", 3),
-        ("train_step", "--batch 4 --rounds 1 --grow tokens 8", 1),
+        ("loss", "--batches 16 --dims 8 --dtypes bfloat16 --losses softmax --replicas 2", 1),
     ],
 )
-def test_benchmarks_in_processes(start, script, arguments, cases, tmp_path):
-    """As many devices as the case has replicas; memory that XLA would keep."""
-    start(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json")
+def test_benchmarks_in_processes(run, script, arguments, cases, tmp_path):
+    """As many devices as the case has replicas."""
+    run(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json")
     assert_measured(tmp_path, cases)
 
 
@@ -179,15 +174,15 @@ def assert_measured(tmp_path, cases):
     assert len(results) == cases and all(result["seconds"] > 0 for result in results)
 
 
-def test_benchmark_of_import_time(start, tmp_path):
-    start("benchmarks/import_time.py", "--rounds 1 --output out.json")
+def test_benchmark_of_import_time(run, tmp_path):
+    run("benchmarks/import_time.py", "--rounds 1 --output out.json")
     nlp, lit = json.loads((tmp_path / "out.json").read_text())
     assert lit["of_keras_nlp"] == pytest.approx(lit["seconds"] / nlp["seconds"])
 
 
-def test_benchmark_of_the_input_pipeline(start, tmp_path):
+def test_benchmark_of_the_input_pipeline(run, tmp_path):
     arguments = "--records 80 --batch 8 --warm-up 2 --rounds 1 --output out.json"
-    assert "keras_lit / plain: " in start("benchmarks/input_pipeline.py", arguments)
+    assert "keras_lit / plain: " in run("benchmarks/input_pipeline.py", arguments)
     results = json.loads((tmp_path / "out.json").read_text())
     assert [result["library"] for result in results] == ["keras_lit", "plain"]
     for result in results:
@@ -205,9 +200,9 @@ def test_evaluate(photos, run, tmp_path):
     assert (tmp_path / "report" / "report.html").read_text().count("data:image/png") == 8 * 5
 
 
-def test_checkpoints(start, tmp_path):
+def test_checkpoints(run, tmp_path):
     arguments = "--load LiT-B16B_2 --count LiT-B16B LiT-L16S --rounds 1 --output out.json"
-    start("benchmarks/checkpoints.py", arguments)
+    run("benchmarks/checkpoints.py", arguments)
     *counts, loaded = json.loads((tmp_path / "out.json").read_text())
     assert [result["parameters"] for result in counts] == [195_871_489, 331_140_353]
     assert loaded["file_mb"] == pytest.approx(195_280_897 * 4 / 2**20, rel=1e-3)
@@ -233,9 +228,9 @@ def test_zero_shot_released(run, tmp_path):
         )
 
 
-def test_features(photos, run, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("tiny")
+def test_features(photos, run, tmp_path):
     """Two jobs, joined, and a text tower trained on what they wrote."""
-    monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", {"Ti": (32, 2, 64, 2)})
     for job in ("--job 0 --jobs 2", "--job 1 --jobs 2", "--merge"):
         arguments = f"--dataset {photos} --output {tmp_path}/features --shards 2 {job}"
         printed = run("precompute_features.py", arguments)
@@ -251,14 +246,14 @@ def test_features(photos, run, tmp_path, monkeypatch):
         ("read --pairs 600 --repeats 1", ["pairs_per_second"]),
         ("fit --pairs 16 --batch 8 --sizes Ti --repeats 1", ["ratio"]),
         ("stream --pairs 6000 --repeats 2", ["bytes_per_pair", "writing_growth", "reading_growth"]),
-        ("step --batch 2 --towers Ti/32 --repeats 1", ["pairs_per_second"]),
-        pytest.param(
-            "gap --pairs 16 --batch 8 --sizes Ti --epochs 1",
-            ["loss_gap", "weights_gap"],
-            marks=pytest.mark.slow,
+        (
+            "step --batch 2 --towers Ti/32 --repeats 1 --layers 1 --width 64",
+            ["pairs_per_second"],
         ),
+        ("gap --pairs 16 --batch 8 --sizes Ti --epochs 1", ["loss_gap", "weights_gap"]),
     ],
 )
+@pytest.mark.usefixtures("tiny")
 def test_benchmark_of_features(benchmark, arguments, names, tmp_path):
     benchmark("features", f"{arguments} --rounds 1 --output out.json")
     for result in json.loads((tmp_path / "out.json").read_text()):

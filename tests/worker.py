@@ -49,7 +49,8 @@ def train_job(strategy, job, directory):
 
     index = strategy.cluster_resolver.task_id
     pairs = part(strategy.num_replicas_in_sync, index) if job == "part" else None
-    *logs, weights = train(strategy, "sgd" if job == "part" else job, pairs=pairs)
+    optimizer = "sgd" if job == "part" else job
+    *logs, weights = train(strategy, optimizer, pairs=pairs, evaluated=job == "sgd")
     np.savez(directory / f"{job}-{index}.npz", **weights)
     (directory / f"{job}-{index}.json").write_text(json.dumps(logs, default=float))
 

@@ -7,7 +7,8 @@
     python examples/benchmarks/features.py read                   # pairs a second of width 768
     python examples/benchmarks/features.py stream --pairs 1000000 # memory, bytes a pair
 
-The text tower of `step` has 12 layers of width 512, 16 tokens and a vocabulary of 32,000.
+The text tower of `step` has 12 layers of width 512 (or --layers and --width), 16 tokens and a
+vocabulary of 32,000.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def step(case: harness.Case) -> dict[str, float]:
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    model = lit(image_tower(case), width=512)
+    model = lit(image_tower(case), case["width"], case["layers"])
     text = rng.integers(1, VOCABULARY, [case["batch"], TOKENS]).astype("int32")
     batch = {"text": tf.constant(text)}
     if case["cached"]:
@@ -240,12 +241,12 @@ def image_tower(case: harness.Case) -> Any:
     return keras_lit.ImageTower(keras_lit.backbones.VisionTransformer.from_size(case["tower"]))
 
 
-def lit(tower: Any, width: int) -> Any:
-    """A compiled LiT whose text tower has 12 layers."""
+def lit(tower: Any, width: int, layers: int) -> Any:
+    """A compiled LiT with a text tower of this size."""
     import keras_lit
 
     backbone = keras_lit.backbones.TextTransformer(
-        VOCABULARY, TOKENS, width, 12, 4 * width, width // 64, pooling="last"
+        VOCABULARY, TOKENS, width, layers, 4 * width, width // 64, pooling="last"
     )
     model = keras_lit.LiT(tower, keras_lit.TextTower(backbone), "LU")
     model.compile(keras_lit.optimizers.Adafactor(1e-4))
@@ -262,6 +263,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["S", "B"], help="text towers of fit, gap")
     parser.add_argument("--epochs", type=int, default=5, help="of gap")
     parser.add_argument("--towers", nargs="+", default=["B/32", "L/16"], help="of step")
+    parser.add_argument("--width", type=int, default=512, help="of the text tower of step")
+    parser.add_argument("--layers", type=int, default=12, help="of the text tower of step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", default="", help="a Python that has open_clip_torch")
@@ -269,6 +272,7 @@ def main() -> None:
     args = parser.parse_args([] if "--case" in sys.argv else None)
     common = {"what": args.what, "repeats": args.repeats, "library": "keras_lit"}
     sizes = {"pairs": args.pairs, "batch": args.batch}
+    text = {"batch": args.batch, "width": args.width, "layers": args.layers}
     cases = {
         "encode": [
             {**common, "library": library, "tower": "B/32", "dtype": dtype, "batch": args.batch}
@@ -278,7 +282,7 @@ def main() -> None:
             )
         ],
         "step": [
-            {**common, "tower": tower, "cached": cached, "dtype": "float32", "batch": args.batch}
+            {**common, **text, "tower": tower, "cached": cached, "dtype": "float32"}
             for tower in args.towers
             for cached in (True, False)
         ],

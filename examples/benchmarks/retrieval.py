@@ -29,19 +29,19 @@ def run(case: harness.Case) -> dict[str, float]:
     texts += images[index] / 4
     for rows in (images, texts):
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    before = matmul_rates(case["rate_seconds"])
+    before = matmul_rates(case["rate_seconds"], case["rate_size"])
     results = []
     found = harness.measure(
         lambda: results.append(retrieval_recall(images, texts, index, verbose=0)), case["repeats"]
     )
-    rate = np.mean([before, matmul_rates(case["rate_seconds"])], axis=0).max()
+    rate = np.mean([before, matmul_rates(case["rate_seconds"], case["rate_size"])], axis=0).max()
     operations = 2 * case["images"] * case["texts"] * case["dim"]
     own = operations / found["seconds"] / 1e9
     print(results[0], file=sys.stderr)
     return {**found, "gflops": own, "matmul_gflops": float(rate), "share": own / float(rate)}
 
 
-def matmul_rates(seconds: float, size: int = 4096) -> list[float]:
+def matmul_rates(seconds: float, size: int) -> list[float]:
     """The machine's rates of float32 matrix products in TensorFlow and NumPy, in 10^9 a second."""
     import tensorflow as tf
 
@@ -67,9 +67,10 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=0, help="beyond a first run, which counts")
     parser.add_argument("--rate-seconds", type=float, default=8.0, help="of each of four rates")
+    parser.add_argument("--rate-size", type=int, default=4096, help="of the square matrices")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/retrieval.json"))
     args = parser.parse_args([] if "--case" in sys.argv else None)
-    names = ("images", "texts", "dim", "repeats", "rate_seconds")
+    names = ("images", "texts", "dim", "repeats", "rate_seconds", "rate_size")
     case = {"library": "keras_lit", **{name: getattr(args, name) for name in names}}
     results = harness.main(__file__, run, [case], 1, "")
     harness.report(results, args.output)

@@ -117,7 +117,7 @@ BENCHMARKS = {
             for n in (5_000, 10_000, 20_000)
         ),
         tuple(
-            f"retrieval.py --images {n} --texts {5 * n} --dim 8 --rate-seconds 0.1"
+            f"retrieval.py --images {n} --texts {5 * n} --dim 8 --rate-seconds 0.1 --rate-size 256"
             for n in (20, 40)
         ),
         growth=("texts", *COST),

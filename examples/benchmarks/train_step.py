@@ -5,7 +5,7 @@
     python examples/benchmarks/train_step.py --grow tokens 8 16 32 64     # or batch, width, layers
 
 The text tower has 12 layers of width 512, 16 tokens and a vocabulary of 32,000, as open_clip's of
-the comparison, unless it grows.
+the comparison, unless it grows or --width and --layers say otherwise.
 """
 
 import argparse
@@ -104,6 +104,8 @@ def main() -> None:
     """Runs the cases, prints the table, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--micro", action="store_true", help="memory of micro-batches instead")
     parser.add_argument("--grow", nargs="+", metavar=("WHAT", "VALUE"), help="see above")
     parser.add_argument("--repeats", type=int, default=5)
@@ -112,7 +114,7 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/train_step.json"))
     args = parser.parse_args([] if "--case" in sys.argv else None)
     defaults = {"dtype": "float32", "jit": False, "micro_batch_size": None, "repeats": args.repeats}
-    shape = {"batch": args.batch, "tokens": 16, "width": 512, "layers": 12}
+    shape = {"batch": args.batch, "tokens": 16, "width": args.width, "layers": args.layers}
     ours = {"library": "keras_lit", **shape, **defaults}
     peer = {**ours, "library": "open_clip"}
     cases = [

@@ -41,7 +41,9 @@ def main() -> None:
         languages = [multilingual.ENGLISH] if english else list(counts)
         args.seed = seed
         settings = {"layers": layers, "epochs": args.epochs}
-        model = multilingual.train_tower(image_tower, train, languages, pieces, settings, args)
+        multilingual.add_whitening_head(image_tower, train["features"])
+        tokenizer = multilingual.tokenizer_of(train, languages, pieces)
+        model = multilingual.train_tower(image_tower, train, languages, tokenizer, settings, args)
         recalls = multilingual.evaluate(model, test, asked)
         return [
             {

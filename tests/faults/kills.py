@@ -1,7 +1,8 @@
 """Kills a job again and again: python -m tests.faults.kills JOB DIRECTORY KILLS SEED.
 
 The job ("precompute", "train" or "prepare") runs in a forked process, which is killed (-9) after a random time,
-KILLS times, and then runs to its end (DIRECTORY-0, and so on, when it came there before).
+KILLS times, and then runs to its end (DIRECTORY-0, and so on, when it came there before). Once before that it
+runs undisturbed (DIRECTORY-whole).
 """
 
 import os
@@ -96,6 +97,9 @@ def put_away(directory, index):
 if __name__ == "__main__":
     job, directory, kills = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
     chance = random.Random(int(sys.argv[4]))
+    directory.mkdir(parents=True)
+    assert os.waitpid(run_child(job, directory), 0)[1] == 0
+    put_away(directory, "whole")
     killed = finished = 0
     while killed < kills:
         directory.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from tests.small import files, precompute
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # A start of the cheapest takes seconds. Two more kills are in tests/export/test_publishing.py.
-KILLS = {"precompute": 7, "train": 7, "prepare": 14}
+KILLS = {"precompute": 9, "train": 5, "prepare": 14}
 if "KERAS_LIT_KILLS" in os.environ:
     KILLS = dict.fromkeys(KILLS, int(os.environ["KERAS_LIT_KILLS"]))
 
@@ -24,33 +24,36 @@ pytestmark = pytest.mark.slow
 
 
 def run(job, directory, kills):
+    """What an undisturbed run wrote, and what those that were killed and began again did."""
     command = [sys.executable, "-m", "tests.faults.kills", job, directory, str(kills), "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert f"survived {kills} kills" in child.stdout, child.stdout + child.stderr[-2000:]
     print(child.stdout)
-    return sorted(directory.parent.glob(f"{directory.name}-*"))
+    killed = sorted(directory.parent.glob(f"{directory.name}-[0-9]*"))
+    assert killed
+    return directory.with_name(f"{directory.name}-whole"), killed
 
 
 def test_precompute(tmp_path):
-    (whole,) = run("precompute", tmp_path / "whole", 0)
-    for directory in run("precompute", tmp_path / "killed", KILLS["precompute"]):
+    whole, killed = run("precompute", tmp_path / "killed", KILLS["precompute"])
+    for directory in killed:
         assert files(directory) == files(whole)
 
 
 def test_prepare(tmp_path, photos):
-    (whole,) = run("prepare", tmp_path / "whole", 0)
+    whole, killed = run("prepare", tmp_path / "killed", KILLS["prepare"])
     assert len(files(whole)) == 21
-    for directory in run("prepare", tmp_path / "killed", KILLS["prepare"]):
+    for directory in killed:
         assert files(directory) == files(whole)
 
 
 def test_train(tmp_path):
     precompute(tmp_path / "cache", pairs=small.encoded_pairs(60))
-    (whole,) = run("train", tmp_path / "whole", 0)
+    whole, killed = run("train", tmp_path / "killed", KILLS["train"])
     expected = np.load(whole / "weights.npz")
     assert len(expected.files) > 10
-    for directory in run("train", tmp_path / "killed", KILLS["train"]):
+    for directory in killed:
         found = np.load(directory / "weights.npz")
         for name in expected.files:
             np.testing.assert_array_equal(found[name], expected[name])
