@@ -1,6 +1,7 @@
 """LiT: an image tower and a text tower, joined by a contrastive loss."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
 import keras
@@ -498,18 +499,20 @@ class LiT(PairsModel):
         """
         fingerprints.check_same_features(self.image_tower, image_tower)
         config = self.get_config()
-        for name in ("image_tower", "text_tower", "frozen"):
+        for name in ("image_tower", "text_tower"):
             del config[name]
-        tuning = config.pop("tuning")
+        tuning, frozen = config.pop("tuning"), config.pop("frozen")
         with self.distribute_strategy.scope():
             if self.image_tower.head is not None:
                 image_tower.add_head(self.image_tower.embedding_dim)
                 image_tower.head.set_weights(self.image_tower.head.get_weights())
+                image_tower.head.trainable = self.image_tower.head.trainable
             model = type(self)(image_tower, self.text_tower, tuning.replace("u", "U"), **config)
         model.tuning = tuning
         model.log_temperature.assign(self.log_temperature)
         if self.loss_name == "sigmoid":
             model.bias.assign(self.bias)
+        _freeze(model, frozen)
         return model
 
     def get_config(self) -> dict[str, Any]:
@@ -538,8 +541,7 @@ class LiT(PairsModel):
         # The weights are about to be loaded, so nothing is initialised a second time.
         model = cls(**{**config, **towers, "tuning": config["tuning"].replace("u", "U")})
         model.tuning = config["tuning"]
-        for variable in internals.own_parameters(model):
-            variable.trainable = variable.name not in frozen
+        _freeze(model, frozen)
         return model
 
     def get_compile_config(self) -> dict[str, Any] | None:
@@ -555,6 +557,11 @@ class LiT(PairsModel):
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
         assert self.max_temperature is not None
         return tf.minimum(log_temperature, math.log(self.max_temperature))
+
+
+def _freeze(model: LiT, names: Iterable[str]) -> None:
+    for variable in internals.own_parameters(model):
+        variable.trainable = variable.name not in names
 
 
 def _synchronizes(model: LiT) -> bool:

@@ -268,7 +268,10 @@ def test_metrics_loss_and_options_of_a_subclass():
     model = Counting(features, base.text_tower, "LU", note="tower one")
     model.log_temperature.trainable = False
     backbone = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(6, 3)])
-    assert model.with_image_tower(keras_lit.ImageTower(backbone)).note == "tower one"
+    model.image_tower.head.trainable = False
+    found = model.with_image_tower(keras_lit.ImageTower(backbone))
+    assert found.note == "tower one" and not found.log_temperature.trainable
+    assert not found.image_tower.head.trainable
 
 
 class Added(keras.layers.Layer):

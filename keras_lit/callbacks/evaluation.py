@@ -17,7 +17,8 @@ class Evaluation(keras.callbacks.Callback):
     image tower runs over the images once per `fit`; each evaluation then costs the texts.
 
     Args:
-        every_n_epochs: int. Other epochs have no such metrics.
+        every_n_epochs: int. Other epochs have no such metrics, but the first, whose columns Keras'
+            `CSVLogger` takes for all.
         every_n_steps: int, to evaluate after so many training steps as well (the epoch's logs then
             hold its latest evaluation); or None.
         name: str, before the names of the metrics.
@@ -34,6 +35,7 @@ class Evaluation(keras.callbacks.Callback):
         self.async_safe = every_n_steps is None
         self._latest: tuple[int, dict[str, float]] = (-1, {})
         self._step = 0
+        self._begins = True
 
     def evaluate(self, model: Any = None) -> dict[str, float]:
         """Evaluates now.
@@ -52,6 +54,7 @@ class Evaluation(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._step = self._steps()
+        self._begins = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._latest = (-1, {})
@@ -65,7 +68,10 @@ class Evaluation(keras.callbacks.Callback):
             _add(logs, self._latest[1])
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if (epoch + 1) % self.every_n_epochs == 0 and self._latest[0] != self._steps():
+        first = self._begins and self.every_n_steps is None
+        self._begins = False
+        due = first or (epoch + 1) % self.every_n_epochs == 0
+        if due and self._latest[0] != self._steps():
             self._latest = (self._steps(), self.evaluate())
         _add(logs, self._latest[1])
 

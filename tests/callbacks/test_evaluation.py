@@ -188,7 +188,7 @@ def test_a_locked_tower_runs_again_when_it_has_other_weights(model, monkeypatch)
     ("options", "steps", "epochs"),
     [
         ({}, [], [0, 1, 2, 3]),
-        ({"every_n_epochs": 3}, [], [2]),
+        ({"every_n_epochs": 3}, [], [0, 2]),
         # With 3 steps an epoch, steps 4, 8 and 12.
         ({"every_n_epochs": 9, "every_n_steps": 4}, [(1, 0), (2, 1), (3, 2)], [1, 2, 3]),
         ({"every_n_epochs": 2, "every_n_steps": 6}, [(1, 2), (3, 2)], [1, 3]),

@@ -200,7 +200,7 @@ def test_planted_copies_of_stamps_are_found(stamps):
     tower = keras_lit.demo.efficientnet_lite0(resize="pad", antialias=True)
 
     def embed(images):
-        batches = (images[i : i + 50] for i in range(0, len(images), 50))
+        batches = (images[i : i + 10] for i in range(0, len(images), 10))
         rows = (tf.stack([tower.preprocessor(image) for image in batch]) for batch in batches)
         return np.concatenate([tower.predict_on_batch(batch) for batch in rows])
 
