@@ -1,5 +1,6 @@
 """LiT: an image tower and a text tower, joined by a contrastive loss."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
@@ -174,19 +175,9 @@ class LiT(PairsModel):
 
     # What trains: what neither `tuning` locks, whatever flags say, nor the user froze by them.
 
-    def locked_variables(self) -> set[int]:
-        """The ids of the variables of the locked towers.
-
-        Returns:
-            A set of `id(variable)`.
-        """
-        towers = zip(self.tuning, (self.image_tower, self.text_tower), strict=True)
-        locked = [tower.variables_of(self.lock_heads) for letter, tower in towers if letter == "L"]
-        return {id(variable) for variables in locked for variable in variables}
-
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        locked = self.locked_variables()
+        locked = locked_variables(self)
         return [variable for variable in super().trainable_variables if id(variable) not in locked]
 
     @property
@@ -557,6 +548,22 @@ class LiT(PairsModel):
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
         assert self.max_temperature is not None
         return tf.minimum(log_temperature, math.log(self.max_temperature))
+
+
+def locked_variables(model: LiT) -> set[int]:
+    """The ids of the variables of the locked towers."""
+    towers = zip(model.tuning, (model.image_tower, model.text_tower), strict=True)
+    parts = [
+        (tower.backbone, tower.attention_pooling, tower.head if model.lock_heads else None)
+        for letter, tower in towers
+        if letter == "L"
+    ]
+    return {
+        id(variable)
+        for part in itertools.chain.from_iterable(parts)
+        if part is not None
+        for variable in part.variables
+    }
 
 
 def _freeze(model: LiT, names: Iterable[str]) -> None:

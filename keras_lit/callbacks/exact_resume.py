@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, distribution, files, internals
+from keras_lit.model import locked_variables
 
 
 class ExactResume(keras.callbacks.Callback):
@@ -138,7 +139,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def _variables(self) -> dict[str, Any]:
         """All that training changes, which a locked tower is not."""
-        locked = self.model.locked_variables()
+        locked = locked_variables(self.model)
         metrics = [variable for metric in self.model.metrics for variable in metric.variables]
         variables = [*self.model.variables, *metrics, *self.model.optimizer.variables]
         unique = {id(variable): variable for variable in variables if id(variable) not in locked}

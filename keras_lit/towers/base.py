@@ -139,18 +139,6 @@ class Tower(keras.Model):
 
         return current
 
-    def variables_of(self, head: bool) -> list[keras.Variable]:
-        """What locking the tower locks.
-
-        Args:
-            head: bool, whether to include the head, after backbone and pooling.
-
-        Returns:
-            A list of variables, random seeds included.
-        """
-        parts = (self.backbone, self.attention_pooling, self.head if head else None)
-        return [variable for part in parts if part is not None for variable in part.variables]
-
     def reinitialized(self) -> "Tower":
         """A tower of the same make with freshly initialised weights; this one stays as it is.
 
