@@ -11,6 +11,9 @@ from keras_lit.preprocessing import ImagePreprocessor
 from tests.small import make_model, make_pairs, mirrored
 
 
+pytestmark = pytest.mark.usefixtures("free_memory_after_test")
+
+
 def step(model, count=6):
     """One step of training, without a graph."""
     pairs = model.preprocess(next(iter(make_pairs(count).batch(count))))
