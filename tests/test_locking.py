@@ -10,7 +10,6 @@ import keras_lit
 from keras_lit.preprocessing import ImagePreprocessor
 from tests.small import make_model, make_pairs, mirrored
 
-
 pytestmark = pytest.mark.usefixtures("free_memory_after_test")
 
 

@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.data.captions import draw
 from keras_lit.data.shards import read_shards, shard_files
-from keras_lit.data.tables import TABLE_SUFFIXES, by_image, file_rows, read_files, split_number
+from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout
+from keras_lit.data.tables import by_image, file_rows, read_files
 from keras_lit.preprocessing.image import decodes
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def image_text_pairs(
     data_dir: str | os.PathLike | None = None,
     test_fraction: float = 0.0,
     shard: tuple[int, int] | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    columns: tuple[str, ...] | None = None,
+    image_dir: str | os.PathLike | None = None,
 ) -> tf.data.Dataset:
     """Reads pairs for `LiT.fit`.
 
@@ -41,11 +46,13 @@ def image_text_pairs(
             - a folder: the pictures at any depth that lie beside a .txt of the same name with one
               caption a line; or with one .csv, .tsv or .jsonl file in it, see next;
             - a .csv, .tsv or .jsonl file with a column for the image (a path, relative to the file)
-              and one for the text (in .jsonl also a list of texts);
+              and one for the text (in .jsonl also a list of texts); COCO's captions and Karpathy's
+              splits (.json), Flickr8k's .token and captions.txt;
             - shards: .tar (webdataset, img2dataset) or .tfrecord files, as a path, a folder, a
               glob or a list of these; see `keras_lit.data.shards`;
             - the name of a TensorFlow dataset (downloaded and prepared if need be), or its builder.
-        split: of a TensorFlow dataset; of files "train" or "test", see `test_fraction`.
+        split: of a TensorFlow dataset or of Karpathy's; of other files "train" or "test", see
+            `test_fraction`.
         image_key: the column or feature that holds the image. None: the first of "image",
             "image_path", "path", "file_name", "filename", "file" that exists.
         text_key: the same for the text ("captions/text" for nested features). None: the first of
@@ -67,6 +74,10 @@ def image_text_pairs(
         shard: (index, count), to read one part of `count` equal ones, the same in each epoch, as
             one of so many jobs or workers: `LiT.fit` sees that it is a part. Shards are dealt out
             as whole files.
+        separator: str, between the columns of a table; None: a tab in .tsv, a comma in others.
+        encoding: str, of a table; None: UTF-8.
+        columns: the names of a table's columns, where its first line is no header.
+        image_dir: the folder that the paths in a table begin at; None: the table's own.
 
     Returns:
         A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
@@ -97,10 +108,8 @@ def image_text_pairs(
         )
         pairs = _choose(_split_of_shards(pairs, split, test_fraction), captions, seed)
     elif not made and _is_path(where):
-        checks.check_one_of(split, ("train", "test"), "split")
-        rows = file_rows(pathlib.Path(where), image_key, text_key, skipped)
-        is_test = split == "test"
-        rows = [row for row in rows if (split_number(row[0], where) < test_fraction) == is_test]
+        layout = Layout(image_key, text_key, separator, encoding, columns, image_dir)
+        rows = file_rows(pathlib.Path(where), layout, split, test_fraction, skipped)
         images = by_image(rows, captions)[index::count]
         pairs = read_files(images, where, split, captions, shuffle_buffer, seed)
         shuffle_buffer = 0  # That is done, with the names.

@@ -1,7 +1,5 @@
-"""Pairs from folders of pictures and from tables (.csv, .tsv, .jsonl)."""
+"""Pairs from folders of pictures and from tables."""
 
-import csv
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -9,31 +7,36 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lit import files
+from keras_lit import checks, files
 from keras_lit.data.captions import draw, is_utf8
 from keras_lit.data.shards import note_bad
+from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout, Row, read_table
 from keras_lit.preprocessing.decoding import SUFFIXES
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-# What image, text and name are called in tables and TensorFlow datasets.
-IMAGE_COLUMNS = ("image", "image_path", "path", "file_name", "filename", "file")
-TEXT_COLUMNS = ("text", "caption", "captions", "captions/text", "title", "description")
+# What the name of a row is called in TensorFlow datasets.
 NAME_COLUMNS = ("path", "name", "image/filename", "file_name", "filename", "image/id", "id")
 
 
 def file_rows(
-    path: pathlib.Path, image_key: str | None, text_key: str | None, skipped: set[str] | None
+    path: pathlib.Path, layout: Layout, split: str, test_fraction: float, skipped: set[str] | None
 ) -> list[tuple[str, str]]:
-    """(image file, caption) of every pair, checked."""
+    """(image file, caption) of every pair of a split, checked."""
+    source = path
     if path.is_dir():
-        tables = [file for file in sorted(path.iterdir()) if file.suffix in TABLE_SUFFIXES]
+        tables = [x for x in sorted(path.iterdir()) if x.suffix.lower() in TABLE_SUFFIXES]
         if len(tables) > 1:
             names = ", ".join(table.name for table in tables)
             raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
         path = tables[0] if tables else path
-    records = _folder(path) if path.is_dir() else _table(path, image_key, text_key, skipped)
-    rows = []
-    for where, image, texts in records:
+    records = list(_folder(path) if path.is_dir() else read_table(path, layout, skipped))
+    splits = {row.split for row in records if row.split is not None}
+    if splits:  # The table's own.
+        checks.check_one_of(split, tuple(sorted(splits)), "split")
+        records = [row for row in records if row.split == split]
+    else:
+        checks.check_one_of(split, ("train", "test"), "split")
+    rows, missing = [], []
+    for where, image, texts, _ in records:
         texts = texts if isinstance(texts, list) else [texts]
         if not texts or not all(isinstance(x, str) and x.strip() and is_utf8(x) for x in texts):
             note_bad(
@@ -42,68 +45,27 @@ def file_rows(
                 skipped,
             )
         elif not image.is_file():
-            note_bad(f"{where}: there is no image {str(image)!r}", skipped, FileNotFoundError)
+            missing.append(f"{where}: there is no image {str(image)!r}")
+            note_bad(missing[-1], skipped, FileNotFoundError)
         else:
             rows += [(str(image), text.strip()) for text in texts]
-    return rows
+    if missing and len(missing) == len(records):
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(records)} images are not there, first {missing[0]}. Pass "
+            "`image_dir`, the folder that the names in the table begin at."
+        )
+    if splits:
+        return rows
+    is_test = split == "test"
+    return [row for row in rows if (split_number(row[0], source) < test_fraction) == is_test]
 
 
-def _folder(path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, Any]]:
+def _folder(path: pathlib.Path) -> Iterator[Row]:
     for image in sorted(path.rglob("*")):
         beside = image.with_suffix(".txt")
         if image.suffix.lower() in SUFFIXES and beside.exists():
             lines = beside.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-            yield str(beside), image, [line for line in lines if line.strip()]
-
-
-def _table(
-    path: pathlib.Path, image_key: str | None, text_key: str | None, skipped: set[str] | None
-) -> Iterator[tuple[str, pathlib.Path, Any]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        if path.suffix == ".jsonl":
-            lines = ((i, line) for i, line in enumerate(file, 1) if line.strip())
-            records: Any = ((i, _json_row(line)) for i, line in lines)
-        elif path.suffix in TABLE_SUFFIXES:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            records = ((reader.line_num, record) for record in reader)
-        else:
-            raise ValueError(
-                f"A table of pairs should be one of {', '.join(TABLE_SUFFIXES)}. Received: {path}."
-            )
-        for number, record in records:
-            where = f"{path}, line {number}"
-            try:
-                if not isinstance(record, dict):
-                    raise ValueError(f"expected a JSON object. Received: {record}")
-                image = record[column(record, image_key, IMAGE_COLUMNS, "image_key", path)]
-                text = record[column(record, text_key, TEXT_COLUMNS, "text_key", path)]
-            except ValueError as error:
-                if path.suffix != ".jsonl":  # All its lines have the same columns.
-                    raise
-                note_bad(f"{where}: {error}", skipped)
-            else:
-                yield where, path.parent / str(image), text
-
-
-def _json_row(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        return str(error)
-
-
-def column(
-    available: Any, key: str | None, candidates: tuple[str, ...], argument: str, where: Any
-) -> str:
-    """The `key`, or the first candidate that is there; ValueError names the `argument` to pass."""
-    for candidate in candidates if key is None else (key,):
-        if candidate in available:
-            return candidate
-    expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
-    raise ValueError(
-        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. Pass "
-        f"`{argument}`."
-    )
+            yield Row(str(beside), image, [line for line in lines if line.strip()])
 
 
 def split_number(image: str, source: str | os.PathLike) -> float:
@@ -133,6 +95,9 @@ def read_files(
 ) -> tf.data.Dataset:
     """{"image", "text", "name"} of the images, which are shuffled before they are read."""
     if not images:
+        below = sorted(x for x in pathlib.Path(source).glob("*/*") if x.suffix in TABLE_SUFFIXES)
+        if below:
+            raise ValueError(f"{source} has its tables in subfolders. Pass {str(below[0])!r}.")
         raise ValueError(
             f"There are no {split} pairs in {str(source)!r}: expected pictures "
             f"({', '.join(SUFFIXES)}), each beside a .txt, or a table "

@@ -1,0 +1,222 @@
+"""Tables of images and captions: CSV and its relatives, JSON lines, COCO's and Karpathy's JSON."""
+
+import codecs
+import collections
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+from keras_lit.data.shards import note_bad
+from keras_lit.preprocessing.decoding import SUFFIXES
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")  # What a folder is searched for.
+_DELIMITED = (".csv", ".tsv", ".txt", ".token")
+_SEPARATORS = {".tsv": "\t", ".token": "\t"}
+_READ = (*_DELIMITED, ".jsonl", ".json")
+# What image, text and name are called in tables and TensorFlow datasets.
+IMAGE_COLUMNS = (
+    *("image", "image_path", "path", "file_name", "filename", "file", "image_name", "filepath"),
+)
+TEXT_COLUMNS = (
+    *("text", "caption", "captions", "captions/text", "title", "description", "comment"),
+    "caption_text",
+)
+
+
+class Layout(NamedTuple):
+    """How to read a table, where it does not say so itself; see `image_text_pairs`."""
+
+    image_key: str | None = None
+    text_key: str | None = None
+    separator: str | None = None
+    encoding: str | None = None
+    columns: tuple[str, ...] | None = None
+    image_dir: str | os.PathLike | None = None
+
+
+class Row(NamedTuple):
+    """An image and what a table says of it; `texts` is not checked yet."""
+
+    where: str
+    image: pathlib.Path
+    texts: Any
+    split: str | None = None
+
+
+def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> Iterator[Row]:
+    """Every row of a table; what cannot be read is refused, or named in `skipped`."""
+    suffix = path.suffix.lower()
+    folder = pathlib.Path(layout.image_dir) if layout.image_dir is not None else path.parent
+    if suffix not in _READ:
+        raise ValueError(f"A table should be one of {', '.join(_READ)}. Received: {path}.")
+    if suffix == ".json":
+        yield from _json_file(path, folder)
+        return
+    records = _json_lines if suffix == ".jsonl" else _delimited
+    with path.open(encoding=_encoding(path, layout), errors="surrogateescape", newline="") as file:
+        for number, record in records(path, file, layout, skipped):
+            where = f"{path}, line {number}"
+            try:
+                if not isinstance(record, dict):
+                    raise ValueError(record)
+                image = record[column(record, layout.image_key, IMAGE_COLUMNS, "image_key", path)]
+                texts = record[column(record, layout.text_key, TEXT_COLUMNS, "text_key", path)]
+            except ValueError as error:
+                if suffix != ".jsonl" and isinstance(record, dict):  # All have the same columns.
+                    raise
+                note_bad(f"{where}: {error}", skipped)
+            else:
+                image = image.partition("#")[0] if suffix == ".token" else image
+                yield Row(where, folder / str(image), texts)
+
+
+def column(
+    available: Any, key: str | None, candidates: tuple[str, ...], argument: str, where: Any
+) -> str:
+    """The `key`, or the first candidate that is there; ValueError names the `argument` to pass."""
+    for candidate in candidates if key is None else (key,):
+        if candidate in available:
+            return candidate
+    expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
+    raise ValueError(
+        f"{where}: expected a column {expected}. Received: {', '.join(map(repr, available))}. Pass "
+        f"`{argument}`, or `columns` where the first line is no header."
+    )
+
+
+def _encoding(path: pathlib.Path, layout: Layout) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and layout.encoding is None:
+        raise ValueError(f'{path} is UTF-16, as Excel writes it. Pass `encoding="utf-16"`.')
+    return layout.encoding or "utf-8-sig"
+
+
+def _json_lines(
+    path: pathlib.Path, file: IO[str], layout: Layout, skipped: set[str] | None
+) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            record = str(error)
+        if not isinstance(record, dict | str):
+            record = str(record)
+        yield number, record if isinstance(record, dict) else f"expected a JSON object: {record}"
+
+
+def _delimited(
+    path: pathlib.Path, file: IO[str], layout: Layout, skipped: set[str] | None
+) -> Iterator[tuple[int, Any]]:
+    """(line number, record or what is wrong with it)."""
+    separator = layout.separator or _SEPARATORS.get(path.suffix.lower(), ",")
+    header = layout.columns
+    if header is None and path.suffix.lower() == ".token":  # Flickr8k's: picture.jpg#0, caption.
+        header = ("image", "text")
+    for number, fields in _fields(file, separator, len(header) if header else None):
+        if isinstance(fields, str):
+            yield number, fields
+        elif header is None:
+            header = tuple(field.strip() for field in fields)
+            _check_header(path, header, separator)
+        elif len(fields) == len(header):
+            yield number, dict(zip(header, (field.strip() for field in fields), strict=True))
+        else:
+            yield (
+                number,
+                f"expected {len(header)} fields ({', '.join(header)}), received {len(fields)}: "
+                f"{separator.join(fields)[:99]!r}. Put captions that hold {separator!r} in quotes",
+            )
+
+
+def _check_header(path: pathlib.Path, header: tuple[str, ...], separator: str) -> None:
+    if len(set(header)) != len(header):
+        raise ValueError(f"{path}: a column is there twice: {', '.join(header)}. Rename one.")
+    others = [other for other in ",;|\t" if other != separator and other in "".join(header)]
+    if len(header) == 1 and others:
+        raise ValueError(
+            f"{path}: expected columns separated by {separator!r}. Received: {header[0]!r}. Pass "
+            f"`separator={others[0]!r}`."
+        )
+    if not {*map(str.lower, header)} & {*IMAGE_COLUMNS, *TEXT_COLUMNS}:
+        raise ValueError(
+            f"{path}: expected a header that names its columns. Received: "
+            f"{', '.join(header)[:99]!r}. Pass "
+            '`columns=("image", "text")` where there is none, or `image_key` and `text_key`.'
+        )
+
+
+def _fields(file: IO[str], separator: str, width: int | None) -> Iterator[tuple[int, Any]]:
+    """(line number, fields) of each record, or (line number, what is wrong), and on with the next.
+
+    A quote that does not close would take the next lines for its own.
+    """
+    lines: collections.deque[str] = collections.deque()  # To be read again.
+    taken: list[str] = []
+
+    def feed() -> Iterator[str]:
+        while True:
+            line = lines.popleft() if lines else file.readline()
+            if not line:
+                return
+            taken.append(line)
+            yield line
+
+    number, reader = 1, csv.reader(feed(), delimiter=separator, strict=True)
+    while True:
+        taken.clear()
+        try:
+            fields: Any = next(reader)
+            if width is not None and any(_is_record(x, separator, width) for x in taken[1:]):
+                raise csv.Error("a quote that is not closed")
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fields = taken[0].rstrip("\r\n").split(separator)
+            if separator != "\t" or len(fields) != width:  # Those with tabs are seldom quoted.
+                fields = f"{error}. Put the whole caption in quotes, and double those inside"
+            lines.extendleft(reversed(taken[1:]))
+            del taken[1:]
+            reader = csv.reader(feed(), delimiter=separator, strict=True)
+        if fields:
+            width = len(fields) if width is None else width
+            yield number, fields
+        number += len(taken)
+
+
+def _is_record(line: str, separator: str, width: int) -> bool:
+    fields = line.rstrip("\r\n").split(separator)
+    return len(fields) >= width > 1 and any(x.lower().strip('"').endswith(SUFFIXES) for x in fields)
+
+
+def _json_file(path: pathlib.Path, folder: pathlib.Path) -> Iterator[Row]:
+    """COCO's `captions_*.json`, or Karpathy's `dataset_*.json` with its splits."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = content["images"]
+        if "annotations" in content:
+            captions = collections.defaultdict(list)
+            for annotation in content["annotations"]:
+                captions[annotation["image_id"]].append(annotation["caption"])
+            rows = [(x["file_name"], captions.get(x["id"], []), None) for x in images]
+        else:
+            rows = [
+                (
+                    os.path.join(x.get("filepath", ""), x["filename"]),
+                    [sentence["raw"] for sentence in x["sentences"]],
+                    x["split"],
+                )
+                for x in images
+            ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected COCO's captions (images, annotations) or Karpathy's splits (images "
+            f"with sentences). Received: {type(error).__name__} {error}."
+        ) from error
+    for image, texts, split in rows:
+        yield Row(f"{path}, image {image}", folder / image, texts, split)
