@@ -37,6 +37,11 @@ TuxPaintStamps = importlib.import_module("keras_lit.demo.tux_paint").TuxPaintSta
 
 def builder(name: str, data_dir: Any = None) -> tfds.core.DatasetBuilder:
     """The builder of a dataset by name."""
+    if not is_name(name) and ":" not in name:
+        try:
+            return tfds.builder(name, data_dir=data_dir)  # One of the user's own.
+        except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+            raise ValueError(f"There is no file, folder or dataset {name!r}.") from error
     return tfds.builder(name, data_dir=data_dir)
 
 

@@ -150,3 +150,8 @@ def with_numbers(examples: tf.data.Dataset, count: int, seed: int | None) -> tf.
 
 def _below(count: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
     return tf.cast(number % tf.cast(count, tf.int64), tf.int32)
+
+
+def captions_of(text: str) -> list[str]:
+    """The captions of a caption file, one a line; U+2028 and form feeds end no line."""
+    return [line.strip() for line in re.split(r"\r\n|\r|\n", text) if line.strip()]

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
@@ -19,7 +20,8 @@ from keras_lit.preprocessing.decoding import SUFFIXES
 
 __all__ = ["shard_files"]
 
-SHARD_SUFFIXES = (".tar", ".tfrecord", ".tfrecords")
+# By the ends of their names; TensorFlow adds "-00000-of-00010".
+IS_SHARD = r"\.(tar|tar\.gz|tgz|tfrecords?)(-\d+-of-\d+)?"
 IMAGE_ENTRIES = (*(suffix[1:] for suffix in SUFFIXES), "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
 _PARALLEL = 4  # shards read at a time
@@ -43,12 +45,18 @@ def shard_files(source: Any) -> list[str]:
         return [file for each in source for file in shard_files(each)]
     path = pathlib.Path(source)
     if path.is_dir():
-        return [str(file) for file in sorted(path.iterdir()) if file.suffix in SHARD_SUFFIXES]
-    if path.suffix not in SHARD_SUFFIXES:
-        return []
+        return [str(file) for file in sorted(path.iterdir()) if _is_shard(file.name)]
+    if braces := re.search(r"\{(\d+)\.\.(\d+)\}", str(source)):  # As webdataset has them.
+        first, last = braces.groups()
+        numbers = (f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1))
+        return shard_files([str(source).replace(braces[0], number, 1) for number in numbers])
     if set("*?[") & set(str(source)):
-        return sorted(tf.io.gfile.glob(str(source)))
-    return [str(source)]
+        return sorted(filter(_is_shard, tf.io.gfile.glob(str(source))))
+    return [str(source)] if _is_shard(path.name) else []
+
+
+def _is_shard(name: str) -> bool:
+    return re.search(IS_SHARD + "$", name) is not None and not name.startswith(".")
 
 
 def read_shards(
@@ -68,7 +76,7 @@ def read_shards(
 
     def records(file: bytes) -> Iterator[dict[str, Any]]:
         path = file.decode()
-        reader = tar_records if path.endswith(".tar") else _example_records
+        reader = tar_records if re.search(r"\.(tar|tar\.gz|tgz)$", path) else _example_records
         count = 0
         try:
             for key, entries in reader(path):
@@ -148,7 +156,11 @@ def _pair(
     """The image and the captions, checked; ValueError says what is wrong."""
     text_keys = (text_key,) if text_key else TEXT_ENTRIES
     images = _first(entries, (image_key,) if image_key else IMAGE_ENTRIES)
-    texts = _first(entries, text_keys)
+    key = next((name for name in text_keys if entries.get(name)), "")
+    texts = _first(entries, (key,))
+    if key == "txt":  # A caption a line, as in a folder.
+        lines = [line for text in texts for line in re.split(rb"\r\n|\r|\n", text)]
+        texts = [line for line in lines if line.strip()] or texts
     if not texts and "json" in entries:
         record = json.loads(entries["json"])
         texts = _first(record, text_keys) if isinstance(record, dict) else []

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.data.captions import draw
-from keras_lit.data.shards import read_shards, shard_files
+from keras_lit.data.shards import IS_SHARD, read_shards, shard_files
 from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout
 from keras_lit.data.tables import by_image, file_rows, read_files
+from keras_lit.preprocessing.decoding import SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def image_text_pairs(
     where: Any = source
     made = hasattr(source, "as_dataset")
     if not made and (files := shard_files(where)):
+        _check_no_pictures(where)
         if len(files) < count:
             raise ValueError(
                 f"{count} workers need at least so many shards. Received: {len(files)} files."
@@ -136,6 +138,17 @@ def image_text_pairs(
     return pairs.with_options(options)
 
 
+def _check_no_pictures(source: Any) -> None:
+    if isinstance(source, list | tuple) or not os.path.isdir(source):
+        return
+    pictures = [x for x in sorted(os.listdir(source)) if x.lower().endswith(SUFFIXES)]
+    if pictures:
+        raise ValueError(
+            f"{source} holds shards and pictures ({pictures[0]} and others). Pass what to read: "
+            f"the shards as a glob, or a folder of pictures alone."
+        )
+
+
 def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -> tf.data.Dataset:
     checks.check_one_of(split, ("train", "test"), "split")
     if split == "test" and not test_fraction:
@@ -143,7 +156,7 @@ def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -
 
     def keep(pair: Pair) -> tf.Tensor:
         # The key and the shard's own name, wherever the shard lies.
-        key = tf.strings.regex_replace(pair["name"], r"^.*/([^/]*\.(tar|tfrecords?)/)", r"\1")
+        key = tf.strings.regex_replace(pair["name"], r"^.*/([^/]*" + IS_SHARD + "/)", r"\1")
         number = tf.strings.to_hash_bucket_fast(key, 2**30)
         return (tf.cast(number, tf.float64) / 2**30 < test_fraction) == (split == "test")
 

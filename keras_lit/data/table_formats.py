@@ -69,8 +69,12 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
                     raise
                 note_bad(f"{where}: {error}", skipped)
             else:
-                image = image.partition("#")[0] if suffix == ".token" else image
-                yield Row(where, folder / str(image), texts)
+                image = str(image).partition("#")[0] if suffix == ".token" else str(image)
+                if "://" in image:
+                    message = "is a web address: fetch the images first, for example by img2dataset"
+                    note_bad(f"{where}: {image!r} {message}", skipped)
+                    continue
+                yield Row(where, folder / image, texts)
 
 
 def column(
@@ -82,7 +86,7 @@ def column(
             return candidate
     expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
     raise ValueError(
-        f"{where}: expected a column {expected}. Received: {', '.join(map(repr, available))}. Pass "
+        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. Pass "
         f"`{argument}`, or `columns` where the first line is no header."
     )
 

@@ -2,13 +2,14 @@
 
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from keras_lit import checks, files
-from keras_lit.data.captions import draw, is_utf8
+from keras_lit.data.captions import captions_of, draw, is_utf8
 from keras_lit.data.shards import note_bad
 from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout, Row, read_table
 from keras_lit.preprocessing.decoding import SUFFIXES
@@ -23,12 +24,13 @@ def file_rows(
     """(image file, caption) of every pair of a split, checked."""
     source = path
     if path.is_dir():
-        tables = [x for x in sorted(path.iterdir()) if x.suffix.lower() in TABLE_SUFFIXES]
+        seen = [x for x in sorted(path.iterdir()) if not x.name.startswith(".")]
+        tables = [x for x in seen if x.suffix.lower() in TABLE_SUFFIXES]
         if len(tables) > 1:
             names = ", ".join(table.name for table in tables)
             raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
         path = tables[0] if tables else path
-    records = list(_folder(path) if path.is_dir() else read_table(path, layout, skipped))
+    records = _folder(path, skipped) if path.is_dir() else list(read_table(path, layout, skipped))
     splits = {row.split for row in records if row.split is not None}
     if splits:  # The table's own.
         checks.check_one_of(split, tuple(sorted(splits)), "split")
@@ -37,6 +39,7 @@ def file_rows(
         checks.check_one_of(split, ("train", "test"), "split")
     rows, missing = [], []
     for where, image, texts, _ in records:
+        image = _as_spelled(image)
         texts = texts if isinstance(texts, list) else [texts]
         if not texts or not all(isinstance(x, str) and x.strip() and is_utf8(x) for x in texts):
             note_bad(
@@ -60,12 +63,64 @@ def file_rows(
     return [row for row in rows if (split_number(row[0], source) < test_fraction) == is_test]
 
 
-def _folder(path: pathlib.Path) -> Iterator[Row]:
-    for image in sorted(path.rglob("*")):
-        beside = image.with_suffix(".txt")
-        if image.suffix.lower() in SUFFIXES and beside.exists():
-            lines = beside.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-            yield Row(str(beside), image, [line for line in lines if line.strip()])
+# Pictures that are none of `SUFFIXES`: named, not passed over.
+_NOT_READ = (".heic", ".heif", ".tif", ".tiff", ".avif", ".jxl", ".psd", ".svg", ".ico")
+_CAPTION_FILES = (".txt", ".caption")
+_NO_CAPTIONS = ("readme", "license", "licence", "changelog", "requirements")
+
+
+def _folder(path: pathlib.Path, skipped: set[str] | None) -> list[Row]:
+    """The pictures at any depth with the captions beside them; halves of pairs are refused."""
+    rows, halves = [], []
+    for folder, names in _walk(path):
+        captions = {x.lower(): x for x in names if x.lower().endswith(_CAPTION_FILES)}
+        for file in sorted(names):
+            stem, suffix = os.path.splitext(file.lower())
+            if suffix in _NOT_READ:
+                kinds = ", ".join(SUFFIXES)
+                halves.append(f"{folder / file}: images of this kind are not read, but {kinds}")
+                continue
+            if suffix not in SUFFIXES:
+                continue
+            beside = next((x for x in (stem, file.lower()) for x in _beside(x, captions)), None)
+            if beside is None:
+                halves.append(f"{folder / file}: there is no caption beside it, in a .txt")
+                continue
+            text = (folder / captions[beside]).read_text("utf-8-sig", errors="surrogateescape")
+            where = str(folder / captions.pop(beside))
+            rows.append(Row(where, folder / file, captions_of(text)))
+        halves += [
+            f"{folder / file}: there is no image beside it"
+            for name, file in sorted(captions.items())
+            if not name.startswith(_NO_CAPTIONS)
+        ]
+    if rows:
+        for half in halves:
+            note_bad(half, skipped)
+    return sorted(rows, key=lambda row: row.image)
+
+
+def _beside(stem: str, captions: dict[str, str]) -> list[str]:
+    return [stem + suffix for suffix in _CAPTION_FILES if stem + suffix in captions]
+
+
+def _walk(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
+    """Folders and their files, hidden ones left out; what a link names is visited once."""
+    seen = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(x for x in folders if not x.startswith("."))
+        yield pathlib.Path(folder), [x for x in names if not x.startswith(".")]
+
+
+def _as_spelled(image: pathlib.Path) -> pathlib.Path:
+    """The file, whether accents are letters of their own in its name (as macOS has it) or not."""
+    spellings = (image.with_name(unicodedata.normalize(x, image.name)) for x in ("NFC", "NFD"))
+    return next((x for x in (image, *spellings) if x.is_file()), image)
 
 
 def split_number(image: str, source: str | os.PathLike) -> float:
@@ -95,7 +150,8 @@ def read_files(
 ) -> tf.data.Dataset:
     """{"image", "text", "name"} of the images, which are shuffled before they are read."""
     if not images:
-        below = sorted(x for x in pathlib.Path(source).glob("*/*") if x.suffix in TABLE_SUFFIXES)
+        found = pathlib.Path(source).glob("*/*") if os.path.isdir(source) else ()
+        below = sorted(x for x in found if x.suffix in TABLE_SUFFIXES)
         if below:
             raise ValueError(f"{source} has its tables in subfolders. Pass {str(below[0])!r}.")
         raise ValueError(

@@ -208,7 +208,7 @@ class Format(NamedTuple):
 
 
 FORMATS = (
-    Format("JPEG", (".jpg", ".jpeg"), b"\xff\xd8\xff", _jpeg),
+    Format("JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), b"\xff\xd8\xff", _jpeg),
     Format("PNG", (".png",), b"\x89PNG", _png),
     Format("WebP", (".webp",), b"RIFF", _webp),
     Format("GIF", (".gif",), b"GIF8", _gif),

@@ -1,6 +1,7 @@
 import io
 import json
 import pathlib
+import unicodedata
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ EXPECTED = [(png(0), "an a"), (png(1), "a b"), (png(1), "another b")]
 
 
 def test_folder_of_text_files(folder):
+    (folder / "c.jpg").unlink()
     (folder / "a.txt").write_text("an a\n", encoding="utf-8-sig")  # As Windows writes it.
     (folder / "inside" / "b.txt").write_text("a b\n\nanother b")
     assert rows(image_text_pairs(folder)) == EXPECTED
@@ -154,6 +156,7 @@ def test_a_caption_that_is_no_string(folder):
 
 
 def test_captions_that_are_not_utf8_are_named(folder):
+    (folder / "c.jpg").unlink()
     (folder / "a.txt").write_bytes(b"an a\n")
     (folder / "inside" / "b.txt").write_bytes(b"caf\xe9")
     skipped = set()
@@ -262,6 +265,8 @@ def test_lines_that_are_no_records_are_named(folder):
 
 
 def test_names_that_are_not_utf8(folder):
+    for half in ("a.png", "inside/b.png", "c.jpg"):
+        (folder / half).unlink()
     name = b"caf\xe9"
     for suffix, content in ((b".png", png(0)), (b".txt", b"an a")):
         with open(bytes(folder) + b"/" + name + suffix, "wb") as file:
@@ -303,3 +308,169 @@ def test_bad_pairs_of_a_tensorflow_dataset_are_counted(tmp_path):
     assert len(skipped) == 3 and all(name.startswith("nameless/train/") for name in skipped)
     with pytest.raises(tf.errors.InvalidArgumentError, match="caption is empty.*skipped=set"):
         rows(image_text_pairs(builder))
+
+
+def table(tmp_path, name, content, pictures="abcde"):
+    for picture in pictures:
+        (tmp_path / f"{picture}.png").write_bytes(png(0))
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(source, **options):
+    pairs = image_text_pairs(source, **options).as_numpy_iterator()
+    return [(pathlib.Path(p["name"].decode()).name, p["text"].decode()) for p in pairs]
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "named", "left"),
+    [
+        (
+            "image,text\na.png,A dog, running\nb.png,a cat\n",
+            "line 2: expected 2 fields.*quotes",
+            1,
+            1,
+        ),
+        ("image,text\na.png\nb.png,a cat\n", "line 2: expected 2 fields.*received 1", 1, 1),
+        ('image,text\na.png,"A dog\nb.png,a cat\nc.png,"quoted" start\n', "line 2: .*double", 2, 1),
+        ('image,text\na.png,"A dog\nb.png,a cat\nc.png,it ends"\n', "line 2: .*not closed", 1, 2),
+        ('image,text\na.png,"' + "word " * 30_000 + '"\nb.png,a cat\n', "line 2: .*limit", 1, 1),
+        (
+            "image,text\nhttps://x.org/a.png,x\nb.png,a cat\n",
+            "'https://x.org/a.png' is a web",
+            1,
+            1,
+        ),
+    ],
+)
+def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left, tmp_path):
+    path = table(tmp_path, "t.csv", content)
+    with pytest.raises(ValueError, match=message):
+        read(path)
+    skipped = set()
+    assert len(read(path, skipped=skipped)) == left
+    assert len(skipped) == named and all("t.csv, line" in x for x in skipped)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "image;text\na.png;A dog\n", "separator=';'"),
+        ("t.csv", "image,text,text\na.png,x,y\n", "a column is there twice"),
+        ("t.csv", "a.png,A dog\n", "columns="),
+        ("t.csv", "image,text\na.png,A dog\n".encode("utf-16"), 'encoding="utf-16"'),
+        ("t.json", '{"pictures": []}', "COCO's captions.*Karpathy's"),
+        ("t.xlsx", "PK", "should be one of .csv"),
+    ],
+)
+def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read(table(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("t.csv", "image;text\na.png;A dog, running\n", {"separator": ";"}),
+        ("t.csv", 'a.png,"A dog, running"\n', {"columns": ("image", "text")}),
+        ("t.csv", 'image,text\na.png,"A dog, running"\n'.encode("utf-16"), {"encoding": "utf-16"}),
+        ("captions.txt", 'image,caption\na.png,"A dog, running"\n', {}),
+        ("flickr.token", "a.png#0\tA dog, running\n", {}),
+        ("t.TSV", "image\ttext\na.png\tA dog, running\n", {}),
+        (
+            "captions_val.json",
+            '{"images": [{"id": 7, "file_name": "a.png"}],'
+            ' "annotations": [{"image_id": 7, "caption": "A dog, running"}]}',
+            {},
+        ),
+    ],
+)
+def test_tables_as_people_have_them(name, content, options, tmp_path):
+    assert read(table(tmp_path, name, content), **options) == [("a.png", "A dog, running")]
+
+
+def test_a_tab_separated_caption_may_begin_with_a_quote(tmp_path):
+    content = 'image\ttext\na.png\t"Untitled by an artist\nb.png\t"quoted" start\nc.png\ta cat\n'
+    expected = [
+        ("a.png", '"Untitled by an artist'),
+        ("b.png", '"quoted" start'),
+        ("c.png", "a cat"),
+    ]
+    assert read(table(tmp_path, "t.tsv", content)) == expected
+
+
+def test_the_splits_of_a_table(tmp_path):
+    images = [
+        {"filename": f"{x}.png", "split": s, "sentences": [{"raw": f"{x} 1"}, {"raw": f"{x} 2"}]}
+        for x, s in zip("abc", ("train", "val", "test"), strict=True)
+    ]
+    (tmp_path / "pictures").mkdir()
+    table(tmp_path / "pictures", "unused.txt", "")
+    (tmp_path / "k.json").write_text(json.dumps({"images": images}))
+    options = {"image_dir": tmp_path / "pictures"}
+    found = {s: read(tmp_path / "k.json", split=s, **options) for s in ("train", "val", "test")}
+    assert found["val"] == [("b.png", "b 1"), ("b.png", "b 2")]
+    assert [name for name, _ in found["train"] + found["test"]] == [
+        "a.png",
+        "a.png",
+        "c.png",
+        "c.png",
+    ]
+    with pytest.raises(ValueError, match="split"):
+        read(tmp_path / "k.json", split="restval", **options)
+
+
+def test_pictures_that_are_all_missing(tmp_path):
+    path = table(tmp_path, "t.csv", "image,text\nx/a.png,a\nx/b.png,b\n")
+    with pytest.raises(FileNotFoundError, match="2 of 2 images are not there, first .*image_dir"):
+        read(path, skipped=set())
+
+
+def test_each_half_of_a_pair_is_named(tmp_path):
+    files = {
+        **{f"{x}.png": png(0) for x in ("ok", "alone", "twice", ".hidden/h", "named", "upper")},
+        **{"ok.txt": b"x\ny\n", "twice.png.txt": b"x", "named.caption": b"x", "upper.TXT": b"x"},
+        **{"lost.txt": b"x", "README.txt": b"x", "photo.HEIC": b"x", "._ok.png": b"half"},
+        **{"jpeg.jfif": tf.io.encode_jpeg(np.zeros([4, 4, 3], "uint8")).numpy(), "jpeg.txt": b"x"},
+        **{".hidden/h.txt": b"x", "deep/er/d.png": png(0), "deep/er/d.txt": "x\u2028y".encode()},
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link").symlink_to(tmp_path / "deep")  # Seen once.
+    with pytest.raises(ValueError, match=r"alone\.png: there is no caption"):
+        read(tmp_path)
+    skipped = set()
+    names = [name for name, _ in read(tmp_path, skipped=skipped)]
+    assert sorted(names) == sorted(
+        ["ok.png", "ok.png", "twice.png", "named.png", "upper.png", "jpeg.jfif", "d.png"]
+    )
+    assert sorted(pathlib.Path(x.partition(": ")[0]).name for x in skipped) == [
+        *("alone.png", "lost.txt", "photo.HEIC"),
+    ]
+
+
+def test_shards_beside_pictures_are_ambiguous(tmp_path):
+    table(tmp_path, "a.txt", "x", "a")
+    (tmp_path / "backup.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds shards and pictures"):
+        read(tmp_path)
+
+
+def test_tables_in_subfolders_are_pointed_at(tmp_path):
+    (tmp_path / "train").mkdir()
+    table(tmp_path / "train", "metadata.csv", "file_name,text\na.png,x\n")
+    with pytest.raises(ValueError, match=r"subfolders. Pass '.*train/metadata.csv'"):
+        read(tmp_path)
+
+
+def test_a_name_that_is_nothing_is_refused_in_a_line():
+    with pytest.raises(ValueError, match=r"^There is no file, folder or dataset 'photoz'\.$"):
+        read("photoz")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_letters_of_their_own(form, tmp_path):
+    (tmp_path / (unicodedata.normalize(form, "\u00e9") + ".png")).write_bytes(png(0))
+    assert len(read(table(tmp_path, "t.csv", "image,text\n\u00e9.png,x\ne\u0301.png,y\n", ""))) == 2
