@@ -104,7 +104,8 @@ def softmax_contrastive_loss(
             row_sum = tf.reduce_sum(tf.exp(of_row - row_max[:, tf.newaxis]), axis=1)
             if mask is not None:
                 logits += own_bias[:, tf.newaxis]
-            largest = tf.maximum(column_max, tf.reduce_max(logits, axis=0))
+            largest = tf.maximum(column_max, rival)
+            largest = tf.tensor_scatter_nd_max(largest, index[:, tf.newaxis], own + own_bias)
             column_sum *= tf.exp(column_max - largest)
             column_sum += tf.reduce_sum(tf.exp(logits - largest), axis=0)
             results = own, row_rival, row_max + tf.math.log(row_sum)
@@ -264,6 +265,7 @@ class _Batch(NamedTuple):
     own_weights: tf.Tensor  # 1 or, for masked rows, 0
     pairs: tf.Tensor  # what the sum over replicas and rows is divided by
     local: bool
+    masked: bool
 
     def gather(self, x: tf.Tensor) -> tf.Tensor:
         return x if self.local else distribution.all_gather(x)
@@ -280,8 +282,10 @@ class _Batch(NamedTuple):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The largest logit of each row of a tile, and of each column, but a pair's own."""
         others = tf.where(tf.range(self.rows) == index[:, tf.newaxis], _NEVER, logits)
-        of_rows = tf.reduce_max(others + self.bias, axis=1)
-        return of_rows, tf.reduce_max(others + own_bias[:, tf.newaxis], axis=0)
+        of_rows, of_columns = others, others
+        if self.masked:
+            of_rows, of_columns = others + self.bias, others + own_bias[:, tf.newaxis]
+        return tf.reduce_max(of_rows, axis=1), tf.reduce_max(of_columns, axis=0)
 
     def hits(
         self, own: tf.Tensor, scale: tf.Tensor, row_rival: tf.Tensor, column_rival: tf.Tensor
@@ -306,7 +310,8 @@ def _gather(image: tf.Tensor, text: tf.Tensor, mask: tf.Tensor | None, local: bo
     if local:
         pairs *= distribution.replica_count()
     bias, own_bias = ((1.0 - w) * _NEVER for w in (all_weights, weights))
-    return _Batch(images, texts, rows, index, bias, own_bias, weights, pairs, local)
+    masked = mask is not None
+    return _Batch(images, texts, rows, index, bias, own_bias, weights, pairs, local, masked)
 
 
 def _checked(image: Any, text: Any, tile_size: int | None) -> tuple[tf.Tensor, tf.Tensor]:
