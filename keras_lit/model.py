@@ -239,7 +239,8 @@ class LiT(PairsModel):
 
         Raises:
             ValueError: a `loss` or `metrics` is passed, an optimizer that has slots for other
-                variables, or one that does not train on several replicas as it does on one.
+                variables, or one that does not train on several replicas as it does on one; another
+                strategy than the model was built under.
         """
         if micro_batch_size is not None:
             checks.check_positive(micro_batch_size, "micro_batch_size")
@@ -249,6 +250,19 @@ class LiT(PairsModel):
             raise ValueError(
                 "Batch norms with `synchronized=True` cannot meet inside of micro-batches. Leave "
                 "`micro_batch_size` or `synchronized` out."
+            )
+        on_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
+        if replicas > 1 and not on_tpu and kwargs.get("steps_per_execution", 1) != 1:
+            raise ValueError(
+                "`steps_per_execution` should be 1 on more than one replica, where Keras cannot "
+                f"loop over steps. Received: {kwargs['steps_per_execution']}."
+            )
+        scope = tf.distribute.get_strategy().extended
+        built_here = scope.variable_created_in_scope(self.log_temperature.value)
+        if tf.distribute.has_strategy() and not built_here:
+            raise ValueError(
+                "The model was built outside of `strategy.scope()`: make the towers and `LiT` "
+                "inside of it, too."
             )
         for name in ("loss", "metrics", "weighted_metrics", "loss_weights"):
             if kwargs.get(name) is not None:

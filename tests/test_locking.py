@@ -470,3 +470,16 @@ def test_a_legacy_file_and_keras_export_are_refused(tmp_path):
         model.save(tmp_path / "model.h5")
     with pytest.raises(ValueError, match=r"keras_lit\.export\.save"):
         model.export(tmp_path / "artifact")
+
+
+def test_what_keras_cannot_do_on_replicas_is_refused():
+    outside = make_model()
+    with mirrored(2).scope():
+        with pytest.raises(ValueError, match=r"built outside of `strategy\.scope\(\)`"):
+            outside.compile("sgd")
+        model = make_model()
+        with pytest.raises(ValueError, match="`steps_per_execution` should be 1"):
+            model.compile("sgd", steps_per_execution=2)
+        with pytest.raises(ValueError, match="SwapEMAWeights"):
+            model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=2))
+    model.compile("sgd")  # The model knows its strategy.

@@ -160,6 +160,12 @@ def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> N
             "micro_batch_size=...)`, which also keeps all its negatives. "
             f"Received: {steps} on {replicas} replicas."
         )
+    if getattr(optimizer, "ema_overwrite_frequency", None) and optimizer.use_ema:
+        raise ValueError(
+            "`ema_overwrite_frequency` should be None on more than one replica, where Keras cannot "
+            "overwrite inside of a step. `keras.callbacks.SwapEMAWeights` swaps between epochs. "
+            f"Received: {optimizer.ema_overwrite_frequency} on {replicas} replicas."
+        )
     if optimizer is not wrapped:
         raise ValueError(
             "Keras' scaling of the loss, which `mixed_float16` brings, does not work on several "
