@@ -483,3 +483,5 @@ def test_what_keras_cannot_do_on_replicas_is_refused():
         with pytest.raises(ValueError, match="SwapEMAWeights"):
             model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=2))
     model.compile("sgd")  # The model knows its strategy.
+    with pytest.raises(ValueError, match=r"`Adafactor` inside of the `strategy\.scope\(\)`"):
+        model.compile(keras_lit.optimizers.Adafactor(0.1))

@@ -113,6 +113,9 @@ class Adafactor(PaperRules):
         """Creates the slots: row and column (or full) second moments, and the first moment."""
         if self.built:
             return
+        own = self._distribution_strategy.extended
+        if variables and not own.variable_created_in_scope(variables[0].value):
+            raise ValueError("Make `Adafactor` inside of the `strategy.scope()` of the model.")
         check_on_replicas(self, self._distribution_strategy.num_replicas_in_sync)
         super().build(variables)
         self._second_moments, self._momentums = [], []
