@@ -23,6 +23,12 @@ def flat_layers(model: keras.Layer) -> list[keras.Layer]:
     return model._flatten_layers()
 
 
+def forget(layer: keras.Layer, inside: keras.Layer) -> None:
+    """Lets a layer forget one inside; Keras keeps it when another takes its place."""
+    layer._tracker.unlock()
+    layer._tracker.untrack(inside)
+
+
 def own_weights(layer: keras.Layer) -> list[keras.Variable]:
     """A layer's weights without those of the layers inside."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]

@@ -93,6 +93,22 @@ def nested():
     return keras.Sequential([keras.Input([4]), inner, keras.layers.Dropout(0.5)])
 
 
+def test_a_layer_forgets_a_layer_whose_place_another_takes():
+    class Outer(keras.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.layers.Dense(3)
+            self.inner.build([None, 2])
+            self.built = True
+
+    outer = Outer()
+    old = outer.inner
+    internals.forget(outer, old)
+    outer.inner = keras.layers.Dense(4)
+    outer.inner.build([None, 2])
+    assert {id(v) for v in outer.variables} == {id(v) for v in outer.inner.variables}
+
+
 def test_layers_however_deep(nested):
     kinds = [type(layer).__name__ for layer in internals.flat_layers(nested)]
     assert kinds[0] == "Sequential"  # itself

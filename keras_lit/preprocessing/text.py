@@ -81,6 +81,7 @@ class TextPreprocessor(keras.layers.Layer):
             self.sequence_length, start_token_id, end_token_id, pad_token_id
         )
         internals.takes_raw_input(self)
+        self._packer.built = tokenizer.built = True  # `model.quantize` asks every layer.
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
         self._counted = tf.function(self._count, reduce_retracing=True)
 

@@ -73,6 +73,8 @@ class Tower(keras.Model):
         Args:
             projection_dim: int, its width.
         """
+        if self.head is not None:
+            internals.forget(self, self.head)
         self.projection_dim = projection_dim
         self.head = keras.layers.Dense(
             projection_dim,

@@ -408,3 +408,12 @@ def test_a_head_computes_in_the_dtype_of_its_tower(kind):
     assert again.head.dtype_policy.name == "mixed_bfloat16"
     features = tower.features(keras.ops.convert_to_tensor(inputs))
     np.testing.assert_array_equal(tower(inputs), tower.head(features))
+
+
+def test_another_head_takes_the_place_of_the_first():
+    tower = ImageTower(image_backbone(lambda x: x * 2.0), "mean", projection_dim=5)
+    count = len(tower.variables)
+    old = tower.head
+    tower.add_head(7)
+    assert len(tower.variables) == count and tower.head.kernel.shape[1] == 7
+    assert not {id(v) for v in old.variables} & {id(v) for v in tower.variables}
