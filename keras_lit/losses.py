@@ -26,7 +26,7 @@ _TILE_ELEMENTS = 2**24
 # What a masked logit becomes; unlike an infinity it leaves no NaN behind in a difference.
 _NEVER = -1e30
 # Cosines that differ by less are equal: what float32 makes of a sum in another order.
-_EPSILON = 1e-6
+EPSILON = 1e-6
 TEMPERATURE_SHOULD_BE_FINITE = (
     "The temperature exp(`log_temperature`) should be finite. Bound it with "
     "`LiT(..., max_temperature=100.0)`, or lower the learning rate."
@@ -292,7 +292,7 @@ class _Batch(NamedTuple):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The share of rows, and of columns, whose own logit is above the others: ties lose."""
         column_rival = tf.gather(tf.reduce_max(column_rival, axis=0), self.index)
-        least = own - _EPSILON * scale
+        least = own - EPSILON * scale
         of_rows, of_columns = (tf.cast(least > x, tf.float32) for x in (row_rival, column_rival))
         return self.mean(of_rows), self.mean(of_columns)
 

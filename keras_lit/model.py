@@ -373,7 +373,10 @@ class LiT(PairsModel):
     def _contrast(
         self, embeddings: dict[str, tf.Tensor], mask: tf.Tensor | None
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """This replica's shares of the loss and of the accuracies of the global batch."""
+        """This replica's shares of the loss and of the accuracies of the global batch.
+
+        Of several kinds of text their sums.
+        """
         image, text = (
             tf.debugging.check_numerics(
                 embeddings[f"{side}_embeddings"], _SHOULD_BE_FINITE.format(side) + " Received:"
@@ -393,14 +396,7 @@ class LiT(PairsModel):
             return contrast(text, mask)
         kinds = zip(tf.unstack(text, axis=1), tf.unstack(mask, axis=1), strict=True)
         found = [contrast(*kind) for kind in kinds]
-        loss, accuracies = keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
-        # A kind of text that nobody in the global batch has is right of none and wrong of none.
-        given = [
-            tf.reduce_sum(tf.cast(of_kind, tf.float32)) for of_kind in tf.unstack(mask, axis=1)
-        ]
-        given = distribution.sum_over_replicas(given)
-        kinds_given = tf.math.count_nonzero(tf.stack(given), dtype=tf.float32)
-        return loss, {name: x / tf.maximum(kinds_given, 1.0) for name, x in accuracies.items()}
+        return keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
 
     def _logs(
         self,
@@ -419,7 +415,9 @@ class LiT(PairsModel):
         counts = tf.stack(sums[3:])
         contrasted = counts / distribution.replica_count() if self.local_loss else counts
         chance_loss = tf.reduce_sum(tf.math.log(tf.maximum(contrasted, 1.0)))
-        values = (sums[0], chance_loss, *sums[1:3])
+        # A kind of text that nobody in the global batch has is right of none and wrong of none.
+        kinds = tf.maximum(tf.math.count_nonzero(counts, dtype=tf.float32), 1.0)
+        values = (sums[0], chance_loss, *(x / kinds for x in sums[1:3]))
         count = tf.reduce_sum(counts)
         for tracker, value in zip(self._trackers.values(), values, strict=True):
             tracker.update_state(value, sample_weight=count)

@@ -37,12 +37,10 @@ TuxPaintStamps = importlib.import_module("keras_lit.demo.tux_paint").TuxPaintSta
 
 def builder(name: str, data_dir: Any = None) -> tfds.core.DatasetBuilder:
     """The builder of a dataset by name."""
-    if not is_name(name) and ":" not in name:
-        try:
-            return tfds.builder(name, data_dir=data_dir)  # One of the user's own.
-        except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
-            raise ValueError(f"There is no file, folder or dataset {name!r}.") from error
-    return tfds.builder(name, data_dir=data_dir)
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError as error:  # Its own message lists all that there are.
+        raise ValueError(f"There is no file, folder or dataset {name!r}.") from error
 
 
 def is_name(source: str) -> bool:

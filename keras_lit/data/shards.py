@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from keras_lit.data.captions import captions_of
 from keras_lit.preprocessing.decoding import SUFFIXES
 
 __all__ = ["shard_files"]
@@ -158,9 +159,6 @@ def _pair(
     images = _first(entries, (image_key,) if image_key else IMAGE_ENTRIES)
     key = next((name for name in text_keys if entries.get(name)), "")
     texts = _first(entries, (key,))
-    if key == "txt":  # A caption a line, as in a folder.
-        lines = [line for text in texts for line in re.split(rb"\r\n|\r|\n", text)]
-        texts = [line for line in lines if line.strip()] or texts
     if not texts and "json" in entries:
         record = json.loads(entries["json"])
         texts = _first(record, text_keys) if isinstance(record, dict) else []
@@ -177,7 +175,9 @@ def _pair(
             raise ValueError(f"the text is no string: {text!r}")
         if not text.strip():
             raise ValueError("the text is empty")
-        captions.append(text.strip().encode())
+        # A .txt holds a caption a line, as in a folder.
+        found = captions_of(text) if key == "txt" else [text.strip()]
+        captions += [caption.encode() for caption in found]
     return images[0], captions
 
 

@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-# Similarities that differ by less are equal: what float32 makes of a sum in another order.
-EPSILON = 1e-6
 # Embeddings that went through bfloat16 are this close to unit length.
 _TOLERANCE = 1e-2
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from keras_lit import checks
 from keras_lit.evaluation.rows import (
-    EPSILON,
     check_same_width,
     class_labels,
     finite_rows,
     float_rows,
     unit_rows,
 )
+from keras_lit.losses import EPSILON
 
 # Scores that exist at one time: 64 MB in float32.
 _TILE_ELEMENTS = 2**24

@@ -76,18 +76,12 @@ def test_under_xla():
     assert_equal(in_micro_batches(model, pairs, 5, jit_compile=True), whole(model, pairs))
 
 
-def test_dropout_and_batch_norm_are_replayed_once():
-    """Against one tape over the chunks in their order, from the same state."""
-    model = make_model("UU", dropout=0.5, batch_norm=True)
-    pairs = data(model, 12)
+def one_tape(model, pairs, parts):
+    """The loss and its gradients over chunks in their order, from the same state, in one tape."""
     states = [v for v in model.variables if "seed" in v.path or "moving" in v.path]
-    assert len(states) >= 4
     before = [np.array(state) for state in states]
     with tf.GradientTape() as tape:
-        chunks = [
-            model({name: x[i : i + 4] for name, x in pairs.items()}, training=True)
-            for i in (0, 4, 8)
-        ]
+        chunks = [model({k: x[part] for k, x in pairs.items()}, training=True) for part in parts]
         image, text = (
             tf.concat([chunk[f"{side}_embeddings"] for chunk in chunks], 0)
             for side in ("image", "text")
@@ -97,6 +91,15 @@ def test_dropout_and_batch_norm_are_replayed_once():
     after = [np.array(state) for state in states]
     for state, value in zip(states, before, strict=True):
         state.assign(value)
+    return expected, states, before, after
+
+
+def test_dropout_and_batch_norm_are_replayed_once():
+    """Against one tape over the chunks in their order, from the same state."""
+    model = make_model("UU", dropout=0.5, batch_norm=True)
+    pairs = data(model, 12)
+    expected, states, before, after = one_tape(model, pairs, [slice(i, i + 4) for i in (0, 4, 8)])
+    assert len(states) >= 4
     assert_equal(in_micro_batches(model, pairs, 4), expected)
     for state, old, new in zip(states, before, after, strict=True):
         assert (old != new).any()
@@ -161,24 +164,6 @@ def test_image_features_pass():
     assert isinstance(model, keras_lit.LiT)
 
 
-def one_tape(model, pairs, parts):
-    """The loss and its gradients over chunks in their order, from the same state, in one tape."""
-    states = [v for v in model.variables if "seed" in v.path or "moving" in v.path]
-    before = [np.array(state) for state in states]
-    with tf.GradientTape() as tape:
-        chunks = [model({k: x[part] for k, x in pairs.items()}, training=True) for part in parts]
-        image, text = (
-            tf.concat([chunk[f"{side}_embeddings"] for chunk in chunks], 0)
-            for side in ("image", "text")
-        )
-        loss = losses.softmax_contrastive_loss(image, text, model.log_temperature)
-    expected = loss, tape.gradient(loss, model.trainable_weights)
-    after = [np.array(state) for state in states]
-    for state, value in zip(states, before, strict=True):
-        state.assign(value)
-    return expected, states, after
-
-
 def test_a_frozen_layer_drops_the_same_twice():
     model = make_model("LU", dropout=0.5)
     model.text_tower.backbone.get_layer("transformer_layer_0").trainable = False
@@ -196,7 +181,7 @@ def test_nothing_fills_the_last_chunk_up(known):
     """Batch norms see the rows of a chunk that is smaller, and none besides."""
     model = make_model("UU", batch_norm=True)
     pairs = data(model, 9)
-    expected, states, after = one_tape(model, pairs, [slice(0, 4), slice(4, 8), slice(8, 9)])
+    expected, states, _, after = one_tape(model, pairs, [slice(0, 4), slice(4, 8), slice(8, 9)])
     if known:
         found = in_micro_batches(model, pairs, 4)
     else:
