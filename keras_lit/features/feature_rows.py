@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from keras_lit import distribution, internals
 from keras_lit.features import tfrecords
-from keras_lit.preprocessing.decoding import decode_image
-from keras_lit.preprocessing.image import first_that_works
+from keras_lit.preprocessing.image import first_that_works, why_not
 from keras_lit.towers import ImageTower
 from keras_lit.training import pairs
 
@@ -213,12 +212,10 @@ class Rows:
 
 def _reason(raw: tf.Tensor) -> str:
     """Why an image does not decode."""
-    try:
-        decode_image(raw)
-    except tf.errors.InvalidArgumentError as error:
-        message = error.message.split("}} ")[-1].split(" [Op:")[0]
-        return f"{message.strip().rstrip('.')} ({len(raw.numpy())} bytes)"
-    return "it cannot be preprocessed"
+    if raw.dtype != tf.string:
+        return "it cannot be preprocessed"
+    reason = why_not(raw).numpy().decode().rstrip(".")
+    return f"{reason} ({len(raw.numpy())} bytes)"
 
 
 def check_dataset(dataset: Any, tower: ImageTower, views: int) -> None:

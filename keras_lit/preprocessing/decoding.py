@@ -1,27 +1,43 @@
-"""Encoded images to RGB pixels: one table of formats, sizes read before memory is spent on them."""
+"""Encoded images to RGB pixels: one table of formats, headers read before memory is spent."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from keras_lit.preprocessing import exif
 
 MAX_PIXELS = 2**26
 # A GIF's first frame of up to 16 MB; each step takes some microseconds.
 _MAX_GIF_BLOCKS = 2**16
 # Encoders write some ten; each pass over all pixels costs an attacker a few bytes.
 _MAX_JPEG_SCANS = 100
-_TOO_MANY = 2**62
+_TOO_MANY = 2**31
+_TOO_LARGE = "An image should have at most {:,} pixels: shrink it. Received, by its header: "
+_BIT_FIELDS = 3
+# What people have that is not read: name, where it begins with what.
+_OTHERS = (
+    ("a JPEG XL", 0, b"\xff\x0a"),
+    ("a JPEG XL", 4, b"JXL "),
+    ("a HEIC or AVIF", 4, b"ftyp"),
+    ("a TIFF", 0, b"II*\0"),
+    ("a TIFF", 0, b"MM\0*"),
+    ("text, as of a web page or an SVG", 0, b"<"),
+)
 
 
-def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
+def decode_image(
+    contents: tf.Tensor, background: int = 255, exif_orientation: bool = True
+) -> tf.Tensor:
     """Decodes JPEG, PNG, BMP, WebP or the first frame of a GIF to RGB.
 
-    Grey, CMYK, palettes and 16 bits included; up to 67 megapixels (`MAX_PIXELS`). EXIF orientation
-    is not applied, as in the reference implementations.
+    Grey, CMYK, palettes and 16 bits included; up to 67 megapixels (`MAX_PIXELS`).
 
     Args:
         contents: scalar string tensor, the bytes of a file.
         background: int in 0..255, the grey (255 = white) behind transparent pixels.
+        exif_orientation: bool, whether to turn the picture upright as EXIF says (phones store what
+            they took on its side); as in the reference implementations, False leaves it as stored.
 
     Returns:
         [height, width, 3] uint8 tensor.
@@ -36,8 +52,12 @@ def decode_image(contents: tf.Tensor, background: int = 255) -> tf.Tensor:
     >>> decode_image(png).numpy().min()
     np.uint8(255)
     """
-    contents = check_size(contents)
-    return to_rgb(tf.io.decode_image(contents, channels=0, expand_animations=False), background)
+    seen = inspect(contents)
+    with tf.control_dependencies(_refuse(seen)):
+        seen = seen._replace(contents=tf.identity(seen.contents))
+    branches = [lambda of=of: to_rgb(of.decode(seen, background), background) for of in FORMATS]
+    pixels = tf.switch_case(seen.format, branches)
+    return exif.turn(pixels, seen.orientation) if exif_orientation else pixels
 
 
 def decode_mask(contents: tf.Tensor) -> tf.Tensor:
@@ -66,89 +86,151 @@ def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
 
 
 def image_size(image: tf.Tensor) -> tf.Tensor:
-    """Height and width, [2] int32, of pixels or of a file's bytes; a JPEG or PNG is not decoded."""
+    """Height and width, [2] int32, of pixels, or of what `decode_image` makes of a file's bytes."""
     if image.dtype != tf.string:
         return tf.shape(image)[-3:-1]
-    jpeg = tf.strings.substr(image, 0, 3) == b"\xff\xd8\xff"
-    png = tf.strings.substr(image, 0, 4) == b"\x89PNG"
-    return tf.case(
-        [
-            (jpeg, lambda: tf.io.extract_jpeg_shape(image)[:2]),
-            (png, lambda: tf.cast(_png_size(_header(image)), tf.int32)),
-        ],
-        default=lambda: tf.shape(decode_image(image))[:2],
-    )
+    seen = inspect(image)
+    with tf.control_dependencies(_refuse(seen)):
+        size = tf.cast(seen.size, tf.int32)
+    return tf.where(seen.orientation >= 5, size[::-1], size)
+
+
+class Seen(NamedTuple):
+    """What an image's bytes say before anything is decoded."""
+
+    size: tf.Tensor  # [2] int64, height and width as stored.
+    contents: tf.Tensor  # What to decode.
+    refusal: Any = ""  # Why not to, a sentence.
+    orientation: Any = 1  # EXIF's, 1 to 8.
+    blocks: Any = (0, 0)  # Where a GIF's graphic control extension (0: none) and frame begin.
+    format: Any = 0  # The row of `FORMATS`.
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
-def check_size(contents: tf.Tensor) -> tf.Tensor:
-    """Passes a file's bytes on, and fails when they are an image of more than `MAX_PIXELS` pixels.
+def inspect(contents: tf.Tensor) -> Seen:
+    """Reads what is needed to know before an image is decoded: scalar string tensor -> `Seen`.
 
     A hundred bytes can claim any size, and decoders allocate what the header says. Of a GIF all
     frames would be decoded, each with a size of its own, so it is cut after the first. TensorFlow
-    2.21 aborts the process on an animated WebP, so that is refused. Bytes of no known format pass.
+    2.21 aborts the process on an animated WebP, so that is refused.
     """
     head = _header(contents)
-    matches = [
-        tf.reduce_all(head[: len(of.magic)] == tf.constant(list(of.magic), tf.int64))
-        for of in FORMATS
-    ]
+    matches = [_begins(head, of.magic) for of in FORMATS]
     index = tf.argmax([*matches, True], output_type=tf.int32)
-    branches = [lambda of=of: of.measure(head, contents) for of in FORMATS]
-    pixels, contents = tf.switch_case(
-        index, [*branches, lambda: (tf.constant(0, tf.int64), contents)]
-    )
-    message = (
-        f"An image should have at most {MAX_PIXELS:,} pixels: shrink it. Received pixels, by its "
-        "header:"
-    )
-    with tf.control_dependencies([tf.debugging.Assert(pixels <= MAX_PIXELS, [message, pixels])]):
-        return tf.identity(contents)
+
+    def branch(look: Callable[[tf.Tensor, tf.Tensor], Seen]) -> Callable[[], Seen]:
+        return lambda: tf.nest.map_structure(tf.convert_to_tensor, look(head, contents))
+
+    seen = tf.switch_case(index, [branch(look) for look in (*(of.look for of in FORMATS), _other)])
+    pixels = tf.reduce_prod(tf.minimum(seen.size, _TOO_MANY))
+    too_large = tf.strings.join([_TOO_LARGE.format(MAX_PIXELS), tf.strings.as_string(pixels), "."])
+    is_too_large = (pixels > MAX_PIXELS) & (seen.refusal == "")
+    return seen._replace(refusal=tf.where(is_too_large, too_large, seen.refusal), format=index)
+
+
+def _refuse(seen: Seen) -> list[tf.Operation]:
+    """Fails with the sentence that tells why an image is not to be decoded."""
+    if not tf.executing_eagerly():
+        return [tf.debugging.Assert(seen.refusal == "", [seen.refusal])]
+    if reason := seen.refusal.numpy():
+        raise tf.errors.InvalidArgumentError(None, None, reason.decode())
+    return []
 
 
 def _header(contents: tf.Tensor) -> tf.Tensor:
-    """The first 32 bytes of a file, zeros where it ends: scalar string -> [32] int64."""
-    start = tf.strings.join([tf.strings.substr(contents, 0, 32), tf.constant(b"\0" * 32)])
-    return tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)[:32]
+    """The first 72 bytes of a file, zeros where it ends: scalar string -> [72] int64."""
+    start = tf.strings.join([tf.strings.substr(contents, 0, 72), tf.constant(b"\0" * 72)])
+    return tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)[:72]
 
 
-def _png_size(head: tf.Tensor) -> tf.Tensor:
-    """Height and width by a PNG's `_header`: [32] int64 -> [2] int64."""
-    return tf.stack([_number(head[20:24][::-1]), _number(head[16:20][::-1])])
+def _begins(head: tf.Tensor, magic: bytes, at: int = 0) -> tf.Tensor:
+    return tf.reduce_all(head[at : at + len(magic)] == tf.constant(list(magic), tf.int64))
 
 
-def _png(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.reduce_prod(_png_size(head)), contents
+def _other(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+    kinds = tf.constant(["nothing", *(name for name, _, _ in _OTHERS), "another format"])
+    matches = [tf.strings.length(contents) == 0, *(_begins(head, m, at) for _, at, m in _OTHERS)]
+    kind = kinds[tf.argmax([*matches, True])]
+    message = "An image should be JPEG, PNG, WebP, GIF or BMP: save it as one of them. Received: "
+    return Seen(tf.zeros([2], tf.int64), contents, tf.strings.join([message, kind, "."]))
 
 
-def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _png(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+    size = tf.stack([_number(head[20:24][::-1]), _number(head[16:20][::-1])])
+    return Seen(size, contents, orientation=exif.of_chunk(contents, b"eXIf", 0))
+
+
+def _decode_png(seen: Seen, background: int) -> tf.Tensor:
+    """TensorFlow sees a transparent colour (tRNS) only where it is asked for an alpha channel."""
+    return tf.cond(
+        exif.find(seen.contents, b"tRNS") < 0,
+        lambda: _decode(seen, background),
+        lambda: tf.io.decode_png(seen.contents, channels=4),
+    )
+
+
+def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     shape = tf.image.extract_jpeg_shape(contents, tf.int64)
-    data = tf.io.decode_raw(contents, tf.uint8)
-    scans = tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
-    message = f"A JPEG should have at most {_MAX_JPEG_SCANS} scans. Received:"
-    with tf.control_dependencies([tf.debugging.Assert(scans <= _MAX_JPEG_SCANS, [message, scans])]):
-        return shape[0] * shape[1], tf.identity(contents)
+    orientation, scans = exif.of_jpeg(contents, _MAX_JPEG_SCANS)
+    message = f"A JPEG should have at most {_MAX_JPEG_SCANS} scans: save it anew. Received: more."
+    refusal = tf.where(scans > _MAX_JPEG_SCANS, message, "")
+    return Seen(shape[:2], contents, refusal, orientation)
 
 
-def _bmp(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _bmp(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     height = tf.cast(tf.bitcast(tf.cast(_number(head[22:26]), tf.uint32), tf.int32), tf.int64)
-    return _number(head[18:22]) * tf.abs(height), contents
+    is_old, length = head[14] < 40, _number(head[14:18])
+    bits = tf.where(is_old, _number(head[24:26]), _number(head[28:30]))
+    packing = tf.where(is_old, tf.constant(0, tf.int64), _number(head[30:34]))
+    masks = tf.reduce_all(head[54:66] == [0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0])
+    plain = (packing == 0) & ((bits == 8) | (bits == 24) | (bits == 32))
+    reads = ~is_old & (plain | ((packing == _BIT_FIELDS) & (bits == 32) & masks))
+    message = (
+        "A BMP should have a header of at least 40 bytes and 8, 24 or 32 bits a pixel, not packed: "
+        "save it as PNG. Received: {} bytes, {} bits, packing {}."
+    )
+    refusal = tf.strings.format(message, (length, bits, packing))
+    size = tf.stack([tf.abs(height), _number(head[18:22])])
+    return Seen(size, contents, tf.where(reads, "", refusal))
 
 
-def _webp(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    extended = (_number(head[24:27]) + 1) * (_number(head[27:30]) + 1)
-    lossy = (_number(head[26:28]) % 2**14) * (_number(head[28:30]) % 2**14)
+def _decode_bmp(seen: Seen, background: int) -> tf.Tensor:
+    """TensorFlow takes a palette's colours for greys, and what fills up 32 bits for alpha."""
+    head, pixels = _header(seen.contents), _decode(seen, background)
+
+    def of_palette() -> tf.Tensor:
+        start, end = 14 + _number(head[14:18]), _number(head[10:14])
+        colors = tf.strings.substr(seen.contents, start, tf.minimum(end - start, 1024))
+        colors = tf.io.decode_raw(tf.strings.join([colors, b"\0" * 1024]), tf.uint8)
+        palette = tf.reshape(colors[:1024], [256, 4])[:, 2::-1]
+        return tf.gather(palette, tf.cast(pixels[..., 0], tf.int32))
+
+    def of_four() -> tf.Tensor:
+        masked = (_number(head[30:34]) == _BIT_FIELDS) & (_number(head[14:18]) >= 56)
+        alpha = masked & (_number(head[66:70]) == 0xFF000000) & tf.reduce_any(pixels[..., 3] > 0)
+        return tf.cond(alpha, lambda: pixels, lambda: pixels[..., :3])
+
+    bits = _number(head[28:30])
+    return tf.cond(bits == 8, of_palette, lambda: tf.cond(bits == 32, of_four, lambda: pixels))
+
+
+def _webp(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+    extended = [_number(head[27:30]) + 1, _number(head[24:27]) + 1]
+    lossy = [_number(head[28:30]) % 2**14, _number(head[26:28]) % 2**14]
     bits = _number(head[21:25])
-    lossless = (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1)
+    lossless = [bits // 2**14 % 2**14 + 1, bits % 2**14 + 1]
     kind = head[15]  # The last letter of "VP8X", "VP8L", "VP8 ".
-    pixels = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
-    animated = (kind == ord("X")) & (head[20] // 2 % 2 == 1)
-    message = "A WebP should not be animated. Pass its first frame."
-    with tf.control_dependencies([tf.debugging.Assert(~animated, [message])]):
-        return tf.identity(pixels), contents
+    size = tf.where(kind == ord("X"), extended, tf.where(kind == ord("L"), lossless, lossy))
+    flags = tf.where(kind == ord("X"), head[20], 0)
+    has_exif = flags // 8 % 2 == 1
+    orientation = tf.cond(has_exif, lambda: exif.of_chunk(contents, b"EXIF", 4), lambda: 1)
+    message = "A WebP should not be animated: pass its first frame."
+    refusal = tf.where(flags // 2 % 2 == 1, message, "")
+    message = "A file that begins with RIFF should be a WebP. Received: a sound, film or other."
+    return Seen(size, contents, tf.where(_begins(head, b"WEBP", 8), refusal, message), orientation)
 
 
-def _gif(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _gif(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     """Walks over a GIF's blocks to the end of its first frame."""
     data = tf.io.decode_raw(contents, tf.uint8)
     size = tf.size(data)
@@ -160,7 +242,13 @@ def _gif(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     def table(flags: tf.Tensor) -> tf.Tensor:
         return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
-    def step(position: tf.Tensor, inside: tf.Tensor, frame: tf.Tensor, done: tf.Tensor) -> tuple:
+    def step(
+        position: tf.Tensor,
+        inside: tf.Tensor,
+        control: tf.Tensor,
+        frame: tf.Tensor,
+        done: tf.Tensor,
+    ) -> tuple:
         """`inside`: at the length of a sub-block; `frame`: where the first frame begins, or -1."""
         value = byte(position)
         extension = ~inside & (value == 0x21)
@@ -171,25 +259,76 @@ def _gif(head: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return (
             position + tf.where(inside, value + 1, length),
             (inside & (value != 0)) | extension | begins,
+            tf.where(extension & (byte(position + 1) == 0xF9) & (frame < 0), position, control),
             tf.where(begins, position, frame),
             ends | ~(inside | extension | begins),
         )
 
     start = 13 + table(byte(tf.constant(10)))
-    end, _, frame, done = tf.while_loop(
-        lambda position, inside, frame, done: ~done & (position < size),
+    end, _, control, frame, done = tf.while_loop(
+        lambda position, inside, control, frame, done: ~done & (position < size),
         step,
-        (start, tf.constant(False), tf.constant(-1), tf.constant(False)),
+        (start, tf.constant(False), tf.constant(0), tf.constant(-1), tf.constant(False)),
         maximum_iterations=_MAX_GIF_BLOCKS,
         parallel_iterations=1,
     )
     end = tf.minimum(end, size)
-    width, height = (
-        tf.cast(byte(frame + at) + 256 * byte(frame + at + 1), tf.int64) for at in (5, 7)
+    top, left, height, width = (
+        tf.cast(byte(frame + at) + 256 * byte(frame + at + 1), tf.int64) for at in (3, 1, 7, 5)
     )
-    pixels = tf.where(frame >= 0, width * height, 0)
-    pixels = tf.where(done | (end == size), pixels, _TOO_MANY)
-    return pixels, tf.strings.join([tf.strings.substr(contents, 0, end), tf.constant(b";")])
+    # Programs show a frame that reaches beyond the screen whole.
+    full = tf.maximum([_number(head[8:10]), _number(head[6:8])], [top + height, left + width])
+    message = f"A GIF should have its first frame in the first {_MAX_GIF_BLOCKS:,} blocks. "
+    return Seen(
+        tf.where(frame >= 0, full, 0),
+        tf.strings.join([tf.strings.substr(contents, 0, end), tf.constant(b";")]),
+        tf.where(done | (end == size), "", message + "Received: more."),
+        blocks=(control, tf.maximum(frame, 0)),
+    )
+
+
+def _decode_gif(seen: Seen, background: int) -> tf.Tensor:
+    """TensorFlow shows transparent pixels black and ignores where on the screen a frame is.
+
+    So their colour becomes the background's, in a palette of all 256 colours, and the frame goes
+    to the corner for as long as it is decoded.
+    """
+    (control, frame), behind = seen.blocks, bytes([int(background)] * 3)
+
+    def byte(at: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(contents, at, 1), tf.uint8)[0], tf.int32)
+
+    def spliced(text: tf.Tensor, at: tf.Tensor, count: tf.Tensor, by: Any) -> tf.Tensor:
+        end = tf.strings.substr(text, at + count, 2**31 - 1)
+        return tf.strings.join([tf.strings.substr(text, 0, at), by, end])
+
+    def opaque() -> tf.Tensor:
+        palette = tf.strings.substr(contents, start, count)
+        palette = tf.strings.join([palette, tf.constant(behind * 256)])
+        palette = spliced(tf.strings.substr(palette, 0, 768), 3 * byte(control + 6), 3, behind)
+        changed = spliced(contents, control + 3, 1, b"\0")
+        of_frame = tf.where(byte(frame + 9) & 64 > 0, b"\xc7", b"\x87")  # interlaced or not
+        changed = spliced(changed, start - where, 1, tf.where(local, of_frame, b"\xf7"))
+        return spliced(changed, start, count, palette)
+
+    contents = seen.contents
+    left, top = (byte(frame + at) + 256 * byte(frame + at + 1) for at in (1, 3))
+    contents = spliced(contents, frame + 1, 4, tf.constant(b"\0" * 4))
+    local = byte(frame + 9) >= 128
+    start, where = tf.where(local, frame + 10, 13), tf.where(local, 1, 3)
+    flags = byte(start - where)
+    count = 3 * 2 ** (flags % 8 + 1)
+    transparent = (control > 0) & (byte(control + 3) % 2 == 1) & (flags >= 128)
+    contents = tf.cond(transparent, opaque, lambda: contents)
+    pixels = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    pixels = tf.ensure_shape(pixels, [None, None, 3])
+    below, right = tf.unstack(tf.cast(seen.size, tf.int32) - tf.shape(pixels)[:2] - [top, left])
+    return tf.pad(pixels, [[top, below], [left, right], [0, 0]], constant_values=background)
+
+
+def _decode(seen: Seen, background: int) -> tf.Tensor:
+    pixels = tf.io.decode_image(seen.contents, channels=0, expand_animations=False)
+    return tf.ensure_shape(pixels, [None, None, None])
 
 
 def _number(little_endian: tf.Tensor) -> tf.Tensor:
@@ -198,20 +337,21 @@ def _number(little_endian: tf.Tensor) -> tf.Tensor:
 
 
 class Format(NamedTuple):
-    """An image format that `tf.io.decode_image` reads."""
+    """An image format that is read."""
 
     name: str
     suffixes: tuple[str, ...]  # Lower case.
     magic: bytes  # What its files begin with.
-    # From `_header` and contents to the number of pixels, and the contents to decode.
-    measure: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    look: Callable[[tf.Tensor, tf.Tensor], Seen]  # From `_header` and contents.
+    # From that and the background to uint8 pixels of 1 to 4 channels.
+    decode: Callable[[Seen, int], tf.Tensor] = _decode
 
 
 FORMATS = (
     Format("JPEG", (".jpg", ".jpeg", ".jfif", ".jpe"), b"\xff\xd8\xff", _jpeg),
-    Format("PNG", (".png",), b"\x89PNG", _png),
+    Format("PNG", (".png",), b"\x89PNG", _png, _decode_png),
     Format("WebP", (".webp",), b"RIFF", _webp),
-    Format("GIF", (".gif",), b"GIF8", _gif),
-    Format("BMP", (".bmp",), b"BM", _bmp),
+    Format("GIF", (".gif",), b"GIF8", _gif, _decode_gif),
+    Format("BMP", (".bmp",), b"BM", _bmp, _decode_bmp),
 )
 SUFFIXES = tuple(suffix for of in FORMATS for suffix in of.suffixes)

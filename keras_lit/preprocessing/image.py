@@ -27,6 +27,13 @@ _VALUE_RANGES: dict[str, tuple[Any, Any]] = {
 }
 
 
+# How many bad images an error names.
+_NAMED = 10
+_DAMAGED = "It is cut off or damaged."
+# So many times the sides of what is kept, at most, does a picture have while it is scaled.
+_SPARE = 16
+
+
 @keras.saving.register_keras_serializable("keras_lit")
 class ImagePreprocessor(keras.layers.Layer):
     """Turns encoded images or uint8 pixels into what an image tower takes.
@@ -50,6 +57,8 @@ class ImagePreprocessor(keras.layers.Layer):
             (aspect ratio 3/4 to 4/3), for example (0.05, 1.0). It replaces `resize`, except that
             "pad" first makes the image square.
         random_flip: bool, whether to mirror half of the images in training.
+        exif_orientation: bool, whether encoded images are turned upright as their EXIF data say
+            (phones store photos on their side). Layers saved before there was this option do not.
 
     Call arguments:
         images: [batch] or scalar string tensor (encoded images), or [batch, height, width,
@@ -85,6 +94,7 @@ class ImagePreprocessor(keras.layers.Layer):
         antialias: bool = False,
         random_crop: tuple[float, float] | None = None,
         random_flip: bool = False,
+        exif_orientation: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -108,6 +118,7 @@ class ImagePreprocessor(keras.layers.Layer):
         self.antialias = antialias
         self.random_crop = tuple(random_crop) if random_crop else None
         self.random_flip = random_flip
+        self.exif_orientation = exif_orientation
         internals.takes_raw_input(self)
         self._traced = tf.function(self._preprocess, reduce_retracing=True)
 
@@ -224,8 +235,11 @@ class ImagePreprocessor(keras.layers.Layer):
 
         def one(row: Any) -> tf.Tensor:
             image, *row_seed = row
-            decode = decoding.decode_image if image.dtype == tf.string else decoding.to_rgb
-            return self._resize(decode(image, self.background), *row_seed)
+            if image.dtype == tf.string:
+                pixels = decoding.decode_image(image, self.background, self.exif_orientation)
+            else:
+                pixels = decoding.to_rgb(image, self.background)
+            return self._resize(pixels, *row_seed)
 
         signature = tf.TensorSpec([*self.image_size, 3], tf.uint8)
         return tf.map_fn(one, rows, fn_output_signature=signature)
@@ -235,11 +249,12 @@ class ImagePreprocessor(keras.layers.Layer):
         height, width = self.image_size
         if seed is not None:
             if self.resize == "pad":
-                side = tf.reduce_max(tf.shape(pixels)[:2])
-                pixels = self._pad(pixels, side, side)
+                pixels = self._square(pixels)
             pixels = self._random(pixels, seed)
             if self.random_crop is not None:
                 return self._scale(pixels, height, width)
+        if self.resize == "crop":
+            pixels = self._middle(pixels)
         size = tf.cast(tf.shape(pixels)[-3:-1], tf.float32)
         if self.resize == "crop":
             factor = tf.reduce_max([height / size[0], width / size[1]]) / self.crop_fraction
@@ -249,16 +264,47 @@ class ImagePreprocessor(keras.layers.Layer):
             pixels = self._scale(pixels, size[0], size[1])
             return pixels[..., top : top + height, left : left + width, :]
         if self.resize == "pad":
-            factor = tf.reduce_min([height / size[0], width / size[1]])
-            size = tf.cast(tf.round(size * factor), tf.int32)
-            size = tf.clip_by_value(size, 1, self.image_size)
-            return self._pad(self._scale(pixels, size[0], size[1]), height, width)
+            return self._pad(self._fit(pixels, height, width), height, width)
         return self._scale(pixels, height, width)
 
+    def _middle(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Of a very thin picture the middle, more than "crop" keeps: the whole, scaled, is huge."""
+        size, wanted = tf.shape(pixels)[-3:-1], tf.constant(self.image_size, tf.float32)
+        scale = tf.reduce_min(tf.cast(size, tf.float32) / wanted) * self.crop_fraction
+        most = tf.cast(tf.math.ceil(_SPARE * scale * wanted), tf.int32)
+        most += (size - most) % 2  # So that the centre stays the centre.
+        top, left = tf.unstack(tf.maximum(size - most, 0) // 2)
+        return pixels[..., top : top + most[0], left : left + most[1], :]
+
+    def _square(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Pads to a square; shrinks a long and thin picture, whose square is huge, first."""
+        longest, most = tf.reduce_max(tf.shape(pixels)[:2]), _SPARE * max(self.image_size)
+        shortest = tf.reduce_min(tf.shape(pixels)[:2])
+        is_thin = (longest > most) & (longest // 4 > shortest)
+        pixels = tf.cond(is_thin, lambda: self._fit(pixels, most, most), lambda: pixels)
+        side = tf.reduce_max(tf.shape(pixels)[:2])
+        return self._pad(tf.ensure_shape(pixels, [None, None, 3]), side, side)
+
+    def _fit(self, pixels: tf.Tensor, height: int, width: int) -> tf.Tensor:
+        """The whole picture, as large as fits."""
+        size = tf.cast(tf.shape(pixels)[-3:-1], tf.float32)
+        factor = tf.reduce_min([height / size[0], width / size[1]])
+        size = tf.clip_by_value(tf.cast(tf.round(size * factor), tf.int32), 1, [height, width])
+        return self._scale(pixels, size[0], size[1])
+
     def _scale(self, pixels: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
-        scaled = tf.image.resize(
-            pixels, [height, width], method=self.interpolation, antialias=self.antialias
-        )
+        def resized(pixels: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
+            return tf.image.resize(
+                pixels, [height, width], method=self.interpolation, antialias=self.antialias
+            )
+
+        def narrow_first() -> tf.Tensor:
+            return resized(resized(pixels, rows, width), height, width)
+
+        # Wide filters go down the columns first, and their memory is the height by these columns.
+        rows, columns = tf.unstack(tf.shape(pixels)[-3:-1])
+        is_flat = (columns > _SPARE * width) & (rows < height)
+        scaled = tf.cond(is_flat, narrow_first, lambda: resized(pixels, height, width))
         return tf.cast(tf.clip_by_value(scaled, 0, 255), tf.uint8)
 
     def _pad(self, pixels: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
@@ -291,7 +337,13 @@ class ImagePreprocessor(keras.layers.Layer):
             "image_size resize crop_fraction value_range background interpolation antialias "
             "random_crop random_flip"
         )
-        return {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+        config = {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
+        # Where it is not there, a file is older than the option, and gives what it gave.
+        return {**config, **({"exif_orientation": True} if self.exif_orientation else {})}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ImagePreprocessor":
+        return cls(**{"exif_orientation": False, **config})
 
 
 def value_bounds(preprocessor: ImagePreprocessor) -> tuple[float, float]:
@@ -324,24 +376,35 @@ def first_that_works(attempt: Callable, otherwise: Callable, images: tf.Tensor) 
     return both.take(1).get_single_element()
 
 
+def why_not(contents: tf.Tensor) -> tf.Tensor:
+    """Why an image does not decode, a sentence: scalar string tensor -> scalar string tensor."""
+
+    def refusal(contents: tf.Tensor) -> tf.Tensor:
+        reason = decoding.inspect(contents).refusal
+        return tf.where(reason == "", _DAMAGED, reason)
+
+    return first_that_works(refusal, lambda _: tf.constant(_DAMAGED), contents)
+
+
 def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
-    """Passes encoded images on, and fails with the rows of those that do not decode."""
+    """Passes encoded images on, and fails with the rows of those that do not decode, and why."""
     good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
     bad = tf.where(~good)[:, 0]
-    label = "names:"
+    described = tf.gather(images, bad)[:_NAMED]
+    reasons = tf.map_fn(why_not, described)
     if names is None:
-        label = "first bytes:"
+        label = "first bytes and reasons:"
         # An error that is not UTF-8 would be lost on its way to Python.
         printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
-        first = tf.io.decode_raw(images, tf.uint8, fixed_length=16)
-        names = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
-    described = [
-        "An image does not decode: expected JPEG, PNG, GIF, BMP or WebP of at most "
-        f"{decoding.MAX_PIXELS:,} pixels. Remove it, or read with `image_text_pairs(..., "
-        "skipped=set())` to leave such pairs out. Rows:",
-        bad,
-        label,
-        tf.gather(names, bad),
-    ]
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(good), described, 10)]):
+        first = tf.io.decode_raw(described, tf.uint8, fixed_length=16)
+        described = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+    else:
+        label, described = "names and reasons:", tf.gather(names, bad)[:_NAMED]
+    message = (
+        "An image does not decode. Remove it, or read with `image_text_pairs(..., skipped=set())` "
+        "to leave such pairs out. Rows:"
+    )
+    data = [message, bad, label, tf.strings.join([described, ": ", reasons])]
+    ok = tf.reduce_all(good)
+    with tf.control_dependencies([tf.debugging.Assert(ok, data, _NAMED)]):
         return tf.identity(images)

@@ -109,11 +109,10 @@ def test_the_limit_is_sharp(name, contents, monkeypatch):
 
     def check(limit):
         monkeypatch.setattr(decoding, "MAX_PIXELS", limit)
-        return decoding.check_size.python_function(tf.constant(contents))
+        return decoding.inspect.python_function(tf.constant(contents)).refusal.numpy().decode()
 
-    check(2100)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 2,099 pixels"):
-        check(2099)
+    assert check(2100) == ""
+    assert "at most 2,099 pixels" in check(2099) and "2100." in check(2099)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_headers_that_end_early_are_bad_images(contents):
 def test_only_the_first_frame_of_a_gif_is_decoded():
     frames = [noise(30, 20, "P", seed) for seed in range(4)]
     moving = encode(frames[0], "GIF", save_all=True, append_images=frames[1:], comment=b"!" * 700)
-    cut = decoding.check_size(tf.constant(moving)).numpy()
+    cut = decoding.inspect(tf.constant(moving)).contents.numpy()
     assert Image.open(io.BytesIO(moving)).n_frames == 4
     assert Image.open(io.BytesIO(cut)).n_frames == 1
     expected = np.asarray(Image.open(io.BytesIO(moving)).convert("RGB"))
@@ -143,7 +142,7 @@ def test_a_frame_that_would_take_gigabytes_behind_a_small_one():
 
 def test_a_gif_of_endless_blocks_is_refused_in_bounded_time():
     endless = b"GIF89a" + bytes(7) + b"!\xfe" + b"\1!" * 2**17
-    with pytest.raises(tf.errors.InvalidArgumentError, match="67,108,864 pixels"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="first frame in the first 65,536"):
         decode_image(endless)
 
 
@@ -155,7 +154,7 @@ def many_scans(count):
 
 
 def test_a_jpeg_of_endless_scans_is_refused():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 100 scans. Received"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 100 scans: save it anew"):
         decode_image(many_scans(2000))
     assert decode_image(many_scans(1)).shape == (2048, 2048, 3)
 
@@ -170,7 +169,7 @@ def test_an_animated_webp_is_refused():
 
 def test_a_batch_names_the_row_that_is_too_large():
     batch = tf.constant([encode(noise(9, 9), "PNG"), png(10_000, 10_000)])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"67,108,864 pixels.*\[1\].*\.PNG"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"\[1\].*\.PNG.*67,108,864 pixels"):
         ImagePreprocessor(8)(batch)
 
 

@@ -1,0 +1,137 @@
+"""EXIF's orientation by TensorFlow ops, so that an exported model turns pictures, too.
+
+Where it stands in JPEG, PNG and WebP; XMP is not read.
+"""
+
+import tensorflow as tf
+
+_LONGEST = 2**16  # of a TIFF header with its first directory: a JPEG's segment has no room for more
+_ORIENTATION, _LONG = 0x0112, 4
+_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+# Segments of a JPEG; those of profiles and previews included, cameras write some twenty.
+_MAX_SEGMENTS = 2**10
+
+
+def turn(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turns and mirrors [h, w, 3] pixels as EXIF's orientation says, 1 to 8.
+
+    The values by what is done: 2, 3, 4 mirror left to right, both ways, upside down; 5 transposes;
+    6, 7, 8 do what 2, 3, 4 do to the transposed picture.
+    """
+
+    def turned() -> tf.Tensor:
+        right = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+        mirrors = (orientation - 1) % 4
+        across = tf.where((mirrors == 1) | (mirrors == 2), -1, 1)
+        down = tf.where(mirrors >= 2, -1, 1)
+        return right[::down, ::across]
+
+    return tf.ensure_shape(tf.cond(orientation > 1, turned, lambda: pixels), [None, None, 3])
+
+
+def of_tiff(tiff: tf.Tensor) -> tf.Tensor:
+    """The orientation in EXIF data, 1 if none: scalar string from "II" or "MM" on -> int32."""
+    tiff = tf.strings.substr(tiff, 0, _LONGEST)
+    data = tf.io.decode_raw(tf.strings.join([tiff, b"\0" * 16]), tf.uint8)
+    big_endian = data[0] == ord("M")
+
+    def number(values: tf.Tensor, count: int) -> tf.Tensor:
+        places = tf.constant([256**i for i in range(count)], tf.int64)
+        places = tf.where(big_endian, places[::-1], places)
+        return tf.reduce_sum(tf.cast(values, tf.int64) * places, -1)
+
+    start = tf.minimum(number(data[4:8], 4), _length(tiff))
+    entries = data[start + 2 : start + 2 + 12 * number(data[start : start + 2], 2)]
+    entries = tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12])
+    entry = tf.boolean_mask(entries, number(entries[:, :2], 2) == _ORIENTATION)[:1]
+    is_long = number(entry[:, 2:4], 2) == _LONG
+    found = tf.where(is_long, number(entry[:, 8:12], 4), number(entry[:, 8:10], 2))
+    found = tf.reduce_sum(tf.where((found >= 1) & (found <= 8), found, 1) - 1) + 1
+    start = tf.strings.substr(tiff, 0, 4)
+    is_tiff = (start == b"II*\0") | (start == b"MM\0*")
+    return tf.where(is_tiff, tf.cast(found, tf.int32), 1)
+
+
+def of_chunk(contents: tf.Tensor, name: bytes, skip: int) -> tf.Tensor:
+    """The orientation in the first chunk of this name, `skip` bytes behind its name; 1 if none."""
+
+    def read() -> tf.Tensor:
+        start = tf.minimum(at + len(name) + skip, _length(contents))
+        tiff = tf.strings.substr(contents, start, tf.constant(_LONGEST, tf.int64))
+        inside = tf.strings.substr(tiff, 0, 6) == b"Exif\0\0"  # Some writers keep JPEG's prefix.
+        return of_tiff(tf.strings.substr(tiff, tf.where(inside, 6, 0), _LONGEST))
+
+    at = find(contents, name)
+    return tf.cond(at >= 0, read, lambda: 1)
+
+
+def find(contents: tf.Tensor, word: bytes) -> tf.Tensor:
+    """Where `word` first stands in `contents`, -1 if nowhere: scalar int64."""
+    data = tf.io.decode_raw(contents, tf.uint8)
+    hits = tf.where(data[: tf.maximum(tf.size(data) - len(word) + 1, 0)] == word[0])[:, 0]
+    for i in range(1, len(word)):
+        hits = tf.boolean_mask(hits, tf.gather(data, hits + i) == word[i])
+    return tf.concat([hits, [-1]], 0)[0]
+
+
+def of_jpeg(contents: tf.Tensor, max_scans: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The orientation of a JPEG, and how many scans it has (exactly, if more than `max_scans`).
+
+    Only a file that has APP1 segments, or bytes like many scans (such as a video behind the
+    picture), is walked from segment to segment.
+    """
+    data = tf.io.decode_raw(contents, tf.uint8)
+    marks = tf.where(data[:-1] == 0xFF)[:, 0]
+    codes = tf.gather(data, marks + 1)
+    scans = tf.math.count_nonzero(codes == _SOS, dtype=tf.int32)
+
+    def walked() -> tuple[tf.Tensor, tf.Tensor]:
+        # As in libjpeg, other bytes between segments, and restarts in a scan, are passed over.
+        real = (codes >= 0xC0) & ((codes < 0xD0) | (codes > 0xD7)) & (codes < 0xFF)
+        return _walk(
+            contents,
+            tf.boolean_mask(marks, real),
+            tf.boolean_mask(codes, real),
+            max_scans,
+            scans > max_scans,
+        )
+
+    return tf.cond((scans > max_scans) | tf.reduce_any(codes == _APP1), walked, lambda: (1, scans))
+
+
+def _walk(
+    contents: tf.Tensor, marks: tf.Tensor, codes: tf.Tensor, max_scans: int, to_the_end: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Orientation and number of scans, from segment to segment, on request to the end."""
+    ends = _length(contents)
+
+    def text(at: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        return tf.strings.substr(contents, tf.minimum(at, ends), count)
+
+    def step(index: tf.Tensor, scans: tf.Tensor, exif: tf.Tensor, done: tf.Tensor) -> tuple:
+        """`exif`: where and how long the data of the first EXIF segment are."""
+        at, code = marks[index], codes[index]
+        begins = tf.strings.join([text(at + 2, tf.constant(8, tf.int64)), b"\0\0"])
+        size = tf.cast(tf.io.decode_raw(tf.strings.substr(begins, 0, 2), tf.uint8), tf.int64)
+        length = tf.where(code == _SOI, tf.constant(0, tf.int64), size[0] * 256 + size[1])
+        is_exif = (code == _APP1) & (tf.strings.substr(begins, 2, 6) == b"Exif\0\0")
+        exif = tf.where(is_exif & (exif[0] < 0), [at + 10, tf.maximum(length - 8, 0)], exif)
+        scans += tf.cast(code == _SOS, tf.int32)
+        index = tf.reduce_sum(tf.cast(marks < at + 2 + length, tf.int32))
+        enough = ~to_the_end & ((exif[0] >= 0) | (scans > 0))
+        ended = (code == _EOI) | (index == tf.size(marks)) | (scans > max_scans)
+        return index, scans, exif, enough | ended
+
+    _, scans, exif, done = tf.while_loop(
+        lambda index, scans, exif, done: ~done,
+        step,
+        (0, 0, tf.constant([-1, 0], tf.int64), tf.size(marks) == 0),
+        maximum_iterations=_MAX_SEGMENTS,
+        parallel_iterations=1,
+    )
+    orientation = tf.cond(exif[0] >= 0, lambda: of_tiff(text(exif[0], exif[1])), lambda: 1)
+    return orientation, tf.where(done, scans, max_scans + 1)
+
+
+def _length(text: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.strings.length(text), tf.int64)
