@@ -83,9 +83,10 @@ def _limits(model: LiT, signatures: Mapping[str, Signature]) -> str:
         "Scores compare the labels that are given; a high one does not say that a label is right."
     ]
     if "encode_image" in signatures:
+        turned = model.image_tower.preprocessor.exif_orientation
         found += [
             f"Pictures: JPEG, PNG, BMP, WebP, the first frame of a GIF; at most {MAX_PIXELS:,} "
-            "pixels; EXIF orientation is not applied."
+            f"pixels; EXIF orientation is {'' if turned else 'not '}applied."
         ]
     if "encode_text" in signatures:
         found += [f"Text beyond {model.text_tower.sequence_length} tokens is cut off."]

@@ -55,9 +55,7 @@ def decode_image(
     seen = inspect(contents)
     with tf.control_dependencies(_refuse(seen)):
         seen = seen._replace(contents=tf.identity(seen.contents))
-    branches = [lambda of=of: to_rgb(of.decode(seen, background), background) for of in FORMATS]
-    pixels = tf.switch_case(seen.format, branches)
-    return exif.turn(pixels, seen.orientation) if exif_orientation else pixels
+    return _pixels(seen, background, exif_orientation)
 
 
 def decode_mask(contents: tf.Tensor) -> tf.Tensor:
@@ -77,7 +75,8 @@ def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
     def composite() -> tf.Tensor:
         color = tf.cast(pixels[..., :-1], tf.float32)
         alpha = tf.cast(pixels[..., -1:], tf.float32) / 255.0
-        return tf.cast(tf.round(color * alpha + background * (1.0 - alpha)), tf.uint8)
+        behind = tf.cast(background, tf.float32) * (1.0 - alpha)
+        return tf.cast(tf.round(color * alpha + behind), tf.uint8)
 
     opaque = tf.cond(channels % 2 == 0, composite, lambda: pixels)
     rgb = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.repeat(opaque, 3, axis=-1), lambda: opaque)
@@ -102,8 +101,8 @@ class Seen(NamedTuple):
     contents: tf.Tensor  # What to decode.
     refusal: Any = ""  # Why not to, a sentence.
     orientation: Any = 1  # EXIF's, 1 to 8.
-    blocks: Any = (0, 0)  # Where a GIF's graphic control extension (0: none) and frame begin.
     format: Any = 0  # The row of `FORMATS`.
+    blocks: Any = (0, 0)  # Where a GIF's graphic control extension (0: none) and frame begin.
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
@@ -114,18 +113,29 @@ def inspect(contents: tf.Tensor) -> Seen:
     frames would be decoded, each with a size of its own, so it is cut after the first. TensorFlow
     2.21 aborts the process on an animated WebP, so that is refused.
     """
-    head = _header(contents)
-    matches = [_begins(head, of.magic) for of in FORMATS]
-    index = tf.argmax([*matches, True], output_type=tf.int32)
-
-    def branch(look: Callable[[tf.Tensor, tf.Tensor], Seen]) -> Callable[[], Seen]:
-        return lambda: tf.nest.map_structure(tf.convert_to_tensor, look(head, contents))
-
-    seen = tf.switch_case(index, [branch(look) for look in (*(of.look for of in FORMATS), _other)])
+    # Their first two bytes differ; the decoders look at the others.
+    matches = tf.strings.substr(contents, 0, 2) == [of.magic[:2] for of in FORMATS]
+    index = tf.argmax(tf.concat([matches, [True]], 0), output_type=tf.int32)
+    looks = (*(of.look for of in FORMATS), _other)
+    seen = tf.switch_case(index, [lambda look=look: _as_tensors(look(contents)) for look in looks])
     pixels = tf.reduce_prod(tf.minimum(seen.size, _TOO_MANY))
     too_large = tf.strings.join([_TOO_LARGE.format(MAX_PIXELS), tf.strings.as_string(pixels), "."])
     is_too_large = (pixels > MAX_PIXELS) & (seen.refusal == "")
     return seen._replace(refusal=tf.where(is_too_large, too_large, seen.refusal), format=index)
+
+
+def _as_tensors(seen: Seen) -> Seen:
+    return tf.nest.map_structure(tf.convert_to_tensor, seen)
+
+
+def _apart(function: Callable[[tf.Tensor], Seen]) -> Callable[[tf.Tensor], Seen]:
+    """Makes a branch one node of the graph: what it holds costs the other rows nothing."""
+    return tf.function(
+        lambda contents: _as_tensors(function(contents)),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 def _refuse(seen: Seen) -> list[tf.Operation]:
@@ -147,7 +157,9 @@ def _begins(head: tf.Tensor, magic: bytes, at: int = 0) -> tf.Tensor:
     return tf.reduce_all(head[at : at + len(magic)] == tf.constant(list(magic), tf.int64))
 
 
-def _other(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+@_apart
+def _other(contents: tf.Tensor) -> Seen:
+    head = _header(contents)
     kinds = tf.constant(["nothing", *(name for name, _, _ in _OTHERS), "another format"])
     matches = [tf.strings.length(contents) == 0, *(_begins(head, m, at) for _, at, m in _OTHERS)]
     kind = kinds[tf.argmax([*matches, True])]
@@ -155,21 +167,23 @@ def _other(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     return Seen(tf.zeros([2], tf.int64), contents, tf.strings.join([message, kind, "."]))
 
 
-def _png(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+@_apart
+def _png(contents: tf.Tensor) -> Seen:
+    head = _header(contents)
     size = tf.stack([_number(head[20:24][::-1]), _number(head[16:20][::-1])])
     return Seen(size, contents, orientation=exif.of_chunk(contents, b"eXIf", 0))
 
 
-def _decode_png(seen: Seen, background: int) -> tf.Tensor:
+def _decode_png(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     """TensorFlow sees a transparent colour (tRNS) only where it is asked for an alpha channel."""
     return tf.cond(
         exif.find(seen.contents, b"tRNS") < 0,
-        lambda: _decode(seen, background),
+        lambda: _decode(seen.contents),
         lambda: tf.io.decode_png(seen.contents, channels=4),
     )
 
 
-def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+def _jpeg(contents: tf.Tensor) -> Seen:
     shape = tf.image.extract_jpeg_shape(contents, tf.int64)
     orientation, scans = exif.of_jpeg(contents, _MAX_JPEG_SCANS)
     message = f"A JPEG should have at most {_MAX_JPEG_SCANS} scans: save it anew. Received: more."
@@ -177,7 +191,9 @@ def _jpeg(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     return Seen(shape[:2], contents, refusal, orientation)
 
 
-def _bmp(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+@_apart
+def _bmp(contents: tf.Tensor) -> Seen:
+    head = _header(contents)
     height = tf.cast(tf.bitcast(tf.cast(_number(head[22:26]), tf.uint32), tf.int32), tf.int64)
     is_old, length = head[14] < 40, _number(head[14:18])
     bits = tf.where(is_old, _number(head[24:26]), _number(head[28:30]))
@@ -194,9 +210,9 @@ def _bmp(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     return Seen(size, contents, tf.where(reads, "", refusal))
 
 
-def _decode_bmp(seen: Seen, background: int) -> tf.Tensor:
+def _decode_bmp(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     """TensorFlow takes a palette's colours for greys, and what fills up 32 bits for alpha."""
-    head, pixels = _header(seen.contents), _decode(seen, background)
+    head, pixels = _header(seen.contents), _decode(seen.contents)
 
     def of_palette() -> tf.Tensor:
         start, end = 14 + _number(head[14:18]), _number(head[10:14])
@@ -214,7 +230,9 @@ def _decode_bmp(seen: Seen, background: int) -> tf.Tensor:
     return tf.cond(bits == 8, of_palette, lambda: tf.cond(bits == 32, of_four, lambda: pixels))
 
 
-def _webp(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+@_apart
+def _webp(contents: tf.Tensor) -> Seen:
+    head = _header(contents)
     extended = [_number(head[27:30]) + 1, _number(head[24:27]) + 1]
     lossy = [_number(head[28:30]) % 2**14, _number(head[26:28]) % 2**14]
     bits = _number(head[21:25])
@@ -230,9 +248,10 @@ def _webp(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     return Seen(size, contents, tf.where(_begins(head, b"WEBP", 8), refusal, message), orientation)
 
 
-def _gif(head: tf.Tensor, contents: tf.Tensor) -> Seen:
+@_apart
+def _gif(contents: tf.Tensor) -> Seen:
     """Walks over a GIF's blocks to the end of its first frame."""
-    data = tf.io.decode_raw(contents, tf.uint8)
+    head, data = _header(contents), tf.io.decode_raw(contents, tf.uint8)
     size = tf.size(data)
 
     def byte(position: tf.Tensor) -> tf.Tensor:
@@ -287,13 +306,14 @@ def _gif(head: tf.Tensor, contents: tf.Tensor) -> Seen:
     )
 
 
-def _decode_gif(seen: Seen, background: int) -> tf.Tensor:
+def _decode_gif(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     """TensorFlow shows transparent pixels black and ignores where on the screen a frame is.
 
     So their colour becomes the background's, in a palette of all 256 colours, and the frame goes
     to the corner for as long as it is decoded.
     """
-    (control, frame), behind = seen.blocks, bytes([int(background)] * 3)
+    control, frame = tf.unstack(seen.blocks)
+    behind = tf.constant([bytes([i] * 3) for i in range(256)])[background]
 
     def byte(at: tf.Tensor) -> tf.Tensor:
         return tf.cast(tf.io.decode_raw(tf.strings.substr(contents, at, 1), tf.uint8)[0], tf.int32)
@@ -304,7 +324,7 @@ def _decode_gif(seen: Seen, background: int) -> tf.Tensor:
 
     def opaque() -> tf.Tensor:
         palette = tf.strings.substr(contents, start, count)
-        palette = tf.strings.join([palette, tf.constant(behind * 256)])
+        palette = tf.strings.join([palette, tf.strings.reduce_join(tf.fill([256], behind))])
         palette = spliced(tf.strings.substr(palette, 0, 768), 3 * byte(control + 6), 3, behind)
         changed = spliced(contents, control + 3, 1, b"\0")
         of_frame = tf.where(byte(frame + 9) & 64 > 0, b"\xc7", b"\x87")  # interlaced or not
@@ -323,12 +343,43 @@ def _decode_gif(seen: Seen, background: int) -> tf.Tensor:
     pixels = tf.io.decode_image(contents, channels=3, expand_animations=False)
     pixels = tf.ensure_shape(pixels, [None, None, 3])
     below, right = tf.unstack(tf.cast(seen.size, tf.int32) - tf.shape(pixels)[:2] - [top, left])
-    return tf.pad(pixels, [[top, below], [left, right], [0, 0]], constant_values=background)
+    return tf.pad(
+        pixels, [[top, below], [left, right], [0, 0]], constant_values=tf.cast(background, tf.uint8)
+    )
 
 
-def _decode(seen: Seen, background: int) -> tf.Tensor:
-    pixels = tf.io.decode_image(seen.contents, channels=0, expand_animations=False)
+def _decode(contents: tf.Tensor) -> tf.Tensor:
+    pixels = tf.io.decode_image(contents, channels=0, expand_animations=False)
     return tf.ensure_shape(pixels, [None, None, None])
+
+
+_SEEN = Seen(
+    tf.TensorSpec([2], tf.int64),
+    contents=tf.TensorSpec([], tf.string),
+    refusal=tf.TensorSpec([], tf.string),
+    orientation=tf.TensorSpec([], tf.int32),
+    format=tf.TensorSpec([], tf.int32),
+    blocks=tf.TensorSpec([2], tf.int32),
+)
+_BACKGROUND = tf.TensorSpec([], tf.int32)
+
+
+@tf.function(input_signature=[_SEEN, _BACKGROUND, tf.TensorSpec([], tf.bool)], autograph=False)
+def _pixels(seen: Seen, background: tf.Tensor, upright: tf.Tensor) -> tf.Tensor:
+    plain = tf.gather([of.decode is None for of in FORMATS], seen.format)
+    pixels = tf.cond(plain, lambda: _decode(seen.contents), lambda: _decode_odd(seen, background))
+    return exif.turn(to_rgb(pixels, background), tf.where(upright, seen.orientation, 1))
+
+
+@tf.function(
+    input_signature=[_SEEN, _BACKGROUND],
+    autograph=False,
+    experimental_attributes={"_noinline": True},
+)
+def _decode_odd(seen: Seen, background: tf.Tensor) -> tf.Tensor:
+    """What TensorFlow alone does not decode right."""
+    odd = [of.decode or (lambda seen, _: _decode(seen.contents)) for of in FORMATS]
+    return tf.switch_case(seen.format, [lambda of=of: of(seen, background) for of in odd])
 
 
 def _number(little_endian: tf.Tensor) -> tf.Tensor:
@@ -342,9 +393,9 @@ class Format(NamedTuple):
     name: str
     suffixes: tuple[str, ...]  # Lower case.
     magic: bytes  # What its files begin with.
-    look: Callable[[tf.Tensor, tf.Tensor], Seen]  # From `_header` and contents.
-    # From that and the background to uint8 pixels of 1 to 4 channels.
-    decode: Callable[[Seen, int], tf.Tensor] = _decode
+    look: Callable[[tf.Tensor], Seen]  # From its contents.
+    # From that and the background to pixels of 1 to 4 channels, if not `tf.io.decode_image`.
+    decode: Callable[[Seen, tf.Tensor], tf.Tensor] | None = None
 
 
 FORMATS = (

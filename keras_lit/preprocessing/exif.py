@@ -3,11 +3,13 @@
 Where it stands in JPEG, PNG and WebP; XMP is not read.
 """
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 _LONGEST = 2**16  # of a TIFF header with its first directory: a JPEG's segment has no room for more
 _ORIENTATION, _LONG = 0x0112, 4
-_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
 # Segments of a JPEG; those of profiles and previews included, cameras write some twenty.
 _MAX_SEGMENTS = 2**10
 
@@ -19,16 +21,27 @@ def turn(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     6, 7, 8 do what 2, 3, 4 do to the transposed picture.
     """
 
-    def turned() -> tf.Tensor:
-        right = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
-        mirrors = (orientation - 1) % 4
-        across = tf.where((mirrors == 1) | (mirrors == 2), -1, 1)
-        down = tf.where(mirrors >= 2, -1, 1)
-        return right[::down, ::across]
-
-    return tf.ensure_shape(tf.cond(orientation > 1, turned, lambda: pixels), [None, None, 3])
+    turned = tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels)
+    return tf.ensure_shape(turned, [None, None, 3])
 
 
+# Each is one node of the graph: what they hold costs the pictures without EXIF nothing.
+def _apart(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
+    return tf.function(
+        input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+
+@_apart(tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32))
+def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    right = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    mirrors = (orientation - 1) % 4
+    across = tf.where((mirrors == 1) | (mirrors == 2), -1, 1)
+    down = tf.where(mirrors >= 2, -1, 1)
+    return right[::down, ::across]
+
+
+@_apart(tf.TensorSpec([], tf.string))
 def of_tiff(tiff: tf.Tensor) -> tf.Tensor:
     """The orientation in EXIF data, 1 if none: scalar string from "II" or "MM" on -> int32."""
     tiff = tf.strings.substr(tiff, 0, _LONGEST)
@@ -84,25 +97,31 @@ def of_jpeg(contents: tf.Tensor, max_scans: int) -> tuple[tf.Tensor, tf.Tensor]:
     marks = tf.where(data[:-1] == 0xFF)[:, 0]
     codes = tf.gather(data, marks + 1)
     scans = tf.math.count_nonzero(codes == _SOS, dtype=tf.int32)
-
-    def walked() -> tuple[tf.Tensor, tf.Tensor]:
-        # As in libjpeg, other bytes between segments, and restarts in a scan, are passed over.
-        real = (codes >= 0xC0) & ((codes < 0xD0) | (codes > 0xD7)) & (codes < 0xFF)
-        return _walk(
-            contents,
-            tf.boolean_mask(marks, real),
-            tf.boolean_mask(codes, real),
-            max_scans,
-            scans > max_scans,
-        )
-
-    return tf.cond((scans > max_scans) | tf.reduce_any(codes == _APP1), walked, lambda: (1, scans))
+    return tf.cond(
+        (scans > max_scans) | tf.reduce_any(codes == _APP1),
+        lambda: _walk(contents, marks, codes, max_scans, scans > max_scans),
+        lambda: (1, scans),
+    )
 
 
+@_apart(
+    tf.TensorSpec([], tf.string),
+    tf.TensorSpec([None], tf.int64),
+    tf.TensorSpec([None], tf.uint8),
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([], tf.bool),
+)
 def _walk(
-    contents: tf.Tensor, marks: tf.Tensor, codes: tf.Tensor, max_scans: int, to_the_end: tf.Tensor
+    contents: tf.Tensor,
+    marks: tf.Tensor,
+    codes: tf.Tensor,
+    max_scans: tf.Tensor,
+    to_the_end: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Orientation and number of scans, from segment to segment, on request to the end."""
+    # As in libjpeg, other bytes between segments, and restarts in a scan, are passed over.
+    real = (codes >= 0xC0) & ((codes < 0xD0) | (codes > 0xD7)) & (codes < 0xFF)
+    marks, codes = tf.boolean_mask(marks, real), tf.boolean_mask(codes, real)
     ends = _length(contents)
 
     def text(at: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -113,7 +132,7 @@ def _walk(
         at, code = marks[index], codes[index]
         begins = tf.strings.join([text(at + 2, tf.constant(8, tf.int64)), b"\0\0"])
         size = tf.cast(tf.io.decode_raw(tf.strings.substr(begins, 0, 2), tf.uint8), tf.int64)
-        length = tf.where(code == _SOI, tf.constant(0, tf.int64), size[0] * 256 + size[1])
+        length = size[0] * 256 + size[1]
         is_exif = (code == _APP1) & (tf.strings.substr(begins, 2, 6) == b"Exif\0\0")
         exif = tf.where(is_exif & (exif[0] < 0), [at + 10, tf.maximum(length - 8, 0)], exif)
         scans += tf.cast(code == _SOS, tf.int32)
@@ -125,7 +144,7 @@ def _walk(
     _, scans, exif, done = tf.while_loop(
         lambda index, scans, exif, done: ~done,
         step,
-        (0, 0, tf.constant([-1, 0], tf.int64), tf.size(marks) == 0),
+        (1, 0, tf.constant([-1, 0], tf.int64), tf.size(marks) < 2),  # Behind the start of image.
         maximum_iterations=_MAX_SEGMENTS,
         parallel_iterations=1,
     )

@@ -358,6 +358,7 @@ def _mean_and_deviation(value_range: str | tuple[Any, Any]) -> Any:
     return [np.array(x, "float32") for x in pair]
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decodes(contents: tf.Tensor) -> tf.Tensor:
     """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor."""
     return first_that_works(
@@ -376,6 +377,7 @@ def first_that_works(attempt: Callable, otherwise: Callable, images: tf.Tensor) 
     return both.take(1).get_single_element()
 
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def why_not(contents: tf.Tensor) -> tf.Tensor:
     """Why an image does not decode, a sentence: scalar string tensor -> scalar string tensor."""
 

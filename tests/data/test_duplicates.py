@@ -227,3 +227,14 @@ def test_planted_copies_of_stamps_are_found(stamps):
 def test_no_names_drop_nothing():
     pairs = tf.data.Dataset.from_tensor_slices({"text": ["a dog", "a cat"], "name": ["a", "b"]})
     assert len(list(filters.apply(pairs, [duplicates.not_named([])]))) == 2
+
+
+def test_a_copy_that_exif_turns_is_found():
+    picture = Image.fromarray(np.random.default_rng(3).integers(0, 256, [6, 8, 3]).astype("uint8"))
+    picture, tag = picture.resize((64, 48), Image.Resampling.BICUBIC), Image.Exif()
+    tag[0x112] = 6
+    files = [io.BytesIO(), io.BytesIO()]
+    picture.save(files[0], "PNG")
+    picture.transpose(Image.Transpose.ROTATE_90).save(files[1], "PNG", exif=tag)
+    first, turned = perceptual_hashes([file.getvalue() for file in files])
+    np.testing.assert_array_equal(turned, first)
