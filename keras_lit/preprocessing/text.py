@@ -94,8 +94,7 @@ class TextPreprocessor(keras.layers.Layer):
             )
         internals.keep_alive(self.tokenizer)
         rows = text[tf.newaxis] if text.shape.rank == 0 else text
-        run = self._traced if tf.executing_eagerly() else self._preprocess
-        token_ids = tf.ensure_shape(run(rows), [rows.shape[0], self.sequence_length])
+        token_ids = tf.ensure_shape(self._traced(rows), [rows.shape[0], self.sequence_length])
         return token_ids[0] if text.shape.rank == 0 else token_ids
 
     def _preprocess(self, text: tf.Tensor) -> tf.Tensor:
