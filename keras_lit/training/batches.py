@@ -164,11 +164,14 @@ def _says_what_is_cut(text_tower: TextTower) -> Callable[[np.ndarray], bool]:
     """A function of a batch's strings, which warns once when some are longer than the tower's."""
     said, length = False, text_tower.sequence_length
     # TensorFlow keeps the Python functions of datasets, and all that they name, for good.
-    preprocessor = weakref.ref(text_tower.preprocessor)
+    tower = weakref.ref(text_tower)
 
     def look_at(text: np.ndarray) -> bool:
         nonlocal said
-        counts = preprocessor().token_counts(text.reshape(-1)).numpy()
+        alive = tower()
+        if alive is None:
+            return said
+        counts = alive.preprocessor.token_counts(text.reshape(-1)).numpy()
         cut = int((counts > length).sum())
         if cut and not said:
             warnings.warn(
