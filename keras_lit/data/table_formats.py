@@ -6,9 +6,10 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
+from keras_lit import checks
 from keras_lit.data.shards import note_bad
 from keras_lit.preprocessing.decoding import SUFFIXES
 
@@ -24,6 +25,9 @@ TEXT_COLUMNS = (
     *("text", "caption", "captions", "captions/text", "title", "description", "comment"),
     "caption_text",
 )
+
+
+_FETCH = "for example by img2dataset"
 
 
 class Layout(NamedTuple):
@@ -53,8 +57,12 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
     if suffix not in _READ:
         raise ValueError(f"A table should be one of {', '.join(_READ)}. Received: {path}.")
     if suffix == ".json":
+        names = ("image_key", "text_key", "separator", "encoding", "columns")
+        check_unused(layout, names, path, "COCO's and Karpathy's .json")
         yield from _json_file(path, folder)
         return
+    if suffix == ".jsonl":
+        check_unused(layout, ("separator", "columns"), path, "lines of JSON")
     records = _json_lines if suffix == ".jsonl" else _delimited
     with path.open(encoding=_encoding(path, layout), errors="surrogateescape", newline="") as file:
         for number, record in records(path, file, layout, skipped):
@@ -69,12 +77,28 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
                     raise
                 note_bad(f"{where}: {error}", skipped)
             else:
-                image = str(image).partition("#")[0] if suffix == ".token" else str(image)
-                if "://" in image:
-                    message = "is a web address: fetch the images first, for example by img2dataset"
-                    note_bad(f"{where}: {image!r} {message}", skipped)
-                    continue
-                yield Row(where, folder / image, texts)
+                if suffix == ".token":
+                    image = image.partition("#")[0]
+                yield from rows_of(where, folder, image, texts, record.get("split"), skipped)
+
+
+def rows_of(
+    where: str,
+    folder: str | os.PathLike,
+    image: Any,
+    texts: Any,
+    split: Any,
+    skipped: set[str] | None,
+) -> Iterator[Row]:
+    """The row of a table, unless its image is no file."""
+    if not isinstance(image, str) or not image:
+        note_bad(f"{where}: expected the name of an image. Received: {image!r:.60}", skipped)
+    elif "://" in image:
+        message = f"{image!r} is a web address: fetch the images first, {_FETCH}"
+        note_bad(f"{where}: {message}", skipped)
+    else:
+        split = None if split in (None, "") else str(split)
+        yield Row(where, pathlib.Path(folder, image), texts, split)
 
 
 def column(
@@ -85,10 +109,35 @@ def column(
         if candidate in available:
             return candidate
     expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
+    remedy = f"Pass `{argument}`"
+    if argument == "image_key" and any(str(name).lower().endswith("url") for name in available):
+        remedy += f", or fetch the images first, {_FETCH}"
     raise ValueError(
-        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. Pass "
-        f"`{argument}`, or `columns` where the first line is no header."
+        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. {remedy}."
     )
+
+
+def check_own_splits(
+    split: str, own: Iterable[Any], test_fraction: float, source: str | os.PathLike
+) -> None:
+    """Raises unless one of a source's own splits is asked for, and no other division."""
+    splits = tuple(sorted({str(name) for name in own}))
+    if test_fraction:
+        raise ValueError(
+            f"{source} is divided already, into {', '.join(map(repr, splits))}: choose by `split`, "
+            f"without `test_fraction`. Received: {test_fraction}."
+        )
+    checks.check_one_of(split, splits, "split")
+
+
+def check_unused(layout: Layout, names: Iterable[str], source: Any, what: str) -> None:
+    """Raises if an argument is given that would change nothing."""
+    for name in names:
+        if (value := getattr(layout, name)) is not None:
+            raise ValueError(
+                f"`{name}` says nothing of {what}: leave it out for {str(source)!r}. Received: "
+                f"{value!r}."
+            )
 
 
 def _encoding(path: pathlib.Path, layout: Layout) -> str:

@@ -6,34 +6,66 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, files
 from keras_lit.data.captions import captions_of, draw, is_utf8
 from keras_lit.data.shards import note_bad
-from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout, Row, read_table
+from keras_lit.data.table_formats import (
+    TABLE_SUFFIXES,
+    Layout,
+    Row,
+    check_own_splits,
+    check_unused,
+    read_table,
+)
 from keras_lit.preprocessing.decoding import SUFFIXES
+from keras_lit.preprocessing.image import decodes
 
 # What the name of a row is called in TensorFlow datasets.
 NAME_COLUMNS = ("path", "name", "image/filename", "file_name", "filename", "image/id", "id")
 
 
-def file_rows(
-    path: pathlib.Path, layout: Layout, split: str, test_fraction: float, skipped: set[str] | None
+def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> list[Row]:
+    """The rows of a table, of the one in a folder, or of the pictures with captions beside them."""
+    tables = _tables(path)
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables)
+        raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
+    if tables:
+        return list(read_table(tables[0], layout, skipped))
+    unused = ("image_key", "text_key", "separator", "columns", "image_dir")
+    check_unused(layout, unused, path, "a folder of pictures with a .txt beside each")
+    return _folder(path, layout.encoding or "utf-8-sig", skipped)
+
+
+def has_pairs(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a table, or a picture with a caption beside it."""
+    return bool(_tables(folder) or _folder(folder, "utf-8-sig", set()))
+
+
+def _tables(path: pathlib.Path) -> list[pathlib.Path]:
+    if not path.is_dir():
+        return [path]
+    seen = [x for x in sorted(path.iterdir()) if not x.name.startswith(".")]
+    return [x for x in seen if x.suffix.lower() in TABLE_SUFFIXES]
+
+
+def checked_rows(
+    records: list[Row],
+    source: pathlib.Path,
+    split: str,
+    test_fraction: float,
+    skipped: set[str] | None,
 ) -> list[tuple[str, str]]:
-    """(image file, caption) of every pair of a split, checked."""
-    source = path
-    if path.is_dir():
-        seen = [x for x in sorted(path.iterdir()) if not x.name.startswith(".")]
-        tables = [x for x in seen if x.suffix.lower() in TABLE_SUFFIXES]
-        if len(tables) > 1:
-            names = ", ".join(table.name for table in tables)
-            raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
-        path = tables[0] if tables else path
-    records = _folder(path, skipped) if path.is_dir() else list(read_table(path, layout, skipped))
-    splits = {row.split for row in records if row.split is not None}
+    """(image file, caption) of every pair of a split."""
+    splits = {row.split for row in records} - {None}
     if splits:  # The table's own.
-        checks.check_one_of(split, tuple(sorted(splits)), "split")
+        check_own_splits(split, splits, test_fraction, source)
+        for row in records:
+            if row.split is None:
+                note_bad(f"{row.where}: belongs to no split, as the others do", skipped)
         records = [row for row in records if row.split == split]
     else:
         checks.check_one_of(split, ("train", "test"), "split")
@@ -49,18 +81,28 @@ def file_rows(
             )
         elif not image.is_file():
             missing.append(f"{where}: there is no image {str(image)!r}")
-            note_bad(missing[-1], skipped, FileNotFoundError)
         else:
             rows += [(str(image), text.strip()) for text in texts]
-    if missing and len(missing) == len(records):
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(records)} images are not there, first {missing[0]}. Pass "
-            "`image_dir`, the folder that the names in the table begin at."
-        )
+    if missing:
+        _note_missing(missing, len(records), skipped)
     if splits:
         return rows
     is_test = split == "test"
     return [row for row in rows if (split_number(row[0], source) < test_fraction) == is_test]
+
+
+def _note_missing(missing: list[str], count: int, skipped: set[str] | None) -> None:
+    if skipped is not None:
+        for message in missing:
+            note_bad(message, skipped)
+    if skipped is None or len(missing) == count:
+        remedy = "Pass `image_dir`, the folder that the names in the table begin at"
+        if "\\" in missing[0]:
+            remedy = 'Write "/" for "\\" between folders, as a table from Windows does not'
+        if len(missing) < count:
+            remedy = "Mend the table, or pass `skipped=set()` to leave such rows out and count them"
+        message = f"{len(missing)} of {count} images are not there, first {missing[0]}. {remedy}."
+        raise FileNotFoundError(os.fsencode(message).decode("utf-8", "replace"))
 
 
 # Pictures that are none of `SUFFIXES`: named, not passed over.
@@ -69,7 +111,7 @@ _CAPTION_FILES = (".txt", ".caption")
 _NO_CAPTIONS = ("readme", "license", "licence", "changelog", "requirements")
 
 
-def _folder(path: pathlib.Path, skipped: set[str] | None) -> list[Row]:
+def _folder(path: pathlib.Path, encoding: str, skipped: set[str] | None) -> list[Row]:
     """The pictures at any depth with the captions beside them; halves of pairs are refused."""
     rows, halves = [], []
     for folder, names in _walk(path):
@@ -86,7 +128,7 @@ def _folder(path: pathlib.Path, skipped: set[str] | None) -> list[Row]:
             if beside is None:
                 halves.append(f"{folder / file}: there is no caption beside it, in a .txt")
                 continue
-            text = (folder / captions[beside]).read_text("utf-8-sig", errors="surrogateescape")
+            text = (folder / captions[beside]).read_text(encoding, errors="surrogateescape")
             where = str(folder / captions.pop(beside))
             rows.append(Row(where, folder / file, captions_of(text)))
         halves += [
@@ -140,6 +182,25 @@ def by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list
     return list(texts.items())
 
 
+def those_that_decode(
+    images: list[tuple[str, list[str]]], skipped: set[str]
+) -> list[tuple[str, list[str]]]:
+    """Tries each image once, so that a dataset's length is known; names the others in `skipped`."""
+    names = list(map(os.fsencode, dict.fromkeys(image for image, _ in images)))
+    if not names:
+        return images
+    tried = tf.data.Dataset.from_tensor_slices(names).map(
+        lambda name: decodes(tf.io.read_file(name)), tf.data.AUTOTUNE
+    )
+    good = np.fromiter(tried.as_numpy_iterator(), bool)
+    bad = {name for name, decoded in zip(names, good, strict=True) if not decoded}
+    skipped.update(name.decode("utf-8", "replace") for name in bad)
+    if len(bad) == len(names):
+        first = names[0].decode("utf-8", "replace")
+        raise ValueError(f"{len(bad)} of {len(bad)} images do not decode, first {first!r}.")
+    return [row for row in images if os.fsencode(row[0]) not in bad]
+
+
 def read_files(
     images: list[tuple[str, list[str]]],
     source: Any,
@@ -151,13 +212,14 @@ def read_files(
     """{"image", "text", "name"} of the images, which are shuffled before they are read."""
     if not images:
         found = pathlib.Path(source).glob("*/*") if os.path.isdir(source) else ()
-        below = sorted(x for x in found if x.suffix in TABLE_SUFFIXES)
+        below = sorted(x for x in found if x.suffix in (*TABLE_SUFFIXES, ".parquet"))
         if below:
             raise ValueError(f"{source} has its tables in subfolders. Pass {str(below[0])!r}.")
         raise ValueError(
             f"There are no {split} pairs in {str(source)!r}: expected pictures "
             f"({', '.join(SUFFIXES)}), each beside a .txt, or a table "
-            f"({', '.join(TABLE_SUFFIXES)}) that names them; for a test split, `test_fraction`."
+            f"({', '.join(TABLE_SUFFIXES)}, .parquet) that names them; for a test split, "
+            "`test_fraction`."
         )
     names, texts = zip(*images, strict=True)
     text = tf.ragged.constant(texts) if captions == "random" else [each[0] for each in texts]

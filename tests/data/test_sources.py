@@ -474,3 +474,62 @@ def test_a_name_that_is_nothing_is_refused_in_a_line():
 def test_accents_may_be_letters_of_their_own(form, tmp_path):
     (tmp_path / (unicodedata.normalize(form, "\u00e9") + ".png")).write_bytes(png(0))
     assert len(read(table(tmp_path, "t.csv", "image,text\n\u00e9.png,x\ne\u0301.png,y\n", ""))) == 2
+
+
+def test_the_number_of_pairs_is_known_with_skipped(folder):
+    """`fit` and `ExactResume` ask for it; a broken and a missing image are named at once."""
+    lines = ["image,text", "a.png,x", "c.jpg,y", "inside/b.png,z", "none.png,w", "a.png,again"]
+    (folder / "t.csv").write_text("\n".join(lines))
+    skipped = set()
+    pairs = image_text_pairs(folder / "t.csv", skipped=skipped, shuffle_buffer=9)
+    assert pairs.batch(2).cardinality() == 2 and len(rows(pairs)) == 3
+    assert len(skipped) == 2 and str(folder / "c.jpg") in skipped
+    with pytest.raises(ValueError, match=r"^1 of 1 images do not decode, first '.*c\.jpg'\.$"):
+        image_text_pairs(table(folder, "bad.csv", "image,text\nc.jpg,y\nc.jpg,z\n"), skipped=set())
+
+
+@pytest.mark.parametrize("skipped", [None, set()])
+def test_a_table_from_windows_is_refused_with_the_remedy(skipped, tmp_path):
+    path = table(tmp_path, "t.csv", "image,text\nx\\a.png,a\nx\\b.png,b\n")
+    with pytest.raises(FileNotFoundError, match=r"2 of 2 images.*line 2.*x\\\\a\.png.*Write \"/\""):
+        read(path, skipped=skipped)
+
+
+def test_the_splits_in_a_column(tmp_path):
+    content = "image,text,split\na.png,x,train\nb.png,y,val\nc.png,z,\n"
+    path = table(tmp_path, "t.csv", content)
+    skipped = set()
+    assert read(path, split="val", skipped=skipped) == [("b.png", "y")]
+    (message,) = skipped
+    assert message.startswith(f"{path}, line 4: belongs to no split")
+    with pytest.raises(ValueError, match="`split` should be one of 'train', 'val'"):
+        read(path, split="test", skipped=set())
+
+
+def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    karpathy = [{"filename": "a.png", "split": "train", "sentences": [{"raw": "x"}]}]
+    (other / "k.json").write_text(json.dumps({"images": karpathy}))
+    (other / "t.jsonl").write_text('{"image": "a.png", "text": "x"}')
+    (other / "a.tar").write_bytes(b"")
+    for source, option, value, message in (
+        (other / "k.json", "test_fraction", 0.2, r"k\.json is divided already, into 'train'"),
+        (other / "k.json", "encoding", "latin-1", "`encoding` says nothing of COCO's"),
+        (other / "t.jsonl", "separator", ";", "`separator` says nothing of lines of JSON"),
+        (other / "a.tar", "encoding", "latin-1", r"nothing of shards: leave it out for '.*a\.tar'"),
+        (other / "a.tar", "image_dir", other, "`image_dir` says nothing of shards"),
+        (folder, "image_dir", other, "`image_dir` says nothing of a folder of pictures"),
+        (folder, "text_key", "caption", "`text_key` says nothing of a folder"),
+        ("no_matter", "columns", ("image", "text"), "`columns` says nothing of a TensorFlow"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            image_text_pairs(source, **{option: value})
+
+
+def test_the_encoding_of_text_files(folder):
+    (folder / "c.jpg").unlink()
+    (folder / "a.txt").write_bytes(b"caf\xe9")
+    (folder / "inside" / "b.txt").write_bytes(b"th\xe9")
+    assert [text for _, text in rows(image_text_pairs(folder, encoding="latin-1"))] == [
+        *("caf\u00e9", "th\u00e9"),
+    ]
