@@ -23,7 +23,7 @@ from keras_lit.preprocessing.decoding import SUFFIXES
 __all__ = ["shard_files"]
 
 # By the ends of their names; TensorFlow adds "-00000-of-00010".
-_IS_TAR = r"\.(tar|tar\.gz|tgz)(-\d+-of-\d+)?"
+_IS_TAR = r"\.(tar(\.(gz|bz2|xz))?|tgz)(-\d+-of-\d+)?"
 IS_SHARD = rf"({_IS_TAR}|\.tfrecords?(-\d+-of-\d+)?)"
 IMAGE_ENTRIES = (*(suffix[1:] for suffix in SUFFIXES), "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")

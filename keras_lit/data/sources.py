@@ -116,8 +116,8 @@ def image_text_pairs(
     where: Any = source
     layout = Layout(image_key, text_key, separator, encoding, columns, image_dir)
     made = hasattr(source, "as_dataset")
-    shards = [] if made else shard_files(where)
-    tables = [] if made or shards else _parquet_files(where)
+    shards = [] if made else _files(where, shard_files)
+    tables = [] if made or shards else _files(where, _parquet_files)
     records: Iterable[Row] | None = None
     read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), False
     if shards:
@@ -176,6 +176,17 @@ def image_text_pairs(
     return pairs.with_options(options)
 
 
+def _files(source: Any, find: Callable[[Any], list[str]]) -> list[str]:
+    """What `find` finds; in a list each source has to name some, where any does."""
+    parts = [find(x) for x in source] if isinstance(source, list | tuple) else [find(source)]
+    if any(parts) and not all(parts):
+        raise ValueError(
+            f"{str(source[parts.index([])])!r} names no such files as the rest of the list does "
+            f"({next(filter(None, parts))[0]!r}). Leave it out, or read it by itself."
+        )
+    return [file for part in parts for file in part]
+
+
 def _parquet_files(source: Any) -> list[str]:
     """Those of a folder only if there is nothing else to read: img2dataset leaves some beside."""
     files = parquet.parquet_files(source)
@@ -214,7 +225,7 @@ def _split_of_shards(
 def _is_path(source: str | os.PathLike | list[str]) -> bool:
     if isinstance(source, list | tuple):
         raise ValueError(
-            "A list of sources should name shards (.tar, .tfrecord). Received: "
+            "A list of sources should name shards (.tar, .tfrecord) or .parquet files. Received: "
             f"{source}. Read others one by one and join them with `concatenate` or "
             "`keras_lit.data.mixtures`."
         )

@@ -1,6 +1,7 @@
 import io
 import json
 import pathlib
+import re
 import unicodedata
 from typing import ClassVar
 
@@ -276,6 +277,13 @@ def test_names_that_are_not_utf8(folder):
     assert rows(image_text_pairs(folder, "train", test_fraction=1e-9)) == EXPECTED[:1]
 
 
+def test_each_of_a_list_names_files(folder):
+    (folder / "a.tar").write_bytes(b"")
+    for other in (folder / "inside", folder / "t.csv", str(folder / "typo*.tar")):
+        with pytest.raises(ValueError, match=rf"'{re.escape(str(other))}' names no such.*a\.tar"):
+            image_text_pairs([folder / "a.tar", other])
+
+
 def test_a_list_of_folders_says_what_to_do(folder):
     with pytest.raises(ValueError, match="list of sources should name shards"):
         image_text_pairs([str(folder), str(folder)])
@@ -361,7 +369,12 @@ def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left
         ("t.csv", "a.png,A dog\n", "columns="),
         ("t.csv", "image,text\na.png,A dog\n".encode("utf-16"), 'encoding="utf-16"'),
         ("t.json", '{"pictures": []}', "COCO's captions.*Karpathy's"),
-        ("t.xlsx", "PK", "should be one of .csv"),
+        ("t.xlsx", "PK", r"t\.xlsx is none of .*\.csv.*save other tables as \.csv"),
+        ("t.zip", "PK", r"t\.zip is none of .*\.tar.*Unpack"),
+        ("t.json", '{"image": "a.png"}\n{"image": "b.png"}', r"t\.json is no JSON: .*\.jsonl"),
+        ("t.json", "7", r"t\.json: expected an object or a list. Received: 7"),
+        ("t.json", '[["a.png", "x"]]', r"t\.json, entry 1: expected a JSON object: \['a"),
+        ("t.json", '[{"image": null, "text": "x"}]', "entry 1: expected the name of an image"),
     ],
 )
 def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_path):
@@ -377,6 +390,7 @@ def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_p
         ("t.csv", 'image,text\na.png,"A dog, running"\n'.encode("utf-16"), {"encoding": "utf-16"}),
         ("captions.txt", 'image,caption\na.png,"A dog, running"\n', {}),
         ("flickr.token", "a.png#0\tA dog, running\n", {}),
+        ("blip.json", '[{"image": "a.png", "caption": ["A dog, running"], "image_id": "7"}]', {}),
         ("t.TSV", "image\ttext\na.png\tA dog, running\n", {}),
         (
             "captions_val.json",
@@ -515,7 +529,7 @@ def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factor
     for source, option, value, message in (
         (other / "k.json", "test_fraction", 0.2, r"k\.json is divided already, into 'train'"),
         (other / "k.json", "encoding", "latin-1", "`encoding` says nothing of COCO's"),
-        (other / "t.jsonl", "separator", ";", "`separator` says nothing of lines of JSON"),
+        (other / "t.jsonl", "separator", ";", "`separator` says nothing of JSON"),
         (other / "a.tar", "encoding", "latin-1", r"nothing of shards: leave it out for '.*a\.tar'"),
         (other / "a.tar", "image_dir", other, "`image_dir` says nothing of shards"),
         (folder, "image_dir", other, "`image_dir` says nothing of a folder of pictures"),
