@@ -36,12 +36,15 @@ def parquet_files(source: Any) -> list[str]:
     return files_called(source, r"(?i:\.parquet)")
 
 
-def of_split(files: Sequence[str], split: str, test_fraction: float) -> tuple[list[str], bool]:
-    """The files of a split, and whether it is their names that say so."""
+def of_split(files: Sequence[str], split: str, test_fraction: float) -> tuple[list[str], str]:
+    """The files of a split, and what divides the rows: "column", "names", or "" for neither."""
+    if own := _splits_in_column(files):
+        check_own_splits(split, own, test_fraction, files[0])
+        return list(files), "column"
     matches = [re.fullmatch(_SPLIT, pathlib.Path(file).stem) for file in files]
     splits = [match and (match["split"] or match["whole"]) for match in matches]
     if not any(splits):
-        return list(files), False
+        return list(files), ""
     if not all(splits):
         without = files[splits.index(None)]
         raise ValueError(
@@ -49,7 +52,14 @@ def of_split(files: Sequence[str], split: str, test_fraction: float) -> tuple[li
             f"({', '.join(sorted(x for x in splits if x))}). Pass a list of the files to read."
         )
     check_own_splits(split, splits, test_fraction, files[0])
-    return [file for file, its in zip(files, splits, strict=True) if its == split], True
+    return [file for file, its in zip(files, splits, strict=True) if its == split], "names"
+
+
+def _splits_in_column(files: Sequence[str]) -> set[str]:
+    if "split" not in _open(files[0]).schema_arrow.names:
+        return set()
+    columns = (_open(file).read(["split"])["split"] for file in files)
+    return {str(value) for column in columns for value in column.unique().to_pylist() if value}
 
 
 def holds_images(file: str, layout: Layout) -> bool:
@@ -60,14 +70,20 @@ def holds_images(file: str, layout: Layout) -> bool:
     return image is not None and _is_bytes(schema.field(image).type)
 
 
-def records(layout: Layout, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, {"image": bytes, "text": captions}) of the rows of a file that holds the images."""
+def records(layout: Layout, split: str | None, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, {"image": bytes, "text": captions}) of the rows of a file that holds the images.
+
+    `split`: of those rows that have it in their column, or None.
+    """
     file = _open(path)
     names = file.schema_arrow.names
     image_key = str(_image_column(file.schema_arrow, layout, path))
     text_key = column(names, layout.text_key, _TEXTS, "text_key", path)
     keys = [key for key in _KEYS if key in names]
-    for number, row in enumerate(_rows(file, [image_key, text_key, *keys[:1]])):
+    read = [image_key, text_key, *keys[:1], *(["split"] if split is not None else [])]
+    for number, row in enumerate(_rows(file, read)):
+        if split is not None and row["split"] != split:
+            continue
         image, name = row[image_key], None
         if isinstance(image, dict):
             image, name = image["bytes"], image.get("path")

@@ -119,7 +119,7 @@ def image_text_pairs(
     shards = [] if made else _files(where, shard_files)
     tables = [] if made or shards else _files(where, _parquet_files)
     records: Iterable[Row] | None = None
-    read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), False
+    read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), ""
     if shards:
         check_unused(layout, ("separator", "encoding", "columns", "image_dir"), where, "shards")
         _check_no_pictures(where)
@@ -129,9 +129,12 @@ def image_text_pairs(
         if parquet.holds_images(tables[0], layout):
             check_unused(layout, ("image_dir",), where, "Parquet files with the images inside")
             shards = tables
-            read = functools.partial(read_shards, reader=functools.partial(parquet.records, layout))
+            of_column = split if divided == "column" else None
+            reader = functools.partial(parquet.records, layout, of_column)
+            read = functools.partial(read_shards, reader=reader)
         else:
-            records = parquet.rows(tables, layout, split if divided else None, skipped)
+            of_names = split if divided == "names" else None
+            records = parquet.rows(tables, layout, of_names, skipped)
     elif not made and _is_path(where):
         records = file_records(pathlib.Path(where), layout, skipped)
 
@@ -154,6 +157,7 @@ def image_text_pairs(
     else:
         from keras_lit.data import builders
 
+        builder = where if made else builders.builder(str(where), data_dir)
         names = ("separator", "encoding", "columns", "image_dir")
         check_unused(layout, names, where, "a TensorFlow dataset")
         if test_fraction:
@@ -162,7 +166,6 @@ def image_text_pairs(
                 'dataset with `split`, for example split="train[80%:]". Received: '
                 f"{test_fraction}."
             )
-        builder = where if made else builders.builder(str(where), data_dir)
         pairs = builders.pairs_of(builder, split, image_key, text_key, shard)
         pairs = _check_captions(_choose(pairs, captions, seed), skipped)
     if skipped is not None and records is None:

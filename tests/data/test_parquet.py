@@ -73,6 +73,17 @@ def test_an_image_of_several_rows_is_in_one_split(tmp_path):
     assert train and test and not train & test and len(train | test) == 12
 
 
+def test_the_splits_in_a_column(tmp_path):
+    """Flickr30k's files are all called test, and say in a column what is for training."""
+    kind = images(*((png(i), f"{i}.png") for i in range(3)))
+    columns = {"text": ["a", "b", "c"], "split": ["train", "val", "train"]}
+    write(tmp_path / "TEST-00000-of-00001.parquet", image=kind, **columns)
+    assert [text for _, text, _ in read(tmp_path)] == ["a", "c"]
+    assert read(tmp_path, split="val") == [("1.png", "b", png(1))]
+    with pytest.raises(ValueError, match=r"`split` should be one of 'train', 'val'.*'TEST'"):
+        read(tmp_path, split="TEST")
+
+
 def test_rows_that_are_no_pairs_are_named(tmp_path):
     rows = [(png(0), "0.png"), (None, None), (png(2), "2.png"), (b"no image", "3.png")]
     path = write(tmp_path / "x.parquet", image=images(*rows), text=["a", "b", None, "d"])

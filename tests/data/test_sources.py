@@ -534,7 +534,7 @@ def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factor
         (other / "a.tar", "image_dir", other, "`image_dir` says nothing of shards"),
         (folder, "image_dir", other, "`image_dir` says nothing of a folder of pictures"),
         (folder, "text_key", "caption", "`text_key` says nothing of a folder"),
-        ("no_matter", "columns", ("image", "text"), "`columns` says nothing of a TensorFlow"),
+        ("two_captions", "columns", ("image", "text"), "`columns` says nothing of a TensorFlow"),
     ):
         with pytest.raises(ValueError, match=message):
             image_text_pairs(source, **{option: value})
