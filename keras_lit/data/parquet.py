@@ -1,7 +1,7 @@
 """Pairs from Parquet files: Hugging Face's, which hold the images, and those that name them.
 
-The second are img2dataset's (url, caption, key; the images lie beside) and tables with a column of
-file names.
+The second are img2dataset's (url, caption, key; the images lie beside, as files or in a tar) and
+tables with a column of file names.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keras_lit.data.shards import files_called, note_bad
+from keras_lit.data.shards import IMAGE_ENTRIES, files_called, note_bad, tar_records
 from keras_lit.data.table_formats import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
@@ -62,36 +62,42 @@ def _splits_in_column(files: Sequence[str]) -> set[str]:
     return {str(value) for column in columns for value in column.unique().to_pylist() if value}
 
 
-def holds_images(file: str, layout: Layout) -> bool:
-    """Whether the images are inside, not only their names; the columns are checked."""
-    schema = _open(file).schema_arrow
-    column(schema.names, layout.text_key, _TEXTS, "text_key", file)
-    image = _image_column(schema, layout, file)
-    return image is not None and _is_bytes(schema.field(image).type)
+def holds_images(path: str, layout: Layout) -> bool:
+    """Whether the images are inside, or in a shard beside, and not files; checks the columns."""
+    table = _Table(path, layout)
+    return (table.image is None and os.path.isfile(table.shard)) or table.is_bytes
 
 
-def records(layout: Layout, split: str | None, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def records(
+    layout: Layout, split: str | None, skipped: set[str] | None, path: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(key, {"image": bytes, "text": captions}) of the rows of a file that holds the images.
 
     `split`: of those rows that have it in their column, or None.
     """
-    file = _open(path)
-    names = file.schema_arrow.names
-    image_key = str(_image_column(file.schema_arrow, layout, path))
-    text_key = column(names, layout.text_key, _TEXTS, "text_key", path)
-    keys = [key for key in _KEYS if key in names]
-    read = [image_key, text_key, *keys[:1], *(["split"] if split is not None else [])]
-    for number, row in enumerate(_rows(file, read)):
-        if split is not None and row["split"] != split:
-            continue
-        image, name = row[image_key], None
+    table = _Table(path, layout)
+    rows = ((n, x) for n, x in table.rows(skipped) if split is None or x["split"] == split)
+    if table.image is None:
+        yield from _of_shard(table, {str(row["key"]): row[table.text] for _, row in rows})
+        return
+    for number, row in rows:
+        image, name = row[table.image], None
         if isinstance(image, dict):
             image, name = image["bytes"], image.get("path")
             if image is None and name and (pathlib.Path(path).parent / name).is_file():
                 image = (pathlib.Path(path).parent / name).read_bytes()
-        key = name or (row[keys[0]] if keys else None)
-        entries = {"image": image, "txt" if text_key == "txt" else "text": row[text_key]}
-        yield str(number if key is None else key), {k: x for k, x in entries.items() if x}
+        key = name or next((row[x] for x in _KEYS if row.get(x) is not None), number)
+        yield str(key), table.entries(image, row[table.text])
+
+
+def _of_shard(table: "_Table", texts: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The images of the tar beside a table, with the captions that the table has of their keys."""
+    for key, found in tar_records(table.shard):
+        if key in texts:
+            image = next((found[x] for x in IMAGE_ENTRIES if x in found), None)
+            yield key, table.entries(image, texts.pop(key))
+    for key, text in texts.items():
+        yield key, table.entries(None, text)
 
 
 def rows(
@@ -100,37 +106,52 @@ def rows(
     """The rows of files that name the images."""
     for path in files:
         try:
-            yield from _rows_of(path, layout, split, skipped)
+            yield from _rows_of(_Table(path, layout), layout, split, skipped)
         except OSError as error:
             note_bad(f"{path}: cannot be read on: {error}", skipped)
 
 
 def _rows_of(
-    path: str, layout: Layout, split: str | None, skipped: set[str] | None
+    table: "_Table", layout: Layout, split: str | None, skipped: set[str] | None
 ) -> Iterator[Row]:
-    file = _open(path)
-    names = file.schema_arrow.names
-    image_key = _image_column(file.schema_arrow, layout, path)
-    text_key = column(names, layout.text_key, _TEXTS, "text_key", path)
-    folder = pathlib.Path(path).parent if layout.image_dir is None else layout.image_dir
-    if image_key is None:
-        folder = os.path.splitext(path)[0] if layout.image_dir is None else folder
-        if os.path.isfile(f"{folder}.tar"):
-            raise ValueError(
-                f"{path}: its images and captions are in the shard beside it. Pass "
-                f"'{folder}.tar', or the folder."
-            )
-    read = [image_key or "key", text_key, *(x for x in ("status", "split") if x in names)]
-    for number, row in enumerate(_rows(file, read)):
-        where, image = f"{path}, row {number}", row[read[0]]
-        if image_key is None:
-            if row.get("status", "success") != "success":
-                if skipped is not None:  # img2dataset's own failure; there is nothing to mend.
-                    note_bad(f"{where}: {row['status']}", skipped)
-                continue
+    stem = pathlib.Path(table.path).with_suffix("")
+    folder = layout.image_dir or (stem if table.image is None else stem.parent)
+    for number, row in table.rows(skipped):
+        image = row[table.image or "key"]
+        if table.image is None:
             named = [f"{image}{suffix}" for suffix in SUFFIXES]
             image = next((x for x in named if os.path.isfile(os.path.join(folder, x))), named[0])
-        yield from rows_of(where, folder, image, row[text_key], split or row.get("split"), skipped)
+        its, where = split or row.get("split"), f"{table.path}, row {number}"
+        yield from rows_of(where, folder, image, row[table.text], its, skipped)
+
+
+class _Table:
+    """An open file and what its columns mean."""
+
+    def __init__(self, path: str, layout: Layout):
+        self.path, self.file = path, _open(path)
+        schema = self.file.schema_arrow
+        self.names = schema.names
+        self.image = _image_column(schema, layout, path)
+        self.text = column(self.names, layout.text_key, _TEXTS, "text_key", path)
+        self.is_bytes = self.image is not None and _is_bytes(schema.field(self.image).type)
+        self.shard = f"{os.path.splitext(path)[0]}.tar"
+
+    def rows(self, skipped: set[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(number, row), without what img2dataset could not fetch: there is nothing to mend."""
+        others = [x for x in (*_KEYS, "status", "split") if x in self.names]
+        wanted = list(dict.fromkeys([self.image or "key", self.text, *others]))
+        is_img2dataset = {"key", "url", "status"} <= set(self.names)
+        for number, row in enumerate(_rows(self.file, wanted)):
+            if not is_img2dataset or row["status"] == "success":
+                yield number, row
+            elif skipped is not None:
+                note_bad(f"{self.path}, row {number}: {row['status']}", skipped)
+
+    def entries(self, image: Any, texts: Any) -> dict[str, Any]:
+        """What `read_shards` takes; a "txt" holds a caption a line."""
+        entries = {"image": image, "txt" if self.text == "txt" else "text": texts}
+        return {name: value for name, value in entries.items() if value}
 
 
 def _image_column(schema: Any, layout: Layout, file: str) -> str | None:

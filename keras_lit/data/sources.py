@@ -59,7 +59,8 @@ def image_text_pairs(
               and one for the text (in .jsonl also a list of texts); COCO's captions and Karpathy's
               splits (.json), Flickr8k's .token and captions.txt;
             - .parquet (with the package pyarrow), a file, a folder, a glob or a list: Hugging
-              Face's with the images inside, img2dataset's whose images lie beside, or a table;
+              Face's with the images inside, img2dataset's whose images lie beside (as files or in
+              a .tar), or a table;
             - shards: .tar (webdataset, img2dataset) or .tfrecord files, as a path, a folder, a
               glob or a list of these; see `keras_lit.data.shards`;
             - the name of a TensorFlow dataset (downloaded and prepared if need be), or its builder.
@@ -130,7 +131,7 @@ def image_text_pairs(
             check_unused(layout, ("image_dir",), where, "Parquet files with the images inside")
             shards = tables
             of_column = split if divided == "column" else None
-            reader = functools.partial(parquet.records, layout, of_column)
+            reader = functools.partial(parquet.records, layout, of_column, skipped)
             read = functools.partial(read_shards, reader=reader)
         else:
             of_names = split if divided == "names" else None

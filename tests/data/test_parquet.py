@@ -9,6 +9,7 @@ import tensorflow as tf
 from pyarrow import parquet
 
 from keras_lit.data import image_text_pairs
+from tests.data.test_shards import write_tar
 
 
 def png(value):
@@ -116,14 +117,23 @@ def test_img2dataset_calls_its_images_by_key(tmp_path):
     (tmp_path / "out/00000/000000000.txt").write_text("its own")  # Then the folder's own captions.
     (tmp_path / "out/00000/000000002.txt").write_text("its own")
     assert {text for _, text, _ in read(tmp_path / "out")} == {"its own"}
-    (tmp_path / "out/00000.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"00000\.parquet: its images .* Pass '.*/00000\.tar'"):
-        read(table)
+
+
+def test_img2dataset_with_the_images_in_a_tar(tmp_path):
+    """The table's captions belong to the keys of the tar, whose order is its own."""
+    table = img2dataset(tmp_path, better=["x", "y", "z"])
+    files = [("000000002.png", png(2)), ("000000002.txt", "old"), ("000000007.png", png(7))]
+    write_tar(tmp_path / "00000.tar", files)
+    skipped = set()
+    found = read(table, text_key="better", skipped=skipped)
+    assert found == [("000000002", "z", png(2))]
+    named = {"00000.parquet, row 1: failed_to_download", "00000.parquet/000000000: no image among"}
+    assert {x.removeprefix(f"{tmp_path}/").removesuffix(" text") for x in skipped} == named
 
 
 def test_img2dataset_with_the_images_inside(tmp_path):
     table = img2dataset(tmp_path, jpg=[png(0), None, png(2)])
-    found = read(table, skipped=set())
+    found = read(table)  # What could not be fetched is no fault of the table's.
     assert found == [("000000000", "a", png(0)), ("000000002", "c", png(2))]
 
 
