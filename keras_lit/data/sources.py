@@ -114,6 +114,8 @@ def image_text_pairs(
     index, count = shard or (0, 1)
     if not 0 <= index < count:
         raise ValueError(f"`shard` should be (index, count), index below count. Received: {shard}.")
+    if not 0 <= test_fraction <= 1:
+        raise ValueError(f"`test_fraction` should be in 0..1. Received: {test_fraction}.")
     where: Any = source
     layout = Layout(image_key, text_key, separator, encoding, columns, image_dir)
     made = hasattr(source, "as_dataset")

@@ -37,12 +37,22 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
         return list(read_table(tables[0], layout, skipped))
     unused = ("image_key", "text_key", "separator", "columns", "image_dir")
     check_unused(layout, unused, path, "a folder of pictures with a .txt beside each")
-    return _folder(path, layout.encoding or "utf-8-sig", skipped)
+    rows, halves = _folder(path, layout.encoding or "utf-8-sig")
+    if not rows:
+        below = [x for x in sorted(path.glob("*/*")) if x.suffix in (*TABLE_SUFFIXES, ".parquet")]
+        if below:
+            raise ValueError(f"{path} has its tables in subfolders. Pass {str(below[0])!r}.")
+        if halves:
+            message = f"{path}: no pair among {len(halves)} files, first {halves[0]}."
+            raise ValueError(os.fsencode(message).decode("utf-8", "replace"))
+    for half in halves:
+        note_bad(half, skipped)
+    return rows
 
 
 def has_pairs(folder: pathlib.Path) -> bool:
     """Whether a folder holds a table, or a picture with a caption beside it."""
-    return bool(_tables(folder) or _folder(folder, "utf-8-sig", set()))
+    return bool(_tables(folder) or _folder(folder, "utf-8-sig")[0])
 
 
 def _tables(path: pathlib.Path) -> list[pathlib.Path]:
@@ -69,40 +79,46 @@ def checked_rows(
         records = [row for row in records if row.split == split]
     else:
         checks.check_one_of(split, ("train", "test"), "split")
-    rows, missing = [], []
+    rows, bad, missing = [], [], []
     for where, image, texts, _ in records:
         image = _as_spelled(image)
         texts = texts if isinstance(texts, list) else [texts]
         if not texts or not all(isinstance(x, str) and x.strip() and is_utf8(x) for x in texts):
-            note_bad(
+            bad.append(
                 f"{where}: expected a caption, or a list of them, of at least one character, in "
-                f"UTF-8. Received: {texts!r}",
-                skipped,
+                f"UTF-8 (else pass `encoding`). Received: {texts!r:.99}"
             )
+            note_bad(bad[-1], skipped)
         elif not image.is_file():
-            missing.append(f"{where}: there is no image {str(image)!r}")
+            missing.append((f"{where}: there is no image {str(image)!r}", str(image)))
         else:
             rows += [(str(image), text.strip()) for text in texts]
     if missing:
         _note_missing(missing, len(records), skipped)
+    if bad and not rows:
+        message = f"None of {len(records)} pairs can be read, first {bad[0]}."
+        raise ValueError(os.fsencode(message).decode("utf-8", "replace"))
     if splits:
         return rows
     is_test = split == "test"
     return [row for row in rows if (split_number(row[0], source) < test_fraction) == is_test]
 
 
-def _note_missing(missing: list[str], count: int, skipped: set[str] | None) -> None:
+def _note_missing(missing: list[tuple[str, str]], count: int, skipped: set[str] | None) -> None:
+    """Names in `skipped` the (message, image) of rows; raises without it, or if these are all."""
     if skipped is not None:
-        for message in missing:
+        for message, _ in missing:
             note_bad(message, skipped)
-    if skipped is None or len(missing) == count:
-        remedy = "Pass `image_dir`, the folder that the names in the table begin at"
-        if "\\" in missing[0]:
-            remedy = 'Write "/" for "\\" between folders, as a table from Windows does not'
         if len(missing) < count:
-            remedy = "Mend the table, or pass `skipped=set()` to leave such rows out and count them"
-        message = f"{len(missing)} of {count} images are not there, first {missing[0]}. {remedy}."
-        raise FileNotFoundError(os.fsencode(message).decode("utf-8", "replace"))
+            return
+    if "\\" in missing[0][1]:
+        remedy = 'Write "/" between folders, for "\\" as on Windows'
+    elif len(missing) == count:
+        remedy = "Pass `image_dir`, the folder that the names in the table begin at"
+    else:
+        remedy = "Mend the table, or pass `skipped=set()` to leave such rows out and count them"
+    message = f"{len(missing)} of {count} images are not there, first {missing[0][0]}. {remedy}."
+    raise FileNotFoundError(os.fsencode(message).decode("utf-8", "replace"))
 
 
 # Pictures that are none of `SUFFIXES`: named, not passed over.
@@ -111,8 +127,8 @@ _CAPTION_FILES = (".txt", ".caption")
 _NO_CAPTIONS = ("readme", "license", "licence", "changelog", "requirements")
 
 
-def _folder(path: pathlib.Path, encoding: str, skipped: set[str] | None) -> list[Row]:
-    """The pictures at any depth with the captions beside them; halves of pairs are refused."""
+def _folder(path: pathlib.Path, encoding: str) -> tuple[list[Row], list[str]]:
+    """The pictures at any depth with the captions beside them, and what is wrong with others."""
     rows, halves = [], []
     for folder, names in _walk(path):
         captions = {x.lower(): x for x in names if x.lower().endswith(_CAPTION_FILES)}
@@ -136,10 +152,7 @@ def _folder(path: pathlib.Path, encoding: str, skipped: set[str] | None) -> list
             for name, file in sorted(captions.items())
             if not name.startswith(_NO_CAPTIONS)
         ]
-    if rows:
-        for half in halves:
-            note_bad(half, skipped)
-    return sorted(rows, key=lambda row: row.image)
+    return sorted(rows, key=lambda row: row.image), halves
 
 
 def _beside(stem: str, captions: dict[str, str]) -> list[str]:
@@ -197,7 +210,10 @@ def those_that_decode(
     skipped.update(name.decode("utf-8", "replace") for name in bad)
     if len(bad) == len(names):
         first = names[0].decode("utf-8", "replace")
-        raise ValueError(f"{len(bad)} of {len(bad)} images do not decode, first {first!r}.")
+        kinds = ", ".join(SUFFIXES)
+        raise ValueError(
+            f"{len(bad)} of {len(bad)} images do not decode, first {first!r}: expected {kinds}."
+        )
     return [row for row in images if os.fsencode(row[0]) not in bad]
 
 
@@ -211,10 +227,6 @@ def read_files(
 ) -> tf.data.Dataset:
     """{"image", "text", "name"} of the images, which are shuffled before they are read."""
     if not images:
-        found = pathlib.Path(source).glob("*/*") if os.path.isdir(source) else ()
-        below = sorted(x for x in found if x.suffix in (*TABLE_SUFFIXES, ".parquet"))
-        if below:
-            raise ValueError(f"{source} has its tables in subfolders. Pass {str(below[0])!r}.")
         raise ValueError(
             f"There are no {split} pairs in {str(source)!r}: expected pictures "
             f"({', '.join(SUFFIXES)}), each beside a .txt, or a table "

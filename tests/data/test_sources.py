@@ -498,7 +498,7 @@ def test_the_number_of_pairs_is_known_with_skipped(folder):
     pairs = image_text_pairs(folder / "t.csv", skipped=skipped, shuffle_buffer=9)
     assert pairs.batch(2).cardinality() == 2 and len(rows(pairs)) == 3
     assert len(skipped) == 2 and str(folder / "c.jpg") in skipped
-    with pytest.raises(ValueError, match=r"^1 of 1 images do not decode, first '.*c\.jpg'\.$"):
+    with pytest.raises(ValueError, match=r"^1 of 1 images do not decode, first '.*c\.jpg': ex"):
         image_text_pairs(table(folder, "bad.csv", "image,text\nc.jpg,y\nc.jpg,z\n"), skipped=set())
 
 
@@ -507,6 +507,31 @@ def test_a_table_from_windows_is_refused_with_the_remedy(skipped, tmp_path):
     path = table(tmp_path, "t.csv", "image,text\nx\\a.png,a\nx\\b.png,b\n")
     with pytest.raises(FileNotFoundError, match=r"2 of 2 images.*line 2.*x\\\\a\.png.*Write \"/\""):
         read(path, skipped=skipped)
+
+
+def test_a_source_without_one_good_pair_says_why(tmp_path):
+    for name, files, message in (
+        (
+            "pictures",
+            {"a.png": png(0), "b.png": png(0)},
+            r"no pair among 2 files, first .*a\.png",
+        ),
+        ("phone", {"a.heic": b"x", "a.txt": b"x"}, r"first .*a\.heic: images of this kind are not"),
+        (
+            "table",
+            {"a.png": png(0), "t.csv": b"image,text\na.png,\n"},
+            "None of 1 pairs.* line 2: ",
+        ),
+        ("latin", {"a.png": png(0), "a.txt": b"caf\xe9"}, r"None of 1 pairs.*a\.txt.*`encoding`"),
+        ("name", {"t.csv": b"image,text\ncaf\xe9.png,x\n"}, "1 of 1 images.*line 2.*`image_dir`"),
+    ):
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_bytes(content)
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            image_text_pairs(tmp_path / name, skipped=set())
+    with pytest.raises(ValueError, match=r"`test_fraction` should be in 0\.\.1. Received: 20"):
+        image_text_pairs(tmp_path / "pictures", test_fraction=20)
 
 
 def test_the_splits_in_a_column(tmp_path):
