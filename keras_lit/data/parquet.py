@@ -38,9 +38,10 @@ def parquet_files(source: Any) -> list[str]:
 
 def of_split(files: Sequence[str], split: str, test_fraction: float) -> tuple[list[str], str]:
     """The files of a split, and what divides the rows: "column", "names", or "" for neither."""
-    if own := _splits_in_column(files):
-        check_own_splits(split, own, test_fraction, files[0])
-        return list(files), "column"
+    own = _splits_in_column(files)
+    if any(own):
+        check_own_splits(split, set().union(*own), test_fraction, files[0])
+        return [file for file, its in zip(files, own, strict=True) if split in its], "column"
     matches = [re.fullmatch(_SPLIT, pathlib.Path(file).stem) for file in files]
     splits = [match and (match["split"] or match["whole"]) for match in matches]
     if not any(splits):
@@ -55,11 +56,13 @@ def of_split(files: Sequence[str], split: str, test_fraction: float) -> tuple[li
     return [file for file, its in zip(files, splits, strict=True) if its == split], "names"
 
 
-def _splits_in_column(files: Sequence[str]) -> set[str]:
+def _splits_in_column(files: Sequence[str]) -> list[set[str]]:
     if "split" not in _open(files[0]).schema_arrow.names:
-        return set()
+        return [set()]
     columns = (_open(file).read(["split"])["split"] for file in files)
-    return {str(value) for column in columns for value in column.unique().to_pylist() if value}
+    return [
+        {str(x) for x in column.unique().to_pylist() if x not in (None, "")} for column in columns
+    ]
 
 
 def holds_images(path: str, layout: Layout) -> bool:
@@ -76,7 +79,7 @@ def records(
     `split`: of those rows that have it in their column, or None.
     """
     table = _Table(path, layout)
-    rows = ((n, x) for n, x in table.rows(skipped) if split is None or x["split"] == split)
+    rows = ((n, x) for n, x in table.rows(skipped) if split in (None, str(x.get("split"))))
     if table.image is None:
         yield from _of_shard(table, {str(row["key"]): row[table.text] for _, row in rows})
         return

@@ -79,9 +79,11 @@ def test_the_splits_in_a_column(tmp_path):
     kind = images(*((png(i), f"{i}.png") for i in range(3)))
     columns = {"text": ["a", "b", "c"], "split": ["train", "val", "train"]}
     write(tmp_path / "TEST-00000-of-00001.parquet", image=kind, **columns)
+    write(tmp_path / "TEST-00001-of-00001.parquet", image=kind, text=["d"] * 3, split=[0, 0, 0])
     assert [text for _, text, _ in read(tmp_path)] == ["a", "c"]
+    assert len(read(tmp_path, split="0")) == 3
     assert read(tmp_path, split="val") == [("1.png", "b", png(1))]
-    with pytest.raises(ValueError, match=r"`split` should be one of 'train', 'val'.*'TEST'"):
+    with pytest.raises(ValueError, match=r"`split` should be one of '0', 'train', 'val'.*'TEST'"):
         read(tmp_path, split="TEST")
 
 
