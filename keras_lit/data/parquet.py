@@ -59,7 +59,7 @@ def of_split(files: Sequence[str], split: str, test_fraction: float) -> tuple[li
 def _splits_in_column(files: Sequence[str]) -> list[set[str]]:
     if "split" not in _open(files[0]).schema_arrow.names:
         return [set()]
-    columns = (_open(file).read(["split"])["split"] for file in files)
+    columns = [_open(file).read(["split"])["split"].unique().to_pylist() for file in files]
     return [
         {str(x) for x in column.unique().to_pylist() if x not in (None, "")} for column in columns
     ]

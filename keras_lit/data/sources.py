@@ -215,8 +215,10 @@ def _split_of_shards(
     pairs: tf.data.Dataset, split: str, test_fraction: float, by_content: bool
 ) -> tf.data.Dataset:
     checks.check_one_of(split, ("train", "test"), "split")
-    if split == "test" and not test_fraction:
-        raise ValueError("For a test split of shards, pass `test_fraction`.")
+    if not test_fraction:
+        if split == "test":
+            raise ValueError("For a test split of shards, pass `test_fraction`.")
+        return pairs
 
     def keep(pair: Pair) -> tf.Tensor:
         # The key and the shard's own name, wherever the shard lies.
