@@ -60,9 +60,7 @@ def _splits_in_column(files: Sequence[str]) -> list[set[str]]:
     if "split" not in _open(files[0]).schema_arrow.names:
         return [set()]
     columns = [_open(file).read(["split"])["split"].unique().to_pylist() for file in files]
-    return [
-        {str(x) for x in column.unique().to_pylist() if x not in (None, "")} for column in columns
-    ]
+    return [{str(x) for x in column if x not in (None, "")} for column in columns]
 
 
 def holds_images(path: str, layout: Layout) -> bool:
