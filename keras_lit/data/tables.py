@@ -41,7 +41,8 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
     if not rows:
         below = [x for x in sorted(path.glob("*/*")) if x.suffix in (*TABLE_SUFFIXES, ".parquet")]
         if below:
-            raise ValueError(f"{path} has its tables in subfolders. Pass {str(below[0])!r}.")
+            where = below[0].parent if below[0].suffix == ".parquet" else below[0]
+            raise ValueError(f"{path} has its tables in subfolders. Pass {str(where)!r}.")
         if halves:
             message = f"{path}: no pair among {len(halves)} files, first {halves[0]}."
             raise ValueError(os.fsencode(message).decode("utf-8", "replace"))
