@@ -328,6 +328,8 @@ def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.T
     """Passes encoded images on, and fails with the rows of those that do not decode."""
     good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
     bad = tf.where(~good)[:, 0]
+    if names is not None and names.dtype == tf.string:  # As below.
+        names = tf.strings.unicode_transcode(names, "UTF-8", "UTF-8", errors="replace")
     label = "names:"
     if names is None:
         label = "first bytes:"

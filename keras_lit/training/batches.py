@@ -309,7 +309,7 @@ def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:
     _check_some(images, "images")
     if isinstance(images, list | tuple):
         if all(isinstance(image, str | os.PathLike) for image in images):
-            names = [os.fspath(image) for image in images]
+            names = [os.fsencode(image) for image in images]  # In any encoding.
             files = tf.data.Dataset.from_tensor_slices(names)
             return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
         if not all(isinstance(image, bytes) for image in images):
