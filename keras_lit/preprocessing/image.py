@@ -324,6 +324,14 @@ def first_that_works(attempt: Callable, otherwise: Callable, images: tf.Tensor) 
     return both.take(1).get_single_element()
 
 
+def first_bytes(images: tf.Tensor) -> tf.Tensor:
+    """[batch] encoded images -> [batch] string, what an error can show of each."""
+    # An error that is not UTF-8 would be lost on its way to Python.
+    printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
+    first = tf.io.decode_raw(images, tf.uint8, fixed_length=16)
+    return tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+
+
 def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
     """Passes encoded images on, and fails with the rows of those that do not decode."""
     good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
@@ -332,11 +340,7 @@ def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.T
         names = tf.strings.unicode_transcode(names, "UTF-8", "UTF-8", errors="replace")
     label = "names:"
     if names is None:
-        label = "first bytes:"
-        # An error that is not UTF-8 would be lost on its way to Python.
-        printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
-        first = tf.io.decode_raw(images, tf.uint8, fixed_length=16)
-        names = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+        label, names = "first bytes:", first_bytes(images)
     described = [
         "An image does not decode: expected JPEG, PNG, GIF, BMP or WebP of at most "
         f"{decoding.MAX_PIXELS:,} pixels. Remove it, or read with `image_text_pairs(..., "
