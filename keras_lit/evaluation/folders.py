@@ -57,10 +57,10 @@ def dataset_of_folder(path: str | os.PathLike, split: str | None = None) -> Data
 
     Example:
 
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> folder = tempfile.mkdtemp()
     >>> for name in ("cat", "polar_bear"):
-    ...     (folder / name).mkdir()
-    ...     keras.utils.save_img(folder / name / "1.png", np.zeros([8, 8, 3]))
+    ...     tf.io.gfile.makedirs(f"{folder}/{name}")
+    ...     keras.utils.save_img(f"{folder}/{name}/1.png", np.zeros([8, 8, 3]))
     >>> keras_lit.evaluation.dataset_of_folder(folder).class_names()
     ['cat', 'polar bear']
     """
