@@ -16,9 +16,9 @@ from keras_lit.evaluation.tasks import Result
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff }
+  color: #222; background: #fff; overflow-wrap: anywhere }
 h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; margin: 1rem 0 }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #eee }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 .sheet td { border: 0; padding: .2rem } .sheet td:first-child { max-width: 16rem }

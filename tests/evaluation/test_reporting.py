@@ -114,6 +114,8 @@ def test_json_and_page(results, tmp_path):
     assert not re.search(r"(src|href)=\"(?!data:)", text) and "<script" not in text
     assert "things &amp; more" in text and "&lt;a " in text and "A &lt;title&gt;" in text
     assert f"{100 * results[0].metrics['accuracy@1']:.2f}%" in text
+    # On a phone wide tables scroll, not the page.
+    assert re.search(r"table \{[^}]*display: block; overflow-x: auto", text)
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert len(pictures) == 5 * 6 + 5 * 3
     first = tf.io.decode_png(base64.b64decode(pictures[0])).numpy()
