@@ -6,8 +6,11 @@
     python examples/evaluate.py MODEL --datasets photos             # a folder, see the README
 
 Names of `keras_lit.evaluation.datasets` (or of their groups: imagenet, natural, specialised,
-structured) are evaluated as the paper does; anything else that `keras_lit.data.image_text_pairs`
-reads is evaluated for retrieval. Writes results.json and report.html to --output.
+structured) are evaluated as the paper does; a folder with a sub-folder of pictures for each class
+is evaluated for zero-shot classification, and anything else that `keras_lit.data.image_text_pairs`
+reads for retrieval. Writes results.json, report.html and clip_benchmark/ to --output, anew after
+each dataset. One that is missing or fails does not stop the others; after a failure, or without a
+picture that does not decode, the exit status is 1.
 """
 
 import argparse
@@ -20,33 +23,42 @@ import keras_lit
 from keras_lit import evaluation
 from keras_lit.data import builders
 
+TEXTS = (".txt", ".caption")
 PREPROCESSING = {"plain": {}, "crop": {"resize": "crop", "crop_fraction": 0.875}}
 
 
 def main() -> None:
-    """Evaluates on one dataset after the other; one that is missing does not stop the rest."""
+    """Evaluates on one dataset after the other, and says at the end what was left out."""
     args = parse_arguments()
     model = keras.saving.load_model(args.model)
     names = []
     for name in args.datasets:
         names += evaluation.datasets.names(name) or [name]
-    results, missing = [], []
+    results, missing, failed = [], [], []
     for name in names:
+        files: set[str] = set()
         try:
-            result = evaluate(model, name, args)
+            result = evaluate(model, name, args, files)
         except FileNotFoundError as error:
             missing.append(str(error))
+            print(f"left out: {error}", flush=True)
             continue
+        except Exception as error:  # Of whatever reads it: the others should not be lost.
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+            print(f"left out: {failed[-1]}", flush=True)
+            continue
+        metrics = ", ".join(f"{key} {value:.4g}" for key, value in result.metrics.items())
+        print(f"{name}: {metrics}", *(f"without {file}" for file in sorted(files)), sep="\n")
+        # A text that belongs to no picture does not change what is evaluated.
+        failed += [x for x in sorted(files) if not x.split(": ")[0].endswith(TEXTS)]
         results.append(result)
-        print(
-            f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in result.metrics.items()), flush=True
-        )
-    for message in missing:
-        print(f"left out: {message}")
+        title = f"Evaluation of {args.model.name}"
+        page = evaluation.report(results, args.output, title, str(args.model))
     if not results:
-        raise SystemExit("Nothing was evaluated.")
-    title = f"Evaluation of {args.model.name}"
-    print(f"written to {evaluation.report(results, args.output, title, str(args.model))}")
+        raise SystemExit("\n".join(["Nothing was evaluated:", *missing, *failed]))
+    print(f"written to {page}")
+    if failed:
+        raise SystemExit("\n".join(["Left out:", *failed]))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -68,13 +80,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def evaluate(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evaluation.Result:
+def evaluate(
+    model: keras_lit.LiT, name: str, args: argparse.Namespace, left_out: set[str]
+) -> evaluation.Result:
     """Zero-shot classification, or retrieval for what has captions."""
     records = evaluation.datasets.DATASETS
-    if name not in records or records[name].group == "retrieval":
-        return retrieve(model, name, args)
-    dataset = records[name]
-    class_names, options = dataset.class_names(), dataset.preprocessing
+    dataset = records.get(name) or evaluation.dataset_of_folder(name, args.split)
+    if dataset is None or dataset.group == "retrieval":
+        return retrieve(model, name, args, left_out)
+    class_names = dataset.class_names(args.data_dir, args.download)
+    options = dataset.preprocessing
     templates = args.templates or dataset.templates[0]
     if args.select and dataset.validation:
         best = evaluation.select(
@@ -105,15 +120,22 @@ def evaluate(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evalu
     )
 
 
-def retrieve(model: keras_lit.LiT, name: str, args: argparse.Namespace) -> evaluation.Result:
-    """Retrieval on the pairs of a folder, a table or a TensorFlow dataset."""
+def retrieve(
+    model: keras_lit.LiT, name: str, args: argparse.Namespace, left_out: set[str]
+) -> evaluation.Result:
+    """Retrieval on the pairs of a folder, a table or a TensorFlow dataset.
+
+    Halves of pairs and pictures that do not decode are left out and named.
+    """
     is_files = pathlib.Path(name).exists()
-    if not is_files and not args.download:
+    if not is_files and not args.download and builders.is_name(name):
         builder = builders.builder(name, args.data_dir)
         if not builder.data_path.exists():
             raise FileNotFoundError(f"{name} is not in {builder.data_path}. Pass --download.")
     split = args.split or ("train" if is_files else "test")
-    pairs = keras_lit.data.image_text_pairs(name, split, data_dir=args.data_dir)
+    pairs = keras_lit.data.image_text_pairs(
+        name, split, data_dir=args.data_dir, skipped=left_out if is_files else None
+    )
     pairs = pairs.take(args.count) if args.count else pairs
     pairs = evaluation.ImagesAndTexts(pairs, verbose=1)
     return evaluation.retrieve(

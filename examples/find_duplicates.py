@@ -13,6 +13,7 @@ By perceptual hash and by the embeddings of EfficientNet-Lite0. Writes to --outp
 import argparse
 import itertools
 import json
+import os
 import pathlib
 
 import matplotlib
@@ -50,13 +51,14 @@ def main() -> None:
             whiten=1.0,
         )
 
-    names = [pair["name"].decode() for pair in pairs.as_numpy_iterator()]
-    others = [pair["name"].decode() for pair in references.as_numpy_iterator()]
+    names = [os.fsdecode(pair["name"]) for pair in pairs.as_numpy_iterator()]
+    others = [os.fsdecode(pair["name"]) for pair in references.as_numpy_iterator()]
     report = matches.report(names, others)
     rows = matches.repeats(len(names)) if within else np.unique(matches.queries)
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "duplicates.json").write_text(json.dumps(report, indent=1))
-    (args.output / "drop.txt").write_text("".join(f"{names[row]}\n" for row in rows))
+    drop = "".join(f"{names[row]}\n" for row in rows)
+    (args.output / "drop.txt").write_bytes(os.fsencode(drop))
     contact_sheet(matches, pairs, references, args.output / "duplicates.png")
     print(
         f"{len(report)} matches; {len(rows)} of {len(names)} images are in {args.output}/drop.txt; "

@@ -13,9 +13,11 @@ a run that was killed leaves OUTPUT.<number>.tmp, which the next one removes.
 
 import argparse
 import collections
+import hashlib
 import io
 import itertools
 import json
+import os
 import pathlib
 import tarfile
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ import tensorflow as tf
 from keras_lit import files
 from keras_lit.data import duplicates, filters, image_text_pairs, statistics
 
-Pair = dict[str, bytes]
+Captioned = tuple[bytes, list[str]]  # an image and its captions
 
 
 def main() -> None:
@@ -41,14 +43,17 @@ def main() -> None:
     repeats = [] if args.max_distance < 0 else repeated(clean, args.max_distance)
     clean = filters.apply(clean, [duplicates.not_named(repeats)])
     counts.clear()  # Looking for repeats has read the pairs once already.
+    captions = by_image(clean)
+    kept = counts.pop("kept", 0)
+    dropped = dict(counts)
 
     files.remove_leftovers(args.output)
     with files.whole_folder(args.output) as working:
         write = {"tar": write_tars, "jsonl": write_jsonl}[args.format]
-        written = write(clean.as_numpy_iterator(), working, args.images_per_shard)
+        written = write(with_captions(clean, captions), working, args.images_per_shard)
         report = {
             "written": written,
-            "dropped": {name: count for name, count in counts.items() if name != "kept"},
+            "dropped": dropped,
             "repeats": repeats,
             "bad_records": sorted(skipped),
         }
@@ -56,7 +61,7 @@ def main() -> None:
     for name, count in report["dropped"].items():
         print(f"{count} dropped by the rule: {name}")
     print(
-        f"{counts['kept'] - written} pairs of {len(repeats)} images that repeat others dropped, "
+        f"{kept - written} pairs of {len(repeats)} images that repeat others dropped, "
         f"{len(skipped)} bad records left out, {written} pairs written to {args.output}"
     )
 
@@ -78,9 +83,11 @@ def parse_arguments() -> argparse.Namespace:
 
 def rules(args: argparse.Namespace, pairs: tf.data.Dataset) -> list[filters.Filter]:
     """The rules for images, those for texts, and the names to drop."""
-    dropped = {name for file in args.drop for name in file.read_text().splitlines()}
+    dropped = {name for file in args.drop for name in read_names(file)}
     named = [duplicates.not_named(dropped)] if dropped else []
-    if dropped and not any(pair["name"].decode() in dropped for pair in pairs.as_numpy_iterator()):
+    if dropped and not any(
+        os.fsdecode(pair["name"]) in dropped for pair in pairs.as_numpy_iterator()
+    ):
         raise SystemExit(
             f"None of the {len(dropped)} names to drop is in {args.source}, which calls its images "
             "otherwise. Pass the --source as it was passed when the list was written."
@@ -94,6 +101,11 @@ def rules(args: argparse.Namespace, pairs: tf.data.Dataset) -> list[filters.Filt
     return [*named, size, *images, *texts(corpus)]
 
 
+def read_names(file: pathlib.Path) -> list[str]:
+    """A list of names, one a line; file names are bytes, in whatever encoding."""
+    return [name for name in os.fsdecode(file.read_bytes()).splitlines() if name]
+
+
 def repeated(pairs: tf.data.Dataset, max_distance: int) -> list[str]:
     """Names of the images that look like an earlier one; captions of one image are no repeats."""
     hashes: dict[bytes, np.ndarray] = {}
@@ -103,22 +115,36 @@ def repeated(pairs: tf.data.Dataset, max_distance: int) -> list[str]:
             hashes[name] = duplicates.perceptual_hashes([pair["image"]])[0]
     if not hashes:
         return []
-    names = [name.decode() for name in hashes]
+    names = list(map(os.fsdecode, hashes))
     matches = duplicates.match_hashes(np.array(list(hashes.values())), max_distance=max_distance)
     return [names[row] for row in matches.repeats(len(names))]
 
 
-def by_image(pairs: Iterator[Pair]) -> Iterator[tuple[bytes, list[str]]]:
-    """(image, its captions) of neighbouring pairs of one image."""
-    for (_, image), same in itertools.groupby(pairs, lambda pair: (pair["name"], pair["image"])):
-        yield image, [pair["text"].decode() for pair in same]
+def by_image(pairs: tf.data.Dataset) -> dict[bytes, list[str]]:
+    """The captions of each image, by a hash of its bytes: its rows may be anywhere."""
+    captions: dict[bytes, list[str]] = {}
+    for pair in pairs.as_numpy_iterator():
+        captions.setdefault(hashed(pair["image"]), []).append(pair["text"].decode())
+    return captions
 
 
-def write_tars(pairs: Iterator[Pair], output: pathlib.Path, images_per_shard: int) -> int:
+def with_captions(pairs: tf.data.Dataset, captions: dict[bytes, list[str]]) -> Iterator[Captioned]:
+    """(image, all of its captions), each image where it comes first."""
+    for pair in pairs.as_numpy_iterator():
+        if texts := captions.pop(hashed(pair["image"]), None):
+            yield pair["image"], texts
+
+
+def hashed(image: bytes) -> bytes:
+    """Tells images apart."""
+    return hashlib.blake2b(image, digest_size=16).digest()
+
+
+def write_tars(images: Iterator[Captioned], output: pathlib.Path, images_per_shard: int) -> int:
     """Shards of (000000000.jpg, 000000000.json), ...; the number of pairs."""
     written = 0
-    images = enumerate(by_image(pairs))
-    for shard, rows in itertools.groupby(images, lambda row: row[0] // images_per_shard):
+    numbered = enumerate(images)
+    for shard, rows in itertools.groupby(numbered, lambda row: row[0] // images_per_shard):
         with tarfile.open(output / f"{shard:05d}.tar", "w") as tar:
             for number, (image, captions) in rows:
                 record = json.dumps({"caption": captions}, ensure_ascii=False).encode()
@@ -130,11 +156,11 @@ def write_tars(pairs: Iterator[Pair], output: pathlib.Path, images_per_shard: in
     return written
 
 
-def write_jsonl(pairs: Iterator[Pair], output: pathlib.Path, images_per_folder: int) -> int:
+def write_jsonl(images: Iterator[Captioned], output: pathlib.Path, images_per_folder: int) -> int:
     """images/00000/000000000.jpg, ... and captions.jsonl; the number of pairs."""
     written = 0
     with (output / "captions.jsonl").open("w", encoding="utf-8") as table:
-        for number, (image, captions) in enumerate(by_image(pairs)):
+        for number, (image, captions) in enumerate(images):
             name = f"images/{number // images_per_folder:05d}/{number:09d}.{suffix(image)}"
             path = output / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,8 @@ def main() -> None:
     keras.utils.set_random_seed(args.seed)
     clock = Clock()
 
-    sources = [read(args.dataset, split) for split in ("train", args.test_split)]
+    splits = ("train", args.test_split)
+    sources = [read(args.dataset, split, args.test_fraction) for split in splits]
     train, test = map(texts_and_names, sources)
     clock.lap("data")
 
@@ -118,6 +119,7 @@ def parse_arguments() -> argparse.Namespace:
         "--dataset", default="tux_paint_stamps", help="a TensorFlow dataset, folder or table"
     )
     parser.add_argument("--test-split", default="test")
+    parser.add_argument("--test-fraction", type=float, help="of files; 0 if they have splits")
     parser.add_argument("--backbone", help="a keras-cv or keras-nlp image preset, or its folder")
     parser.add_argument("--text", default="minilm", help="minilm, or from scratch: Ti, S, B, L")
     parser.add_argument("--views", type=int, default=2, help="random crops of each picture")
@@ -151,17 +153,19 @@ class Clock:
 # Data and towers.
 
 
-def read(dataset: str, split: str) -> tf.data.Dataset:
+def read(dataset: str, split: str, part: float | None) -> tf.data.Dataset:
     """One caption for each picture; of a folder, table or shards a fifth of them are "test"."""
     files = pathlib.Path(dataset).exists() or keras_lit.data.shards.shard_files(dataset)
-    part = 0.2 if files else 0.0
+    part = (0.2 if files else 0.0) if part is None else part
     return keras_lit.data.image_text_pairs(dataset, split, captions="first", test_fraction=part)
 
 
 def texts_and_names(pairs: tf.data.Dataset) -> dict[str, Any]:
     """The captions and names, without the pictures."""
     rows = list(pairs.map(lambda pair: (pair["text"], pair["name"])).as_numpy_iterator())
-    text, name = ([value.decode() for value in column] for column in zip(*rows, strict=True))
+    text, name = (
+        [x.decode(errors="replace") for x in column] for column in zip(*rows, strict=True)
+    )
     return {"text": np.array(text), "name": name}
 
 

@@ -143,6 +143,19 @@ def custom_gradient(function: Callable) -> Callable:
     return call
 
 
+def apply_gradients(optimizer: Any, gradients: Any, weights: list[Any]) -> None:
+    """`optimizer.apply_gradients`, which can be freed with its graph.
+
+    TensorFlow keeps the gradient of each sum over replicas, and so the weights, for good; nobody
+    takes the gradient of an update.
+    """
+    registered = ops.gradient_registry._registry
+    first = ops.uid()
+    optimizer.apply_gradients(zip(gradients, weights, strict=True))
+    for number in range(first, ops.uid()):
+        registered.pop(f"CustomGradient-{number}", None)
+
+
 def has_op_callbacks() -> bool:
     """Whether something watches each operation, as `tf.debugging.enable_check_numerics` does."""
     return op_callbacks.should_invoke_op_callbacks()

@@ -395,7 +395,11 @@ def _walk(
         )
         return tuple(joined), carry
 
-    return walk(*carry)
+    if known:
+        return walk(*carry)
+    # XLA compiles when it runs: not for a small batch whose size only the step knows.
+    whole = lambda: function(*rows, *carry)  # noqa: E731
+    return tf.cond(count <= tile_size, whole, lambda: walk(*carry))
 
 
 def _length(x: tf.Tensor) -> int | tf.Tensor:

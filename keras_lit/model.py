@@ -315,7 +315,7 @@ class LiT(PairsModel):
             None if gradient is None else tf.convert_to_tensor(gradient)
             for gradient in tape.gradient(scaled_loss, weights)
         ]
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        internals.apply_gradients(self.optimizer, gradients, weights)
         return self._logs(data, embeddings, loss, accuracies)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:

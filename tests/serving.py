@@ -88,11 +88,12 @@ def _handler(served):
 
 
 def _from_json(values):
-    decoded = [
-        base64.b64decode(value["b64"]) if isinstance(value, dict) else value.encode()
-        for value in values
-    ]
-    return np.array(decoded, object)
+    def decoded(value):
+        if isinstance(value, list):
+            return [decoded(x) for x in value]
+        return base64.b64decode(value["b64"]) if isinstance(value, dict) else value.encode()
+
+    return np.array(decoded(values), object)
 
 
 def _to_json(values):

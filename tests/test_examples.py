@@ -38,7 +38,7 @@ def run(tmp_path, monkeypatch):
             try:
                 runpy.run_path(str(path), run_name="__main__")
             except SystemExit as end:
-                assert not end.code
+                assert not end.code, end.code
         return printed.getvalue()
 
     yield run
@@ -109,7 +109,7 @@ def test_prepare_data(photos, run, form, tmp_path):
     small = np.zeros([39, 60, 3], "uint8")
     (photos / "odd" / "small.png").write_bytes(tf.io.encode_png(small).numpy())
     with (photos / "captions.csv").open("a") as table:
-        table.write("\nodd/79.png,another caption")
+        table.write("\nodd/7.png,another caption")  # Far from the other one.
         for name in ("again", "broken", "small"):
             table.write(f"\nodd/{name}.png,called {name}")
     (tmp_path / "drop.txt").write_text(f"{photos}/even/0.png\n")
@@ -136,7 +136,7 @@ def test_prepare_data(photos, run, form, tmp_path):
             f"a {colours[i % 4]} picture number {i}",
         )
         for i in range(1, 80)
-    } | {((photos / "odd" / "79.png").read_bytes(), "another caption")}
+    } | {((photos / "odd" / "7.png").read_bytes(), "another caption")}
     first = image_text_pairs(tmp_path / "out", captions="first")
     assert sum(1 for _ in first) == 79  # Both captions are still those of one image.
     assert len(list((tmp_path / "out").glob("*.tar"))) == (2 if form == "tar" else 0)
@@ -198,6 +198,31 @@ def test_evaluate(photos, run, tmp_path):
     record = json.loads((tmp_path / "report" / "results.json").read_text())[0]
     assert record["count"] == 80 and "image_retrieval_recall@5" in record["metrics"]
     assert (tmp_path / "report" / "report.html").read_text().count("data:image/png") == 8 * 5
+
+
+def test_evaluate_keeps_what_can_be_evaluated(run, tmp_path):
+    """Of four folders one has no captions, one a picture that does not decode."""
+    make_model().save(tmp_path / "model.keras")
+    rng = np.random.default_rng(0)
+    for file in (
+        "classes/cat/1.png",
+        "classes/dog/1.png",
+        "bare/1.png",
+        "some/a.png",
+        "some/b.png",
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, [9, 9, 3]).astype("uint8")
+        (tmp_path / file).write_bytes(tf.io.encode_png(pixels).numpy())
+    for name in ("a", "b", "c"):
+        (tmp_path / "some" / f"{name}.txt").write_text(f"a {name}")
+    (tmp_path / "some" / "c.png").write_bytes(b"broken")
+    (tmp_path / "some" / "notes.txt").write_text("of no picture")
+    with pytest.raises(AssertionError, match=r"Left out:\n.*bare: ValueError(.|\n)*some/c.png"):
+        run("evaluate.py", "model.keras --datasets bare classes some --output report")
+    classes, some = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert classes["task"] == "zeroshot_classification" and classes["count"] == 2
+    assert some["task"] == "zeroshot_retrieval" and some["count"] == 2
 
 
 def test_checkpoints(run, tmp_path):

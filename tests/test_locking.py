@@ -463,12 +463,10 @@ def test_captions_that_are_cut_are_said_once():
     assert not np.array_equal(shorter(rows["text"]).numpy()[0], ids[0, :-1])
 
 
-def test_a_legacy_file_and_keras_export_are_refused(tmp_path):
+def test_a_legacy_file_is_refused(tmp_path):
     model = make_model("LU")
     with pytest.raises(ValueError, match=r"`\.keras` file"):
         model.save(tmp_path / "model.h5")
-    with pytest.raises(ValueError, match=r"keras_lit\.export\.save"):
-        model.export(tmp_path / "artifact")
 
 
 def test_what_keras_cannot_do_on_replicas_is_refused():

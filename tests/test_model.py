@@ -1,4 +1,6 @@
+import gc
 import math
+import weakref
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from keras_lit import ImageTower, LiT, TextTower
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.training import batches
+from tests import small
 
 RNG = np.random.default_rng(0)
 CAPTIONS = [
@@ -684,3 +687,17 @@ def test_a_head_that_comes_after_encoding_is_used():
     image_tower.add_head(5)
     text_tower = keras_lit.TextTower.from_size("Ti", vocabulary_size=100)
     assert keras_lit.LiT(image_tower, text_tower).encode_image(images).shape == (2, 5)
+
+
+def test_what_was_fitted_is_freed():
+    """Who fits many models in one process keeps none of their weights and graphs."""
+
+    def fit():
+        model, pairs = small.make_model("Lu"), small.make_pairs(6).batch(3)
+        model.compile(keras.optimizers.SGD(0.1))
+        model.fit(pairs, validation_data=pairs, verbose=0)
+        return [weakref.ref(model), *(weakref.ref(w.value) for w in model.text_tower.weights)]
+
+    left = fit()
+    gc.collect()
+    assert len(left) > 10 and not any(weight() is not None for weight in left)

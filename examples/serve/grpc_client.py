@@ -14,6 +14,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+# gRPC refuses messages beyond 4 MB: 3,000 embeddings, or some photos. -1: of any size.
+OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
 
 def main() -> None:
     """Sends one request and prints the outputs."""
@@ -27,9 +30,14 @@ def main() -> None:
     args = parser.parse_args()
     inputs: dict[str, Any] = {"text": args.text, "labels": args.labels}
     if args.images:
-        inputs["image_bytes"] = [image.read_bytes() for image in args.images]
+        # A row for each image, so that a server that batches can join this with other requests.
+        rows = {name: [texts] * len(args.images) for name, texts in inputs.items() if texts}
+        try:
+            inputs = {"image_bytes": [image.read_bytes() for image in args.images], **rows}
+        except OSError as error:
+            raise SystemExit(f"{error.filename} cannot be read: {error.strerror}.") from None
     inputs = {name: values for name, values in inputs.items() if values}
-    with grpc.insecure_channel(args.server) as channel:
+    with grpc.insecure_channel(args.server, OPTIONS) as channel:
         for name, values in predict(channel, args.model, args.signature, inputs).items():
             print(name, np.array2string(values, threshold=20, precision=4), sep=": ")
 
@@ -47,7 +55,9 @@ def predict(
     try:
         response = stub.Predict(request, timeout=60)
     except grpc.RpcError as error:
-        raise SystemExit(f"{error.code().name}: {error.details()}") from None
+        silent = error.code().name in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+        hint = " Is the server up, and this its gRPC address?" if silent else ""
+        raise SystemExit(f"{error.code().name}: {error.details()}{hint}") from None
     return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
 
 

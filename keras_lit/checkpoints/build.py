@@ -55,6 +55,7 @@ def _bit_resnet(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTow
 
 
 def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> ImageTower:
+    _check_positions(arrays, f"{prefix}embedding/kernel", f"{prefix}pos_embedding")
     *patch, _, width = _shape(arrays, f"{prefix}embedding/kernel", 4)
     class_token = f"{prefix}cls" in arrays
     _, rows, _ = _shape(arrays, f"{prefix}pos_embedding", 3)
@@ -79,6 +80,25 @@ def _vision_transformer(arrays: Arrays, prefix: str, image_size: int | None) -> 
     pooling = "first" if class_token else pooling
     preprocessor = ImagePreprocessor(backbone.image_size)
     return ImageTower(backbone, pooling, _head(arrays, prefix), preprocessor)
+
+
+def _check_positions(arrays: Arrays, kernel: str, positions: str) -> None:
+    """Raises for the Vision Transformers that have no list of learned positions."""
+    if kernel not in arrays:
+        return
+    if positions not in arrays:
+        raise ValueError(
+            f"The checkpoint lacks {positions!r}. A ViT of fixed positions (big_vision's "
+            '`posemb="sincos2d"`) is none of the kinds that load; take one of learned positions.'
+        )
+    shape = arrays[positions].shape
+    if len(arrays[kernel].shape) == 2 or (len(shape) == 3 and shape[0] != 1):
+        raise ValueError(
+            f"{arrays[positions].name!r} should have the shape [1, positions, width]. Received: "
+            f"{shape}, a grid, as the NaFlex towers of SigLIP 2 have, which take sequences of "
+            "patches from images of any size and are none of the kinds that load. Take the "
+            "model's file of one resolution, such as siglip2_b16_256.npz."
+        )
 
 
 def text_tower(

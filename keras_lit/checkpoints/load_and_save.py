@@ -5,12 +5,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import keras_nlp
 import numpy as np
 
 from keras_lit import checks, files
 from keras_lit.backbones import BertEncoder, TextTransformer, VisionTransformer
 from keras_lit.checkpoints import build
-from keras_lit.checkpoints.npz import Archive, canonical
+from keras_lit.checkpoints.npz import Archive, Array, canonical, stacked
 from keras_lit.checkpoints.released import RELEASED, TEXT_LENGTH, fetch
 from keras_lit.checkpoints.slots import fill, slots_of_model, slots_of_tower
 from keras_lit.model import LiT, Loss
@@ -19,6 +20,7 @@ from keras_lit.towers import ImageTower, Tower
 
 # What follows the pooled features.
 _CLASSIFIER = ("head/", "pre_logits/")
+_FIRST_OF_IMAGE_TOWERS = ("embedding/kernel", "stem/kernel", "root_block/conv_root/kernel")
 # The released files keep the class token's position with the others, in a module of the encoder.
 _POSITIONS = "img/Transformer/posembed_input/pos_embedding"
 
@@ -31,7 +33,7 @@ def load_lit(
     sequence_length: int = TEXT_LENGTH,
     cache_dir: str | os.PathLike | None = None,
 ) -> LiT:
-    """Loads a LiT that the authors released, or any two-tower model of big_vision.
+    """Loads a LiT that the authors released, or any two-tower model of big_vision (SigLIP 1, 2).
 
     Args:
         path: an `.npz` file; or "LiT-B16B", "LiT-B16B_2", "LiT-L16L", "LiT-L16S" or "LiT-L16Ti",
@@ -39,8 +41,9 @@ def load_lit(
         text_heads: int, the attention heads of a BERT, which its shapes do not tell. Not needed
             where the file has the name of a released model.
         tokenizer: a keras-nlp tokenizer, or the path of a vocabulary (a BERT's `.txt`, else a
-            SentencePiece `.model`). None takes the vocabulary of the same name beside the file;
-            where there is none the model takes token ids only.
+            SentencePiece `.model`, padded with its own end: `</s>`, Gemma's `<eos>`). None takes
+            the vocabulary of the same name beside the file; where there is none the model takes
+            token ids only.
         image_size: int, the image's side in pixels, where it should not be the file's: position
             embeddings are resampled.
         sequence_length: int, the tokens of a BERT's text (16 in the released models).
@@ -53,7 +56,8 @@ def load_lit(
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or holds other arrays than a model of its kind: missing,
-            left over, of another shape, not finite. The message names the array.
+            left over, of another shape, not finite. The message names the array, or the loader that
+            reads the file.
 
     Example: `keras_lit.checkpoints.load_lit("LiT-B16B_2.npz").encode_text(["a dog"])`.
 
@@ -61,6 +65,17 @@ def load_lit(
     """
     path = _local(path, cache_dir)
     arrays = canonical(Archive(path))
+    if not _has(arrays, "img/") or not _has(arrays, "txt/"):
+        lone = "img/" if _has(arrays, "img/") else ""
+        is_image = lone or any(name in arrays for name in _FIRST_OF_IMAGE_TOWERS)
+        raise ValueError(
+            f"{path} should hold two towers, arrays named 'img/...' and 'txt/...'. Received "
+            + (
+                f"an image tower alone: load it with `load_image_tower({str(path)!r})`."
+                if is_image
+                else f"{len(arrays)} arrays, the first {list(arrays)[:3]}."
+            )
+        )
     if text_heads is None and path.stem in RELEASED:
         text_heads = RELEASED[path.stem].text_heads
     sequence_length = build.text_length(arrays) or sequence_length
@@ -85,8 +100,8 @@ def load_image_tower(
         image_size: int, the image's side in pixels, where it should not be the file's: a ViT's
             position embeddings are resampled. A BiT takes any size (by default 224), an MLP-Mixer
             no other.
-        head: bool, whether to keep the file's linear head. In pretraining that is a classifier, so
-            it is left out by default, as in LiT.
+        head: bool, whether to keep the linear head, which the file should then have. In pretraining
+            that is a classifier, so it is left out by default, as in LiT.
 
     Returns:
         An `ImageTower` that takes pixels as -1..1.
@@ -94,13 +109,21 @@ def load_image_tower(
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or holds other arrays than a model of its kind. The message
-            names the array.
+            names the array, or the loader that reads the file.
 
     Example: `keras_lit.checkpoints.load_image_tower("B_16-i21k-300ep-lr_0.001.npz")`.
 
     Reference: Steiner et al. 2021 (arXiv 2106.10270) for AugReg; the LiT paper, section 4.2.
     """
     arrays = canonical(Archive(path))
+    if _has(arrays, "txt/"):
+        raise ValueError(
+            f"{path} holds two towers, 'img/...' and 'txt/...', and not an image tower alone. Load "
+            f"it with `load_lit({str(path)!r}).image_tower`."
+        )
+    arrays = {name.removeprefix("img/"): array for name, array in arrays.items()}
+    if head and "head/kernel" not in arrays:
+        raise ValueError(f"{path} holds no head. Pass `head=False`.")
     if not head:
         arrays = {name: a for name, a in arrays.items() if not name.startswith(_CLASSIFIER)}
     tower = build.image_tower(arrays, image_size=image_size)
@@ -108,7 +131,7 @@ def load_image_tower(
     return tower
 
 
-def save_lit(model: LiT, path: str | os.PathLike) -> None:
+def save_lit(model: LiT, path: str | os.PathLike, scan: bool = False) -> None:
     """Writes a model's weights as an `.npz` in the layout of the released LiT models.
 
     `load_lit` gives the same weights again, bit by bit, and big_vision reads the file too. What
@@ -117,6 +140,8 @@ def save_lit(model: LiT, path: str | os.PathLike) -> None:
     Args:
         model: a `LiT` whose towers' backbones are of `keras_lit.backbones`.
         path: of the file, which appears complete or not at all.
+        scan: bool, whether the arrays of a transformer's blocks are stacked, as in SigLIP 2's files
+            and as big_vision reads them with `scan=True`.
 
     Raises:
         ValueError: a tower has no place in this layout, or a pooling that it cannot express.
@@ -139,10 +164,16 @@ def save_lit(model: LiT, path: str | os.PathLike) -> None:
     if "img/cls" in slots:
         slots[_POSITIONS] = slots.pop("img/pos_embedding")
     with files.whole(path) as working, zipfile.ZipFile(working, "w") as file:
-        for name, slot in slots.items():
+        groups = stacked(slots) if scan else {name: [slot] for name, slot in slots.items()}
+        for name, group in groups.items():
+            arrays = [slot.variable.numpy().reshape(slot.shape) for slot in group]
+            array = np.stack(arrays) if "encoderblock/" in name else arrays[0]
             with file.open(f"{name}.npy", "w", force_zip64=True) as member:
-                array = slot.variable.numpy().reshape(slot.shape)
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _has(arrays: dict[str, Array], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in arrays)
 
 
 def _local(path: str | os.PathLike, cache_dir: str | os.PathLike | None) -> Path:
@@ -170,7 +201,11 @@ def _preprocessor(
         return None
     if bert:  # [CLS] and the words, without [SEP].
         return TextPreprocessor(tokenizer, sequence_length, end_token_id=None)
-    return TextPreprocessor(tokenizer, sequence_length, lowercase=True)
+    if not isinstance(tokenizer, keras_nlp.tokenizers.SentencePieceTokenizer):
+        return TextPreprocessor(tokenizer, sequence_length, lowercase=True)
+    # Whatever start and padding it has: big_vision's `bos="no", eos="sticky"`.
+    end = tokenizers.end_token_id(tokenizer)
+    return TextPreprocessor(tokenizer, sequence_length, True, None, end, end)
 
 
 def _check_pooling(tower: Tower) -> None:

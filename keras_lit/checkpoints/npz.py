@@ -6,11 +6,13 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow as tf
+
+T = TypeVar("T")
 
 # Weights hardly compress; a file that claims to unpack to more than this is not weights.
 LARGEST_RATIO = 16
@@ -19,8 +21,10 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# Training checkpoints hold the optimizer's state beside the model.
+# Training checkpoints hold the optimizer's state, counters and clocks beside the model.
 _MODEL_PREFIXES = ("params/", "opt/target/")
+# `nn.scan` stacks the arrays of all blocks along a leading axis (SigLIP 2).
+_SCANNED = re.compile(r"(.*/encoderblock)/(.*)")
 _RENAMES = [
     (re.compile(pattern), name)
     for pattern, name in (
@@ -49,6 +53,8 @@ _RENAMES = [
         ),
     )
 ]
+_SCALARS = ("t", "b")
+_BLOCK = re.compile(r"encoderblock_\d+/")
 _GROUP_NORM = re.compile(r"(/gn\d|norm-pre-head)/(scale|bias)$")
 
 
@@ -64,9 +70,9 @@ class Header(NamedTuple):
 class Archive:
     """The arrays of an `.npz` file: shapes at once, numbers one array at a time.
 
-    Refuses a file that is truncated or not an `.npz`, and an array that is not of floats (a pickled
-    object, say), is shorter or longer than its header says, or unpacks to far more bytes than the
-    file has. The message names the file and the array.
+    Refuses a file that is truncated or not an `.npz`, and an array that is a pickled object, is
+    shorter or longer than its header says, or unpacks to far more bytes than the file has; reading
+    refuses what is not of floats. The message names the file and the array.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -76,6 +82,7 @@ class Archive:
         with self._refusing("the file"):
             self._file = zipfile.ZipFile(self.path)
             infos = self._file.infolist()
+            _check_kind({info.filename for info in infos})
             self._members = {info.filename.removesuffix(".npy"): info for info in infos}
             if len(self._members) != len(infos):
                 raise ValueError("an array is in it twice")
@@ -86,6 +93,7 @@ class Archive:
     def read(self, name: str) -> np.ndarray:
         """The array `name`; ValueError where its bytes are corrupt or not all are finite."""
         header = self._headers[name]
+        self.check_floats(name)
         with self._refusing(name):
             with self._file.open(self._members[name]) as member:
                 member.read(header.size)
@@ -97,6 +105,18 @@ class Archive:
             if not np.isfinite(array).all():
                 raise ValueError("its numbers should be finite, and some are NaN or infinite")
         return array.reshape(header.shape, order="F" if header.fortran_order else "C")
+
+    def check_floats(self, name: str) -> None:
+        """Refuses an array of another dtype."""
+        dtype = self._headers[name].dtype
+        with self._refusing(name):
+            if dtype.kind != "f" and dtype != np.dtype("V2"):
+                raise ValueError(f"it should hold floats. Received: {dtype}")
+
+    def counts(self, name: str) -> bool:
+        """Whether the array is a counter, such as a training checkpoint's "step"."""
+        header = self._headers[name]
+        return header.dtype.kind in "iu" and math.prod(header.shape) == 1
 
     def _check_total(self) -> None:
         limit = LARGEST_RATIO * os.path.getsize(self.path) + FREE_BYTES
@@ -118,8 +138,6 @@ class Archive:
             shape, fortran_order, dtype = _HEADERS[version](member)
             if dtype.hasobject:
                 raise ValueError("it is a pickled object, which is a program and not data")
-            if dtype.kind != "f" and dtype != np.dtype("V2"):
-                raise ValueError(f"it should hold floats. Received: {dtype}")
             size = info.file_size - member.tell()
             if size != math.prod(shape) * dtype.itemsize:
                 raise ValueError(
@@ -137,6 +155,14 @@ class Archive:
                 f"The checkpoint {self.path} is refused at {what!r}: {error}. Expected the weights "
                 "as an `.npz` of float arrays; fetch or write the file again."
             ) from error
+
+
+def _check_kind(members: set[str]) -> None:
+    """Raises for the zip files of others."""
+    if "model.weights.h5" in members:
+        raise ValueError("it is a model saved by Keras, which `keras.saving.load_model` reads")
+    if any(name.endswith("/data.pkl") for name in members):
+        raise ValueError("it is a file of PyTorch, which is a program and not data")
 
 
 def _fill(member: Any, buffer: memoryview) -> None:
@@ -163,28 +189,58 @@ def canonical(archive: Archive) -> dict[str, Array]:
     prefixes = [p for p in _MODEL_PREFIXES if any(name.startswith(p) for name in archive.shapes)]
     prefix = prefixes[0] if prefixes else ""
     arrays: dict[str, Array] = {}
+
+    def add(name: str, array: Array) -> None:
+        if name in arrays:
+            raise ValueError(
+                f"{archive.path} holds {arrays[name].name!r} and {array.name!r}, which are the "
+                "same array in different layouts. Expected one layout."
+            )
+        arrays[name] = array
+
+    # Of a stacked array the blocks are read one after the other.
+    read = functools.lru_cache(maxsize=1)(archive.read)
     for name, shape in archive.shapes.items():
-        if not name.startswith(prefix):
-            continue
         new = name.removeprefix(prefix)
+        if not name.startswith(prefix) or (archive.counts(name) and new not in _SCALARS):
+            continue
+        archive.check_floats(name)
         for pattern, replacement in _RENAMES:
             new = pattern.sub(replacement, new)
-        if new in arrays:
-            raise ValueError(
-                f"{archive.path} holds {arrays[new].name!r} and {name!r}, which are the same "
-                "array in different layouts. Expected one layout."
-            )
+        scanned = _SCANNED.fullmatch(new)
+        if scanned and shape:
+            for i in range(shape[0]):
+                block = functools.partial(_block, read, name, i)
+                add(f"{scanned[1]}_{i}/{scanned[2]}", Array(name, shape[1:], block))
+            continue
         shape = _shape_now(new, shape)
-        arrays[new] = Array(name, shape, functools.partial(_read, archive, name, shape))
+        add(new, Array(name, shape, functools.partial(_read, archive, name, shape)))
     return _with_single_positions(arrays)
+
+
+def stacked(arrays: Mapping[str, T]) -> dict[str, list[T]]:
+    """{name: [what it is]}: as `nn.scan` has it, one name for all blocks, in their order."""
+    together: dict[str, list[T]] = {}
+    for name, array in arrays.items():
+        together.setdefault(_BLOCK.sub("encoderblock/", name), []).append(array)
+    return together
 
 
 def _read(archive: Archive, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return archive.read(name).reshape(shape)
 
 
+def _block(read: Callable[[str], np.ndarray], name: str, block: int) -> np.ndarray:
+    return read(name)[block]
+
+
 def _shape_now(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """BiT's own files have group norms without the leading axes, and a convolution as head."""
+    """BiT's own files have group norms without the leading axes, and a convolution as head.
+
+    The temperature and the bias of a LiT have one axis.
+    """
+    if name in _SCALARS and shape == ():
+        return (1,)
     if len(shape) == 1 and _GROUP_NORM.search(name):
         return (1, 1, 1, *shape)
     if len(shape) == 4 and shape[:2] == (1, 1) and name.removeprefix("img/") == "head/kernel":

@@ -57,7 +57,7 @@ def slots_of_tower(tower: Tower, prefix: str = "") -> dict[str, Slot]:
 def fill(slots: dict[str, Slot], arrays: dict[str, Array], path: Path) -> None:
     """Puts each array into its variable, one at a time, after all were found to fit."""
     missing = [name for name in slots if name not in arrays]
-    left_over = [array.name for name, array in arrays.items() if name not in slots]
+    left_over = list(dict.fromkeys(a.name for name, a in arrays.items() if name not in slots))
     if missing or left_over:
         raise ValueError(
             f"{path} does not hold the arrays of a model of its kind. Missing: {_some(missing)}. "
@@ -69,8 +69,9 @@ def fill(slots: dict[str, Slot], arrays: dict[str, Array], path: Path) -> None:
                 f"{arrays[name].name!r} of {path} should have the shape {tuple(slot.shape)}, by "
                 f"the other arrays' shapes. Received: {arrays[name].shape}."
             )
-    for name, slot in slots.items():
-        slot.variable.assign(arrays[name].read().reshape(slot.variable.shape))
+    for name, array in arrays.items():  # In the file's order.
+        variable = slots[name].variable
+        variable.assign(array.read().reshape(variable.shape))
 
 
 def _some(names: list[str]) -> str:

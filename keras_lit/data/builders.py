@@ -9,7 +9,9 @@ import contextlib
 import importlib
 import io
 import itertools
+import json
 import os
+import re
 import tarfile
 import urllib.parse
 from collections.abc import Iterable, Iterator
@@ -28,7 +30,7 @@ from keras_lit.data.yfcc import usable_title
 from keras_lit.preprocessing.image import decodes
 
 CC12M_ROWS_PER_SHARD = 10_000  # img2dataset's default
-Found = tuple[str, dict[str, Any], bytes | None]
+Found = tuple[str, dict[str, Any], bytes | None, str]  # name, texts, image, what is wrong
 
 # Named and not imported by a statement: the demo's room stands above this one.
 TuxPaintStamps = importlib.import_module("keras_lit.demo.tux_paint").TuxPaintStamps
@@ -138,8 +140,10 @@ class _ManualBuilder(  # type: ignore[call-arg]  # of tfds, which mypy does not 
         """The pairs that are whole; the others are written down beside the shards."""
         kept = left_out = 0
         with open(Path(self.data_dir) / f"left_out-{split}.txt", "w", encoding="utf-8") as file:
-            for name, texts, image in found:
-                if not any(texts.values()):
+            for name, texts, image, wrong in found:
+                if wrong:
+                    pass
+                elif not any(texts.values()):
                     wrong = "no text in UTF-8"
                 elif image is None:
                     wrong = "no image file"
@@ -160,7 +164,8 @@ class CC12M(_ManualBuilder):
     Each example holds `image`, `caption` and `name` (nine digits: the row of cc12m.tsv). The split
     "minival" is the first 50,000 rows, whatever of them could be downloaded, "train" the others.
     Images that are missing or do not decode and captions that are empty or not UTF-8 are left out,
-    counted and named by `left_out`.
+    counted and named by `left_out`; so are images whose own caption (.txt or .json) is another than
+    their row's.
 
     Args:
         manual_dir: folder with cc12m.tsv (url, tab, caption; a line of titles does not count) and
@@ -171,6 +176,7 @@ class CC12M(_ManualBuilder):
 
     Raises:
         FileNotFoundError: `manual_dir` or cc12m.tsv is missing.
+        ValueError: no caption of a shard is its row's: another table numbered the images.
 
     Example:
         >>> builder = keras_lit.data.CC12M(manual_dir="cc12m")
@@ -270,20 +276,57 @@ def _cc12m(folder: Path, first: int, end: int | None) -> Iterator[Found]:
         rows = itertools.islice(enumerate(lines), first, end)
         for shard, of_shard in itertools.groupby(rows, lambda row: row[0] // CC12M_ROWS_PER_SHARD):
             captions = {f"{row:09d}": _valid(line.partition("\t")[2]) for row, line in of_shard}
-            tar = images / f"{shard:05d}.tar"
-            for name, image in _of_tar(tar) if tar.is_file() else ():
-                if name in captions:
-                    yield name, {"caption": captions.pop(name)}, image
-            for name, caption in captions.items():
-                image = _read(images / f"{shard:05d}" / f"{name}.jpg")
-                yield name, {"caption": caption}, image
+            yield from _checked(captions, images / f"{shard:05d}")
 
 
-def _of_tar(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """(name, image); of a damaged tar what comes before the damage."""
-    with contextlib.suppress(OSError, tarfile.TarError):
-        for name, entries in tar_records(str(path)):
-            yield name, next((entries[key] for key in IMAGE_ENTRIES if key in entries), None)
+def _checked(captions: dict[str, str], shard: Path) -> Iterator[Found]:
+    """The rows of a shard, whose images should have the captions of the table."""
+    agree, another = False, ""
+    for name, entries in itertools.chain(_of_tar(shard), _of_folder(shard, list(captions))):
+        if name not in captions:
+            continue
+        caption, own = captions.pop(name), _caption(entries)
+        wrong = ""
+        if own and caption and _letters(own) != _letters(caption):
+            wrong = f"the caption beside the image is {own[:60]!r}, in the table {caption[:60]!r}"
+            another = another or f"{name}: {wrong}"
+        agree |= bool(own and not wrong)
+        image = next((entries[key] for key in IMAGE_ENTRIES if key in entries), None)
+        yield name, {"caption": caption}, image, wrong
+    if another and not agree:
+        raise ValueError(
+            f"{shard}: no caption is that of its row in cc12m.tsv; {another}. Pass the table that "
+            f"img2dataset read, and its images with {CC12M_ROWS_PER_SHARD:,} rows a shard."
+        )
+    for name, caption in captions.items():
+        yield name, {"caption": caption}, None, ""
+
+
+def _of_tar(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(name, {ending: content}); of a damaged tar what comes before the damage."""
+    with contextlib.suppress(OSError, tarfile.TarError):  # There may be none.
+        yield from tar_records(f"{shard}.tar")
+
+
+def _of_folder(shard: Path, names: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    for name in names if shard.is_dir() else ():
+        files = {ending: _read(shard / f"{name}.{ending}") for ending in ("jpg", "txt", "json")}
+        if files["jpg"] is not None:
+            yield name, {ending: x for ending, x in files.items() if x is not None}
+
+
+def _caption(entries: dict[str, bytes]) -> str:
+    """What img2dataset wrote beside an image, if anything."""
+    if "txt" in entries:
+        return entries["txt"].decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, AttributeError):
+        return str(json.loads(entries.get("json", b"")).get("caption") or "")
+    return ""
+
+
+def _letters(text: str) -> str:
+    """Letters and digits: img2dataset takes quotes off, as of a field of a table."""
+    return re.sub(r"[\W_]+", "", text)
 
 
 def _yfcc(folder: Path) -> Iterator[Found]:
@@ -308,4 +351,4 @@ def _yfcc(folder: Path) -> Iterator[Found]:
                 "tags": [tag for tag in map(_unquote, columns[10].split(",")) if tag],
             }
             paths = (f"{photo[:3]}/{photo[3:6]}/{photo}.jpg", f"{name}.jpg")
-            yield name, texts, _read(*(folder / "images" / path for path in paths))
+            yield name, texts, _read(*(folder / "images" / path for path in paths)), ""

@@ -6,6 +6,7 @@ the images to train on (queries) against the test images (references), and drop 
 """
 
 import importlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +110,7 @@ def not_named(names: Iterable[str]) -> Filter:
     """A filter that drops the pairs with one of these "name"s.
 
     Args:
-        names: strings.
+        names: strings; what is not UTF-8 as `os.fsdecode` writes it.
 
     Returns:
         A `Filter`.
@@ -120,10 +121,10 @@ def not_named(names: Iterable[str]) -> Filter:
     >>> bool(rule.keep({"name": tf.constant("photos/a.jpg")}))
     False
     """
-    names = sorted(set(names))
-    if not names:  # TensorFlow has no empty tables.
+    encoded = sorted({os.fsencode(name) for name in names})  # File names are bytes.
+    if not encoded:  # TensorFlow has no empty tables.
         return Filter("no duplicate", lambda pair: tf.ones_like(pair["name"], tf.bool))
-    initializer = tf.lookup.KeyValueTensorInitializer(names, [1] * len(names))
+    initializer = tf.lookup.KeyValueTensorInitializer(encoded, [1] * len(encoded))
     table = tf.lookup.StaticHashTable(initializer, default_value=0)
     return Filter("no duplicate", lambda pair: table.lookup(pair["name"]) == 0)
 

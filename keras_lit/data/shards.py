@@ -4,13 +4,14 @@ A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), thos
 as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
 """
 
+import glob
 import itertools
 import json
 import os
 import pathlib
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
 import tensorflow as tf
@@ -22,7 +23,8 @@ from keras_lit.preprocessing.decoding import SUFFIXES
 __all__ = ["shard_files"]
 
 # By the ends of their names; TensorFlow adds "-00000-of-00010".
-IS_SHARD = r"\.(tar|tar\.gz|tgz|tfrecords?)(-\d+-of-\d+)?"
+_IS_TAR = r"\.(tar(\.(gz|bz2|xz))?|tgz)(-\d+-of-\d+)?"
+IS_SHARD = rf"({_IS_TAR}|\.tfrecords?(-\d+-of-\d+)?)"
 IMAGE_ENTRIES = (*(suffix[1:] for suffix in SUFFIXES), "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
 _PARALLEL = 4  # shards read at a time
@@ -42,22 +44,30 @@ def shard_files(source: Any) -> list[str]:
     >>> shard_files("no_such_folder/*.tar")
     []
     """
+    return files_called(source, IS_SHARD)
+
+
+def files_called(source: Any, ending: str) -> list[str]:
+    """The files of a folder, a glob, braces or a list whose names end so (a regular expression)."""
     if isinstance(source, list | tuple):
-        return [file for each in source for file in shard_files(each)]
+        return [file for each in source for file in files_called(each, ending)]
+
+    def fits(name: str) -> bool:
+        name = os.path.basename(name)
+        return re.search(f"{ending}$", name) is not None and not name.startswith(".")
+
     path = pathlib.Path(source)
     if path.is_dir():
-        return [str(file) for file in sorted(path.iterdir()) if _is_shard(file.name)]
+        return [str(file) for file in sorted(path.iterdir()) if fits(file.name)]
     if braces := re.search(r"\{(\d+)\.\.(\d+)\}", str(source)):  # As webdataset has them.
         first, last = braces.groups()
         numbers = (f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1))
-        return shard_files([str(source).replace(braces[0], number, 1) for number in numbers])
+        each = [str(source).replace(braces[0], number, 1) for number in numbers]
+        return files_called(each, ending)
     if set("*?[") & set(str(source)):
-        return sorted(filter(_is_shard, tf.io.gfile.glob(str(source))))
-    return [str(source)] if _is_shard(path.name) else []
-
-
-def _is_shard(name: str) -> bool:
-    return re.search(IS_SHARD + "$", name) is not None and not name.startswith(".")
+        find = tf.io.gfile.glob if "://" in str(source) else glob.glob  # Names in any encoding.
+        return sorted(filter(fits, find(str(source))))
+    return [str(source)] if fits(str(source)) else []
 
 
 def read_shards(
@@ -67,6 +77,7 @@ def read_shards(
     skipped: set[str] | None = None,
     shuffle: bool = False,
     seed: int | None = None,
+    reader: Callable[[str], Iterator[tuple[str, dict[str, Any]]]] | None = None,
 ) -> tf.data.Dataset:
     """{"image", "text": [captions], "name"} of the records of shards, some shards at a time.
 
@@ -76,11 +87,11 @@ def read_shards(
     """
 
     def records(file: bytes) -> Iterator[dict[str, Any]]:
-        path = file.decode()
-        reader = tar_records if re.search(r"\.(tar|tar\.gz|tgz)$", path) else _example_records
+        path = os.fsdecode(file)
+        by_name = tar_records if re.search(_IS_TAR + "$", path) else _example_records
         count = 0
         try:
-            for key, entries in reader(path):
+            for key, entries in (reader or by_name)(path):
                 count += 1
                 try:
                     image, texts = _pair(entries, image_key, text_key)
@@ -94,7 +105,7 @@ def read_shards(
 
     string = tf.TensorSpec([], tf.string)
     signature = {"image": string, "text": tf.TensorSpec([None], tf.string), "name": string}
-    paths = tf.data.Dataset.from_tensor_slices(list(files))
+    paths = tf.data.Dataset.from_tensor_slices(list(map(os.fsencode, files)))
     if shuffle:
         paths = paths.shuffle(len(files), seed=seed)
     return paths.interleave(
@@ -190,8 +201,9 @@ def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 
 def note_bad(message: str, skipped: set[str] | None, error: type[Exception] = ValueError) -> None:
     """Raises the error, or adds its message to `skipped`."""
+    message = os.fsencode(message).decode("utf-8", "replace")
     if skipped is None:
         raise error(
             f"{message}. Mend it, or pass `skipped=set()` to leave such records out and count them."
         )
-    skipped.add(message.encode("utf-8", "replace").decode())
+    skipped.add(message)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import tensorflow as tf
 
 from keras_lit import checks
+from keras_lit.data import parquet
 from keras_lit.data.captions import draw
 from keras_lit.data.shards import IS_SHARD, read_shards, shard_files
-from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout
-from keras_lit.data.tables import by_image, file_rows, read_files
+from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout, Row, check_unused
+from keras_lit.data.tables import (
+    by_image,
+    checked_rows,
+    file_records,
+    has_pairs,
+    read_files,
+    those_that_decode,
+)
 from keras_lit.preprocessing.decoding import SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
@@ -49,10 +58,14 @@ def image_text_pairs(
             - a .csv, .tsv or .jsonl file with a column for the image (a path, relative to the file)
               and one for the text (in .jsonl also a list of texts); COCO's captions and Karpathy's
               splits (.json), Flickr8k's .token and captions.txt;
+            - .parquet (with the package pyarrow), a file, a folder, a glob or a list: Hugging
+              Face's with the images inside, img2dataset's whose images lie beside (as files or in
+              a .tar), or a table;
             - shards: .tar (webdataset, img2dataset) or .tfrecord files, as a path, a folder, a
               glob or a list of these; see `keras_lit.data.shards`;
             - the name of a TensorFlow dataset (downloaded and prepared if need be), or its builder.
-        split: of a TensorFlow dataset or of Karpathy's; of other files "train" or "test", see
+        split: of a TensorFlow dataset, of Karpathy's, of a table's column "split", or in the names
+            of Parquet files ("train-00000-of-00002"); of other files "train" or "test", see
             `test_fraction`.
         image_key: the column or feature that holds the image. None: the first of "image",
             "image_path", "path", "file_name", "filename", "file" that exists.
@@ -65,18 +78,20 @@ def image_text_pairs(
             dataset costs little.
         seed: int, of the shuffling.
         skipped: None: an image that is missing or does not decode is an error, and so is a caption
-            that is empty or not UTF-8. A set: such pairs are left out and named in it as the
-            dataset is read (each image is then decoded once more).
+            that is empty or not UTF-8. A set: such pairs are left out and named in it, an image
+            that does not decode by its name, others as "where: what is wrong". Of folders and
+            tables each image is decoded once before the first pair is read, so that the number of
+            pairs is known; of shards and TensorFlow datasets once more whenever it is read.
         data_dir: where TensorFlow Datasets keeps its data.
         test_fraction: float in 0..1, the part of a folder's, a table's or shards' images that is
             "test". A hash of the image's path relative to the folder (of its key and its shard's
-            name) decides, so that an image keeps its split, with all of its captions, when others
-            are added. At 0 all are "train".
+            name; of its bytes, if they are in a Parquet file) decides, so that an image keeps its
+            split, with all of its captions, when others are added. At 0 all are "train".
         shard: (index, count), to read one part of `count` equal ones, the same in each epoch, as
             one of so many jobs or workers: `LiT.fit` sees that it is a part. Shards are dealt out
             as whole files.
         separator: str, between the columns of a table; None: a tab in .tsv, a comma in others.
-        encoding: str, of a table; None: UTF-8.
+        encoding: str, of a table or of the .txt files; None: UTF-8.
         columns: the names of a table's columns, where its first line is no header.
         image_dir: the folder that the paths in a table begin at; None: the table's own.
 
@@ -85,8 +100,10 @@ def image_text_pairs(
         "name": scalar string (the file or key, for messages)}.
 
     Raises:
-        ValueError: no pairs, no such column or split, an empty caption or one that is no string.
+        ValueError: no pairs, no such column or split, an empty caption or one that is no string;
+            an argument that says nothing of this source.
         FileNotFoundError: a source or an image is missing.
+        ImportError: pyarrow is missing.
 
     Example:
 
@@ -97,37 +114,64 @@ def image_text_pairs(
     index, count = shard or (0, 1)
     if not 0 <= index < count:
         raise ValueError(f"`shard` should be (index, count), index below count. Received: {shard}.")
+    if not 0 <= test_fraction <= 1:
+        raise ValueError(f"`test_fraction` should be in 0..1. Received: {test_fraction}.")
     where: Any = source
+    layout = Layout(image_key, text_key, separator, encoding, columns, image_dir)
     made = hasattr(source, "as_dataset")
-    if not made and (files := shard_files(where)):
+    shards = [] if made else _files(where, shard_files)
+    tables = [] if made or shards else _files(where, _parquet_files)
+    records: Iterable[Row] | None = None
+    read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), ""
+    if shards:
+        check_unused(layout, ("separator", "encoding", "columns", "image_dir"), where, "shards")
         _check_no_pictures(where)
-        if len(files) < count:
-            raise ValueError(
-                f"{count} workers need at least so many shards. Received: {len(files)} files."
-            )
-        pairs = read_shards(
-            files[index::count], image_key, text_key, skipped, bool(shuffle_buffer), seed
-        )
-        pairs = _choose(_split_of_shards(pairs, split, test_fraction), captions, seed)
+    elif tables:
+        check_unused(layout, ("separator", "encoding", "columns"), where, "Parquet files")
+        tables, divided = parquet.of_split(tables, split, test_fraction)
+        if parquet.holds_images(tables[0], layout):
+            check_unused(layout, ("image_dir",), where, "Parquet files with the images inside")
+            shards = tables
+            of_column = split if divided == "column" else None
+            reader = functools.partial(parquet.records, layout, of_column, skipped)
+            read = functools.partial(read_shards, reader=reader)
+        else:
+            of_names = split if divided == "names" else None
+            records = parquet.rows(tables, layout, of_names, skipped)
     elif not made and _is_path(where):
-        layout = Layout(image_key, text_key, separator, encoding, columns, image_dir)
-        rows = file_rows(pathlib.Path(where), layout, split, test_fraction, skipped)
+        records = file_records(pathlib.Path(where), layout, skipped)
+
+    if shards:
+        if len(shards) < count:
+            raise ValueError(
+                f"{count} workers need at least so many shards. Received: {len(shards)} files."
+            )
+        pairs = read(shards[index::count], skipped=skipped, shuffle=bool(shuffle_buffer), seed=seed)
+        pairs = pairs if divided else _split_of_shards(pairs, split, test_fraction, bool(tables))
+        pairs = _choose(pairs, captions, seed)
+    elif records is not None:
+        root = pathlib.Path(tables[0] if tables else where)
+        rows = checked_rows(list(records), root, split, test_fraction, skipped)
         images = by_image(rows, captions)[index::count]
-        pairs = read_files(images, where, split, captions, shuffle_buffer, seed)
+        if skipped is not None:
+            images = those_that_decode(images, skipped)
+        pairs = read_files(images, root, split, captions, shuffle_buffer, seed)
         shuffle_buffer = 0  # That is done, with the names.
     else:
         from keras_lit.data import builders
 
+        builder = where if made else builders.builder(str(where), data_dir)
+        names = ("separator", "encoding", "columns", "image_dir")
+        check_unused(layout, names, where, "a TensorFlow dataset")
         if test_fraction:
             raise ValueError(
                 "`test_fraction` is for folders and tables. Choose the part of a TensorFlow "
                 'dataset with `split`, for example split="train[80%:]". Received: '
                 f"{test_fraction}."
             )
-        builder = where if made else builders.builder(str(where), data_dir)
         pairs = builders.pairs_of(builder, split, image_key, text_key, shard)
         pairs = _check_captions(_choose(pairs, captions, seed), skipped)
-    if skipped is not None:
+    if skipped is not None and records is None:
         pairs = _only_good(pairs, lambda pair: decodes(pair["image"]), skipped)
     if shuffle_buffer:
         pairs = pairs.shuffle(shuffle_buffer, seed=seed)
@@ -136,6 +180,24 @@ def image_text_pairs(
     options = tf.data.Options()  # Tells `fit` and tf.distribute that no other worker reads these.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return pairs.with_options(options)
+
+
+def _files(source: Any, find: Callable[[Any], list[str]]) -> list[str]:
+    """What `find` finds; in a list each source has to name some, where any does."""
+    parts = [find(x) for x in source] if isinstance(source, list | tuple) else [find(source)]
+    if any(parts) and not all(parts):
+        raise ValueError(
+            f"{str(source[parts.index([])])!r} names no such files as the rest of the list does "
+            f"({next(filter(None, parts))[0]!r}). Leave it out, or read it by itself."
+        )
+    return [file for part in parts for file in part]
+
+
+def _parquet_files(source: Any) -> list[str]:
+    """Those of a folder only if there is nothing else to read: img2dataset leaves some beside."""
+    files = parquet.parquet_files(source)
+    is_folder = not isinstance(source, list | tuple) and os.path.isdir(source)
+    return [] if is_folder and files and has_pairs(pathlib.Path(source)) else files
 
 
 def _check_no_pictures(source: Any) -> None:
@@ -149,14 +211,19 @@ def _check_no_pictures(source: Any) -> None:
         )
 
 
-def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -> tf.data.Dataset:
+def _split_of_shards(
+    pairs: tf.data.Dataset, split: str, test_fraction: float, by_content: bool
+) -> tf.data.Dataset:
     checks.check_one_of(split, ("train", "test"), "split")
-    if split == "test" and not test_fraction:
-        raise ValueError("For a test split of shards, pass `test_fraction`.")
+    if not test_fraction:
+        if split == "test":
+            raise ValueError("For a test split of shards, pass `test_fraction`.")
+        return pairs
 
     def keep(pair: Pair) -> tf.Tensor:
         # The key and the shard's own name, wherever the shard lies.
         key = tf.strings.regex_replace(pair["name"], r"^.*/([^/]*" + IS_SHARD + "/)", r"\1")
+        key = pair["image"] if by_content else key
         number = tf.strings.to_hash_bucket_fast(key, 2**30)
         return (tf.cast(number, tf.float64) / 2**30 < test_fraction) == (split == "test")
 
@@ -166,7 +233,7 @@ def _split_of_shards(pairs: tf.data.Dataset, split: str, test_fraction: float) -
 def _is_path(source: str | os.PathLike | list[str]) -> bool:
     if isinstance(source, list | tuple):
         raise ValueError(
-            "A list of sources should name shards (.tar, .tfrecord). Received: "
+            "A list of sources should name shards (.tar, .tfrecord) or .parquet files. Received: "
             f"{source}. Read others one by one and join them with `concatenate` or "
             "`keras_lit.data.mixtures`."
         )

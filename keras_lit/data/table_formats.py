@@ -6,9 +6,10 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
+from keras_lit import checks
 from keras_lit.data.shards import note_bad
 from keras_lit.preprocessing.decoding import SUFFIXES
 
@@ -24,6 +25,9 @@ TEXT_COLUMNS = (
     *("text", "caption", "captions", "captions/text", "title", "description", "comment"),
     "caption_text",
 )
+
+
+_FETCH = "for example by img2dataset"
 
 
 class Layout(NamedTuple):
@@ -51,30 +55,63 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
     suffix = path.suffix.lower()
     folder = pathlib.Path(layout.image_dir) if layout.image_dir is not None else path.parent
     if suffix not in _READ:
-        raise ValueError(f"A table should be one of {', '.join(_READ)}. Received: {path}.")
-    if suffix == ".json":
-        yield from _json_file(path, folder)
+        raise ValueError(
+            f"{path} is none of the files that are read: tables ({', '.join(_READ)}, .parquet) and "
+            "shards (.tar, .tar.gz, .tfrecord). Unpack other archives, save other tables as .csv."
+        )
+    content = _json_content(path) if suffix == ".json" else None
+    if isinstance(content, dict):
+        names = ("image_key", "text_key", "separator", "encoding", "columns")
+        check_unused(layout, names, path, "COCO's and Karpathy's .json")
+        yield from _json_file(path, folder, content)
         return
-    records = _json_lines if suffix == ".jsonl" else _delimited
+    if suffix in (".json", ".jsonl"):
+        check_unused(layout, ("separator", "columns"), path, "JSON")
+    for number, record in _records(path, suffix, content, layout):
+        where = f"{path}, {'entry' if suffix == '.json' else 'line'} {number}"
+        try:
+            if not isinstance(record, dict):
+                raise ValueError(record)
+            image = record[column(record, layout.image_key, IMAGE_COLUMNS, "image_key", path)]
+            texts = record[column(record, layout.text_key, TEXT_COLUMNS, "text_key", path)]
+        except ValueError as error:
+            if suffix in _DELIMITED and isinstance(record, dict):  # All have the same columns.
+                raise
+            note_bad(f"{where}: {error}", skipped)
+        else:
+            if suffix == ".token":
+                image = image.partition("#")[0]
+            yield from rows_of(where, folder, image, texts, record.get("split"), skipped)
+
+
+def _records(
+    path: pathlib.Path, suffix: str, content: Any, layout: Layout
+) -> Iterator[tuple[int, Any]]:
+    """(line or number, record or what is wrong with it)."""
+    if suffix == ".json":
+        yield from enumerate(map(_json_object, content), 1)
+        return
     with path.open(encoding=_encoding(path, layout), errors="surrogateescape", newline="") as file:
-        for number, record in records(path, file, layout, skipped):
-            where = f"{path}, line {number}"
-            try:
-                if not isinstance(record, dict):
-                    raise ValueError(record)
-                image = record[column(record, layout.image_key, IMAGE_COLUMNS, "image_key", path)]
-                texts = record[column(record, layout.text_key, TEXT_COLUMNS, "text_key", path)]
-            except ValueError as error:
-                if suffix != ".jsonl" and isinstance(record, dict):  # All have the same columns.
-                    raise
-                note_bad(f"{where}: {error}", skipped)
-            else:
-                image = str(image).partition("#")[0] if suffix == ".token" else str(image)
-                if "://" in image:
-                    message = "is a web address: fetch the images first, for example by img2dataset"
-                    note_bad(f"{where}: {image!r} {message}", skipped)
-                    continue
-                yield Row(where, folder / image, texts)
+        yield from _json_lines(file) if suffix == ".jsonl" else _delimited(path, file, layout)
+
+
+def rows_of(
+    where: str,
+    folder: str | os.PathLike,
+    image: Any,
+    texts: Any,
+    split: Any,
+    skipped: set[str] | None,
+) -> Iterator[Row]:
+    """The row of a table, unless its image is no file."""
+    if not isinstance(image, str) or not image:
+        note_bad(f"{where}: expected the name of an image. Received: {image!r:.60}", skipped)
+    elif "://" in image:
+        message = f"{image!r} is a web address: fetch the images first, {_FETCH}"
+        note_bad(f"{where}: {message}", skipped)
+    else:
+        split = None if split in (None, "") else str(split)
+        yield Row(where, pathlib.Path(folder, image), texts, split)
 
 
 def column(
@@ -85,10 +122,35 @@ def column(
         if candidate in available:
             return candidate
     expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
+    remedy = f"Pass `{argument}`"
+    if argument == "image_key" and any(str(name).lower().endswith("url") for name in available):
+        remedy += f", or fetch the images first, {_FETCH}"
     raise ValueError(
-        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. Pass "
-        f"`{argument}`, or `columns` where the first line is no header."
+        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. {remedy}."
     )
+
+
+def check_own_splits(
+    split: str, own: Iterable[Any], test_fraction: float, source: str | os.PathLike
+) -> None:
+    """Raises unless one of a source's own splits is asked for, and no other division."""
+    splits = tuple(sorted({str(name) for name in own}))
+    if test_fraction:
+        raise ValueError(
+            f"{source} is divided already, into {', '.join(map(repr, splits))}: choose by `split`, "
+            f"without `test_fraction`. Received: {test_fraction}."
+        )
+    checks.check_one_of(split, splits, "split")
+
+
+def check_unused(layout: Layout, names: Iterable[str], source: Any, what: str) -> None:
+    """Raises if an argument is given that would change nothing."""
+    for name in names:
+        if (value := getattr(layout, name)) is not None:
+            raise ValueError(
+                f"`{name}` says nothing of {what}: leave it out for {str(source)!r}. Received: "
+                f"{value!r}."
+            )
 
 
 def _encoding(path: pathlib.Path, layout: Layout) -> str:
@@ -99,25 +161,33 @@ def _encoding(path: pathlib.Path, layout: Layout) -> str:
     return layout.encoding or "utf-8-sig"
 
 
-def _json_lines(
-    path: pathlib.Path, file: IO[str], layout: Layout, skipped: set[str] | None
-) -> Iterator[tuple[int, Any]]:
+def _json_lines(file: IO[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            record = str(error)
-        if not isinstance(record, dict | str):
-            record = str(record)
-        yield number, record if isinstance(record, dict) else f"expected a JSON object: {record}"
+        if line.strip():
+            try:
+                yield number, _json_object(json.loads(line))
+            except ValueError as error:
+                yield number, f"expected a JSON object: {error}"
 
 
-def _delimited(
-    path: pathlib.Path, file: IO[str], layout: Layout, skipped: set[str] | None
-) -> Iterator[tuple[int, Any]]:
-    """(line number, record or what is wrong with it)."""
+def _json_object(record: Any) -> Any:
+    return record if isinstance(record, dict) else f"expected a JSON object: {record!r:.60}"
+
+
+def _json_content(path: pathlib.Path) -> Any:
+    """An object or a list."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no JSON: {error}. Call it .jsonl if each of its lines is an object."
+        ) from error
+    if not isinstance(content, dict | list):
+        raise ValueError(f"{path}: expected an object or a list. Received: {content!r:.60}.")
+    return content
+
+
+def _delimited(path: pathlib.Path, file: IO[str], layout: Layout) -> Iterator[tuple[int, Any]]:
     separator = layout.separator or _SEPARATORS.get(path.suffix.lower(), ",")
     header = layout.columns
     if header is None and path.suffix.lower() == ".token":  # Flickr8k's: picture.jpg#0, caption.
@@ -198,10 +268,9 @@ def _is_record(line: str, separator: str, width: int) -> bool:
     return len(fields) >= width > 1 and any(x.lower().strip('"').endswith(SUFFIXES) for x in fields)
 
 
-def _json_file(path: pathlib.Path, folder: pathlib.Path) -> Iterator[Row]:
+def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]) -> Iterator[Row]:
     """COCO's `captions_*.json`, or Karpathy's `dataset_*.json` with its splits."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         images = content["images"]
         if "annotations" in content:
             captions = collections.defaultdict(list)
@@ -219,8 +288,9 @@ def _json_file(path: pathlib.Path, folder: pathlib.Path) -> Iterator[Row]:
             ]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: expected COCO's captions (images, annotations) or Karpathy's splits (images "
-            f"with sentences). Received: {type(error).__name__} {error}."
+            f"{path}: expected COCO's captions (images, annotations), Karpathy's splits (images "
+            "with sentences), or a list of objects with an image and a text. Received: "
+            f"{', '.join(map(repr, content))[:99]}, where {error} is missing or no such thing."
         ) from error
     for image, texts, split in rows:
         yield Row(f"{path}, image {image}", folder / image, texts, split)

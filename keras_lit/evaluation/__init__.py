@@ -3,6 +3,7 @@
 from keras_lit.evaluation import datasets, prompts, sheets
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
+from keras_lit.evaluation.folders import dataset_of_folder
 from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.retrieval import recall_by_language, retrieval_recall
 from keras_lit.evaluation.tasks import Result, classify, retrieve, seen_in_training, select
@@ -18,6 +19,7 @@ __all__ = [
     "ImagesAndTexts",
     "Result",
     "classify",
+    "dataset_of_folder",
     "datasets",
     "few_shot_accuracy",
     "linear_probe_accuracy",

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from keras_lit import checks
-from keras_lit.evaluation import prompts
+from keras_lit.evaluation import labels, prompts
 from keras_lit.preprocessing import decoding
 
 __all__ = ["DATASETS", "Dataset", "get", "names"]
@@ -30,7 +31,7 @@ class Dataset:
         label: the feature that holds the label.
         make_label: a function that makes the label of that feature, or None.
         names: the class names: a list, the name of one of `prompts.class_names` (with "imagenet_a"
-            and "imagenet_r" the labels are ImageNet's), or None for the dataset's own.
+            and "imagenet_r" the labels are ImageNet's), or None for the dataset's own, as words.
         templates: names of sets of `prompts.templates`, the usual one first.
         preprocessing: options of `ImagePreprocessor` that differ from the tower's own.
         several_labels: whether any of several labels is right (ReaL).
@@ -58,18 +59,44 @@ class Dataset:
     decode: Callable[[tf.Tensor], tf.Tensor] | None = None
     manual: str = ""
 
-    def class_names(self) -> list[str]:
+    def class_names(
+        self, data_dir: str | os.PathLike | None = None, download: bool = False
+    ) -> list[str]:
         """The class names, in the order of the labels (of `classes`).
+
+        A dataset's own names become words: "abbey" of "/a/abbey", "polar bear" of "polar_bear",
+        ImageNet's names of WordNet's identifiers.
+
+        Args:
+            data_dir: where TensorFlow Datasets keeps its data. Some datasets (CIFAR-10, STL-10,
+                Stanford Dogs...) learn their class names when they are prepared.
+            download: bool, whether to download and prepare the dataset if need be.
 
         Returns:
             A list of str.
+
+        Raises:
+            FileNotFoundError: the names are learned with the data, which are not on the disk.
         """
         if isinstance(self.names, str):
             return prompts.class_names(self.names)
         if self.names is not None:
             return list(self.names)
-        names = self._builder().info.features[self.label].names
-        return [name.replace("_", " ") for name in names]
+        builder = self._builder(data_dir, download)
+        names = builder.info.features[self.label].names
+        if names == [str(i) for i in range(len(names))]:
+            if not builder.data_path.exists():
+                raise FileNotFoundError(
+                    f"{self.builder} has no class names before it is prepared, and it is not in "
+                    f"{builder.data_path.parent}. {self._remedy()}"
+                )
+            warnings.warn(
+                f"The class names of {self.builder} are the numbers 0 to {len(names) - 1}, for "
+                "TensorFlow Datasets knows no others. If they stand for something else, pass "
+                "`names` to `Dataset`.",
+                stacklevel=2,
+            )
+        return prompts.as_words(names)
 
     def classes(self) -> list[int] | None:
         """The labels that the class names stand for; None where these are 0, 1, 2...
@@ -104,13 +131,11 @@ class Dataset:
         """
         import tensorflow_datasets as tfds
 
-        builder = self._builder(data_dir)
         own = {None: self.split, "train": self.train, "validation": self.validation}
         wanted = own.get(split, split)
         if wanted is None:
             raise ValueError(f"{self.builder} has no {split} split here.")
-        if download:
-            builder.download_and_prepare()
+        builder = self._builder(data_dir, download)
         decoders = tfds.decode.PartialDecoding(
             {"image": True, self.label: True}, decoders={"image": tfds.decode.SkipDecoding()}
         )
@@ -118,16 +143,21 @@ class Dataset:
             rows = builder.as_dataset(split=wanted, decoders=decoders, shuffle_files=False)
         except AssertionError as error:  # What TensorFlow Datasets raises for data that is missing.
             raise FileNotFoundError(
-                f"{self.builder} is not in {builder.data_path.parent}. "
-                + (self.manual or "Pass `download=True`, or run")
-                + f" `tfds build {self.builder}`."
+                f"{self.builder} is not in {builder.data_path.parent}. {self._remedy()}"
             ) from error
         return rows.map(self._row, tf.data.AUTOTUNE)
 
-    def _builder(self, data_dir: str | os.PathLike | None = None) -> Any:
+    def _builder(self, data_dir: str | os.PathLike | None, download: bool) -> Any:
         from keras_lit.data import builders  # Imported lazily: takes a second.
 
-        return builders.builder(self.builder, data_dir)
+        builder = builders.builder(self.builder, data_dir)
+        if download:
+            builder.download_and_prepare()
+        return builder
+
+    def _remedy(self) -> str:
+        how = self.manual or "Pass `download=True`, or run"
+        return f"{how} `tfds build {self.builder}`."
 
     def _row(self, example: Row) -> Row:
         image, label = example["image"], example[self.label]
@@ -176,43 +206,6 @@ def names(group: Group | None = None) -> list[str]:
     return [name for name, dataset in DATASETS.items() if group in (None, dataset.group)]
 
 
-# Labels that are made of other features, as VTAB makes them (google-research/task_adaptation).
-
-_MOST_LABELS = 16  # Upper bound on ReaL's labels per image.
-
-
-def _padded(labels: tf.Tensor) -> tf.Tensor:
-    """A list of labels of any length as [16] ints that end with -1."""
-    labels = tf.pad(labels[:_MOST_LABELS], [[0, _MOST_LABELS]], constant_values=-1)
-    return tf.ensure_shape(labels[:_MOST_LABELS], [_MOST_LABELS])
-
-
-def _grouped(values: int, classes: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Neighbouring values in [0, values) share one of `classes`."""
-    return lambda value: tf.cast(value, tf.int64) * classes // values
-
-
-def _clevr_count(objects: dict[str, Any]) -> tf.Tensor:
-    """How many objects there are: 3 to 10, counted from 0."""
-    return tf.size(objects["size"]) - 3
-
-
-def _clevr_distance(objects: dict[str, Any]) -> tf.Tensor:
-    """How far the nearest object is, in six steps."""
-    return _step(tf.reduce_min(objects["pixel_coords"][:, 2]), [8.0, 8.5, 9.0, 9.5, 10.0])
-
-
-def _kitti_distance(objects: dict[str, Any]) -> tf.Tensor:
-    """How far the nearest car, van or truck is: below 8 m, below 20 m, farther, or none."""
-    vehicles = tf.boolean_mask(objects["location"][:, 2], objects["type"] < 3)
-    return _step(tf.reduce_min(tf.concat([vehicles, [1000.0]], axis=0)), [8.0, 20.0, 999.0])
-
-
-def _step(value: tf.Tensor, thresholds: list[float]) -> tf.Tensor:
-    """How many of the thresholds are below the value."""
-    return tf.reduce_sum(tf.cast(tf.constant(thresholds) < value, tf.int64))
-
-
 _BY_HAND = "Download its archives by hand from {} into `manual_dir`, then run"
 _IMAGENET: Row = {"names": "imagenet2012"}
 _IMAGENET_BY_HAND = _IMAGENET | {"split": "validation", "manual": _BY_HAND.format("image-net.org")}
@@ -236,7 +229,7 @@ _GROUPS: dict[Group, dict[str, Row]] = {
         "imagenet2012_real": {
             **_IMAGENET_BY_HAND,
             "label": "real_label",
-            "make_label": _padded,
+            "make_label": labels.padded,
             "several_labels": True,
         },
     },
@@ -260,24 +253,24 @@ _GROUPS: dict[Group, dict[str, Row]] = {
         },
     },
     "structured": {
-        "clevr_count_all": {**_CLEVR, "make_label": _clevr_count},
-        "clevr_closest_object_distance": {**_CLEVR, "make_label": _clevr_distance},
+        "clevr_count_all": {**_CLEVR, "make_label": labels.clevr_count},
+        "clevr_closest_object_distance": {**_CLEVR, "make_label": labels.clevr_distance},
         "dmlab": _THREE,
         "dsprites_label_x_position": {
             **_DSPRITES,
-            "make_label": _grouped(32, 16),
+            "make_label": labels.grouped(32, 16),
             "names": [f"{100 * (i + 0.5) / 16:.0f}" for i in range(16)],
         },
         "dsprites_label_orientation": {
             **_DSPRITES,
-            "make_label": _grouped(40, 16),
+            "make_label": labels.grouped(40, 16),
             "names": [f"{360 * i / 16:.0f} degrees" for i in range(16)],
         },
         "kitti_closest_vehicle_distance": {
             **_THREE,
             "builder": "kitti",
             "label": "objects",
-            "make_label": _kitti_distance,
+            "make_label": labels.kitti_distance,
         },
         "smallnorb_label_azimuth": {**_NORB, "names": [f"{20 * i} degrees" for i in range(18)]},
         "smallnorb_label_elevation": {

@@ -10,6 +10,8 @@ from keras_lit.model import LiT
 from keras_lit.towers import ImageTower, encoding, fingerprints
 from keras_lit.training import batches, pairs
 
+Columns = dict[str, list[Any]]
+
 
 class Images:
     """The images of an evaluation, with columns such as labels that are read in the same pass.
@@ -51,6 +53,7 @@ class Images:
         self._batch_size = batch_size
         self._verbose = verbose
         self._columns: dict[str, np.ndarray] = {}
+        self._order: Columns = {}
         self._features = np.zeros([0, 0])
         self._made_by: list[Any] = []
 
@@ -121,8 +124,42 @@ class Images:
         ]
         if not found:
             raise ValueError("The images to evaluate on should be at least one. Received none.")
-        features, *columns = map(np.concatenate, zip(*found, strict=True))
-        return features, dict(zip(self._names, columns, strict=True))
+        features, *values = map(np.concatenate, zip(*found, strict=True))
+        columns = dict(zip(self._names, values, strict=True))
+        _check_order(columns, self._order)
+        return features, columns
+
+
+def is_row(images: Images, number: int, row: Mapping[str, Any]) -> bool:
+    """Whether a row that is read once more has the columns of that row of the embeddings."""
+    names = images._columns.keys() & (images._order or images._columns).keys()
+    return all(np.array_equal(images[name][number], row[name]) for name in names)
+
+
+def expect_order(images: Images, columns: Columns) -> None:
+    """From now on embeddings that come with other values of these columns are refused."""
+    images._order = columns
+    if images._columns:
+        _check_order(images._columns, columns)
+
+
+def rows_in_order(images: Images) -> Iterator[Mapping[str, tf.Tensor]]:
+    """The rows of the images, in the order that the embeddings then should have."""
+    columns: Columns = {name: [] for name in images._order or images._names}
+    for row in images.rows():
+        for name, values in columns.items():
+            values.append(row[name].numpy())
+        yield row
+    expect_order(images, columns)
+
+
+def _check_order(found: Mapping[str, np.ndarray], wanted: Columns) -> None:
+    if any(not np.array_equal(found[name], np.asarray(wanted[name])) for name in wanted):
+        raise ValueError(
+            "The data should come in the same order each time they are read. Received another one "
+            "the second time. Leave `shuffle` away, or pass it a seed and "
+            "`reshuffle_each_iteration=False`."
+        )
 
 
 class ImagesAndTexts:
@@ -162,11 +199,13 @@ class ImagesAndTexts:
         self.texts: Any = [text.decode() for text in texts] if strings else np.stack(texts)
         self.image_index = np.array([index.setdefault(key, len(index)) for key in keys])
         self._first = np.unique(self.image_index, return_index=True)[1]
-        self._names = {image_id: [names[i] for i in self._first] for image_id in columns[1:]}
         if len(index) < len(texts):
             keep = tf.constant(np.isin(np.arange(len(texts)), self._first))
             rows = _unbatched(rows).enumerate().filter(lambda i, _: keep[i]).map(lambda _, row: row)
-        self.images = Images(rows, columns[1:], batch_size, verbose)
+        self.images = Images(rows, columns, batch_size, verbose)
+        # The texts of named images may be drawn anew each time.
+        known = columns[1:] if len(columns) > 1 and all(names) else columns
+        expect_order(self.images, {name: [read[i][name] for i in self._first] for name in known})
 
     def embeddings(self, model: LiT) -> tuple[np.ndarray, np.ndarray]:
         """The embeddings [images, dim] and [texts, dim], of unit length.
@@ -180,13 +219,7 @@ class ImagesAndTexts:
         Raises:
             ValueError: the pairs come in another order each time they are read.
         """
-        images = self.images.embeddings(model)
-        if any(list(self.images[column]) != names for column, names in self._names.items()):
-            raise ValueError(
-                "The pairs should come in the same order each time they are read. Leave `shuffle` "
-                "away, or pass it a seed and `reshuffle_each_iteration=False`."
-            )
-        return images, model.encode_text(self.texts, verbose=0)
+        return self.images.embeddings(model), model.encode_text(self.texts, verbose=0)
 
     @property
     def image_groups(self) -> np.ndarray:

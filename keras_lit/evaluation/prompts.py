@@ -3,13 +3,16 @@
 import functools
 import importlib.resources
 import json
+import re
 import string
+from collections.abc import Sequence
 from typing import Any
 
 from keras_lit import checks
 
 __all__ = ["class_names", "templates"]
 
+_IDENTIFIER = re.compile(r"n\d{8}")
 _PLAIN = {"name": ["{}"], "photo": ["A photo of a {}"]}
 
 
@@ -50,8 +53,9 @@ def class_names(name: str = "imagenet2012", canonical: bool = False) -> list[str
     """Class names in the order of the labels.
 
     Args:
-        name: "imagenet2012" (CLIP's names of ImageNet's classes), "imagenet_a", "imagenet_r" (200
-            of these), or another dataset whose own names are no words, such as "eurosat"; the
+        name: "imagenet2012" (CLIP's names of ImageNet's classes, but "projectile missile" and
+            "sunglass" for its second "missile" and first "sunglasses"), "imagenet_a", "imagenet_r"
+            (200 of these), or another dataset whose own names are no words, such as "eurosat"; the
             error for another name lists all.
         canonical: bool, as for `templates`; commas, which separate aliases, stay.
 
@@ -97,6 +101,36 @@ def canonicalize(text: str, keep: str = "") -> str:
     remove = str.maketrans("_", " ", string.punctuation.replace("_", ""))
     parts = text.split(keep) if keep else [text]
     return " ".join(keep.join(part.translate(remove) for part in parts).lower().split())
+
+
+def as_words(names: Sequence[str]) -> list[str]:
+    """Class names of files or folders as one would say them; of WordNet's identifiers ImageNet's.
+
+    >>> as_words(["/c/church/indoor", "n02085620-japanese_spaniel", "001.Laysan_Albatross"])
+    ['church indoor', 'japanese spaniel', 'Laysan Albatross']
+    >>> as_words(["SeaLake", "pink dahlia?"]), as_words(["n01440764"])
+    (['Sea Lake', 'pink dahlia'], ['tench'])
+    """
+    if not all(_IDENTIFIER.fullmatch(name) for name in names):
+        return [_as_words(name) for name in names]
+    from keras_lit.data import builders  # Imported lazily: takes a second.
+
+    identifiers = builders.builder("imagenet2012").info.features["label"].names
+    of_imagenet = dict(zip(identifiers, class_names("imagenet2012"), strict=True))
+    unknown = [name for name in names if name not in of_imagenet]
+    if unknown:
+        raise ValueError(
+            "Class names that are WordNet's identifiers should be among the 1000 of ImageNet. "
+            f"Received: {', '.join(unknown[:5])}. Name the classes in words."
+        )
+    return [of_imagenet[name] for name in names]
+
+
+def _as_words(name: str) -> str:
+    name = re.sub(r"^(/\w/|n\d{8}-|\d+\.)(?=.)", "", name)
+    if re.fullmatch(r"([A-Z][a-z]{2,}){2,}", name):
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return " ".join(re.sub(r"[_/]", " ", name).rstrip("?").split())
 
 
 @functools.cache

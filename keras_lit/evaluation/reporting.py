@@ -1,4 +1,4 @@
-"""Results as JSON with CLIP_benchmark's keys, and as one page of HTML that needs nothing else."""
+"""Results as JSON that CLIP_benchmark reads, and as one page of HTML that needs nothing else."""
 
 import base64
 import html
@@ -16,9 +16,9 @@ from keras_lit.evaluation.tasks import Result
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff }
+  color: #222; background: #fff; overflow-wrap: anywhere }
 h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd }
-table { border-collapse: collapse; margin: 1rem 0 }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #eee }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 .sheet td { border: 0; padding: .2rem } .sheet td:first-child { max-width: 16rem }
@@ -33,7 +33,10 @@ def report(
     title: str = "Evaluation",
     model: str = "",
 ) -> pathlib.Path:
-    """Writes `results.json` and `report.html`.
+    """Writes `results.json` and `report.html`, and a file for each result in `clip_benchmark/`.
+
+    Those are the records of `results.json` one by one, as CLIP_benchmark writes and reads them:
+    `clip_benchmark build report/clip_benchmark --output benchmark.csv`.
 
     Args:
         results: what `classify` and `retrieve` return.
@@ -60,7 +63,14 @@ def report(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     records = [_record(result, model) for result in results]
-    (directory / "results.json").write_text(json.dumps(records, indent=2) + "\n")
+    _write(directory / "results.json", records)
+    folder = directory / "clip_benchmark"
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("[0-9][0-9][0-9]_*.json"):
+        old.unlink()
+    for i, record in enumerate(records):
+        name = re.sub(r"[^\w-]+", "_", record["dataset"]).strip("_")[-80:]
+        _write(folder / f"{i:03d}_{name}.json", record)
     page = directory / "report.html"
     rows = [(result.dataset, *_metrics(result)[0]) for result in results]
     body = _table(("dataset", "metric", "value"), rows) + "".join(map(_section, results))
@@ -73,6 +83,10 @@ def report(
     return page
 
 
+def _write(path: pathlib.Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def benchmark_key(name: str) -> str:
     """The name of a metric in CLIP_benchmark, which names a retrieval after what is found."""
     name = re.sub(r"^accuracy@(\d+)", r"acc\1", name)
@@ -83,6 +97,7 @@ def _record(result: Result, model: str) -> dict[str, Any]:
     return {
         "dataset": result.dataset,
         "model": model,
+        "pretrained": "",
         "task": result.task,
         "language": "en",
         "metrics": {benchmark_key(name): value for name, value in result.metrics.items()},

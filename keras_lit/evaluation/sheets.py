@@ -1,12 +1,13 @@
 """What a person looks at: nearest pictures of a few texts, and matrices of similarities."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.evaluation.encoded import Images, ImagesAndTexts
+from keras_lit.evaluation.encoded import Images, ImagesAndTexts, is_row
 from keras_lit.preprocessing import ImagePreprocessor
 
 __all__ = ["nearest_pictures", "sheet_picture", "thumbnails"]
@@ -93,7 +94,8 @@ def nearest_to_texts(
 
 
 def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np.ndarray]:
-    """{row: [size, size, 3] uint8 pixels}, whole pictures on white; none for features.
+    """{row: [size, size, 3] uint8 pixels}, whole pictures on white; none for features, and none,
+    with a warning, where the rows of the latest embeddings come in another order.
 
     Args:
         images: the `Images` to read.
@@ -114,9 +116,17 @@ def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np
         return {}
     preprocess = ImagePreprocessor(size, "pad", value_range="0..255", antialias=True)
     pictures = {}
-    for i, image in enumerate(rows.map(lambda row: row["image"])):
+    for i, row in enumerate(rows):
         if i not in wanted:
             continue
+        if not is_row(images, i, row):
+            warnings.warn(
+                "No pictures are shown, for the data came in another order when they were read "
+                "once more. Leave `shuffle` away, or pass it `reshuffle_each_iteration=False`.",
+                stacklevel=2,
+            )
+            return {}
+        image = row["image"]
         if image.dtype.is_floating:
             low, high = tf.reduce_min(image), tf.reduce_max(image)
             image = tf.cast(255 * (image - low) / tf.maximum(high - low, 1e-6), tf.uint8)

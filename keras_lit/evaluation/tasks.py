@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_lit.data import duplicates as near_duplicates
 from keras_lit.evaluation import retrieval, sheets, zero_shot
-from keras_lit.evaluation.encoded import Images, ImagesAndTexts
+from keras_lit.evaluation.encoded import Images, ImagesAndTexts, rows_in_order
 from keras_lit.model import LiT
 
 
@@ -238,6 +238,8 @@ def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> n
 
     Raises:
         ImportError: the package ImageHash is missing.
+        ValueError: the images come in another order each time they are read: here, or when they are
+            embedded.
 
     Example:
 
@@ -247,7 +249,7 @@ def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> n
 
     Reference: the LiT paper, section 5.5 and Table 5.
     """
-    hashes, others = map(near_duplicates.perceptual_hashes, (images.rows(), training))
+    hashes, others = map(near_duplicates.perceptual_hashes, (rows_in_order(images), training))
     matches = near_duplicates.match_hashes(hashes, others, max_distance=max_distance)
     return np.unique(matches.queries)
 

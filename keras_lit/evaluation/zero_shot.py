@@ -1,6 +1,7 @@
 """Zero-shot classification: class names in prompts become the weights of a classifier."""
 
 import collections
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
@@ -34,7 +35,8 @@ def zero_shot_weights(
     Args:
         encode_text: strings [n] -> [n, dim] rows (made unit length before they are averaged), for
             example `model.encode_text`.
-        class_names: the names of the classes.
+        class_names: the names of the classes, each another one: classes of one name have one
+            embedding, which is right for neither of them (a warning names them).
         templates: prompts with one `{}` for the name, see `keras_lit.evaluation.prompts`.
         renormalize: bool, whether the averages are made unit length, as CLIP and big_vision do. The
             LiT authors' Colab leaves them, which favours classes whose prompts agree.
@@ -59,6 +61,7 @@ def zero_shot_weights(
     """
     check_prompts(class_names, templates)
     checks.check_positive(batch_size, "batch_size")
+    _say_what_is_equal(class_names)
     step = max(1, batch_size // len(templates))
     starts = range(0, len(class_names), step)
     verbose = len(starts) > 10 if verbose == "auto" else verbose
@@ -98,8 +101,8 @@ def zero_shot_accuracy(
 
     Returns:
         {"accuracy@1": float in 0..1, "accuracy@5": ..., "mean_per_class_recall": the mean over the
-        classes that occur of their accuracy@1}. Of classes that tie, the wrong ones count before
-        the right one.
+        classes that occur of their accuracy@1}. Of classes that tie, as those of one name do, the
+        wrong ones count before the right one.
 
     Raises:
         ValueError: counts or widths do not match, a label is outside of the classes, NaN.
@@ -228,6 +231,20 @@ def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
             raise ValueError(
                 f"A template should have one slot {{}} for the class name. Received: {template!r}."
             )
+
+
+def _say_what_is_equal(class_names: Sequence[str]) -> None:
+    counts = collections.Counter(class_names)
+    equal = [name for name, count in counts.items() if count > 1]
+    if equal:
+        rows = [i for i, name in enumerate(class_names) if name == equal[0]]
+        warnings.warn(
+            f"{len(equal)} class names occur more than once, the first is {equal[0]!r} in the rows "
+            f"{rows}. Classes of one name tie, and ties count as wrong: the accuracy of these "
+            "classes is 0, where argmax (of CLIP_benchmark, say) gives all of their images to the "
+            "first. Give each class another name.",
+            stacklevel=3,
+        )
 
 
 def _check_strings(values: Sequence[str], name: str) -> None:

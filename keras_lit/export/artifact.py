@@ -13,7 +13,7 @@ from keras_lit import checks
 from keras_lit.evaluation.zero_shot import check_prompts
 from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
-from keras_lit.export.signatures import Signature, make_signatures
+from keras_lit.export.signatures import FILLS, Signature, make_signatures
 from keras_lit.model import LiT
 
 # Rows of the warm-up requests of each signature.
@@ -33,7 +33,7 @@ def save(
     *,
     towers: Literal["both", "image", "text"] = "both",
     weights: Literal["float32", "float16", "bfloat16"] = "float32",
-    on_corrupt: Literal["fail", "nan"] = "fail",
+    on_corrupt: Literal["fail", "nan", "zero"] = "fail",
     top_k: int = 5,
     card: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
@@ -44,14 +44,20 @@ def save(
     | `encode_image` | `image_bytes` string [n] | `embedding` float32 [n, dim], unit length |
     | `encode_pixels` | `pixels` uint8 [n, height, width, 1 to 4] | `embedding` |
     | `encode_text` | `text` string [n] | `embedding` |
-    | `similarity` | `image_bytes` [n], `text` [m] | `similarity` [n, m], cosines |
-    | `classify_labels` | `image_bytes` [n], `labels` string [m] | `scores` [n, m] |
+    | `similarity` | `image_bytes` [n], `text` string [n, m], [1, m] or [m] | `similarity` [n, m], \
+cosines |
+    | `classify_labels` | `image_bytes` [n], `labels` string [n, m], [1, m] or [m] | `scores` \
+[n, m] |
     | `classify` | `image_bytes` [n] | `scores` [n, classes], `classes` (their names, for each \
 row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
 
     `serving_default` is `encode_text`, or `encode_image` where there is no text tower. `classify`
     needs `class_names`, whose prompts are encoded once, now. Scores are probabilities: a softmax
     over the row of the cosines times the temperature, or with the sigmoid loss each label's own.
+
+    `text` and `labels` have a row for each image, or one for all. A plain list is one for all too,
+    refused where it is as long as `image_bytes`: a server that batches requests would join it with
+    the lists of other clients. No rows are answered by none, [0, ...].
 
     The artifact is written under another name and renamed, so that a server that polls never sees
     half of it. It also holds a model card, and warm-up requests for TF Serving.
@@ -67,8 +73,9 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
             needs one, a query service the other). With `class_names` the image tower can classify.
         weights: how they are stored, "float32" or in half of the space; they are cast when read.
         on_corrupt: what a request gets whose image does not decode: "fail", an error that names
-            the row; "nan", NaN in that row, and an output `valid` (bool [n]) wherever `image_bytes`
-            are taken.
+            the row; "nan", NaN in that row (no class: index -1, name ""), and an output `valid`
+            (bool [n]) wherever `image_bytes` are taken; "zero", the same with 0 in place of NaN,
+            which JSON does not have (a client over REST reads it with a strict parser).
         top_k: int, how many classes `classify` lists.
         card: what the model card (`README.md`) says beside what the model knows of itself:
             section -> text or mapping, above all "data", "metrics" and "limits".
@@ -93,7 +100,7 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     ('1', ['classify', 'classify_labels', 'encode_image'])
     """
     checks.check_one_of(towers, ("both", "image", "text"), "towers")
-    checks.check_one_of(on_corrupt, ("fail", "nan"), "on_corrupt")
+    checks.check_one_of(on_corrupt, ("fail", *FILLS), "on_corrupt")
     checks.check_positive(top_k, "top_k")
     templates = ("{}",) if templates is None else tuple(templates)
     check_prompts(["a label"] if class_names is None else class_names, templates)
@@ -146,19 +153,22 @@ def _write_warm_up(
     with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
         for name, signature in signatures.items():
             for rows in ROWS:
-                samples = {s.name: _sample(s.name, rows, image_size) for s in signature.inputs}
+                samples = {s.name: _sample(s, rows, image_size) for s in signature.inputs}
                 writer.write(_prediction_log(name, samples))
 
 
-def _sample(name: str, rows: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Noise for images, PNG and JPEG in turns; words for text."""
+def _sample(spec: tf.TensorSpec, rows: int, image_size: tuple[int, int]) -> np.ndarray:
+    """Noise for images, PNG and JPEG in turns; words for text, two for each image."""
     pixels = np.random.default_rng(0).integers(0, 256, [rows, *image_size, 3]).astype("uint8")
-    if name == "pixels":
+    if spec.name == "pixels":
         return pixels
-    if name == "image_bytes":
+    if spec.name == "image_bytes":
         encoders = (tf.io.encode_jpeg, tf.io.encode_png)
         return np.array([encoders[i % 2](pixels[i]).numpy() for i in range(rows)], object)
-    return np.array([f"a photo of {i} red balloons over the sea" for i in range(rows)], object)
+    texts = [f"a photo of {i} red balloons over the sea" for i in range(rows)]
+    if spec.shape.rank == 1:
+        return np.array(texts, object)
+    return np.array([[text, "a toucan"] for text in texts], object)
 
 
 def _prediction_log(signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:

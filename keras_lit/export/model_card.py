@@ -32,7 +32,9 @@ def model_card(
         if f"encode_{name}" in signatures:
             parts += [f"## {name.capitalize()} tower", _table(_tower(tower, TUNINGS[letter]))]
     if "encode_image" in signatures:
-        parts += ["## Pictures", _table(_plain(model.image_tower.preprocessor))]
+        found = _plain(model.image_tower.preprocessor)
+        served = {k: v for k, v in found.items() if k not in ("random_crop", "random_flip")}
+        parts += ["## Pictures", _table(served)]
     if "encode_text" in signatures:
         tokenizer = model.text_tower.preprocessor.tokenizer
         vocabulary = {
@@ -49,10 +51,17 @@ def model_card(
         "stored weights": weights,
     }
     inputs = {
-        f"`{name}`": ", ".join(f"`{x.name}` {x.dtype.name} {list(x.shape)}" for x in found.inputs)
+        f"`{name}`": ", ".join(f"`{x.name}` {x.dtype.name} {_shape(x)}" for x in found.inputs)
         for name, found in signatures.items()
     }
+    loading = ["import tensorflow as tf"]
+    if "encode_text" in signatures:
+        loading += ["import tensorflow_text  # the tokenizer's operations"]
+    name = next(iter(signatures))
+    loading += ["", 'model = tf.saved_model.load("the folder of this file")']
+    loading += [f'outputs = model.signatures["{name}"]({signatures[name].inputs[0].name}=...)']
     parts += ["## Scores", _table(scores), "## Signatures", _table(inputs)]
+    parts += ["## In Python", "\n".join(["```python", *loading, "```"])]
     said = {**dict.fromkeys(ASKED, "Not stated."), **sections}
     said["limits"] = f"{said['limits']}\n\n{_limits(model, signatures)}"
     for title, content in said.items():
@@ -92,10 +101,15 @@ def _limits(model: LiT, signatures: Mapping[str, Signature]) -> str:
         found += [f"Text beyond {model.text_tower.sequence_length} tokens is cut off."]
     if "similarity" in signatures:
         found += [
-            "`similarity` and `classify_labels` take n pictures and m texts: over REST in columns "
-            '(`"inputs"`), and not together with the batching of the server.'
+            "`similarity` and `classify_labels` take texts [n, m], a row for each of n pictures, "
+            "or [1, m], one for all. A list [m] is refused where m is n, as a server that batches "
+            "would mix it with those of other requests."
         ]
     return "\n".join(f"- {line}" for line in found)
+
+
+def _shape(spec: tf.TensorSpec) -> str:
+    return "[n, m], [1, m] or [m]" if spec.shape.rank is None else str(list(spec.shape))
 
 
 def _table(rows: Mapping[str, Any]) -> str:

@@ -12,16 +12,22 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.evaluation.zero_shot import zero_shot_weights
 from keras_lit.model import LiT
+from keras_lit.preprocessing.decoding import MAX_PIXELS
+from keras_lit.preprocessing.image import first_bytes
 from keras_lit.towers import Tower
 from keras_lit.towers.encoding import unit_length
 
 Tensors = dict[str, tf.Tensor]
 Encoder = Callable[[tf.Tensor], Tensors]
-Scores = Callable[[tf.Tensor], tf.Tensor]
+Scores = Callable[[tf.Tensor, Tensors], tf.Tensor]
 IMAGE_BYTES = tf.TensorSpec([None], tf.string, name="image_bytes")
 PIXELS = tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")
 TEXT = tf.TensorSpec([None], tf.string, name="text")
-LABELS = tf.TensorSpec([None], tf.string, name="labels")
+# [n, m], a row for each image; [1, m] or a list [m] for all of them.
+ROWS_OF_TEXT = tf.TensorSpec(None, tf.string, name="text")
+LABELS = tf.TensorSpec(None, tf.string, name="labels")
+# What a row holds whose image does not decode.
+FILLS = {"nan": float("nan"), "zero": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +85,7 @@ def make_signatures(
     """The signatures of an artifact by name, for the arguments of `keras_lit.export.save`."""
     both = {"image": model.image_tower, "text": model.text_tower}
     kept = _Weights([tower for name, tower in both.items() if towers in ("both", name)], weights)
-    scores_of = _probabilities(model, kept)
+    scores_of = _probabilities(model, kept, FILLS.get(on_corrupt))
     signatures = {}
     if towers != "text":
         encode_image, encode_pixels = _image_encoders(model, kept, on_corrupt)
@@ -89,14 +95,15 @@ def make_signatures(
 
         @tf.function(input_signature=[TEXT], autograph=False)
         def encode_text(text: tf.Tensor) -> Tensors:
-            token_ids = model.text_tower.preprocessor(text)
-            with kept.of(model.text_tower):
-                return {"embedding": unit_length(model.text_tower(token_ids))}
+            # Equal texts are encoded once: no rounding ranks one of them before the other.
+            distinct, places = tf.unique(text)
+            token_ids = model.text_tower.preprocessor(distinct)
+            return {"embedding": tf.gather(_embed(model.text_tower, kept, token_ids), places)}
 
         signatures["encode_text"] = Signature(encode_text, (TEXT,))
     if towers == "both":
         similarity, classify_labels = _comparers(scores_of, encode_image, encode_text, templates)
-        signatures["similarity"] = Signature(similarity, (IMAGE_BYTES, TEXT))
+        signatures["similarity"] = Signature(similarity, (IMAGE_BYTES, ROWS_OF_TEXT))
         signatures["classify_labels"] = Signature(classify_labels, (IMAGE_BYTES, LABELS))
     if class_names is not None:
         # The classes' embeddings are a variable, so `classify` encodes no text.
@@ -113,21 +120,50 @@ def _image_encoders(model: LiT, weights: _Weights, on_corrupt: str) -> tuple[Enc
     tower = model.image_tower
 
     def encode_pixels(pixels: tf.Tensor) -> Tensors:
-        return {"embedding": embed(tower.preprocessor(pixels))}
+        shape = tf.shape(pixels)
+        fits = tf.reduce_all(shape[1:] > 0) & (shape[3] <= 4)
+        expected = "`pixels` should be [n, height, width, 1 to 4 channels]. Received shape:"
+        with tf.control_dependencies([tf.debugging.Assert(fits, [expected, shape], 10)]):
+            return {"embedding": _embed(tower, weights, tower.preprocessor(tf.identity(pixels)))}
 
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def encode_image(image_bytes: tf.Tensor) -> Tensors:
-        if on_corrupt == "fail":
-            return {"embedding": embed(tower.preprocessor(image_bytes))}
         images, valid = tower.preprocessor.with_valid(image_bytes)
-        embeddings = tf.where(valid[:, tf.newaxis], embed(images), float("nan"))
+        if on_corrupt == "fail":
+            with tf.control_dependencies([_assert_valid(image_bytes, valid)]):
+                return {"embedding": _embed(tower, weights, tf.identity(images))}
+        embeddings = _embed(tower, weights, images)
+        embeddings = tf.where(valid[:, tf.newaxis], embeddings, FILLS[on_corrupt])
         return {"embedding": embeddings, "valid": valid}
 
-    def embed(images: tf.Tensor) -> tf.Tensor:
-        with weights.of(tower):
-            return unit_length(tower(images))
-
     return encode_image, encode_pixels
+
+
+def _assert_valid(image_bytes: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Fails with the rows that do not decode, in words for who sent them."""
+    expected = (
+        "An image does not decode: `image_bytes` should be whole files, JPEG, PNG, GIF, BMP or "
+        f"WebP of at most {MAX_PIXELS:,} pixels (in JSON base64, under the key `b64`). Rows:"
+    )
+
+    def fail() -> tf.Tensor:
+        bad = tf.where(~valid)[:, 0]
+        shown = first_bytes(tf.gather(image_bytes, bad))
+        with tf.control_dependencies(
+            [tf.debugging.Assert(False, [expected, bad, "first bytes:", shown], 10)]
+        ):
+            return tf.constant(False)
+
+    return tf.cond(tf.reduce_all(valid), lambda: tf.constant(True), fail)
+
+
+def _embed(tower: Tower, weights: _Weights, inputs: tf.Tensor) -> tf.Tensor:
+    """[n, ...] -> [n, dim] of unit length. Some layers refuse no rows, so they see a blank one."""
+    count = tf.shape(inputs)[0]
+    paddings = [[0, tf.cast(count == 0, tf.int32)], *[[0, 0]] * (inputs.shape.rank - 1)]
+    inputs = tf.ensure_shape(tf.pad(inputs, paddings), [None, *inputs.shape[1:]])
+    with weights.of(tower):
+        return unit_length(tower(inputs))[:count]
 
 
 def _classifier(
@@ -142,13 +178,17 @@ def _classifier(
 
     def classify(image_bytes: tf.Tensor) -> Tensors:
         images = encode_image(image_bytes)
-        scores = scores_of(tf.matmul(images["embedding"], kernel, transpose_b=True))
+        scores = scores_of(tf.matmul(images["embedding"], kernel, transpose_b=True), images)
         _, indices = tf.math.top_k(scores, min(top_k, len(class_names)))
+        best = tf.gather(names, indices)
+        if "valid" in images:
+            valid = images["valid"][:, tf.newaxis]
+            indices, best = tf.where(valid, indices, -1), tf.where(valid, best, "")
         return {
             "scores": scores,
             "classes": tf.tile(names[tf.newaxis], [tf.shape(scores)[0], 1]),
             "top_indices": indices,
-            "top_classes": tf.gather(names, indices),
+            "top_classes": best,
             **_valid_of(images),
         }
 
@@ -158,37 +198,76 @@ def _classifier(
 def _comparers(
     scores_of: Scores, encode_image: Encoder, encode_text: Encoder, templates: Sequence[str]
 ) -> tuple[Callable[..., Tensors], Callable[..., Tensors]]:
-    """`similarity` and `classify_labels`: n images against m texts or labels."""
+    """`similarity` and `classify_labels`: each of n images against m texts or labels."""
     before, after = zip(*(template.split("{}") for template in templates), strict=True)
 
     def similarity(image_bytes: tf.Tensor, text: tf.Tensor) -> Tensors:
+        rows = _rows(text, image_bytes, "text")
         images = encode_image(image_bytes)
-        texts = encode_text(text)["embedding"]
-        cosines = tf.matmul(images["embedding"], texts, transpose_b=True)
-        return {"similarity": cosines, **_valid_of(images)}
+        distinct, places = tf.unique(tf.reshape(rows, [-1]))
+        texts = encode_text(distinct)["embedding"]
+        return {"similarity": _cosines(images, rows, texts, places), **_valid_of(images)}
 
     def classify_labels(image_bytes: tf.Tensor, labels: tf.Tensor) -> Tensors:
+        rows = _rows(labels, image_bytes, "labels")
         images = encode_image(image_bytes)
-        starts, ends = (tf.tile(parts, [tf.shape(labels)[0]]) for parts in (before, after))
-        prompts = tf.strings.join([starts, tf.repeat(labels, len(templates)), ends])
+        distinct, places = tf.unique(tf.reshape(rows, [-1]))
+        starts, ends = (tf.tile(parts, [tf.size(distinct)]) for parts in (before, after))
+        prompts = tf.strings.join([starts, tf.repeat(distinct, len(templates)), ends])
         texts = encode_text(prompts)["embedding"]
         by_label = tf.reshape(texts, [-1, len(templates), texts.shape[-1]])
-        kernel = unit_length(tf.reduce_mean(by_label, axis=1))
-        scores = scores_of(tf.matmul(images["embedding"], kernel, transpose_b=True))
-        return {"scores": scores, **_valid_of(images)}
+        texts = unit_length(tf.reduce_mean(by_label, axis=1))
+        return {
+            "scores": scores_of(_cosines(images, rows, texts, places), images),
+            **_valid_of(images),
+        }
 
     return similarity, classify_labels
 
 
-def _probabilities(model: LiT, weights: _Weights) -> Scores:
+def _rows(texts: tf.Tensor, image_bytes: tf.Tensor, name: str) -> tf.Tensor:
+    """Strings [n, m], [1, m] or [m] -> [n, m] or [1, m], for n images.
+
+    A server that batches joins requests along the first dimension where all inputs of each are
+    equally long there. Joined rows stay with their images. Joined lists would be one list, of the
+    labels of all clients, so a list as long as there are images is refused.
+    """
+    shape, count = tf.shape(texts), tf.shape(image_bytes)[0]
+    rows, width = tf.reduce_prod(shape[:-1]), tf.reduce_prod(shape[-1:])
+    a_list = (tf.size(shape) == 1) & ((width != count) | (count < 2))
+    a_table = (tf.size(shape) == 2) & ((rows == 1) | (rows == count))
+    received = [
+        f"`{name}` should be [n, m], a row for each of the n images, or [1, m], one for all. A "
+        "list [m] can be taken only where m is not n, as a server that batches would mix it with "
+        f"those of other requests. Received shapes of `image_bytes` and `{name}`:",
+        tf.shape(image_bytes),
+        shape,
+    ]
+    with tf.control_dependencies([tf.debugging.Assert(a_list | a_table, received, 10)]):
+        return tf.reshape(texts, [rows, width])
+
+
+def _cosines(images: Tensors, rows: tf.Tensor, texts: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """Of n images and `rows` [n or 1, m], whose texts are `texts[places]` -> [n, m]."""
+    cosines = tf.matmul(images["embedding"], texts, transpose_b=True)
+    columns = tf.reshape(places, tf.shape(rows))
+    columns = tf.broadcast_to(columns, [tf.shape(cosines)[0], tf.shape(rows)[1]])
+    return tf.gather(cosines, columns, batch_dims=1)
+
+
+def _probabilities(model: LiT, weights: _Weights, fill: float | None) -> Scores:
     """Cosines [n, m] to probabilities: over the m with the softmax loss, each with the sigmoid."""
     temperature = weights.keep("temperature", model.temperature)
-    if model.loss_name == "softmax":
-        return lambda cosines: tf.nn.softmax(temperature * cosines)
-    bias = weights.keep("bias", model.bias)
-    return lambda cosines: tf.sigmoid(temperature * cosines + bias)
+    bias = None if model.loss_name == "softmax" else weights.keep("bias", model.bias)
+
+    def scores_of(cosines: tf.Tensor, images: Tensors) -> tf.Tensor:
+        logits = temperature * cosines
+        scores = tf.nn.softmax(logits) if bias is None else tf.sigmoid(logits + bias)
+        return scores if fill is None else tf.where(images["valid"][:, tf.newaxis], scores, fill)
+
+    return scores_of
 
 
 def _valid_of(images: Tensors) -> Tensors:
-    """The flag of `on_corrupt="nan"`, where there is one."""
+    """Which images decode, where `on_corrupt` answers the others too."""
     return {name: images[name] for name in ("valid",) if name in images}

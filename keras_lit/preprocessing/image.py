@@ -388,6 +388,14 @@ def why_not(contents: tf.Tensor) -> tf.Tensor:
     return first_that_works(refusal, lambda _: tf.constant(_DAMAGED), contents)
 
 
+def first_bytes(images: tf.Tensor) -> tf.Tensor:
+    """[batch] encoded images -> [batch] string, what an error can show of each."""
+    # An error that is not UTF-8 would be lost on its way to Python.
+    printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
+    first = tf.io.decode_raw(images, tf.uint8, fixed_length=16)
+    return tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+
+
 def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
     """Passes encoded images on, and fails with the rows of those that do not decode, and why."""
     good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
@@ -395,13 +403,12 @@ def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.T
     described = tf.gather(images, bad)[:_NAMED]
     reasons = tf.map_fn(why_not, described)
     if names is None:
-        label = "first bytes and reasons:"
-        # An error that is not UTF-8 would be lost on its way to Python.
-        printable = ["", *(chr(i) if 32 <= i < 127 else "." for i in range(1, 256))]
-        first = tf.io.decode_raw(described, tf.uint8, fixed_length=16)
-        described = tf.strings.reduce_join(tf.gather(printable, tf.cast(first, tf.int32)), axis=1)
+        label, described = "first bytes and reasons:", first_bytes(described)
     else:
-        label, described = "names and reasons:", tf.gather(names, bad)[:_NAMED]
+        label = "names and reasons:"
+        described = tf.strings.as_string(tf.gather(names, bad)[:_NAMED])
+        # An error that is not UTF-8 would be lost.
+        described = tf.strings.unicode_transcode(described, "UTF-8", "UTF-8", errors="replace")
     message = (
         "An image does not decode. Remove it, or read with `image_text_pairs(..., skipped=set())` "
         "to leave such pairs out. Rows:"

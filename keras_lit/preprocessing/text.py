@@ -7,6 +7,7 @@ import keras_nlp
 import tensorflow as tf
 
 from keras_lit import checks, internals
+from keras_lit.preprocessing import tokenizers
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -16,8 +17,9 @@ class TextPreprocessor(keras.layers.Layer):
     Text that is longer than `sequence_length` is cut. The three special tokens are "auto", an id,
     or None for none. "auto" asks the tokenizer: BERT's gives [CLS] and [SEP] around the text and
     pads with [PAD]; T5's gives `</s>` at the end; a plain SentencePiece tokenizer follows LiT: no
-    start and no end token, the text cut to `sequence_length - 1` and padded with `</s>`, so that
-    the last token always is `</s>`. The released BERT LiT models want `end_token_id=None`.
+    start and no end token, the text cut to `sequence_length - 1` and padded with its end (`</s>`,
+    Gemma's `<eos>`), so that the last token always is that. The released BERT LiT models want
+    `end_token_id=None`.
 
     Args:
         tokenizer: a keras-nlp tokenizer, or another Keras layer from strings to ragged token ids.
@@ -67,7 +69,7 @@ class TextPreprocessor(keras.layers.Layer):
         if end_token_id == "auto":
             end_token_id = getattr(tokenizer, "end_token_id", None)
         if pad_token_id == "auto" and plain:
-            pad_token_id = tokenizer.token_to_id("</s>")
+            pad_token_id = tokenizers.end_token_id(tokenizer)
             end_token_id = pad_token_id if end_token_id is None else end_token_id
         elif pad_token_id == "auto":
             pad_token_id = getattr(tokenizer, "pad_token_id", 0)
@@ -94,8 +96,7 @@ class TextPreprocessor(keras.layers.Layer):
             )
         internals.keep_alive(self.tokenizer)
         rows = text[tf.newaxis] if text.shape.rank == 0 else text
-        run = self._traced if tf.executing_eagerly() else self._preprocess
-        token_ids = tf.ensure_shape(run(rows), [rows.shape[0], self.sequence_length])
+        token_ids = tf.ensure_shape(self._traced(rows), [rows.shape[0], self.sequence_length])
         return token_ids[0] if text.shape.rank == 0 else token_ids
 
     def _preprocess(self, text: tf.Tensor) -> tf.Tensor:

@@ -141,6 +141,20 @@ def train_wordpiece(
     )
 
 
+def end_token_id(tokenizer: keras_nlp.tokenizers.SentencePieceTokenizer) -> int:
+    """The id of a SentencePiece vocabulary's end, whatever it is called: `</s>`, `<eos>`..."""
+    import sentencepiece
+
+    end = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.proto).eos_id()
+    if end < 0:
+        raise ValueError(
+            "This SentencePiece vocabulary has no token for the end of a text, with which LiT "
+            "pads. Pass `end_token_id` and `pad_token_id` to `TextPreprocessor`, or train it with "
+            "an `eos_id`."
+        )
+    return end
+
+
 def _strings(captions: Iterable[str | bytes] | tf.data.Dataset) -> Iterator[str]:
     if isinstance(captions, tf.data.Dataset):
         if isinstance(captions.element_spec, dict) and "text" in captions.element_spec:

@@ -48,6 +48,7 @@ class Tower(keras.Model):
 
     def _build_pooling(self, inputs: keras.KerasTensor) -> None:
         """Settles "auto", builds everything, notes the width of the features."""
+        self._input = keras.InputSpec(inputs.dtype, inputs.shape)
         states = self._states(inputs, training=False)
         if self.pooling == "auto":
             self.pooling = self._auto_pooling(states)
@@ -140,6 +141,26 @@ class Tower(keras.Model):
             return compiled[features]
 
         return current
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """The tower as a SavedModel, ONNX or LiteRT file, like `keras.Model.export`.
+
+        What it takes is what the tower takes, preprocessed pixels or token ids, and embeddings are
+        not normalised. `keras_lit.export.save` writes an artifact for image bytes and strings.
+
+        Args:
+            filepath, format, verbose, **kwargs: as in `keras.Model.export`.
+            input_signature: as there. None: batches of any size.
+        """
+        signature = [self._input] if input_signature is None else input_signature
+        super().export(filepath, format, verbose, signature, **kwargs)
 
     def reinitialized(self) -> "Tower":
         """A tower of the same make with freshly initialised weights; this one stays as it is.

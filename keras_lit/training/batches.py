@@ -5,6 +5,7 @@ import concurrent.futures
 import itertools
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -161,16 +162,21 @@ def _known_columns(look_at: Callable[[np.ndarray], bool]) -> Callable[[tf.Tensor
 
 def _says_what_is_cut(text_tower: TextTower) -> Callable[[np.ndarray], bool]:
     """A function of a batch's strings, which warns once when some are longer than the tower's."""
-    said = False
+    said, length = False, text_tower.sequence_length
+    # TensorFlow keeps the Python functions of datasets, and all that they name, for good.
+    tower = weakref.ref(text_tower)
 
     def look_at(text: np.ndarray) -> bool:
         nonlocal said
-        counts = text_tower.preprocessor.token_counts(text.reshape(-1)).numpy()
-        cut = int((counts > text_tower.sequence_length).sum())
+        alive = tower()
+        if alive is None:
+            return said
+        counts = alive.preprocessor.token_counts(text.reshape(-1)).numpy()
+        cut = int((counts > length).sum())
         if cut and not said:
             warnings.warn(
                 f"{cut} of {len(counts)} captions of a batch are cut at "
-                f"{text_tower.sequence_length} tokens, the text tower's `sequence_length`; "
+                f"{length} tokens, the text tower's `sequence_length`; "
                 f"{counts.max()} would hold them all.",
                 stacklevel=2,
             )
@@ -303,7 +309,7 @@ def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:
     _check_some(images, "images")
     if isinstance(images, list | tuple):
         if all(isinstance(image, str | os.PathLike) for image in images):
-            names = [os.fspath(image) for image in images]
+            names = [os.fsencode(image) for image in images]  # In any encoding.
             files = tf.data.Dataset.from_tensor_slices(names)
             return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
         if not all(isinstance(image, bytes) for image in images):

@@ -203,12 +203,30 @@ class PairsModel(keras.Model):
             raise ValueError(f"Save a `.keras` file, not legacy HDF5. Received: {filepath}.")
         super().save(filepath, overwrite=overwrite, **kwargs)
 
-    def export(self, *args: Any, **kwargs: Any) -> None:
-        """Not for two towers: `keras_lit.export.save(model, directory)` writes a SavedModel."""
-        raise ValueError(
-            "Keras exports a single function. `keras_lit.export.save(model, directory)` writes a "
-            "SavedModel for TF Serving, with a signature for each tower."
-        )
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Both towers as one function of preprocessed pairs, like `keras.Model.export`.
+
+        `keras_lit.export.save(model, directory)` writes what TF Serving wants: an artifact that
+        takes image bytes and strings, with a signature for each tower and for scores.
+
+        Args:
+            filepath, format, verbose, **kwargs: as in `keras.Model.export`.
+            input_signature: as there. None: {"image": float32 [n, height, width, 3], "text": int32
+                [n, sequence_length]}, token ids.
+        """
+        if input_signature is None:
+            size = self.image_tower.preprocessor.image_size
+            pixels = keras.InputSpec("float32", (None, *size, 3), name="image")
+            ids = keras.InputSpec("int32", (None, self.text_tower.sequence_length), name="text")
+            input_signature = [{"image": pixels, "text": ids}]
+        super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():

@@ -249,6 +249,26 @@ def test_pairs_in_another_order_each_time_are_refused(model):
     data = tf.data.Dataset.from_tensor_slices(captioned()[0]).shuffle(30)
     with pytest.raises(ValueError, match="same order each time"):
         callbacks.RetrievalEvaluation(data).evaluate(model)
+    bare = data.map(lambda row: {"image": row["image"], "text": row["text"]})
+    for pairs in (bare, bare.batch(4)):
+        with pytest.raises(ValueError, match="same order each time"):
+            callbacks.RetrievalEvaluation(pairs).evaluate(model)
+
+
+def test_captions_may_be_drawn_anew_each_time(model):
+    """The images' names tell that the order is the same."""
+    seen = iter(range(1000))
+
+    def rows():
+        reading = next(seen)
+        for i, pixels in enumerate(pictures(6)["image"]):
+            yield {"image": pixels, "text": f"{i} in reading {reading}", "name": f"{i}"}
+
+    pixels = tf.TensorSpec([None, None, 3], "uint8")
+    strings = dict.fromkeys(("text", "name"), tf.TensorSpec([], "string"))
+    data = tf.data.Dataset.from_generator(rows, output_signature={"image": pixels, **strings})
+    images, texts = evaluation.ImagesAndTexts(data).embeddings(model)
+    assert len(images) == len(texts) == 6
 
 
 @pytest.mark.slow

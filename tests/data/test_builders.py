@@ -39,10 +39,14 @@ def cc12m(tmp_path):
     write(folder / "cc12m.tsv", b"url\tcaption\n" + b"\n".join(rows) + b"\n")
     for i in range(5):
         write(folder / f"images/00000/{i:09d}.jpg", b"<html>" if i == 4 else jpeg(i))
-    for shard, keys in ((3, [30_000, 30_001]), (4, [49_999]), (5, [50_001, 50_000])):
+    write(folder / "images/00000/000000000.txt", b'"a picture" number 0')  # It was quoted.
+    write(folder / "images/00000/000000005.jpg", jpeg(5))
+    write(folder / "images/00000/000000005.json", b'{"caption": "a picture number 6"}')
+    for shard, keys in ((3, [30_000, 30_001]), (4, [49_999]), (5, [50_001, 50_000, 50_002])):
         with tarfile.open(folder / f"images/{shard:05d}.tar", "w") as tar:
             for key in keys:
-                for ending, content in (("jpg", jpeg(key % 256)), ("txt", b"of the tar")):
+                caption = b"another" if key == 50_002 else b"a picture number %d" % key
+                for ending, content in (("jpg", jpeg(key % 256)), ("txt", caption)):
                     member = tarfile.TarInfo(f"{key:09d}.{ending}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
@@ -70,13 +74,29 @@ def test_cc12m(cc12m, tmp_path, capfd):
         "train": {f"{i:09d}": (jpeg(i % 256), f"a picture number {i}") for i in (50_000, 50_001)},
     }
     left_out = dict(line.split(": ") for line in builder.left_out)
+    for row, beside in (("000000005", "a picture number 6"), ("000050002", "another")):
+        number = f"a picture number {int(row)}"
+        wrong = f"the caption beside the image is {beside!r}, in the table {number!r}"
+        assert left_out[row] == wrong
     assert left_out["000000002"] == left_out["000000003"] == "no text in UTF-8"
     assert left_out["000000004"] == "the image does not decode"
-    assert left_out["000000005"] == left_out["000030001"] == "no image file"
+    assert left_out["000000006"] == left_out["000030001"] == "no image file"
     assert len(left_out) == len(builder.left_out) == 50_012 - 6
     assert "cc12m/minival: 4 pairs; 49996 left out" in capfd.readouterr().out
     # Another process reads what is prepared, by name.
     assert tfds.builder("cc12m", data_dir=tmp_path / "tfds").left_out == builder.left_out
+
+
+def test_images_of_another_table_are_refused(tmp_path):
+    """A table that was shuffled after the images were fetched: no row number is right."""
+    write(tmp_path / "cc12m/cc12m.tsv", b"http://x/1.jpg\tone\nhttp://x/0.jpg\tnought\n")
+    for row, caption in enumerate((b"nought", b"one")):
+        write(tmp_path / f"cc12m/images/00000/{row:09d}.jpg", jpeg(row))
+        write(tmp_path / f"cc12m/images/00000/{row:09d}.txt", caption)
+    builder = CC12M(manual_dir=tmp_path / "cc12m", data_dir=tmp_path / "tfds")
+    message = r"images/00000: no caption is that of its row.*000000000: .*'nought', .*'one'"
+    with pytest.raises(ValueError, match=message):
+        builder.download_and_prepare()
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pytest
@@ -132,6 +133,12 @@ def test_matches_unite_report_and_remove():
     rule = duplicates.not_named(names[row] for row in both.repeats(5))
     left = [pair["name"] for pair in filters.apply(pairs, [rule]).as_numpy_iterator()]
     assert left == [b"a", b"d"]
+
+
+def test_names_to_drop_may_be_in_any_encoding():
+    names = [b"caf\xe9", "caf\u00e9".encode(), b"tea"]
+    rule = duplicates.not_named([os.fsdecode(names[0])])
+    assert [bool(rule.keep({"name": tf.constant(name)})) for name in names] == [False, True, True]
 
 
 def test_hashes_of_bytes_pixels_and_pairs():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -240,3 +241,26 @@ def test_odd_records_are_named_and_the_others_read(tmp_path):
     assert texts(image_text_pairs(tmp_path / "a.tfrecord", skipped=skipped)) == []
     assert len(skipped) == 1 and "a.tfrecord/0: no image" in skipped.pop()
     assert texts(image_text_pairs(f"{tmp_path}/?.tar", skipped=set())) == ["good", "also good"]
+
+
+def test_a_tar_may_be_one_of_so_many(tmp_path, monkeypatch):
+    files = [("a.png", png(0)), ("a.txt", "one")]
+    write_tar(tmp_path / "x.tar-00000-of-00001", files)
+    assert texts(image_text_pairs(tmp_path)) == ["one"]
+    monkeypatch.chdir(tmp_path)
+    assert texts(image_text_pairs("./x.tar-*")) == ["one"]
+
+
+def test_shards_whose_names_are_not_utf8(tmp_path):
+    folder = bytes(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    for i in range(2):
+        files = [("a.png", png(i)), ("a.txt", str(i)), ("b.png", png(i))]
+        write_tar(os.fsdecode(folder + b"/%d.tar" % i), files)
+    for source in (os.fsdecode(folder), os.fsdecode(folder + b"/*.tar")):
+        skipped = set()
+        pairs = list(image_text_pairs(source, skipped=skipped).as_numpy_iterator())
+        assert sorted(pair["name"] for pair in pairs) == [folder + b"/%d.tar/a" % i for i in (0, 1)]
+        assert len(skipped) == 2 and all("no text" in message for message in skipped)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="tar/b: no text"):
+        texts(image_text_pairs(os.fsdecode(folder)))

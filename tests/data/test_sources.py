@@ -1,6 +1,7 @@
 import io
 import json
 import pathlib
+import re
 import unicodedata
 from typing import ClassVar
 
@@ -276,6 +277,13 @@ def test_names_that_are_not_utf8(folder):
     assert rows(image_text_pairs(folder, "train", test_fraction=1e-9)) == EXPECTED[:1]
 
 
+def test_each_of_a_list_names_files(folder):
+    (folder / "a.tar").write_bytes(b"")
+    for other in (folder / "inside", folder / "t.csv", str(folder / "typo*.tar")):
+        with pytest.raises(ValueError, match=rf"'{re.escape(str(other))}' names no such.*a\.tar"):
+            image_text_pairs([folder / "a.tar", other])
+
+
 def test_a_list_of_folders_says_what_to_do(folder):
     with pytest.raises(ValueError, match="list of sources should name shards"):
         image_text_pairs([str(folder), str(folder)])
@@ -361,7 +369,12 @@ def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left
         ("t.csv", "a.png,A dog\n", "columns="),
         ("t.csv", "image,text\na.png,A dog\n".encode("utf-16"), 'encoding="utf-16"'),
         ("t.json", '{"pictures": []}', "COCO's captions.*Karpathy's"),
-        ("t.xlsx", "PK", "should be one of .csv"),
+        ("t.xlsx", "PK", r"t\.xlsx is none of .*\.csv.*save other tables as \.csv"),
+        ("t.zip", "PK", r"t\.zip is none of .*\.tar.*Unpack"),
+        ("t.json", '{"image": "a.png"}\n{"image": "b.png"}', r"t\.json is no JSON: .*\.jsonl"),
+        ("t.json", "7", r"t\.json: expected an object or a list. Received: 7"),
+        ("t.json", '[["a.png", "x"]]', r"t\.json, entry 1: expected a JSON object: \['a"),
+        ("t.json", '[{"image": null, "text": "x"}]', "entry 1: expected the name of an image"),
     ],
 )
 def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_path):
@@ -377,6 +390,7 @@ def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_p
         ("t.csv", 'image,text\na.png,"A dog, running"\n'.encode("utf-16"), {"encoding": "utf-16"}),
         ("captions.txt", 'image,caption\na.png,"A dog, running"\n', {}),
         ("flickr.token", "a.png#0\tA dog, running\n", {}),
+        ("blip.json", '[{"image": "a.png", "caption": ["A dog, running"], "image_id": "7"}]', {}),
         ("t.TSV", "image\ttext\na.png\tA dog, running\n", {}),
         (
             "captions_val.json",
@@ -474,3 +488,87 @@ def test_a_name_that_is_nothing_is_refused_in_a_line():
 def test_accents_may_be_letters_of_their_own(form, tmp_path):
     (tmp_path / (unicodedata.normalize(form, "\u00e9") + ".png")).write_bytes(png(0))
     assert len(read(table(tmp_path, "t.csv", "image,text\n\u00e9.png,x\ne\u0301.png,y\n", ""))) == 2
+
+
+def test_the_number_of_pairs_is_known_with_skipped(folder):
+    """`fit` and `ExactResume` ask for it; a broken and a missing image are named at once."""
+    lines = ["image,text", "a.png,x", "c.jpg,y", "inside/b.png,z", "none.png,w", "a.png,again"]
+    (folder / "t.csv").write_text("\n".join(lines))
+    skipped = set()
+    pairs = image_text_pairs(folder / "t.csv", skipped=skipped, shuffle_buffer=9)
+    assert pairs.batch(2).cardinality() == 2 and len(rows(pairs)) == 3
+    assert len(skipped) == 2 and str(folder / "c.jpg") in skipped
+    with pytest.raises(ValueError, match=r"^1 of 1 images do not decode, first '.*c\.jpg': ex"):
+        image_text_pairs(table(folder, "bad.csv", "image,text\nc.jpg,y\nc.jpg,z\n"), skipped=set())
+
+
+@pytest.mark.parametrize("skipped", [None, set()])
+def test_a_table_from_windows_is_refused_with_the_remedy(skipped, tmp_path):
+    path = table(tmp_path, "t.csv", "image,text\nx\\a.png,a\nx\\b.png,b\n")
+    with pytest.raises(FileNotFoundError, match=r"2 of 2 images.*line 2.*x\\\\a\.png.*Write \"/\""):
+        read(path, skipped=skipped)
+
+
+def test_a_source_without_one_good_pair_says_why(tmp_path):
+    for name, files, message in (
+        (
+            "pictures",
+            {"a.png": png(0), "b.png": png(0)},
+            r"no pair among 2 files, first .*a\.png",
+        ),
+        ("phone", {"a.heic": b"x", "a.txt": b"x"}, r"first .*a\.heic: images of this kind are not"),
+        (
+            "table",
+            {"a.png": png(0), "t.csv": b"image,text\na.png,\n"},
+            "None of 1 pairs.* line 2: ",
+        ),
+        ("latin", {"a.png": png(0), "a.txt": b"caf\xe9"}, r"None of 1 pairs.*a\.txt.*`encoding`"),
+        ("name", {"t.csv": b"image,text\ncaf\xe9.png,x\n"}, "1 of 1 images.*line 2.*`image_dir`"),
+    ):
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_bytes(content)
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            image_text_pairs(tmp_path / name, skipped=set())
+    with pytest.raises(ValueError, match=r"`test_fraction` should be in 0\.\.1. Received: 20"):
+        image_text_pairs(tmp_path / "pictures", test_fraction=20)
+
+
+def test_the_splits_in_a_column(tmp_path):
+    content = "image,text,split\na.png,x,train\nb.png,y,val\nc.png,z,\n"
+    path = table(tmp_path, "t.csv", content)
+    skipped = set()
+    assert read(path, split="val", skipped=skipped) == [("b.png", "y")]
+    (message,) = skipped
+    assert message.startswith(f"{path}, line 4: belongs to no split")
+    with pytest.raises(ValueError, match="`split` should be one of 'train', 'val'"):
+        read(path, split="test", skipped=set())
+
+
+def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    karpathy = [{"filename": "a.png", "split": "train", "sentences": [{"raw": "x"}]}]
+    (other / "k.json").write_text(json.dumps({"images": karpathy}))
+    (other / "t.jsonl").write_text('{"image": "a.png", "text": "x"}')
+    (other / "a.tar").write_bytes(b"")
+    for source, option, value, message in (
+        (other / "k.json", "test_fraction", 0.2, r"k\.json is divided already, into 'train'"),
+        (other / "k.json", "encoding", "latin-1", "`encoding` says nothing of COCO's"),
+        (other / "t.jsonl", "separator", ";", "`separator` says nothing of JSON"),
+        (other / "a.tar", "encoding", "latin-1", r"nothing of shards: leave it out for '.*a\.tar'"),
+        (other / "a.tar", "image_dir", other, "`image_dir` says nothing of shards"),
+        (folder, "image_dir", other, "`image_dir` says nothing of a folder of pictures"),
+        (folder, "text_key", "caption", "`text_key` says nothing of a folder"),
+        ("two_captions", "columns", ("image", "text"), "`columns` says nothing of a TensorFlow"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            image_text_pairs(source, **{option: value})
+
+
+def test_the_encoding_of_text_files(folder):
+    (folder / "c.jpg").unlink()
+    (folder / "a.txt").write_bytes(b"caf\xe9")
+    (folder / "inside" / "b.txt").write_bytes(b"th\xe9")
+    assert [text for _, text in rows(image_text_pairs(folder, encoding="latin-1"))] == [
+        *("caf\u00e9", "th\u00e9"),
+    ]

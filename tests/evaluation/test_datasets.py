@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_lit.evaluation import datasets
+from keras_lit.evaluation import datasets, labels
 from keras_lit.preprocessing import decoding
 
 # The mock data of TensorFlow Datasets cannot make their lists of objects.
@@ -44,7 +44,7 @@ def test_reads_mock_data(name):
         assert len(rows) == 2
         for row in rows:
             assert set(row) == {"image", "label"} and row["label"].dtype == np.int64
-            shape = (datasets._MOST_LABELS,) if dataset.several_labels else ()
+            shape = (labels.MOST_LABELS,) if dataset.several_labels else ()
             assert row["label"].shape == shape
             if dataset.decode is None:
                 assert decoding.decode_image(row["image"]).shape[-1] == 3
@@ -120,16 +120,62 @@ def test_a_real_builder(tmp_path, monkeypatch):
     assert len(list(dataset.load("train[:1]", data_dir=tmp_path))) == 1
 
 
+class Learns(Tiny):
+    """It knows its class names when it is prepared, as TFDS's CIFAR-100 does."""
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        self.info.features["label"].names = ["/p/polar_bear", "/s/sea/outdoor"]
+        return super()._split_generators(dl_manager)
+
+
+class Numbers(Learns):
+    """It never learns them."""
+
+    def _split_generators(self, dl_manager):
+        return Tiny._split_generators(self, dl_manager)
+
+
+def test_class_names_that_are_learned_by_preparing(tmp_path, monkeypatch):
+    makers = {"learns": Learns, "numbers": Numbers}
+    monkeypatch.setattr(
+        tfds, "builder", lambda name, data_dir=None: makers[name](data_dir=data_dir)
+    )
+    dataset = datasets.Dataset("learns", "natural")
+    with pytest.raises(
+        FileNotFoundError, match=r"no class names before it is prepared.*tfds build"
+    ):
+        dataset.class_names(tmp_path / "elsewhere")
+    for download in (True, False):  # The first time, and when the data are there.
+        names = dataset.class_names(tmp_path, download)
+        assert names == ["polar bear", "sea outdoor"]
+    with pytest.warns(UserWarning, match="class names of numbers are the numbers 0 to 1"):
+        names = datasets.Dataset("numbers", "natural").class_names(tmp_path, download=True)
+    assert names == ["0", "1"]
+
+
+def test_names_that_are_paths_become_words():
+    names = datasets.get("sun397").class_names()
+    assert names[:2] == ["abbey", "airplane cabin"] and "church indoor" in names
+    assert len(set(names)) == 397 and not any("/" in name or "_" in name for name in names)
+
+
 def test_labels_that_are_made():
-    assert datasets._padded(tf.constant([5, 7], tf.int64)).numpy().tolist() == [5, 7] + [-1] * 14
-    assert datasets._padded(tf.range(20)).numpy().tolist() == list(range(16))
+    assert labels.padded(tf.constant([5, 7], tf.int64)).numpy().tolist() == [5, 7] + [-1] * 14
+    assert labels.padded(tf.range(20)).numpy().tolist() == list(range(16))
     # 40 orientations in 16 classes: 2.5 each.
-    assert [int(datasets._grouped(40, 16)(i)) for i in (0, 2, 3, 4, 5, 39)] == [0, 0, 1, 1, 2, 15]
-    assert datasets._clevr_count({"size": tf.zeros([3])}) == 0
-    assert datasets._clevr_count({"size": tf.zeros([10])}) == 7
+    assert [int(labels.grouped(40, 16)(i)) for i in (0, 2, 3, 4, 5, 39)] == [0, 0, 1, 1, 2, 15]
+    assert labels.clevr_count({"size": tf.zeros([3])}) == 0
+    assert labels.clevr_count({"size": tf.zeros([10])}) == 7
     for nearest, label in ((7.9, 0), (8.2, 1), (8.7, 2), (9.2, 3), (9.9, 4), (12.0, 5)):
         pixels = tf.constant([[0.0, 0.0, 50.0], [1.0, 2.0, nearest]])
-        assert datasets._clevr_distance({"pixel_coords": pixels}) == label
+        assert labels.clevr_distance({"pixel_coords": pixels}) == label
 
 
 @pytest.mark.parametrize(
@@ -147,7 +193,7 @@ def test_nearest_vehicle(kinds, depths, label):
         [tf.zeros(len(depths)), tf.zeros(len(depths)), tf.constant(depths, tf.float32)], 1
     )
     objects = {"type": tf.constant(kinds, tf.int64), "location": location}
-    assert datasets._kitti_distance(objects) == label
+    assert labels.kitti_distance(objects) == label
 
 
 def test_masks_become_visible():

@@ -40,6 +40,10 @@ def test_class_names():
         assert names[label] == name
     for name in prompts.class_name_sets():
         assert all(text.strip() for text in prompts.class_names(name))
+        assert len(set(prompts.class_names(name))) == len(prompts.class_names(name))
+    # Two of ImageNet's classes are missiles, and two sunglasses.
+    assert [names[i] for i in (657, 744)] == ["missile", "projectile missile"]
+    assert [names[i] for i in (836, 837)] == ["sunglass", "sunglasses"]
 
 
 @pytest.mark.parametrize(

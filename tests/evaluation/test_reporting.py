@@ -114,6 +114,8 @@ def test_json_and_page(results, tmp_path):
     assert not re.search(r"(src|href)=\"(?!data:)", text) and "<script" not in text
     assert "things &amp; more" in text and "&lt;a " in text and "A &lt;title&gt;" in text
     assert f"{100 * results[0].metrics['accuracy@1']:.2f}%" in text
+    # On a phone wide tables scroll, not the page.
+    assert re.search(r"table \{[^}]*display: block; overflow-x: auto", text)
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert len(pictures) == 5 * 6 + 5 * 3
     first = tf.io.decode_png(base64.b64decode(pictures[0])).numpy()
@@ -135,6 +137,32 @@ def test_thumbnails_are_the_pictures_in_the_order_of_the_data():
             assert picture.shape == (20, 20, 3)
             assert (picture[10, 10] == colours[i]).all() and (picture[0, 0] == 255).all()
     assert sheets.thumbnails(evaluation.Images({"image_features": np.ones([3, 4])}, ()), {0}) == {}
+
+
+def test_data_in_another_order_each_time_keep_their_labels_and_show_no_pictures(model):
+    pixels = np.stack([row["image"] for row in make_pairs(18).as_numpy_iterator()])
+    data = tf.data.Dataset.from_tensor_slices({"image": pixels, "label": np.arange(18) % 6})
+    expected = evaluation.classify(model, data, NAMES)
+    with pytest.warns(UserWarning, match="No pictures are shown.*another order"):
+        found = evaluation.classify(model, data.shuffle(18), NAMES)
+    assert found.metrics == pytest.approx(expected.metrics)
+    assert expected.sheet and not found.sheet
+
+
+def test_clip_benchmark_reads_each_result(results, tmp_path):
+    """As its `build` does: one JSON object a file, whose "metrics" become columns."""
+    evaluation.report(results * 2, tmp_path)
+    evaluation.report([*results, results[1]], tmp_path, model="ours")  # Nothing older is left.
+    rows = []
+    for file in sorted((tmp_path / "clip_benchmark").iterdir()):
+        data = json.loads(file.read_text())
+        row = {**data.pop("metrics"), **data}
+        row["model_fullname"] = row["model"] + " " + row["pretrained"]
+        rows.append(row)
+    assert [row["dataset"] for row in rows] == ["things & more", "captions", "captions"]
+    assert rows[0]["acc1"] == results[0].metrics["accuracy@1"]
+    assert rows[1]["task"] == "zeroshot_retrieval" and rows[1]["model"] == "ours"
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 3
 
 
 def test_sheet_as_a_picture():

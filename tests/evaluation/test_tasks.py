@@ -37,6 +37,22 @@ def test_near_duplicates_are_found_each_time_they_occur():
     assert found.tolist() == [2, 5, 6]
 
 
+def test_rows_of_near_duplicates_are_those_of_the_embeddings(model):
+    """Data that are shuffled anew at each reading are refused, whichever reading is the first."""
+    data = {"image": pictures(30), "label": np.arange(30)}
+    shuffled = tf.data.Dataset.from_tensor_slices(data).shuffle(30)
+    before, after = evaluation.Images(shuffled), evaluation.Images(shuffled)
+    evaluation.seen_in_training(before, data["image"][:2])
+    with pytest.raises(ValueError, match="same order each time"):
+        before.embeddings(model)
+    after.embeddings(model)
+    with pytest.raises(ValueError, match="same order each time"):
+        evaluation.seen_in_training(after, data["image"][:2])
+    again = evaluation.Images(data)
+    assert evaluation.seen_in_training(again, data["image"][3:4]).tolist() == [3]
+    assert len(again.embeddings(model)) == 30
+
+
 @pytest.mark.slow
 def test_retrieval_without_duplicates_is_that_of_the_others_alone(model):
     pixels = np.stack([row["image"] for row in make_pairs(12).as_numpy_iterator()])

@@ -87,6 +87,18 @@ def test_classes_that_tie_count_against():
     assert [result[f"accuracy@{k}"] for k in (1, 1002, 1003)] == [0, 0, 1]
 
 
+def test_classes_of_one_name_are_named_and_right_of_nothing():
+    texts = {"a dog": [1.0, 0.0], "a missile": [0.0, 1.0]}
+    with pytest.warns(UserWarning, match=r"1 class names.*'missile' in the rows \[0, 2\]"):
+        weights = zero_shot_weights(
+            lambda prompts: np.array([texts[prompt] for prompt in prompts]),
+            ["missile", "dog", "missile"],
+            ["a {}"],
+        )
+    result = zero_shot_accuracy(np.eye(2)[[1, 1, 0, 0]], [0, 2, 1, 1], weights, top=(1, 2))
+    assert result == {"accuracy@1": 0.5, "accuracy@2": 1.0, "mean_per_class_recall": 1 / 3}
+
+
 def test_any_of_several_labels():
     images = np.array([[1, 0, 0], [0, 0.8, 0.6], [0.6, 0, 0.8], [1, 0, 0]], "float32")
     # Nearest classes: 0; 1, then 2; 2, then 0; 0. The last image has no label and does not count.

@@ -28,7 +28,7 @@ def saved(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models")
     path = keras_lit.export.save(model, directory, class_names=CLASSES, templates=TEMPLATES)
     images = encoded(3)
-    texts = ["a red dog and a grey one", "moon", ""]
+    texts = ["a red dog and a grey one", "moon", "", "a balloon"]
     inputs = {
         "image_bytes": np.array(images, object),
         "text": np.array(texts, object),

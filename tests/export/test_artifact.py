@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -43,7 +44,7 @@ def sigmoid(tmp_path_factory):
         "encode_text": {"embedding": model.encode_text(captions[:5])},
         "classify_labels": {"scores": 1 / (1 + np.exp(3.0 - 10.0 * cosines))},
     }
-    return types.SimpleNamespace(path=path, inputs=inputs, outputs=outputs)
+    return types.SimpleNamespace(model=model, path=path, inputs=inputs, outputs=outputs)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +148,39 @@ def test_a_corrupt_row_is_named(saved, names):
         "image_bytes": tf.constant([image, image, b"GIF?", image]),
         "text": tf.constant(["a"]),
     }
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"does not decode.*\[2\].*GIF\?"):
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         function(**{name: inputs[name] for name in names.split()})
+    assert re.search(r"does not decode.*\[2\].*GIF\?", raised.value.message)
+    assert "image_text_pairs" not in raised.value.message  # Who asks a server trains nothing.
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5, 5), (2, 0, 5, 3), (2, 5, 0, 3), (2, 5, 5, 0)])
+def test_pixels_that_are_no_images_are_named(saved, shape):
+    loaded = tf.saved_model.load(str(saved.path))
+    expected = rf"`pixels` should be .*\[{' '.join(map(str, shape))}\]"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
+        loaded.signatures["encode_pixels"](pixels=tf.zeros(shape, tf.uint8))
+
+
+@pytest.mark.parametrize("on_corrupt", ["fail", "nan"])
+def test_no_rows_are_answered_by_none(saved, on_corrupt, tmp_path):
+    # Batch norm after a convolution refuses no rows.
+    layers = keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization()
+    backbone = keras.Sequential([keras.Input([16, 16, 3]), *layers])
+    model = keras_lit.LiT(keras_lit.ImageTower(backbone, "mean", 16), saved.model.text_tower)
+    path = keras_lit.export.save(model, tmp_path, class_names=CLASSES, on_corrupt=on_corrupt)
+    loaded = tf.saved_model.load(str(path))
+    none, texts = tf.constant([], tf.string), tf.constant(["dog", "moon"])
+    for name, inputs, shapes in (
+        ("encode_image", {"image_bytes": none}, {"embedding": (0, 16)}),
+        ("encode_pixels", {"pixels": tf.zeros([0, 9, 9, 3], tf.uint8)}, {"embedding": (0, 16)}),
+        ("encode_text", {"text": none}, {"embedding": (0, 16)}),
+        ("classify", {"image_bytes": none}, {"scores": (0, 3), "top_classes": (0, 3)}),
+        ("similarity", {"image_bytes": none, "text": texts}, {"similarity": (0, 2)}),
+        ("classify_labels", {"image_bytes": none, "labels": none}, {"scores": (0, 0)}),
+    ):
+        found = loaded.signatures[name](**inputs)
+        assert {key: tuple(found[key].shape) for key in shapes} == shapes, name
 
 
 def test_corrupt_rows_as_nan(saved, tmp_path):
@@ -166,7 +198,35 @@ def test_corrupt_rows_as_nan(saved, tmp_path):
     np.testing.assert_array_equal(found["valid"], [False, True])
     np.testing.assert_array_equal(np.isnan(found["scores"]).all(axis=1), [True, False])
     assert found["classes"][0, 1] == CLASSES[1].encode()
+    np.testing.assert_array_equal(found["top_classes"][0], [b""] * 3)
+    np.testing.assert_array_equal(found["top_indices"][0], [-1] * 3)
+    best = np.argsort(-found["scores"][1].numpy())
+    np.testing.assert_array_equal(found["top_classes"][1], np.array(CLASSES, "S")[best])
     assert signatures["encode_image"](tf.constant(images))["valid"].numpy().all()
+
+
+def test_corrupt_rows_as_zero_are_json_to_every_parser(saved, sigmoid, tmp_path):
+    image, outputs = saved.inputs["image_bytes"][0], saved.outputs["encode_image"]["embedding"]
+    for i, model in enumerate((saved.model, sigmoid.model)):
+        path = keras_lit.export.save(
+            model, tmp_path / str(i), class_names=CLASSES, on_corrupt="zero"
+        )
+        loaded = tf.saved_model.load(str(path))
+        texts = tf.constant([["dog", "moon"]])
+        for name, inputs in (
+            ("encode_image", {}),
+            ("classify", {}),
+            ("classify_labels", {"labels": texts}),
+            ("similarity", {"text": texts}),
+        ):
+            found = loaded.signatures[name](image_bytes=tf.constant([b"bad", image]), **inputs)
+            np.testing.assert_array_equal(found.pop("valid"), [False, True])
+            for output, values in found.items():
+                if values.dtype.is_floating:
+                    json.dumps(values.numpy().tolist(), allow_nan=False)
+                    assert not values[0].numpy().any() and values[1].numpy().any(), output
+                if output == "embedding" and model is saved.model:
+                    np.testing.assert_allclose(values[1], outputs[0], atol=1e-6)
 
 
 COMMANDS = """
@@ -201,7 +261,7 @@ def test_saved_model_cli(saved, tmp_path):
 def test_what_is_refused(saved, tmp_path):
     for options, message in (
         ({"towers": "vision"}, "`towers` should be one of 'both', 'image', 'text'"),
-        ({"on_corrupt": "skip"}, "`on_corrupt` should be one of 'fail', 'nan'"),
+        ({"on_corrupt": "skip"}, "`on_corrupt` should be one of 'fail', 'nan', 'zero'"),
         ({"weights": "int8"}, "`weights` should be one of 'float32', 'float16', 'bfloat16'"),
         ({"top_k": 0}, "`top_k` should be a positive number"),
         ({"templates": ["a photo"]}, r"one slot \{\}.*Received: 'a photo'"),

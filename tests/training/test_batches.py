@@ -1,12 +1,14 @@
 """One door: every form of data that Keras takes becomes the same batches, or a sentence says why not."""
 
 import functools
+import os
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_lit.training.batches import _raw_images
 from tests.small import make_model, mirrored
 
 CAPTIONS = np.array(
@@ -185,3 +187,12 @@ def test_float_pixels_in_0_to_255_are_refused(way):
             model.fit({"image": pixels, "text": CAPTIONS}, verbose=0)
         else:
             model.encode_image(pixels)
+
+
+def test_file_names_are_bytes(tmp_path):
+    """`os.listdir` gives those that are not UTF-8 with surrogates."""
+    path = bytes(tmp_path) + b"/caf\xe9.png"
+    with open(path, "wb") as file:
+        file.write(b"its bytes")
+    ((images, names),) = _raw_images([os.fsdecode(path)], 2)
+    assert images.numpy().tolist() == [b"its bytes"] and names.numpy().tolist() == [path]
