@@ -4,7 +4,7 @@ import mimetypes
 import os
 import pathlib
 
-from keras_lit.preprocessing.decoding import SUFFIXES
+from keras_lit.preprocessing.formats import SUFFIXES
 
 # What tells the captions of pictures, beside a picture or for a folder.
 _CAPTIONS = (".txt", ".caption", ".json")

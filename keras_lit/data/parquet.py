@@ -21,7 +21,7 @@ from keras_lit.data.table_formats import (
     column,
     rows_of,
 )
-from keras_lit.preprocessing.decoding import SUFFIXES
+from keras_lit.preprocessing.formats import SUFFIXES
 
 _IMAGES = (*IMAGE_COLUMNS, *(suffix[1:] for suffix in SUFFIXES))
 _TEXTS = (*TEXT_COLUMNS, "txt")

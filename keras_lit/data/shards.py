@@ -18,7 +18,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_lit.data.captions import captions_of
-from keras_lit.preprocessing.decoding import SUFFIXES
+from keras_lit.preprocessing.formats import SUFFIXES
 
 __all__ = ["shard_files"]
 

@@ -23,7 +23,7 @@ from keras_lit.data.tables import (
     read_files,
     those_that_decode,
 )
-from keras_lit.preprocessing.decoding import SUFFIXES
+from keras_lit.preprocessing.formats import SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
 if TYPE_CHECKING:

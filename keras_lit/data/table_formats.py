@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 from keras_lit import checks
 from keras_lit.data.shards import note_bad
-from keras_lit.preprocessing.decoding import SUFFIXES
+from keras_lit.preprocessing.formats import SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")  # What a folder is searched for.
 _DELIMITED = (".csv", ".tsv", ".txt", ".token")

@@ -20,7 +20,7 @@ from keras_lit.data.table_formats import (
     check_unused,
     read_table,
 )
-from keras_lit.preprocessing.decoding import SUFFIXES
+from keras_lit.preprocessing.formats import SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
 # What the name of a row is called in TensorFlow datasets.
