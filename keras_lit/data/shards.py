@@ -59,6 +59,8 @@ def files_called(source: Any, ending: str) -> list[str]:
     path = pathlib.Path(source)
     if path.is_dir():
         return [str(file) for file in sorted(path.iterdir()) if fits(file.name)]
+    if path.is_file():  # Whatever signs are in its name.
+        return [str(source)] if fits(str(source)) else []
     if braces := re.search(r"\{(\d+)\.\.(\d+)\}", str(source)):  # As webdataset has them.
         first, last = braces.groups()
         numbers = (f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1))
@@ -98,20 +100,34 @@ def read_shards(
                 except ValueError as error:
                     note_bad(f"{path}/{key}: {error}", skipped)
                     continue
-                yield {"image": image, "text": texts, "name": os.fsencode(f"{path}/{key}")}
+                name = os.fsencode(f"{path}/{key}")
+                yield {"image": image, "text": texts, "name": name, "error": ""}
         except (OSError, tarfile.TarError, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
             note_bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
 
+    def told(file: bytes) -> Iterator[dict[str, Any]]:
+        # TensorFlow would bury the reason in the traceback of what a generator raises.
+        try:
+            yield from records(file)
+        except ValueError as error:
+            yield {"image": b"", "text": [], "name": file, "error": str(error)}
+
+    def checked(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        error = record.pop("error")
+        with tf.control_dependencies([tf.debugging.Assert(error == "", [error])]):
+            return {name: tf.identity(value) for name, value in record.items()}
+
     string = tf.TensorSpec([], tf.string)
-    signature = {"image": string, "text": tf.TensorSpec([None], tf.string), "name": string}
+    signature = {name: string for name in ("image", "name", "error")}
+    signature["text"] = tf.TensorSpec([None], tf.string)
     paths = tf.data.Dataset.from_tensor_slices(list(map(os.fsencode, files)))
     if shuffle:
         paths = paths.shuffle(len(files), seed=seed)
     return paths.interleave(
         lambda path: tf.data.Dataset.from_generator(
-            records, args=(path,), output_signature=signature
-        ),
+            told, args=(path,), output_signature=signature
+        ).map(checked),
         cycle_length=min(_PARALLEL, len(files)),
     )
 
@@ -201,9 +217,14 @@ def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 
 def note_bad(message: str, skipped: set[str] | None, error: type[Exception] = ValueError) -> None:
     """Raises the error, or adds its message to `skipped`."""
-    message = os.fsencode(message).decode("utf-8", "replace")
     if skipped is None:
         raise error(
-            f"{message}. Mend it, or pass `skipped=set()` to leave such records out and count them."
+            f"{shown(message)}. Mend it, or pass `skipped=set()` to leave such records out and "
+            "count them."
         )
-    skipped.add(message)
+    skipped.add(shown(message))
+
+
+def shown(message: str) -> str:
+    """A message that can be printed, with file names in it that may not be UTF-8."""
+    return os.fsencode(message).decode("utf-8", "replace")
