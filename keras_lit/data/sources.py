@@ -258,7 +258,8 @@ def _split_of_shards(
         key = tf.strings.regex_replace(pair["name"], r"^.*/([^/]*" + IS_SHARD + "/)", r"\1")
         key = pair["image"] if by_content else key
         number = tf.strings.to_hash_bucket_fast(key, 2**30)
-        return (tf.cast(number, tf.float64) / 2**30 < test_fraction) == (split == "test")
+        is_test = tf.cast(number, tf.float64) / 2**30 < test_fraction
+        return (is_test == (split == "test")) | (tf.size(pair["text"]) == 0)  # An error.
 
     return pairs.filter(keep)
 
@@ -282,16 +283,20 @@ def _is_path(source: str | os.PathLike | list[str]) -> bool:
 
 
 def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.Dataset:
-    """Of pairs with a [n] "text", n > 0, those with one each, in a known number if it can be."""
-    if captions == "random":
-        return draw(pairs, seed=seed)
-    if captions == "first" or pairs.element_spec["text"].shape == [1]:
-        return pairs.map(lambda pair: {**pair, "text": pair["text"][0]})
+    """Of pairs with a [n] "text" those with one each, in a known number if it can be."""
+
+    def checked(pair: Pair) -> Pair:
+        tf.debugging.Assert(tf.size(pair["text"]) > 0, [pair["name"]])  # See `read_shards`.
+        return pair
 
     def each(pair: Pair) -> tf.data.Dataset:
-        texts = tf.data.Dataset.from_tensor_slices(pair["text"])
+        texts = tf.data.Dataset.from_tensor_slices(checked(pair)["text"])
         return texts.map(lambda text: {**pair, "text": text})
 
+    if captions == "random":
+        return draw(pairs.map(checked), seed=seed)
+    if captions == "first" or pairs.element_spec["text"].shape == [1]:
+        return pairs.map(lambda pair: {**checked(pair), "text": pair["text"][0]})
     return pairs.flat_map(each)
 
 
