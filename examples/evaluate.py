@@ -127,14 +127,17 @@ def retrieve(
 
     Halves of pairs and pictures that do not decode are left out and named.
     """
-    is_files = pathlib.Path(name).exists()
-    if not is_files and not args.download and builders.is_name(name):
+    is_files = of_files(name)
+    if not is_files and not args.download:
         builder = builders.builder(name, args.data_dir)
         if not builder.data_path.exists():
             raise FileNotFoundError(f"{name} is not in {builder.data_path}. Pass --download.")
     split = args.split or ("train" if is_files else "test")
     pairs = keras_lit.data.image_text_pairs(
-        name, split, data_dir=args.data_dir, skipped=left_out if is_files else None
+        name,
+        split,
+        data_dir=None if is_files else args.data_dir,
+        skipped=left_out if is_files else None,
     )
     pairs = pairs.take(args.count) if args.count else pairs
     pairs = evaluation.ImagesAndTexts(pairs, verbose=1)
@@ -147,8 +150,14 @@ def seen(images: evaluation.Images, args: argparse.Namespace) -> Any:
     """The images that are in the training set as well."""
     if args.train is None:
         return None
-    pairs = keras_lit.data.image_text_pairs(args.train, captions="first", data_dir=args.data_dir)
+    data_dir = None if of_files(args.train) else args.data_dir
+    pairs = keras_lit.data.image_text_pairs(args.train, captions="first", data_dir=data_dir)
     return evaluation.seen_in_training(images, pairs)
+
+
+def of_files(name: str) -> bool:
+    """Whether a name is that of files, and not of a TensorFlow dataset."""
+    return pathlib.Path(name).exists() or not builders.is_name(name)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def pairs_of(
     text_key: str | None,
     shard: tuple[int, int] | None,
 ) -> tf.data.Dataset:
-    """{"image": encoded, "text": [captions], "name"} of the rows of a dataset."""
+    """{"image": encoded, "text": [captions] or [""], "name"} of the rows of a dataset."""
     builder.download_and_prepare()
     if shard is not None:
         split = tfds.even_splits(split, shard[1])[shard[0]]
@@ -76,6 +76,8 @@ def pairs_of(
         if not name_key:
             name = f"{builder.name}/{split}/" + name
         texts = tf.reshape(_get(example, text_key), [-1])
+        if texts.shape != [1]:  # An image without a caption is named where captions are checked.
+            texts = tf.cond(tf.size(texts) > 0, lambda: texts, lambda: tf.constant([""]))
         return {"image": example[image_key], "text": texts, "name": name}
 
     return dataset.enumerate().map(pair)

@@ -3,12 +3,15 @@
 import mimetypes
 import os
 import pathlib
+import re
 
+from keras_lit.data.shards import IS_SHARD
+from keras_lit.data.table_formats import TABLE_SUFFIXES
+from keras_lit.data.tables import CAPTION_FILES
 from keras_lit.preprocessing.formats import SUFFIXES
 
 # What tells the captions of pictures, beside a picture or for a folder.
-_CAPTIONS = (".txt", ".caption", ".json")
-_TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".tar", ".tfrecord")
+_CAPTIONS = (*CAPTION_FILES, ".json")
 _SPLITS = {
     "test": ("test", "testing"),
     "validation": ("validation", "val", "valid", "dev"),
@@ -88,4 +91,5 @@ def _is_picture(file: pathlib.Path) -> bool:
 
 
 def _is_table(file: pathlib.Path) -> bool:
-    return file.name.lower().endswith(_TABLES)
+    name = file.name.lower()
+    return name.endswith((*TABLE_SUFFIXES, ".parquet")) or bool(re.search(f"{IS_SHARD}$", name))

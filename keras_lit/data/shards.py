@@ -59,6 +59,8 @@ def files_called(source: Any, ending: str) -> list[str]:
     path = pathlib.Path(source)
     if path.is_dir():
         return [str(file) for file in sorted(path.iterdir()) if fits(file.name)]
+    if path.is_file():  # Whatever signs are in its name.
+        return [str(source)] if fits(str(source)) else []
     if braces := re.search(r"\{(\d+)\.\.(\d+)\}", str(source)):  # As webdataset has them.
         first, last = braces.groups()
         numbers = (f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1))
@@ -82,7 +84,8 @@ def read_shards(
     """{"image", "text": [captions], "name"} of the records of shards, some shards at a time.
 
     The key of an image or a text is an extension, a feature or a key of the .json. To `skipped` go
-    bad records (half a pair, text that is empty or not UTF-8) and shards that cannot be read on.
+    bad records (half a pair, text that is empty or not UTF-8) and shards that cannot be read on;
+    without it the first of them comes as a record of no captions, with what is wrong as its "name".
     (A TFRecord that was cut off between two records looks whole.)
     """
 
@@ -103,15 +106,20 @@ def read_shards(
             what = f"{type(error).__name__} {error}".split("\n")[0]
             note_bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
 
+    def told(file: bytes) -> Iterator[dict[str, Any]]:
+        # Raised, TensorFlow would bury the reason in a traceback.
+        try:
+            yield from records(file)
+        except ValueError as error:
+            yield {"image": b"", "text": [], "name": str(error)}
+
     string = tf.TensorSpec([], tf.string)
     signature = {"image": string, "text": tf.TensorSpec([None], tf.string), "name": string}
     paths = tf.data.Dataset.from_tensor_slices(list(map(os.fsencode, files)))
     if shuffle:
         paths = paths.shuffle(len(files), seed=seed)
     return paths.interleave(
-        lambda path: tf.data.Dataset.from_generator(
-            records, args=(path,), output_signature=signature
-        ),
+        lambda path: tf.data.Dataset.from_generator(told, args=(path,), output_signature=signature),
         cycle_length=min(_PARALLEL, len(files)),
     )
 
@@ -201,9 +209,14 @@ def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 
 def note_bad(message: str, skipped: set[str] | None, error: type[Exception] = ValueError) -> None:
     """Raises the error, or adds its message to `skipped`."""
-    message = os.fsencode(message).decode("utf-8", "replace")
     if skipped is None:
         raise error(
-            f"{message}. Mend it, or pass `skipped=set()` to leave such records out and count them."
+            f"{shown(message)}. Mend it, or pass `skipped=set()` to leave such records out and "
+            "count them."
         )
-    skipped.add(message)
+    skipped.add(shown(message))
+
+
+def shown(message: str) -> str:
+    """A message that can be printed, with file names in it that may not be UTF-8."""
+    return os.fsencode(message).decode("utf-8", "replace")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import re
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +15,7 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.data import parquet
 from keras_lit.data.captions import draw
-from keras_lit.data.shards import IS_SHARD, read_shards, shard_files
+from keras_lit.data.shards import IS_SHARD, read_shards, shard_files, shown
 from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout, Row, check_unused
 from keras_lit.data.tables import (
     by_image,
@@ -72,17 +74,20 @@ def image_text_pairs(
         text_key: the same for the text ("captions/text" for nested features). None: the first of
             "text", "caption", "captions", "captions/text", "title", "description".
         captions: "all" makes a pair of each caption of an image, "first" takes the first, "random"
-            draws one anew in each epoch.
+            draws one anew in each epoch. The rows of an image are one image in folders and tables;
+            in shards, Parquet files with the images inside and TensorFlow datasets, which are read
+            as a stream, each record is an image of its own, with the captions that it holds.
         shuffle_buffer: int, how many pairs to draw from at random, in a new order each epoch; 0
             for none. Files are shuffled before they are read, so that a buffer as large as the
             dataset costs little.
         seed: int, of the shuffling.
         skipped: None: an image that is missing or does not decode is an error, and so is a caption
-            that is empty or not UTF-8. A set: such pairs are left out and named in it, an image
-            that does not decode by its name, others as "where: what is wrong". Of folders and
-            tables each image is decoded once before the first pair is read, so that the number of
-            pairs is known; of shards and TensorFlow datasets once more whenever it is read.
-        data_dir: where TensorFlow Datasets keeps its data.
+            that is missing, empty or not UTF-8; a .txt without an image is warned of. A set: all
+            such are left out and named in it, an image that does not decode by its name, others as
+            "where: what is wrong". Of folders and tables each image is decoded once before the
+            first pair is read, so that the number of pairs is known; of shards and TensorFlow
+            datasets once more whenever it is read.
+        data_dir: where TensorFlow Datasets keeps the data of a name.
         test_fraction: float in 0..1, the part of a folder's, a table's or shards' images that is
             "test". A hash of the image's path relative to the folder (of its key and its shard's
             name; of its bytes, if they are in a Parquet file) decides, so that an image keeps its
@@ -121,7 +126,13 @@ def image_text_pairs(
     made = hasattr(source, "as_dataset")
     shards = [] if made else _files(where, shard_files)
     tables = [] if made or shards else _files(where, _parquet_files)
+    if data_dir is not None and (made or shards or tables or _is_path(where)):
+        raise ValueError(
+            "`data_dir` says where TensorFlow Datasets keeps a dataset that is given by its name: "
+            f"leave it out for {str(source)!r}. Received: {str(data_dir)!r}."
+        )
     records: Iterable[Row] | None = None
+    named = shards or tables
     read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), ""
     if shards:
         check_unused(layout, ("separator", "encoding", "columns", "image_dir"), where, "shards")
@@ -129,6 +140,7 @@ def image_text_pairs(
     elif tables:
         check_unused(layout, ("separator", "encoding", "columns"), where, "Parquet files")
         tables, divided = parquet.of_split(tables, split, test_fraction)
+        named = named if divided == "column" else tables
         if parquet.holds_images(tables[0], layout):
             check_unused(layout, ("image_dir",), where, "Parquet files with the images inside")
             shards = tables
@@ -141,6 +153,7 @@ def image_text_pairs(
     elif not made and _is_path(where):
         records = file_records(pathlib.Path(where), layout, skipped)
 
+    _warn_of_missing(where, named)
     if shards:
         if len(shards) < count:
             raise ValueError(
@@ -200,6 +213,26 @@ def _parquet_files(source: Any) -> list[str]:
     return [] if is_folder and files and has_pairs(pathlib.Path(source)) else files
 
 
+def _warn_of_missing(source: Any, files: list[str]) -> None:
+    """Names the first of "train-00000-of-00002" and so on that a folder or a glob lacks."""
+    if not files or isinstance(source, list | tuple) or os.path.isfile(source):
+        return
+    parts: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if found := re.fullmatch(r"(.*)-(\d+)-of-(\d+).*", os.path.basename(file)):
+            parts.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
+    for (name, count), numbers in parts.items():
+        first = int(count in numbers)  # Some count from 1.
+        if missing := sorted({*range(first, first + count)} - numbers):
+            warnings.warn(
+                shown(
+                    f"{source}: {len(missing)} of {count} files are missing, first "
+                    f"{name}-{missing[0]:05}-of-{count:05}. Only the others are read."
+                ),
+                stacklevel=3,
+            )
+
+
 def _check_no_pictures(source: Any) -> None:
     if isinstance(source, list | tuple) or not os.path.isdir(source):
         return
@@ -225,7 +258,8 @@ def _split_of_shards(
         key = tf.strings.regex_replace(pair["name"], r"^.*/([^/]*" + IS_SHARD + "/)", r"\1")
         key = pair["image"] if by_content else key
         number = tf.strings.to_hash_bucket_fast(key, 2**30)
-        return (tf.cast(number, tf.float64) / 2**30 < test_fraction) == (split == "test")
+        is_test = tf.cast(number, tf.float64) / 2**30 < test_fraction
+        return (is_test == (split == "test")) | (tf.size(pair["text"]) == 0)  # An error.
 
     return pairs.filter(keep)
 
@@ -249,14 +283,20 @@ def _is_path(source: str | os.PathLike | list[str]) -> bool:
 
 
 def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.Dataset:
-    """Of pairs with a [n] "text" those with one each."""
-    if captions == "random":
-        return draw(pairs.filter(lambda pair: tf.size(pair["text"]) > 0), seed=seed)
+    """Of pairs with a [n] "text" those with one each, in a known number if it can be."""
+
+    def checked(pair: Pair) -> Pair:
+        tf.debugging.Assert(tf.size(pair["text"]) > 0, [pair["name"]])  # See `read_shards`.
+        return pair
 
     def each(pair: Pair) -> tf.data.Dataset:
-        texts = pair["text"][:1] if captions == "first" else pair["text"]
-        return tf.data.Dataset.from_tensor_slices(texts).map(lambda text: {**pair, "text": text})
+        texts = tf.data.Dataset.from_tensor_slices(checked(pair)["text"])
+        return texts.map(lambda text: {**pair, "text": text})
 
+    if captions == "random":
+        return draw(pairs.map(checked), seed=seed)
+    if captions == "first" or pairs.element_spec["text"].shape == [1]:
+        return pairs.map(lambda pair: {**checked(pair), "text": pair["text"][0]})
     return pairs.flat_map(each)
 
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import unicodedata
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from keras_lit import checks, files
 from keras_lit.data.captions import captions_of, draw, is_utf8
-from keras_lit.data.shards import note_bad
+from keras_lit.data.shards import note_bad, shown
 from keras_lit.data.table_formats import (
     TABLE_SUFFIXES,
     Layout,
@@ -37,17 +38,26 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
         return list(read_table(tables[0], layout, skipped))
     unused = ("image_key", "text_key", "separator", "columns", "image_dir")
     check_unused(layout, unused, path, "a folder of pictures with a .txt beside each")
-    rows, halves = _folder(path, layout.encoding or "utf-8-sig")
+    rows, halves, lone = _folder(path, layout.encoding or "utf-8-sig")
     if not rows:
         below = [x for x in sorted(path.glob("*/*")) if x.suffix in (*TABLE_SUFFIXES, ".parquet")]
         if below:
             where = below[0].parent if below[0].suffix == ".parquet" else below[0]
             raise ValueError(f"{path} has its tables in subfolders. Pass {str(where)!r}.")
-        if halves:
-            message = f"{path}: no pair among {len(halves)} files, first {halves[0]}."
-            raise ValueError(os.fsencode(message).decode("utf-8", "replace"))
+        if halves or lone:
+            first = (halves or [f"{lone[0]}: {_NO_IMAGE}"])[0]
+            message = f"{path}: no pair among {len(halves) + len(lone)} files, first {first}."
+            raise ValueError(shown(message))
     for half in halves:
         note_bad(half, skipped)
+    if skipped is not None:
+        skipped.update(shown(f"{file}: {_NO_IMAGE}") for file in lone)
+    elif lone:  # Notes, or captions of a picture that was sorted out: no pair is wrong.
+        names = ", ".join(str(file.relative_to(path)) for file in lone)
+        warnings.warn(
+            shown(f"{path}: caption files that belong to no picture are left out: {names}."),
+            stacklevel=3,
+        )
     return rows
 
 
@@ -97,8 +107,7 @@ def checked_rows(
     if missing:
         _note_missing(missing, len(records), skipped)
     if bad and not rows:
-        message = f"None of {len(records)} pairs can be read, first {bad[0]}."
-        raise ValueError(os.fsencode(message).decode("utf-8", "replace"))
+        raise ValueError(shown(f"None of {len(records)} pairs can be read, first {bad[0]}."))
     if splits:
         return rows
     is_test = split == "test"
@@ -119,45 +128,45 @@ def _note_missing(missing: list[tuple[str, str]], count: int, skipped: set[str] 
     else:
         remedy = "Mend the table, or pass `skipped=set()` to leave such rows out and count them"
     message = f"{len(missing)} of {count} images are not there, first {missing[0][0]}. {remedy}."
-    raise FileNotFoundError(os.fsencode(message).decode("utf-8", "replace"))
+    raise FileNotFoundError(shown(message))
 
 
 # Pictures that are none of `SUFFIXES`: named, not passed over.
 _NOT_READ = (".heic", ".heif", ".tif", ".tiff", ".avif", ".jxl", ".psd", ".svg", ".ico")
-_CAPTION_FILES = (".txt", ".caption")
+CAPTION_FILES = (".txt", ".caption")
+_NO_IMAGE = "there is no image beside it"
 _NO_CAPTIONS = ("readme", "license", "licence", "changelog", "requirements")
 
 
-def _folder(path: pathlib.Path, encoding: str) -> tuple[list[Row], list[str]]:
-    """The pictures at any depth with the captions beside them, and what is wrong with others."""
-    rows, halves = [], []
+def _folder(path: pathlib.Path, encoding: str) -> tuple[list[Row], list[str], list[pathlib.Path]]:
+    """The pictures at any depth with the captions beside them, and what is wrong with others.
+
+    The third are caption files without a picture.
+    """
+    rows, halves, lone = [], [], []
     for folder, names in _walk(path):
-        captions = {x.lower(): x for x in names if x.lower().endswith(_CAPTION_FILES)}
+        captions = {x for x in names if x.lower().endswith(CAPTION_FILES)}
+        spelled = {**{x.lower(): x for x in captions}, **{x: x for x in captions}}
         for file in sorted(names):
-            stem, suffix = os.path.splitext(file.lower())
+            stem, suffix = os.path.splitext(file)
+            suffix = suffix.lower()
             if suffix in _NOT_READ:
                 kinds = ", ".join(SUFFIXES)
                 halves.append(f"{folder / file}: images of this kind are not read, but {kinds}")
                 continue
             if suffix not in SUFFIXES:
                 continue
-            beside = next((x for x in (stem, file.lower()) for x in _beside(x, captions)), None)
+            stems = (stem, file, stem.lower(), file.lower())
+            named = (spelled.get(x + ending) for x in stems for ending in CAPTION_FILES)
+            beside = next((x for x in named if x in captions), None)
             if beside is None:
                 halves.append(f"{folder / file}: there is no caption beside it, in a .txt")
                 continue
-            text = (folder / captions[beside]).read_text(encoding, errors="surrogateescape")
-            where = str(folder / captions.pop(beside))
-            rows.append(Row(where, folder / file, captions_of(text)))
-        halves += [
-            f"{folder / file}: there is no image beside it"
-            for name, file in sorted(captions.items())
-            if not name.startswith(_NO_CAPTIONS)
-        ]
-    return sorted(rows, key=lambda row: row.image), halves
-
-
-def _beside(stem: str, captions: dict[str, str]) -> list[str]:
-    return [stem + suffix for suffix in _CAPTION_FILES if stem + suffix in captions]
+            captions.remove(beside)
+            text = (folder / beside).read_text(encoding, errors="surrogateescape")
+            rows.append(Row(str(folder / beside), folder / file, captions_of(text)))
+        lone += [folder / x for x in sorted(captions) if not x.lower().startswith(_NO_CAPTIONS)]
+    return sorted(rows, key=lambda row: row.image), halves, lone
 
 
 def _walk(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import distribution, internals
+from keras_lit.data.captions import is_utf8
 from keras_lit.towers import ImageTower, TextTower
 from keras_lit.training import pairs
 from keras_lit.training.pairs import Pairs
@@ -310,11 +311,22 @@ def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:
     if isinstance(images, list | tuple):
         if all(isinstance(image, str | os.PathLike) for image in images):
             names = [os.fsencode(image) for image in images]  # In any encoding.
+            _check_there(names)
             files = tf.data.Dataset.from_tensor_slices(names)
             return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
         if not all(isinstance(image, bytes) for image in images):
             return _ragged_batches(images, batch_size)
     return tf.data.Dataset.from_tensor_slices(pairs.as_array(images)).batch(batch_size)
+
+
+def _check_there(names: list[bytes]) -> None:
+    """Looks for files whose names are not UTF-8: TensorFlow cannot say that they are missing."""
+    for name in names:
+        if not is_utf8(os.fsdecode(name)):
+            try:
+                open(name, "rb").close()
+            except OSError as error:
+                raise tf.errors.NotFoundError(None, None, str(error)) from error
 
 
 def _ragged_batches(images: Any, batch_size: int) -> tf.data.Dataset:

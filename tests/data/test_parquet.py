@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import warnings
 
 import pyarrow
 import pytest
@@ -61,6 +62,32 @@ def test_the_splits_are_in_the_names(divided):
         read(divided, test_fraction=0.2)
     with pytest.raises(ValueError, match=r"subfolders. Pass '.*/data'\."):
         read(divided.parent)
+
+
+def test_a_file_that_is_missing_of_so_many_is_warned_of(tmp_path):
+    for split, number in (("train", 0), ("test", 0), ("test", 1)):
+        write(
+            tmp_path / f"{split}-0000{number}-of-00002.parquet",
+            image=images((b"x", None)),
+            text=["a"],
+        )
+    with pytest.warns(UserWarning, match="1 of 2 files are missing, first train-00001-of-00002"):
+        image_text_pairs(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image_text_pairs(tmp_path, "test")  # Which lacks none.
+    for file in sorted(tmp_path.glob("*")):  # All of four; the column of one says "test".
+        split = "test" if file.name.startswith("test-00000") else "train"
+        write(file, image=images((b"x", None)), text=["a"], split=[split])
+    write(
+        tmp_path / "train-00001-of-00002.parquet",
+        image=images((b"x", None)),
+        text=["a"],
+        split=["train"],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image_text_pairs(tmp_path, "test")
 
 
 def test_an_image_of_several_rows_is_in_one_split(tmp_path):

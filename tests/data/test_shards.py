@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import re
 import tarfile
+import warnings
 
 import pytest
 import tensorflow as tf
@@ -264,3 +266,31 @@ def test_shards_whose_names_are_not_utf8(tmp_path):
         assert len(skipped) == 2 and all("no text" in message for message in skipped)
     with pytest.raises(tf.errors.InvalidArgumentError, match="tar/b: no text"):
         texts(image_text_pairs(os.fsdecode(folder)))
+
+
+def test_the_reason_is_not_buried_in_a_traceback(tmp_path):
+    write_tar(tmp_path / "x.tar", [("lone.png", png(0))])
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        texts(image_text_pairs(tmp_path / "x.tar"))
+    first, _ = str(caught.value).split("\n")
+    assert re.search(r"x\.tar/lone: no text among png\. Mend it, or pass `skipped=set\(\)`", first)
+
+
+@pytest.mark.parametrize("source", ["", "*"])
+def test_a_shard_that_is_missing_of_so_many_is_warned_of(source, tmp_path):
+    for name in ("x-00000-of-00003.tar", "y-00001-of-00002.tar", "y-00002-of-00002.tar"):
+        write_tar(tmp_path / name, [("a.png", png(0)), ("a.txt", b"a")])
+    expected = "2 of 3 files are missing, first x-00001-of-00003. Only"
+    with pytest.warns(UserWarning, match=expected) as caught:
+        pairs = image_text_pairs(tmp_path / source)
+    assert len(caught) == 1 and len(texts(pairs)) == 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Whoever names files means these.
+        image_text_pairs(tmp_path / "x-00000-of-00003.tar")
+        image_text_pairs([str(tmp_path / "x-00000-of-00003.tar")])
+
+
+def test_a_file_may_have_the_signs_of_a_glob_in_its_name(tmp_path):
+    for name in ("x[1].tar", "x{1..2}.tar"):
+        write_tar(tmp_path / name, [("a.png", png(0)), ("a.txt", b"a")])
+        assert texts(image_text_pairs(tmp_path / name)) == ["a"]

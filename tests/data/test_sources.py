@@ -254,6 +254,43 @@ def test_the_configuration_of_a_tensorflow_dataset(tmp_path):
     assert len(rows(image_text_pairs("two_sizes/small", data_dir=tmp_path))) == 3
 
 
+class NoCaption(TwoCaptions):
+    """The first image has none, the second one."""
+
+    def _generate_examples(self):
+        for i, captions in enumerate([[], [{"id": 0, "text": "an a"}]]):
+            image = np.full([4, 5, 3], i, "uint8")
+            yield i, {"image": image, "captions": captions, "image/filename": f"{i}.png"}
+
+
+@pytest.mark.parametrize("captions", ["all", "first", "random"])
+def test_images_without_a_caption_are_named(captions, tmp_path):
+    builder, skipped = NoCaption(data_dir=tmp_path), set()
+    assert [x for _, x in rows(image_text_pairs(builder, captions=captions, skipped=skipped))] == [
+        "an a"
+    ]
+    assert skipped == {"0.png"}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"caption is empty.*0\.png"):
+        rows(image_text_pairs(builder, captions=captions))
+
+
+def test_the_number_of_pairs_of_a_tensorflow_dataset(tmp_path):
+    builder = TwoCaptions(data_dir=tmp_path)
+    known = [image_text_pairs(builder, captions=x, shuffle_buffer=2) for x in ("first", "random")]
+    assert [len(pairs) for pairs in known] == [2, 2]
+    assert len(image_text_pairs(Nameless(data_dir=tmp_path))) == 5  # One caption each.
+    assert image_text_pairs(builder).cardinality() == tf.data.UNKNOWN_CARDINALITY
+
+
+def test_a_data_dir_says_nothing_of_files(folder):
+    (folder / "t.csv").write_text("image,text\na.png,an a\n")
+    (folder / "inside" / "x.tar").write_bytes(b"")
+    made = TwoCaptions(data_dir=folder)
+    for source in (folder, folder / "t.csv", folder / "inside" / "*.tar", made):
+        with pytest.raises(ValueError, match="`data_dir` says where.*given by its name.*'/data'"):
+            image_text_pairs(source, data_dir="/data")
+
+
 def test_lines_that_are_no_records_are_named(folder):
     lines = ['{"image": "a.png", "text": "an a"}', '{"image": "a', "[1]", '{"image": "a.png"}']
     (folder / "t.jsonl").write_text("\n".join(lines))
@@ -463,6 +500,29 @@ def test_each_half_of_a_pair_is_named(tmp_path):
     assert sorted(pathlib.Path(x.partition(": ")[0]).name for x in skipped) == [
         *("alone.png", "lost.txt", "photo.HEIC"),
     ]
+
+
+def test_a_caption_file_without_a_picture_is_warned_of(tmp_path):
+    table(tmp_path, "a.txt", "an a", "a")
+    for name in ("notes <b>&.txt", "deep/b.caption", "license.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with pytest.warns(UserWarning, match="belong to no picture.*: notes <b>&.txt, deep/b.caption"):
+        assert read(tmp_path) == [("a.png", "an a")]
+    skipped = set()
+    assert len(read(tmp_path, skipped=skipped)) == 1
+    assert skipped == {
+        f"{tmp_path / x}: there is no image beside it" for x in ("notes <b>&.txt", "deep/b.caption")
+    }
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"no pair among 3 files, first .*a\.txt: there is no im"):
+        read(tmp_path)
+
+
+def test_names_that_differ_in_capitals_are_pairs_of_their_own(tmp_path):
+    for stem in ("a", "A"):
+        table(tmp_path, f"{stem}.txt", f"of {stem}", stem)
+    assert read(tmp_path) == [("A.png", "of A"), ("a.png", "of a")]
 
 
 def test_shards_beside_pictures_are_ambiguous(tmp_path):

@@ -70,6 +70,12 @@ def test_other_folders_are_no_classes(files, tmp_path):
     assert dataset_of_folder(tmp_path, "test") is None
 
 
+@pytest.mark.parametrize("name", ["x.tgz", "x.tar.gz", "x.tfrecords-00000-of-00002", "X.PARQUET"])
+def test_shards_in_whatever_packing_are_no_classes(name, tmp_path):
+    write(tmp_path, "cat/a.png", "dog/b.png", f"dog/{name}")
+    assert not class_folders(tmp_path)
+
+
 def test_what_cannot_be_read_is_named(tmp_path):
     write(tmp_path, "a/1.png", "b/1.png", "c/notes.md")
     with pytest.raises(ValueError, match="/c should hold pictures of its class"):
