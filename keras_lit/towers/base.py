@@ -183,6 +183,14 @@ class Tower(keras.Model):
             self.get_config(), {"backbone": backbone, "preprocessor": self.preprocessor}
         )
 
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        settings.save_lora(self._all_layers()[1:], store)
+
+    def load_own_variables(self, store: Any) -> None:
+        settings.load_lora(self._all_layers()[1:], store)
+        super().load_own_variables(settings.without_lora(store))
+
     def _auto_pooling(self, states: keras.KerasTensor) -> str:
         if len(states.shape) == 2:
             return "none"
