@@ -244,7 +244,7 @@ class LiT(PairsModel):
                 strategy than the model was built under.
         """
         if micro_batch_size is not None:
-            checks.check_positive(micro_batch_size, "micro_batch_size")
+            checks.check_count(micro_batch_size, "micro_batch_size")
         self.micro_batch_size = micro_batch_size
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas > 1 and micro_batch_size is not None and _synchronizes(self):
@@ -355,9 +355,11 @@ class LiT(PairsModel):
             ValueError: `add_loss` or an activity regularizer on several replicas or in
                 micro-batches, where what they add depends on how a batch is divided.
         """
-        losses, replicas = self.losses, distribution.replica_count()
+        of_locked = [loss for part in locked_parts(self) for loss in part.losses]
+        known, replicas = {*map(id, of_locked)}, distribution.replica_count()
+        losses = [loss for loss in self.losses if id(loss) not in known]
         of_weights = sum(x.regularizer is not None for x in self.trainable_weights)
-        if len(losses) > of_weights and (replicas > 1 or (training and self.micro_batch_size)):
+        if len(losses) > of_weights and (replicas > 1 or self.micro_batch_size):
             raise ValueError(
                 "What `add_loss` and activity regularizers of layers add depends on how a batch is "
                 "divided. Train on one replica and without `micro_batch_size`, or regularize "
@@ -566,20 +568,20 @@ class LiT(PairsModel):
         return tf.minimum(log_temperature, math.log(self.max_temperature))
 
 
-def locked_variables(model: LiT) -> set[int]:
-    """The ids of the variables of the locked towers."""
+def locked_parts(model: LiT) -> list[keras.Layer]:
+    """What is locked of the towers, whatever their flags say."""
     towers = zip(model.tuning, (model.image_tower, model.text_tower), strict=True)
     parts = [
         (tower.backbone, tower.attention_pooling, tower.head if model.lock_heads else None)
         for letter, tower in towers
         if letter == "L"
     ]
-    return {
-        id(variable)
-        for part in itertools.chain.from_iterable(parts)
-        if part is not None
-        for variable in part.variables
-    }
+    return [part for part in itertools.chain.from_iterable(parts) if part is not None]
+
+
+def locked_variables(model: LiT) -> set[int]:
+    """The ids of the variables of the locked towers."""
+    return {id(variable) for part in locked_parts(model) for variable in part.variables}
 
 
 def _other_layers(model: LiT) -> list[keras.Layer]:

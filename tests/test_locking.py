@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit.preprocessing import ImagePreprocessor
-from tests.small import make_model, make_pairs, mirrored
+from tests.small import make_model, make_pairs, make_tower, mirrored
 
 pytestmark = pytest.mark.usefixtures("free_memory_after_test")
 
@@ -390,9 +390,10 @@ def test_regularizers_belong_to_the_loss_and_its_gradient(size):
     np.testing.assert_allclose(kernel, expected, atol=1e-5)
 
 
-def test_a_locked_tower_is_not_penalized():
-    model = regularized(tuning="LU")
-    model.compile("sgd")
+@pytest.mark.parametrize(("added", "size"), [(False, None), (True, None), (True, 4)])
+def test_a_locked_tower_is_not_penalized(added, size):
+    model = regularized(tuning="LU", added=added)
+    model.compile("sgd", micro_batch_size=size)
     pairs = model.preprocess(next(iter(make_pairs(6).batch(6))))
     expected = keras_lit.losses.softmax_contrastive_loss(
         *model(pairs).values(), model.log_temperature
@@ -410,8 +411,9 @@ def test_what_layers_add_as_they_are_called():
     expected = expected + tf.add_n(model.losses)
     np.testing.assert_allclose(model.test_step(pairs)["loss"], expected, rtol=1e-5)
     model.compile("sgd", micro_batch_size=3)
-    with pytest.raises(ValueError, match="depends on how a batch is divided"):
-        model.train_step(pairs)
+    for run in (model.train_step, model.test_step):
+        with pytest.raises(ValueError, match="depends on how a batch is divided"):
+            run(pairs)
     with mirrored(2).scope():
         model = regularized(added=True)
         model.compile("sgd")
@@ -506,6 +508,28 @@ def test_floats_that_are_no_preprocessed_pixels_are_refused(scale):
             use()
     model.encode_image(images / scale * 2 - 1)
     model.encode_image(np.full([1, 8, 8, 3], 0.9, "float32"))  # A white page.
+
+
+@pytest.mark.parametrize(
+    ("value_range", "refused", "taken"),
+    [
+        ("-1..1", (-0.09, 1.03), (-0.99, 1.0)),  # 0..1 that bicubic resizing has overshot.
+        ("0..1", (-1.0, 1.0), (-0.09, 1.03)),
+        ("0..255", (-1.0, 1.0), (0.0, 0.0)),
+        ("0..255", (-127.0, 128.0), (-9.0, 262.0)),
+    ],
+)
+def test_the_range_that_a_tower_expects(value_range, refused, taken):
+    tower = make_tower(
+        preprocessor=ImagePreprocessor(8, value_range=value_range), projection_dim=16
+    )
+    model = keras_lit.LiT(tower, make_model().text_tower, "LU")
+    refused, taken = (
+        np.linspace(*ends, 192, dtype="float32").reshape(1, 8, 8, 3) for ends in (refused, taken)
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="should be preprocessed"):
+        model.encode_image(refused)
+    model.encode_image(taken)
 
 
 def test_a_row_of_padding_alone_is_refused():

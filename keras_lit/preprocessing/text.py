@@ -59,7 +59,7 @@ class TextPreprocessor(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        checks.check_positive(sequence_length, "sequence_length")
+        checks.check_count(sequence_length, "sequence_length")
         # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
         plain = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
         if start_token_id == "auto":

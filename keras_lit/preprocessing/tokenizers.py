@@ -56,7 +56,7 @@ def train_sentencepiece(
     """
     import sentencepiece
 
-    checks.check_positive(vocabulary_size, "vocabulary_size")
+    checks.check_count(vocabulary_size, "vocabulary_size")
     _warn_of_draws(captions)
     settings = {
         "hard_vocab_limit": False,
@@ -94,11 +94,7 @@ def train_sentencepiece(
     if pieces < vocabulary_size and len(kept) < _SMALL_CORPUS and "model_type" not in options:
         proto, pieces = train(iter(kept), model_type="bpe")
     if pieces != vocabulary_size:
-        warnings.warn(
-            f"These captions give a vocabulary of {pieces} pieces; {vocabulary_size} were asked "
-            "for.",
-            stacklevel=2,
-        )
+        _warn_of_size(pieces, vocabulary_size)
     return keras_nlp.tokenizers.SentencePieceTokenizer(proto=proto)
 
 
@@ -111,7 +107,8 @@ def train_wordpiece(
 
     Args:
         captions: as for `train_sentencepiece`.
-        vocabulary_size: int, the number of pieces to aim at, special tokens included.
+        vocabulary_size: int, the number of pieces to aim at, special tokens included; a warning
+            says how many there are where that is another by more than a tenth.
         lowercase: bool, whether to lower-case and to strip accents, as BERT's uncased vocabulary.
 
     Returns:
@@ -128,7 +125,7 @@ def train_wordpiece(
 
     Reference: the LiT paper, section 5.4.
     """
-    checks.check_positive(vocabulary_size, "vocabulary_size")
+    checks.check_count(vocabulary_size, "vocabulary_size")
     _warn_of_draws(captions)
     dataset = tf.data.Dataset.from_generator(
         lambda: _strings(captions), output_signature=tf.TensorSpec([], tf.string)
@@ -140,6 +137,8 @@ def train_wordpiece(
         strip_accents=lowercase,
         reserved_tokens=list(_BERT_TOKENS),
     )
+    if abs(len(vocabulary) - vocabulary_size) > vocabulary_size / 10:  # It is only aimed at.
+        _warn_of_size(len(vocabulary), vocabulary_size)
     return keras_nlp.models.BertTokenizer(
         vocabulary=vocabulary, lowercase=lowercase, strip_accents=lowercase
     )
@@ -178,6 +177,11 @@ def from_json(words: str) -> dict[str, Any]:
     if "proto" in arguments:
         arguments["proto"] = base64.b64decode(arguments["proto"])
     return arguments
+
+
+def _warn_of_size(pieces: int, asked: int) -> None:
+    message = f"These captions give a vocabulary of {pieces} pieces; {asked} were asked for."
+    warnings.warn(message, stacklevel=3)
 
 
 def _warn_of_draws(captions: Any) -> None:

@@ -57,16 +57,17 @@ def load_lora(layers: list[keras.Layer], store: Any) -> None:
     Keras makes both zero, so that neither would ever train. Where a file has none, the first is
     what it was: new.
     """
+    known = [*store.keys()]
     for i, layer in enumerate(layers):
         if getattr(layer, "lora_enabled", False):
-            names = [name for name in (f"lora_{i}_a", f"lora_{i}_b") if name in store.keys()]
+            names = [name for name in (f"lora_{i}_a", f"lora_{i}_b") if name in known]
             matrices = [np.array(store[name]) for name in names] or [np.array(_lora(layer)[1])]
             layer.load_own_variables = functools.partial(_load_with_lora, layer, matrices)
 
 
 def without_lora(store: Any) -> dict[str, Any]:
     """What else a tower's own part of a file holds."""
-    return {name: store[name] for name in store.keys() if not name.startswith("lora_")}
+    return {name: store[name] for name in [*store.keys()] if not name.startswith("lora_")}
 
 
 def _load_with_lora(layer: keras.Layer, matrices: list[np.ndarray], store: Any) -> None:

@@ -90,7 +90,7 @@ def test_drawn_captions_are_said_to_be_some_only(train):
     with pytest.warns(UserWarning, match=r"captions are drawn.*`image_text_pairs\(.*\"all\""):
         train(drawn, 60)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=".*drawn")
         train(pairs.unbatch().shuffle(9), 40)
 
 
@@ -233,6 +233,12 @@ def test_a_small_corpus_gets_words_and_not_letters():
     with pytest.warns(UserWarning, match="pieces"):
         letters = tokenizers.train_sentencepiece(CORPUS, 8000, model_type="unigram")
     assert len(letters("a small red dog by the river")) > 12
+
+
+def test_a_corpus_with_fewer_wordpieces_than_asked_for():
+    with pytest.warns(UserWarning, match=r"a vocabulary of (\d+) pieces; 8000 were asked for") as w:
+        tokenizer = tokenizers.train_wordpiece(CORPUS, 8000)
+    assert f" {tokenizer.vocabulary_size()} pieces" in str(w[0].message)
 
 
 def test_a_vocabulary_as_large_as_asked_for_is_no_news():
