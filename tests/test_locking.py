@@ -211,6 +211,17 @@ def test_inference_sees_lora_and_quantisation_at_once(tmp_path):
     np.testing.assert_allclose(again.encode_text(texts), third, atol=1e-6)
 
 
+def test_inference_sees_another_padding_at_once():
+    like = make_model("LU")
+    tower = keras_lit.TextTower(like.text_tower.backbone, None, 10, pooling="mean")
+    model = keras_lit.LiT(like.image_tower, tower, "LU")
+    ids = np.array([[5, 7, 9, 9, 9, 9, 0, 0, 0, 0]])
+    for pad_token_id in (0, 9):
+        tower.pad_token_id = pad_token_id
+        expected = tf.math.l2_normalize(tower(ids), axis=1)
+        np.testing.assert_allclose(model.encode_text(ids), expected, atol=1e-6)
+
+
 def test_evaluation_sees_what_is_done_to_a_locked_tower():
     model = make_model("LU")
     pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3]).astype("uint8")
