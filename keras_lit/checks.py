@@ -20,6 +20,12 @@ def check_positive(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` should be a positive number. Received: {value!r}.")
 
 
+def check_count(value: Any, name: str) -> None:
+    """Raises ValueError unless `value` is a whole number above zero."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
+        raise ValueError(f"`{name}` should be a positive whole number. Received: {value!r}.")
+
+
 def check_rank(tensor: tf.Tensor, rank: int, name: str, meaning: str) -> None:
     """Raises ValueError unless `tensor` has the static rank `rank`, whose `meaning` is shown."""
     if tensor.shape.rank != rank:

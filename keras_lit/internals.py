@@ -7,7 +7,7 @@ too, and CONTRIBUTING.md lists all.
 
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -154,6 +154,13 @@ def apply_gradients(optimizer: Any, gradients: Any, weights: list[Any]) -> None:
     optimizer.apply_gradients(zip(gradients, weights, strict=True))
     for number in range(first, ops.uid()):
         registered.pop(f"CustomGradient-{number}", None)
+
+
+def made_from(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:
+    """A dataset, that which it was mapped, batched or shuffled from, and so on."""
+    yield dataset
+    for source in dataset._inputs():
+        yield from made_from(source)
 
 
 def has_op_callbacks() -> bool:

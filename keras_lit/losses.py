@@ -319,7 +319,7 @@ def _checked(image: Any, text: Any, tile_size: int | None) -> tuple[tf.Tensor, t
     checks.check_rank(image, 2, "image_embeddings", "[batch, dim]")
     checks.check_same_shape(image, text, "image_embeddings", "text_embeddings")
     if tile_size is not None:
-        checks.check_positive(tile_size, "tile_size")
+        checks.check_count(tile_size, "tile_size")
     return image, text
 
 

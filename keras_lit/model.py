@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, internals, losses
 from keras_lit.optimizers import rules
-from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints
+from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints, settings
 from keras_lit.towers.image import FeaturesOnly
 from keras_lit.training import batches, micro_batches, pairs
 from keras_lit.training.keras_model import PairsModel, pairs_of
@@ -53,7 +53,8 @@ class LiT(PairsModel):
 
     Returns:
         {"image_embeddings", "text_embeddings"}: [batch, dim] (of several texts [batch, texts, dim])
-        float32 of unit-length rows.
+        float32 of unit-length rows. A subclass that wants others overrides a tower's `project`:
+        `encode_*`, evaluations and exports ask the towers.
 
     Raises:
         ValueError: unknown tuning; embeddings of different width.
@@ -243,7 +244,7 @@ class LiT(PairsModel):
                 strategy than the model was built under.
         """
         if micro_batch_size is not None:
-            checks.check_positive(micro_batch_size, "micro_batch_size")
+            checks.check_count(micro_batch_size, "micro_batch_size")
         self.micro_batch_size = micro_batch_size
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas > 1 and micro_batch_size is not None and _synchronizes(self):
@@ -279,15 +280,15 @@ class LiT(PairsModel):
             self.optimizer.build(trained)
         of_images = {id(variable) for variable in self.image_tower.variables}
         rules.note_image_tower(self.optimizer, [x for x in trained if id(x) in of_images])
-        self._compiled_for = tuple(map(id, trained))
+        self._compiled_for = tuple(map(id, [self.optimizer, *trained]))
 
     def make_train_function(self, force: bool = False) -> Any:
         if not self.trainable_variables:
             raise ValueError("Nothing is trainable: all is locked by `tuning` or frozen.")
-        if self._compiled_for != tuple(map(id, self.trainable_variables)):
+        if self._compiled_for != tuple(map(id, [self.optimizer, *self.trainable_variables])):
             raise ValueError(
-                "What trains has changed since `compile`, by `tuning`, a `trainable` or LoRA. "
-                "Compile again, with a new optimizer."
+                "What trains has changed since `compile`, by `tuning`, a `trainable`, LoRA or "
+                "another `optimizer`. Compile again, with a new optimizer."
             )
         made = super().make_train_function(force)
         if made is None and self.jit_compile:
@@ -354,9 +355,11 @@ class LiT(PairsModel):
             ValueError: `add_loss` or an activity regularizer on several replicas or in
                 micro-batches, where what they add depends on how a batch is divided.
         """
-        losses, replicas = self.losses, distribution.replica_count()
+        of_locked = [loss for part in locked_parts(self) for loss in part.losses]
+        known, replicas = {*map(id, of_locked)}, distribution.replica_count()
+        losses = [loss for loss in self.losses if id(loss) not in known]
         of_weights = sum(x.regularizer is not None for x in self.trainable_weights)
-        if len(losses) > of_weights and (replicas > 1 or (training and self.micro_batch_size)):
+        if len(losses) > of_weights and (replicas > 1 or self.micro_batch_size):
             raise ValueError(
                 "What `add_loss` and activity regularizers of layers add depends on how a batch is "
                 "divided. Train on one replica and without `micro_batch_size`, or regularize "
@@ -483,7 +486,7 @@ class LiT(PairsModel):
 
         Args:
             image_tower: an `ImageTower` without a head; it receives this model's image head. Text
-                tower and image tower are shared with the new model, not copied.
+                tower, head and image tower are shared with the new model, not copied.
 
         Returns:
             A `LiT`, not compiled, with this model's weights.
@@ -504,17 +507,17 @@ class LiT(PairsModel):
         config = self.get_config()
         for name in ("image_tower", "text_tower"):
             del config[name]
-        tuning, frozen = config.pop("tuning"), config.pop("frozen")
+        tuning = config.pop("tuning")
+        frozen, changed = config.pop("frozen"), config.pop("layers")
+        if self.image_tower.head is not None:
+            image_tower.head = self.image_tower.head
+            image_tower.projection_dim = self.image_tower.projection_dim
         with self.distribute_strategy.scope():
-            if self.image_tower.head is not None:
-                image_tower.add_head(self.image_tower.embedding_dim)
-                image_tower.head.set_weights(self.image_tower.head.get_weights())
-                image_tower.head.trainable = self.image_tower.head.trainable
             model = type(self)(image_tower, self.text_tower, tuning.replace("u", "U"), **config)
+            settings.apply(_other_layers(model), changed)
         model.tuning = tuning
-        model.log_temperature.assign(self.log_temperature)
-        if self.loss_name == "sigmoid":
-            model.bias.assign(self.bias)
+        for weight, known in zip(_other_weights(model), _other_weights(self), strict=True):
+            weight.assign(known)
         _freeze(model, frozen)
         return model
 
@@ -531,6 +534,7 @@ class LiT(PairsModel):
             "bias": self.initial_bias,
             "local_loss": self.local_loss,
             "frozen": [x.name for x in internals.own_parameters(self) if not x.trainable],
+            "layers": settings.read(_other_layers(self)),
         }
 
     @classmethod
@@ -539,12 +543,14 @@ class LiT(PairsModel):
             name: keras.saving.deserialize_keras_object(config[name])
             for name in ("image_tower", "text_tower")
         }
-        frozen = config.get("frozen", ())
-        config = {name: value for name, value in config.items() if name != "frozen"}
+        config = dict(config)
+        frozen, changed = config.pop("frozen", ()), config.pop("layers", None)
         # The weights are about to be loaded, so nothing is initialised a second time.
         model = cls(**{**config, **towers, "tuning": config["tuning"].replace("u", "U")})
         model.tuning = config["tuning"]
         _freeze(model, frozen)
+        if changed:
+            settings.apply(_other_layers(model), changed)
         return model
 
     def get_compile_config(self) -> dict[str, Any] | None:
@@ -562,20 +568,33 @@ class LiT(PairsModel):
         return tf.minimum(log_temperature, math.log(self.max_temperature))
 
 
-def locked_variables(model: LiT) -> set[int]:
-    """The ids of the variables of the locked towers."""
+def locked_parts(model: LiT) -> list[keras.Layer]:
+    """What is locked of the towers, whatever their flags say."""
     towers = zip(model.tuning, (model.image_tower, model.text_tower), strict=True)
     parts = [
         (tower.backbone, tower.attention_pooling, tower.head if model.lock_heads else None)
         for letter, tower in towers
         if letter == "L"
     ]
-    return {
-        id(variable)
-        for part in itertools.chain.from_iterable(parts)
-        if part is not None
-        for variable in part.variables
-    }
+    return [part for part in itertools.chain.from_iterable(parts) if part is not None]
+
+
+def locked_variables(model: LiT) -> set[int]:
+    """The ids of the variables of the locked towers."""
+    return {id(variable) for part in locked_parts(model) for variable in part.variables}
+
+
+def _other_layers(model: LiT) -> list[keras.Layer]:
+    """Those beside the towers, which a subclass has."""
+    towers = (model.image_tower, model.text_tower)
+    known = {id(x) for tower in towers for x in internals.flat_layers(tower)} | {id(model)}
+    return [x for x in internals.flat_layers(model) if id(x) not in known]
+
+
+def _other_weights(model: LiT) -> list[keras.Variable]:
+    """Those beside the towers: temperature, bias and what a subclass has."""
+    known = {id(x) for tower in (model.image_tower, model.text_tower) for x in tower.weights}
+    return [x for x in model.weights if id(x) not in known]
 
 
 def _freeze(model: LiT, names: Iterable[str]) -> None:

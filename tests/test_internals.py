@@ -190,6 +190,13 @@ def test_attention_is_what_stands_between_the_projections(block):
     }
 
 
+def test_what_a_dataset_was_made_from():
+    first, second = (tf.data.Dataset.range(n) for n in (4, 5))
+    made = tf.data.Dataset.zip(first.map(lambda x: -x), second).shuffle(9).batch(2).prefetch(1)
+    made_from = [id(dataset) for dataset in internals.made_from(made)]
+    assert {id(made), id(first), id(second)} <= set(made_from) and len(made_from) == 7
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_keras_is_told_the_number_of_steps(replicas):
     """Which a dataset may not know: the progress bar shows it."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit.preprocessing import ImagePreprocessor
-from tests.small import make_model, make_pairs, mirrored
+from tests.small import make_model, make_pairs, make_tower, mirrored
 
 pytestmark = pytest.mark.usefixtures("free_memory_after_test")
 
@@ -149,12 +149,42 @@ def test_what_was_done_to_layers_of_a_backbone_that_rebuilds_itself(tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     layer = again.text_tower.backbone.get_layer("token_embedding")
     assert (layer.lora_rank, layer.lora_alpha) == (2, 4)
+    for lora in (m.text_tower.backbone.get_layer("token_embedding") for m in (model, again)):
+        assert np.abs(lora.lora_embeddings_b).max() > 0
     names = [[v.path.split("/", 1)[1] for v in m.trainable_variables] for m in (model, again)]
     assert names[0] == names[1] and not any("pooled_dense" in name for name in names[0])
     for slot, saved in zip(
         values(again.optimizer.variables), values(model.optimizer.variables), strict=True
     ):
         np.testing.assert_array_equal(slot, saved)
+
+
+@pytest.mark.parametrize("weights_alone", [True, False])
+def test_lora_trains_on_from_a_file(weights_alone, tmp_path):
+    """Keras adds its product to the kernel and makes both of its matrices zero, for good."""
+
+    def with_lora():
+        model = make_model("LU")
+        model.text_tower.backbone.enable_lora(2)
+        model.text_tower.head.enable_lora(2, lora_alpha=3)
+        model.compile(keras.optimizers.Adam(0.01))
+        return model
+
+    model = with_lora()
+    step(model)
+    step(model)
+    if weights_alone:
+        model.save_weights(tmp_path / "model.weights.h5")
+        again = with_lora()
+        again.load_weights(tmp_path / "model.weights.h5")
+    else:
+        model.save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras")
+        step(model)
+        step(again)
+    for one, other in zip(model.weights, again.weights, strict=True):
+        assert one.name == other.name
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)
 
 
 def test_inference_sees_lora_and_quantisation_at_once(tmp_path):
@@ -179,6 +209,17 @@ def test_inference_sees_lora_and_quantisation_at_once(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again.encode_text(texts), third, atol=1e-6)
+
+
+def test_inference_sees_another_padding_at_once():
+    like = make_model("LU")
+    tower = keras_lit.TextTower(like.text_tower.backbone, None, 10, pooling="mean")
+    model = keras_lit.LiT(like.image_tower, tower, "LU")
+    ids = np.array([[5, 7, 9, 9, 9, 9, 0, 0, 0, 0]])
+    for pad_token_id in (0, 9):
+        tower.pad_token_id = pad_token_id
+        expected = tf.math.l2_normalize(tower(ids), axis=1)
+        np.testing.assert_allclose(model.encode_text(ids), expected, atol=1e-6)
 
 
 def test_evaluation_sees_what_is_done_to_a_locked_tower():
@@ -223,6 +264,14 @@ def test_what_trains_changes_with_compile_only(change):
         model.compile(model.optimizer)
     model.compile(keras.optimizers.SGD(0.1))
     model.make_train_function()
+
+
+def test_another_optimizer_is_used_after_compile_only():
+    model = make_model("LU")
+    model.compile(keras.optimizers.SGD(0.1))
+    model.optimizer = keras.optimizers.SGD(0.0)
+    with pytest.raises(ValueError, match="another `optimizer`. Compile again"):
+        model.train_on_batch(next(iter(make_pairs(4).batch(4))))
 
 
 def test_nothing_is_left_to_train():
@@ -275,6 +324,41 @@ def test_metrics_loss_and_options_of_a_subclass():
     assert not found.image_tower.head.trainable
 
 
+@keras.saving.register_keras_serializable("tests")
+class Turning(keras_lit.LiT):
+    """With a layer and a weight beside the towers."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.turn = keras.layers.Dense(16, use_bias=False)
+        self.turn.build((None, 16))
+        self.shift = self.add_weight(shape=(16,), name="shift")
+
+
+def test_what_a_subclass_has_beside_the_towers_is_kept(tmp_path):
+    """By a file and with another image tower; and so are its head's dtype and LoRA."""
+    features = keras_lit.ImageTower.from_features(6, projection_dim=16, dtype="mixed_bfloat16")
+    features.head.enable_lora(2)
+    model = Turning(features, make_model().text_tower, "LU")
+    rng = np.random.default_rng(0)
+    for weight in (model.shift, model.turn.kernel, features.head.lora_kernel_b):
+        weight.assign(rng.normal(size=weight.shape))
+    model.turn.trainable = model.shift.trainable = False
+    model.save(tmp_path / "model.keras")
+    backbone = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(6, 3)])
+    for again in (
+        keras.saving.load_model(tmp_path / "model.keras"),
+        model.with_image_tower(keras_lit.ImageTower(backbone)),
+    ):
+        np.testing.assert_array_equal(again.shift, model.shift)
+        np.testing.assert_array_equal(again.turn.kernel, model.turn.kernel)
+        assert len(again.trainable_variables) == len(model.trainable_variables)
+        x = rng.normal(size=[3, 6]).astype("float32")
+        assert again.image_tower.head.compute_dtype == "bfloat16"
+        expected = features.project(x)
+        np.testing.assert_allclose(again.image_tower.project(x), expected, rtol=0.01, atol=0.01)
+
+
 class Added(keras.layers.Layer):
     def call(self, x):
         self.add_loss(0.5 * tf.reduce_mean(x**2))
@@ -317,9 +401,10 @@ def test_regularizers_belong_to_the_loss_and_its_gradient(size):
     np.testing.assert_allclose(kernel, expected, atol=1e-5)
 
 
-def test_a_locked_tower_is_not_penalized():
-    model = regularized(tuning="LU")
-    model.compile("sgd")
+@pytest.mark.parametrize(("added", "size"), [(False, None), (True, None), (True, 4)])
+def test_a_locked_tower_is_not_penalized(added, size):
+    model = regularized(tuning="LU", added=added)
+    model.compile("sgd", micro_batch_size=size)
     pairs = model.preprocess(next(iter(make_pairs(6).batch(6))))
     expected = keras_lit.losses.softmax_contrastive_loss(
         *model(pairs).values(), model.log_temperature
@@ -337,8 +422,9 @@ def test_what_layers_add_as_they_are_called():
     expected = expected + tf.add_n(model.losses)
     np.testing.assert_allclose(model.test_step(pairs)["loss"], expected, rtol=1e-5)
     model.compile("sgd", micro_batch_size=3)
-    with pytest.raises(ValueError, match="depends on how a batch is divided"):
-        model.train_step(pairs)
+    for run in (model.train_step, model.test_step):
+        with pytest.raises(ValueError, match="depends on how a batch is divided"):
+            run(pairs)
     with mirrored(2).scope():
         model = regularized(added=True)
         model.compile("sgd")
@@ -433,6 +519,28 @@ def test_floats_that_are_no_preprocessed_pixels_are_refused(scale):
             use()
     model.encode_image(images / scale * 2 - 1)
     model.encode_image(np.full([1, 8, 8, 3], 0.9, "float32"))  # A white page.
+
+
+@pytest.mark.parametrize(
+    ("value_range", "refused", "taken"),
+    [
+        ("-1..1", (-0.09, 1.03), (-0.99, 1.0)),  # 0..1 that bicubic resizing has overshot.
+        ("0..1", (-1.0, 1.0), (-0.09, 1.03)),
+        ("0..255", (-1.0, 1.0), (0.0, 0.0)),
+        ("0..255", (-127.0, 128.0), (-9.0, 262.0)),
+    ],
+)
+def test_the_range_that_a_tower_expects(value_range, refused, taken):
+    tower = make_tower(
+        preprocessor=ImagePreprocessor(8, value_range=value_range), projection_dim=16
+    )
+    model = keras_lit.LiT(tower, make_model().text_tower, "LU")
+    refused, taken = (
+        np.linspace(*ends, 192, dtype="float32").reshape(1, 8, 8, 3) for ends in (refused, taken)
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="should be preprocessed"):
+        model.encode_image(refused)
+    model.encode_image(taken)
 
 
 def test_a_row_of_padding_alone_is_refused():

@@ -139,7 +139,7 @@ def test_bfloat16_embeddings_are_summed_in_float32():
         ([4, 3], [4, 2], None, "should have the same shape"),
         ([4, 3], [3, 3], None, "should have the same shape"),
         ([4, 3, 2], [4, 3, 2], None, r"`image_embeddings` should have rank 2, \[batch, dim\]"),
-        ([4, 3], [4, 3], 0, "`tile_size` should be a positive number"),
+        ([4, 3], [4, 3], 0, "`tile_size` should be a positive whole number"),
     ],
 )
 def test_bad_arguments(image, text, tile_size, message):

@@ -286,6 +286,18 @@ def test_the_config_tells_the_loss(tokenizer):
     assert {name: config[name] for name in options} == options
 
 
+def test_what_keras_rebuilds_from_a_configuration_knows_its_words(model):
+    """Of files alone the assets hold them, too."""
+    for again in (
+        keras.models.model_from_json(model.to_json()),
+        keras.models.clone_model(model),
+        type(model).from_config(model.get_config()),
+    ):
+        again.set_weights(model.get_weights())
+        texts = ["a red dog", "a white moon and a toucan"]
+        np.testing.assert_allclose(again.encode_text(texts), model.encode_text(texts), atol=1e-6)
+
+
 def test_weights_file_round_trips(model, tokenizer, tmp_path):
     model.save_weights(tmp_path / "model.weights.h5")
     other = LiT(image_tower(), text_tower(tokenizer))

@@ -42,7 +42,7 @@ def draw(examples: tf.data.Dataset, key: str = "text", seed: int | None = None) 
         texts = tf.reshape(example[key], [-1])
         return {**example, key: texts[_below(tf.size(texts), numbers[0])]}
 
-    return with_numbers(examples, 1, seed).map(choose)
+    return _drawn(with_numbers(examples, 1, seed).map(choose))
 
 
 def draw_language(
@@ -84,7 +84,7 @@ def draw_language(
         return {**rest, "text": captions["text"], "language": captions["language"]}
 
     usable = examples.filter(lambda example: tf.reduce_sum(weigh(example)) > 0)
-    return with_numbers(usable, 1, seed).map(choose)
+    return _drawn(with_numbers(usable, 1, seed).map(choose))
 
 
 def with_alternatives(
@@ -127,6 +127,11 @@ def with_alternatives(
         return {**rest, "text": tf.where(replaced, alternative, pair["text"])}
 
     return with_numbers(pairs, 2, seed).map(choose)
+
+
+def _drawn(examples: tf.data.Dataset) -> tf.data.Dataset:
+    examples.draws_captions = True  # Which `tokenizers` says to who trains a vocabulary on them.
+    return examples
 
 
 def _weights(languages: Iterable[str] | Mapping[str, float] | None) -> Any:

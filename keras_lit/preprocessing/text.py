@@ -59,7 +59,7 @@ class TextPreprocessor(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        checks.check_positive(sequence_length, "sequence_length")
+        checks.check_count(sequence_length, "sequence_length")
         # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
         plain = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
         if start_token_id == "auto":
@@ -130,10 +130,15 @@ class TextPreprocessor(keras.layers.Layer):
         return {
             **super().get_config(),
             "tokenizer": keras.saving.serialize_keras_object(self.tokenizer),
+            "tokenizer_vocabulary": tokenizers.to_json(self.tokenizer),
             **{name: getattr(self, name) for name in names.split()},
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TextPreprocessor":
-        tokenizer = keras.saving.deserialize_keras_object(config["tokenizer"])
-        return cls(**{**config, "tokenizer": tokenizer})
+        config = dict(config)
+        words, tokenizer = config.pop("tokenizer_vocabulary", None), config["tokenizer"]
+        if words is not None:
+            of_tokenizer = {**tokenizer["config"], **tokenizers.from_json(words)}
+            tokenizer = {**tokenizer, "config": of_tokenizer}
+        return cls(**{**config, "tokenizer": keras.saving.deserialize_keras_object(tokenizer)})

@@ -1,6 +1,8 @@
 """Vocabularies: train SentencePiece and WordPiece tokenizers on captions; files of them."""
 
+import base64
 import io
+import json
 import os
 import pathlib
 import warnings
@@ -11,7 +13,7 @@ import keras
 import keras_nlp
 import tensorflow as tf
 
-from keras_lit import checks, files
+from keras_lit import checks, files, internals
 
 __all__ = ["load", "save", "train_sentencepiece", "train_wordpiece"]
 
@@ -30,7 +32,7 @@ def train_sentencepiece(
 
     Args:
         captions: strings, or a tf.data.Dataset of strings or of pairs with "text" (with all
-            captions of an image); read once, as a stream.
+            captions of an image: of one that draws some a warning says so); read once, as a stream.
         vocabulary_size: int, the number of pieces at most (the paper uses 32,000, the released
             small models 16,000); a warning says how many there are where the captions do not yield
             so many.
@@ -54,7 +56,8 @@ def train_sentencepiece(
     """
     import sentencepiece
 
-    checks.check_positive(vocabulary_size, "vocabulary_size")
+    checks.check_count(vocabulary_size, "vocabulary_size")
+    _warn_of_draws(captions)
     settings = {
         "hard_vocab_limit": False,
         "normalization_rule_name": "nmt_nfkc_cf" if lowercase else "nmt_nfkc",
@@ -91,11 +94,7 @@ def train_sentencepiece(
     if pieces < vocabulary_size and len(kept) < _SMALL_CORPUS and "model_type" not in options:
         proto, pieces = train(iter(kept), model_type="bpe")
     if pieces != vocabulary_size:
-        warnings.warn(
-            f"These captions give a vocabulary of {pieces} pieces; {vocabulary_size} were asked "
-            "for.",
-            stacklevel=2,
-        )
+        _warn_of_size(pieces, vocabulary_size)
     return keras_nlp.tokenizers.SentencePieceTokenizer(proto=proto)
 
 
@@ -107,8 +106,9 @@ def train_wordpiece(
     """Trains a WordPiece vocabulary with BERT's special tokens.
 
     Args:
-        captions: strings, or a tf.data.Dataset of strings; read once, as a stream.
-        vocabulary_size: int, the number of pieces to aim at, special tokens included.
+        captions: as for `train_sentencepiece`.
+        vocabulary_size: int, the number of pieces to aim at, special tokens included; a warning
+            says how many there are where that is another by more than a tenth.
         lowercase: bool, whether to lower-case and to strip accents, as BERT's uncased vocabulary.
 
     Returns:
@@ -125,7 +125,8 @@ def train_wordpiece(
 
     Reference: the LiT paper, section 5.4.
     """
-    checks.check_positive(vocabulary_size, "vocabulary_size")
+    checks.check_count(vocabulary_size, "vocabulary_size")
+    _warn_of_draws(captions)
     dataset = tf.data.Dataset.from_generator(
         lambda: _strings(captions), output_signature=tf.TensorSpec([], tf.string)
     )
@@ -136,6 +137,8 @@ def train_wordpiece(
         strip_accents=lowercase,
         reserved_tokens=list(_BERT_TOKENS),
     )
+    if abs(len(vocabulary) - vocabulary_size) > vocabulary_size / 10:  # It is only aimed at.
+        _warn_of_size(len(vocabulary), vocabulary_size)
     return keras_nlp.models.BertTokenizer(
         vocabulary=vocabulary, lowercase=lowercase, strip_accents=lowercase
     )
@@ -153,6 +156,43 @@ def end_token_id(tokenizer: keras_nlp.tokenizers.SentencePieceTokenizer) -> int:
             "an `eos_id`."
         )
     return end
+
+
+def to_json(tokenizer: keras.layers.Layer) -> str | None:
+    """The vocabulary as arguments of the tokenizer's class; None where there is none (yet)."""
+    of = keras_nlp.tokenizers
+    if isinstance(tokenizer, of.SentencePieceTokenizer) and tokenizer.proto is not None:
+        return json.dumps({"proto": base64.b64encode(tokenizer.proto).decode()})
+    if isinstance(tokenizer, of.BytePairTokenizer) and tokenizer.vocabulary is not None:
+        words = {"vocabulary": dict(tokenizer.vocabulary), "merges": list(tokenizer.merges)}
+        return json.dumps(words, ensure_ascii=False)
+    if isinstance(tokenizer, of.WordPieceTokenizer) and tokenizer.vocabulary is not None:
+        return json.dumps({"vocabulary": list(tokenizer.vocabulary)}, ensure_ascii=False)
+    return None
+
+
+def from_json(words: str) -> dict[str, Any]:
+    """The arguments that `to_json` wrote."""
+    arguments = json.loads(words)
+    if "proto" in arguments:
+        arguments["proto"] = base64.b64decode(arguments["proto"])
+    return arguments
+
+
+def _warn_of_size(pieces: int, asked: int) -> None:
+    message = f"These captions give a vocabulary of {pieces} pieces; {asked} were asked for."
+    warnings.warn(message, stacklevel=3)
+
+
+def _warn_of_draws(captions: Any) -> None:
+    if isinstance(captions, tf.data.Dataset) and any(
+        getattr(dataset, "draws_captions", False) for dataset in internals.made_from(captions)
+    ):
+        warnings.warn(
+            "These captions are drawn, one of several of an image, so the vocabulary sees some of "
+            'them only: train it on `image_text_pairs(..., captions="all")`.',
+            stacklevel=3,
+        )
 
 
 def _strings(captions: Iterable[str | bytes] | tf.data.Dataset) -> Iterator[str]:

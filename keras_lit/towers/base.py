@@ -122,8 +122,8 @@ class Tower(keras.Model):
     def inference(self) -> Callable[..., Any]:
         """Gives the tower, or its `features`, as a tf.function that all callers share.
 
-        Until layers change, by LoRA, quantisation or a new head. Behind a call: a SavedModel keeps
-        every tf.function that it finds.
+        Until layers change, by LoRA, quantisation or a new head, or `pooling` and `pad_token_id`.
+        Behind a call: a SavedModel keeps every tf.function that it finds.
         """
         made_of: list[Any] = []
         compiled: dict[bool, Any] = {}
@@ -132,6 +132,7 @@ class Tower(keras.Model):
             nonlocal made_of
             layers = internals.flat_layers(self)
             now = [*self.weights, *(layer.dtype_policy for layer in layers)]
+            now += [self.pooling, getattr(self, "pad_token_id", None)]
             if len(now) != len(made_of) or any(map(operator.is_not, now, made_of)):
                 made_of = now
                 compiled.clear()
@@ -182,6 +183,14 @@ class Tower(keras.Model):
         return self._rebuilt(
             self.get_config(), {"backbone": backbone, "preprocessor": self.preprocessor}
         )
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        settings.save_lora(self._all_layers()[1:], store)
+
+    def load_own_variables(self, store: Any) -> None:
+        settings.load_lora(self._all_layers()[1:], store)
+        super().load_own_variables(settings.without_lora(store))
 
     def _auto_pooling(self, states: keras.KerasTensor) -> str:
         if len(states.shape) == 2:

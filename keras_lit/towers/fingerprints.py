@@ -19,6 +19,7 @@ _IGNORED = {
     *("name", "dtype", "trainable", "seed", "build_config", "compile_config"),
     *("shared_object_id", "registered_name", "batch_shape", "batch_input_shape"),
     *("random_crop", "random_flip"),
+    "tokenizer_vocabulary",  # `of_preprocessor` looks at the tokenizer's words.
 }
 _IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 

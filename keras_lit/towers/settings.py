@@ -1,8 +1,10 @@
 """What was done to a tower's layers by hand: frozen, LoRA, quantised. Keras saves little of it."""
 
+import functools
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lit import internals
 
@@ -40,3 +42,47 @@ def apply(layers: list[keras.Layer], settings: dict[str, dict[str, Any]]) -> Non
     for layer, found in of_layers:
         for j in found.get("frozen_weights", []):
             internals.own_parameters(layer)[j].trainable = False
+
+
+def save_lora(layers: list[keras.Layer], store: Any) -> None:
+    """Keeps LoRA's two matrices beside the kernels, to which Keras adds them in files."""
+    for i, layer in enumerate(layers):
+        if getattr(layer, "lora_enabled", False) and layer.quantization_mode is None:
+            _, store[f"lora_{i}_a"], store[f"lora_{i}_b"] = _lora(layer)
+
+
+def load_lora(layers: list[keras.Layer], store: Any) -> None:
+    """Has the layers take them out of the kernels again, which Keras loads after this.
+
+    Keras makes both zero, so that neither would ever train. Where a file has none, the first is
+    what it was: new.
+    """
+    known = [*store.keys()]
+    for i, layer in enumerate(layers):
+        if getattr(layer, "lora_enabled", False):
+            names = [name for name in (f"lora_{i}_a", f"lora_{i}_b") if name in known]
+            matrices = [np.array(store[name]) for name in names] or [np.array(_lora(layer)[1])]
+            layer.load_own_variables = functools.partial(_load_with_lora, layer, matrices)
+
+
+def without_lora(store: Any) -> dict[str, Any]:
+    """What else a tower's own part of a file holds."""
+    return {name: store[name] for name in [*store.keys()] if not name.startswith("lora_")}
+
+
+def _load_with_lora(layer: keras.Layer, matrices: list[np.ndarray], store: Any) -> None:
+    del layer.load_own_variables
+    layer.load_own_variables(store)
+    kernel, *lora = _lora(layer)
+    for variable, matrix in zip(lora, matrices, strict=False):
+        variable.assign(matrix)
+    if len(matrices) == 2:
+        scale = layer.lora_alpha / layer.lora_rank
+        kernel.assign(kernel - scale * keras.ops.matmul(*lora))
+
+
+def _lora(layer: keras.Layer) -> list[keras.Variable]:
+    """A kernel and the two matrices whose product LoRA adds to it."""
+    own = {variable.name: variable for variable in internals.own_weights(layer)}
+    name = "kernel" if "kernel" in own else "embeddings"
+    return [own[name], own[f"lora_{name}_a"], own[f"lora_{name}_b"]]

@@ -161,10 +161,12 @@ def _plausible(images: tf.Tensor, preprocessor: ImagePreprocessor) -> tf.Tensor:
     )
     # Ten times: what other programs preprocess may go somewhat beyond.
     fits = tf.maximum(-least, most) <= 10 * max(abs(low), abs(high))
-    if low < 0:  # Pictures of any contrast have pixels below the middle.
-        fits &= (least < 0) | (most - least < 0.5) | (most > 1)
-    elif high > 1:
-        fits &= (most > 1) | (most <= 0)
+    if low < 0:  # Pictures of any contrast have pixels below the middle; 0.15: bicubic overshoots.
+        fits &= (least < 0.15 * low) | (most - least < 0.5) | (most > 1.15)
+    else:
+        fits &= least >= -0.25 * high
+        if high > 1:
+            fits &= (most > 1) | (most <= 0)
     with tf.control_dependencies([tf.debugging.Assert(fits, [message, least, most])]):
         return tf.identity(images)
 

@@ -1,13 +1,17 @@
+import json
 import unicodedata
 import warnings
 
 import keras
+import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
 from sentencepiece import SentencePieceProcessor
 
+from keras_lit.data.captions import draw
 from keras_lit.preprocessing import TextPreprocessor, tokenizers
+from keras_lit.towers import fingerprints
 from tests.small import COLOURS, THINGS
 
 CAPTIONS = ["a red balloon", "a green balloon over the sea", "The Sea", "two dogs in the snow"] * 3
@@ -43,10 +47,51 @@ def test_wordpiece_has_berts_tokens():
     assert ids[0] == 2 and 3 in ids and 1 not in ids
 
 
+def byte_pairs(captions, size):
+    letters = ["<|startoftext|>", "<|endoftext|>", *"abdeghlnorstwv", *"abdeghlnorstwv"]
+    letters[16:] = [f"{letter}</w>" for letter in letters[16:]]
+    merges = ["s e", "t h", "th e</w>", "se a</w>"]
+    words = [*letters, *(merge.replace(" ", "") for merge in merges)]
+    ids = {word: i for i, word in enumerate(words)}
+    return keras_nlp.models.CLIPTokenizer(ids, merges, name="one")
+
+
+def of_t5(captions, size):
+    proto = tokenizers.train_sentencepiece(captions, size, pad_id=3).proto
+    return keras_nlp.models.T5Tokenizer(proto)
+
+
+@pytest.mark.parametrize(
+    "make", [tokenizers.train_sentencepiece, tokenizers.train_wordpiece, byte_pairs, of_t5]
+)
+def test_the_configuration_holds_the_vocabulary(make):
+    """As JSON, without the assets of a .keras file, and also where Keras trusts nobody's files."""
+    preprocessor = TextPreprocessor(make(CAPTIONS, 60), 9)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(preprocessor)))
+    again = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    assert type(again.tokenizer) is type(preprocessor.tokenizer)
+    expected = preprocessor(["the sea", "sea the"])
+    assert len(np.unique(expected)) >= 3
+    np.testing.assert_array_equal(again(["the sea", "sea the"]), expected)
+    assert fingerprints.of_preprocessor(again) == fingerprints.of_preprocessor(preprocessor)
+
+
 @pytest.mark.parametrize("train", [tokenizers.train_sentencepiece, tokenizers.train_wordpiece])
 def test_captions_may_be_a_dataset(train):
     first = train(CAPTIONS, 60).get_vocabulary()
     assert first == train(tf.data.Dataset.from_tensor_slices(CAPTIONS), 60).get_vocabulary()
+
+
+@pytest.mark.parametrize("train", [tokenizers.train_sentencepiece, tokenizers.train_wordpiece])
+def test_drawn_captions_are_said_to_be_some_only(train):
+    """Of `captions="random"`, whatever was done to the pairs since."""
+    pairs = tf.data.Dataset.from_tensor_slices({"text": np.reshape(CAPTIONS, [6, 2])})
+    drawn = draw(pairs).shuffle(9).map(lambda pair: pair["text"])
+    with pytest.warns(UserWarning, match=r"captions are drawn.*`image_text_pairs\(.*\"all\""):
+        train(drawn, 60)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*drawn")
+        train(pairs.unbatch().shuffle(9), 40)
 
 
 @pytest.mark.parametrize("train", [tokenizers.train_sentencepiece, tokenizers.train_wordpiece])
@@ -188,6 +233,12 @@ def test_a_small_corpus_gets_words_and_not_letters():
     with pytest.warns(UserWarning, match="pieces"):
         letters = tokenizers.train_sentencepiece(CORPUS, 8000, model_type="unigram")
     assert len(letters("a small red dog by the river")) > 12
+
+
+def test_a_corpus_with_fewer_wordpieces_than_asked_for():
+    with pytest.warns(UserWarning, match=r"a vocabulary of (\d+) pieces; 8000 were asked for") as w:
+        tokenizer = tokenizers.train_wordpiece(CORPUS, 8000)
+    assert f" {tokenizer.vocabulary_size()} pieces" in str(w[0].message)
 
 
 def test_a_vocabulary_as_large_as_asked_for_is_no_news():

@@ -150,9 +150,10 @@ def test_the_setting_is_saved(tmp_path):
     assert keras.saving.load_model(tmp_path / "model.keras").micro_batch_size == 7
 
 
-def test_bad_size():
-    with pytest.raises(ValueError, match="`micro_batch_size` should be a positive number"):
-        make_model().compile("sgd", micro_batch_size=0)
+@pytest.mark.parametrize("size", [0, 2.5])
+def test_bad_size(size):
+    with pytest.raises(ValueError, match="`micro_batch_size` should be a positive whole number"):
+        make_model().compile("sgd", micro_batch_size=size)
 
 
 def test_image_features_pass():
