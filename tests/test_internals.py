@@ -56,7 +56,7 @@ def private_names(trees):
 def test_contributing_lists_each_of_them():
     names = private_names(ast.parse(path.read_text()) for path in ROOT.glob("keras_lit/**/*.py"))
     assert {"_flatten_layers", "_model_resource"} <= names
-    assert names <= LISTED
+    assert names - {"_replace"} <= LISTED  # Python's, of a named tuple.
 
 
 def test_contributing_lists_each_that_we_override():
