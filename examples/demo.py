@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (the tokenizer's ops)
 
-from keras_lit.preprocessing.decoding import FORMATS, SUFFIXES
+from keras_lit.preprocessing.formats import FORMATS, SUFFIXES
 
 KINDS = ", ".join(of.name for of in FORMATS)
 Refusal = functools.partial(gradio.Error, print_exception=False)
