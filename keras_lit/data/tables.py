@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from keras_lit import checks, files
 from keras_lit.data.captions import captions_of, draw, is_utf8
@@ -215,7 +216,9 @@ def those_that_decode(
     tried = tf.data.Dataset.from_tensor_slices(names).map(
         lambda name: decodes(tf.io.read_file(name)), tf.data.AUTOTUNE
     )
-    good = np.fromiter(tried.as_numpy_iterator(), bool)
+    # Shown where it takes more than some seconds.
+    bar = tqdm.tqdm(tried.as_numpy_iterator(), "decoding", len(names), unit=" images", delay=3)
+    good = np.fromiter(bar, bool)
     bad = {name for name, decoded in zip(names, good, strict=True) if not decoded}
     skipped.update(name.decode("utf-8", "replace") for name in bad)
     if len(bad) == len(names):
