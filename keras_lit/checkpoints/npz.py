@@ -72,10 +72,12 @@ class Archive:
 
     Refuses a file that is truncated or not an `.npz`, and an array that is a pickled object, is
     shorter or longer than its header says, or unpacks to far more bytes than the file has; reading
-    refuses what is not of floats. The message names the file and the array.
+    refuses what is not of floats, or of the given `kinds` of dtypes. The message names the file and
+    the array.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, kinds: str = "f"):
+        self._kinds = kinds
         self.path = os.fspath(path)
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"There is no checkpoint {self.path}.")
@@ -110,7 +112,7 @@ class Archive:
         """Refuses an array of another dtype."""
         dtype = self._headers[name].dtype
         with self._refusing(name):
-            if dtype.kind != "f" and dtype != np.dtype("V2"):
+            if dtype.kind not in self._kinds and dtype != np.dtype("V2"):
                 raise ValueError(f"it should hold floats. Received: {dtype}")
 
     def counts(self, name: str) -> bool:

