@@ -4,7 +4,7 @@ from keras_lit.backbones.attention_pooling import AttentionPooling
 from keras_lit.backbones.bert_and_t5 import BertEncoder, t5_encoder
 from keras_lit.backbones.bit_resnet import BiTResNet
 from keras_lit.backbones.mlp_mixer import MLPMixer
-from keras_lit.backbones.sentence_encoder import QuantizedEmbedding, UniversalSentenceEncoder
+from keras_lit.backbones.sentence_encoder import UniversalSentenceEncoder
 from keras_lit.backbones.text_transformer import TextTransformer
 from keras_lit.backbones.vision_transformer import VisionTransformer
 
@@ -13,7 +13,6 @@ __all__ = [
     "BertEncoder",
     "BiTResNet",
     "MLPMixer",
-    "QuantizedEmbedding",
     "TextTransformer",
     "UniversalSentenceEncoder",
     "VisionTransformer",

@@ -134,9 +134,10 @@ class QuantizedEmbedding(keras.layers.Layer):
 
     Example:
 
-    >>> layer = keras_lit.backbones.QuantizedEmbedding(3, 2)
+    >>> layer = QuantizedEmbedding(3, 2)
     >>> layer.build()
-    >>> layer.set_weights([[[0, 1], [2, 3], [4, 5]], [1, 2, 4], [0, 0, 0.5]])
+    >>> weights = [[0, 1], [2, 3], [4, 5]], [1, 2, 4], [0, 0, 0.5]
+    >>> layer.set_weights([*map(np.array, weights)])
     >>> layer(np.array([2, 1])).numpy()
     array([[16.5, 20.5],
            [ 4. ,  6. ]], dtype=float32)

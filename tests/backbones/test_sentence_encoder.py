@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_lit import ImageTower, LiT, TextTower
-from keras_lit.backbones import QuantizedEmbedding, UniversalSentenceEncoder
+from keras_lit.backbones import UniversalSentenceEncoder
+from keras_lit.backbones.sentence_encoder import QuantizedEmbedding
 
 PIECES, WIDTH, CONVOLUTION, INNER, OUTPUT, KERNELS = 11, 6, 4, 5, 7, (2, 3)
 PAD = 10
