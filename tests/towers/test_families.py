@@ -64,6 +64,7 @@ IMAGE = {
 TEXT = {
     "TextTransformer": lambda: backbones.TextTransformer(WORDS, TEXT_LENGTH, 12, 1, 24, 2),
     "BertEncoder": lambda: backbones.BertEncoder(WORDS, 1, 2, 12, 24),
+    "Sentence encoder": lambda: backbones.UniversalSentenceEncoder(WORDS, 12, 8, 10, 12),
     "BERT": lambda: models.BertBackbone(WORDS, 1, 2, 12, 24),
     "DistilBERT": lambda: models.DistilBertBackbone(WORDS, 1, 2, 12, 24),
     "RoBERTa": lambda: models.RobertaBackbone(WORDS, 1, 2, 12, 24),
