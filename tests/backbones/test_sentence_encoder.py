@@ -21,7 +21,7 @@ def make_backbone(**options):
     )
     rng = np.random.default_rng(3)
     for weight in backbone.weights:
-        values = rng.normal(0.2, 0.5, weight.shape)
+        values = rng.normal(0.1, 0.3, weight.shape)
         weight.assign(10 * values if weight.dtype == "int8" else values)
     return backbone
 
@@ -84,17 +84,18 @@ def test_embeddings_are_those_of_loops():
         np.testing.assert_allclose(run(backbone, padded(TEXTS, length)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(("policy", "least"), [("mixed_bfloat16", 0.99), ("mixed_float16", 0.9999)])
 @pytest.mark.parametrize("lock_table", [False, True])
-def test_16_bits(policy, lock_table):
+def test_16_bits(policy, least, lock_table):
     expected = run(make_backbone(lock_table=lock_table), padded(TEXTS, 8))
     halves = make_backbone(lock_table=lock_table, dtype=policy)
     embeddings = run(halves, padded(TEXTS, 8))
     assert embeddings.dtype == halves.compute_dtype
-    assert np.sum(tf.cast(embeddings, tf.float32) * expected, axis=1).min() > 0.999
+    assert np.sum(tf.cast(embeddings, tf.float32) * expected, axis=1).min() > least
 
 
 def test_dropout_is_of_training_alone():
+    keras.utils.set_random_seed(0)
     backbone, drops = make_backbone(), make_backbone(dropout=0.5)
     drops.set_weights([*backbone.get_weights()])
     token_ids = padded(TEXTS, 7)
