@@ -84,7 +84,7 @@ def test_embeddings_are_those_of_loops():
         np.testing.assert_allclose(run(backbone, padded(TEXTS, length)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("policy", "least"), [("mixed_bfloat16", 0.99), ("mixed_float16", 0.9999)])
+@pytest.mark.parametrize(("policy", "least"), [("mixed_bfloat16", 0.99), ("mixed_float16", 0.998)])
 @pytest.mark.parametrize("lock_table", [False, True])
 def test_16_bits(policy, least, lock_table):
     expected = run(make_backbone(lock_table=lock_table), padded(TEXTS, 8))
