@@ -1,5 +1,7 @@
 """Encoded images to RGB pixels: headers are read before memory is spent."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from keras_lit.preprocessing import exif, formats
@@ -36,10 +38,14 @@ def decode_image(
     >>> decode_image(png).numpy().min()
     np.uint8(255)
     """
-    seen = inspect(contents)
-    with tf.control_dependencies(_refuse(seen)):
-        seen = seen._replace(contents=tf.identity(seen.contents))
-    return _pixels(seen, background, exif_orientation)
+    # Most pictures are plain JPEGs. What the others need is another function, one node of the graph
+    # that is not even set up for a data set without them.
+    any_format = _decode_any if tf.executing_eagerly() else _decode_any_apart
+    return tf.cond(
+        formats.is_plain_jpeg(contents, MAX_PIXELS),
+        lambda: tf.ensure_shape(formats.decode(contents), [None, None, 3]),
+        lambda: any_format(contents, background, exif_orientation),
+    )
 
 
 def decode_mask(contents: tf.Tensor) -> tf.Tensor:
@@ -108,32 +114,22 @@ def _refuse(seen: Seen) -> list[tf.Operation]:
     return []
 
 
-_SEEN = Seen(
-    tf.TensorSpec([2], tf.int64),
-    contents=tf.TensorSpec([], tf.string),
-    refusal=tf.TensorSpec([], tf.string),
-    orientation=tf.TensorSpec([], tf.int32),
-    format=tf.TensorSpec([], tf.int32),
-    blocks=tf.TensorSpec([2], tf.int32),
-)
-_BACKGROUND = tf.TensorSpec([], tf.int32)
-
-
-@tf.function(input_signature=[_SEEN, _BACKGROUND, tf.TensorSpec([], tf.bool)], autograph=False)
-def _pixels(seen: Seen, background: tf.Tensor, upright: tf.Tensor) -> tf.Tensor:
-    plain = tf.gather([of.decode is None for of in FORMATS], seen.format)
-    pixels = tf.cond(
-        plain, lambda: formats.decode(seen.contents), lambda: _decode_odd(seen, background)
-    )
+def _decode_any(contents: tf.Tensor, background: Any, upright: Any) -> tf.Tensor:
+    seen = inspect(contents)
+    with tf.control_dependencies(_refuse(seen)):
+        seen = seen._replace(contents=tf.identity(seen.contents))
+    decoders = [of.decode or (lambda seen, _: formats.decode(seen.contents)) for of in FORMATS]
+    pixels = tf.switch_case(seen.format, [lambda of=of: of(seen, background) for of in decoders])
     return exif.turn(to_rgb(pixels, background), tf.where(upright, seen.orientation, 1))
 
 
-@tf.function(
-    input_signature=[_SEEN, _BACKGROUND],
+_decode_any_apart = tf.function(
+    _decode_any,
+    input_signature=[
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([], tf.bool),
+    ],
     autograph=False,
     experimental_attributes={"_noinline": True},
 )
-def _decode_odd(seen: Seen, background: tf.Tensor) -> tf.Tensor:
-    """What TensorFlow alone does not decode right."""
-    odd = [of.decode or (lambda seen, _: formats.decode(seen.contents)) for of in FORMATS]
-    return tf.switch_case(seen.format, [lambda of=of: of(seen, background) for of in odd])

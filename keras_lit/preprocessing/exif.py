@@ -87,15 +87,27 @@ def find(contents: tf.Tensor, word: bytes) -> tf.Tensor:
     return tf.concat([hits, [-1]], 0)[0]
 
 
+def is_plain(contents: tf.Tensor, max_scans: int) -> tf.Tensor:
+    """Whether a JPEG has neither APP1 segments nor bytes like many scans."""
+    _, codes = _marks(contents)
+    scans = tf.math.count_nonzero(codes == _SOS, dtype=tf.int32)
+    return (scans <= max_scans) & ~tf.reduce_any(codes == _APP1)
+
+
+def _marks(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Where a JPEG has the byte 0xFF, and which bytes follow."""
+    data = tf.io.decode_raw(contents, tf.uint8)
+    marks = tf.where(data[:-1] == 0xFF)[:, 0]
+    return marks, tf.gather(data, marks + 1)
+
+
 def of_jpeg(contents: tf.Tensor, max_scans: int) -> tuple[tf.Tensor, tf.Tensor]:
     """The orientation of a JPEG, and how many scans it has (exactly, if more than `max_scans`).
 
     Only a file that has APP1 segments, or bytes like many scans (such as a video behind the
     picture), is walked from segment to segment.
     """
-    data = tf.io.decode_raw(contents, tf.uint8)
-    marks = tf.where(data[:-1] == 0xFF)[:, 0]
-    codes = tf.gather(data, marks + 1)
+    marks, codes = _marks(contents)
     scans = tf.math.count_nonzero(codes == _SOS, dtype=tf.int32)
     return tf.cond(
         (scans > max_scans) | tf.reduce_any(codes == _APP1),

@@ -94,6 +94,18 @@ def _jpeg(contents: tf.Tensor) -> Seen:
     return Seen(shape[:2], contents, refusal, orientation)
 
 
+def is_plain_jpeg(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """Whether it is a JPEG of three colours with nothing that is to be looked at more closely."""
+
+    def is_plain() -> tf.Tensor:
+        shape = tf.image.extract_jpeg_shape(contents, tf.int64)
+        is_small = (shape[2] == 3) & (shape[0] * shape[1] <= max_pixels)
+        return is_small & exif.is_plain(contents, _MAX_JPEG_SCANS)
+
+    is_jpeg = tf.strings.substr(contents, 0, 3) == FORMATS[0].magic
+    return tf.cond(is_jpeg, is_plain, lambda: False)
+
+
 @_apart
 def _bmp(contents: tf.Tensor) -> Seen:
     head = _header(contents)
