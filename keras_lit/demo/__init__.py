@@ -1,4 +1,7 @@
-"""Pretrained towers that come without a hub, and Tux Paint's stamps (`data.TuxPaintStamps`)."""
+"""Pretrained towers and pictures that come without a hub."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from keras_lit.demo.pretrained import (
     efficientnet_lite0,
@@ -8,7 +11,11 @@ from keras_lit.demo.pretrained import (
     minilm_tokenizer,
 )
 
+if TYPE_CHECKING:  # for editors and the site
+    from keras_lit.demo.open_pictures import OpenPictures
+
 __all__ = [
+    "OpenPictures",
     "efficientnet_lite0",
     "efficientnet_lite2",
     "minilm",
@@ -16,3 +23,10 @@ __all__ = [
     "minilm_tokenizer",
 ]
 __dir__ = __all__.copy
+
+
+def __getattr__(name: str) -> Any:
+    """The builder when it is asked for: TensorFlow Datasets takes a second to import."""
+    if name != "OpenPictures":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("keras_lit.demo.open_pictures").OpenPictures
