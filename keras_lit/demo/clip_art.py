@@ -24,16 +24,18 @@ FOREIGN_AUTHORS = (
 )
 # Words of captions that are in another language, a name that nobody knows, or a private joke.
 JUNK = re.compile(
-    r"\b(air|ak|amibe|amrum|ampel\w+|arbre|arki|base|bitte|blazer|bofish|bpoe|calebasse|cfbulb|ch"
-    r"|chao|chav|chodovian|chomper|clie|coke|collection|croche|daul|derbouk|djambf|doc|dan|elder"
-    r"|enthusiast|eris|example|flamand|francobollo|g8|gateau|glace|gpride|graubner|gwen|hacked|hug"
-    r"|hygieia|illuminati|inservice|jabbear|kallisti|karl|kexi|keyb|kubek|lambda|leisler|m|mag"
+    r"\b(ak|amibe|amrum|ampel\w+|arbre|arki|bambi|bitte|blazer|bofish|bpoe|browser|bwh|calebasse"
+    r"|celticknotwork|cfbulb|ch|chao|chav|chodovian|chomper|clean palm|clie|coke|collection|croche"
+    r"|dan|daul|derbouk|djambf|doc|duron|elder|enthusiast|eris|example|evel|flamand|francobollo|future"
+    r"|g8|gateau|gis|glace|gpride|graubner|grounded|gwen|h|hacked|hug|hygieia|illuminati|inservice"
+    r"|jabbear|kaboom|kallisti|karl|kexi|keyb|keyboardlayout|kubek|lambda|leisler|lowtec|m|mag"
     r"|magnificator|manager|mapa|mascot|mcoon|mechorse|mhooo|midautumn|mirjam|muji|municipios|nocif"
-    r"|nuskool|nws|olifant|olivier|openclipart|orleans|otto|ours|padella|palm|pane|panel|pansement"
-    r"|pasteque|pfd|piche|porcinet|ppls?|profile|pudim|punkt|queues|racked|ralf|reincarnate|reunion"
-    r"|rhythmbox|rios|rondelle|route|saku|sakset|samples|sapin|schwoo|shaezy|shi|silvia|sketch"
-    r"|skoynk|sole|spaclu|squeek|starwalker|sung|teide|tote|tpt|triskell?|tristan|velocette|verde"
-    r"|xbill|zinf)\b|\be (build|mule)\b|^(crystal|fire|info|ink|page|time|tool)$|probability",
+    r"|nuskool|nws|olifant|olivier|openclipart|opposite|orleans|otto|ours|padella|pane|panel"
+    r"|pansement|pasteque|pfd|piche|porcinet|ppls?|profile|pudim|punkt|queues|racked|ralf"
+    r"|reincarnate|reunion|rhythmbox|rios|rondelle|route|saku|sakset|samples|sapin|saxowoman|schwoo"
+    r"|shaezy|shi|silvia|sketch|skoynk|sole|spaclu|squeek|starwalker|storage|sung|teide|tote|tpt"
+    r"|triskell?|tristan|velocette|verde|xbill|zinf)\b"
+    r"|\be (build|mule)\b|^(air|base|crystal|fire|info|ink|page|splash|time|tool)$|probability",
     re.I,
 )
 MISSPELT = {
@@ -59,9 +61,10 @@ _OF_A_SET = re.compile(
 _BLACK_AND_WHITE = re.compile(r"\(b (and|&) w\)|\bbw\b|\bb w\b", re.I)
 _EDGES = re.compile(
     r"^(clipart by [^-]*-|aiga |gnome (fs|dev) )"
-    r"| - (clothing|body part|rpg map elements)$|\.svg$|[ #-]*\d+$|[ -]v?\d+\.\d+$"
+    r"| ?\|.*| in svg format$|^svg | - (clothing|body part|rpg map elements)$|\.svg$"
+    r"|[ #-]*\d+$|[ -]v?\d+\.\d+$"
     r"|[ -](ganson|aj|md|mimooh|peterm|benji.*|jean.victor.*|jarno vasama.*|romus|clipart style)$"
-    r"| \d symbol.*| (in|and) *$",
+    r"| (in|and) *$",
     re.I,
 )
 _NO_KEYWORD = re.compile(r"hash|0x|sym$|_|unsorted|^sign$|^.{0,2}$")

@@ -4,6 +4,7 @@
 the processes of `multiprocessing` would import TensorFlow and the user's script again.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -78,9 +79,9 @@ def _run_workers(missing: dict[pathlib.Path, Source]) -> None:
             tqdm.tqdm(total=len(jobs), desc="Drawing", unit=" pictures") as bar,
         ):
             for line in lines:
-                if error := line.strip():
-                    kind, _, message = error.partition(" ")
-                    raise (ImportError if kind == "ImportError" else ValueError)(message)
+                if line.strip():
+                    kind, message = json.loads(line)
+                    raise {"ImportError": ImportError}.get(kind, ValueError)(message)
                 bar.update()
     finally:
         for worker in workers:
@@ -189,13 +190,13 @@ def _area(box: tuple[int, int, int, int]) -> int:
 
 
 def _work() -> None:
-    """A worker: jobs come as one line of JSON, a line goes out for each."""
+    """A worker: jobs come as one line of JSON, and of each goes out a line, or what is wrong."""
     for path, source in json.loads(sys.stdin.readline()):
-        is_content = not pathlib.Path(source).is_absolute()
+        is_file = pathlib.Path(source).is_absolute()
         try:
-            drawn = picture(bytes.fromhex(source) if is_content else pathlib.Path(source))
+            drawn = picture(pathlib.Path(source) if is_file else bytes.fromhex(source))
         except (ImportError, ValueError, OSError) as error:
-            print(type(error).__name__, str(error)[:1000].replace("\n", " "), flush=True)
+            print(json.dumps([type(error).__name__, str(error)[:1000]]), flush=True)
             return
         working = pathlib.Path(f"{path}.{os.getpid()}.tmp")
         working.write_bytes(drawn or BLANK)
@@ -204,4 +205,5 @@ def _work() -> None:
 
 
 if __name__ == "__main__":
-    _work()
+    with contextlib.suppress(BrokenPipeError):  # Who asked was killed.
+        _work()

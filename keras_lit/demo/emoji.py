@@ -15,6 +15,8 @@ SELECTOR = "\ufe0f"
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
 # A language counts with that many names; the others hold some corrections of a regional variety.
 MIN_NAMES = 1_000
+# Of a country by two letters, or of a part of one by a black flag with its code.
+_FLAG = re.compile("[\U0001f1e6-\U0001f1ff]{2}|\U0001f3f4[\U000e0061-\U000e007a]")
 _INHERITED = "↑↑↑"
 
 Names = dict[str, dict[str, str]]  # emoji -> language -> name
@@ -50,11 +52,12 @@ def package_names(folder: Path) -> Names:
     names: Names = {}
     for path in sorted(folder.glob("emoji*.json")):
         language = path.stem.partition("_")[2] or "en"
-        for emoji, name in json.loads(path.read_text(encoding="utf-8")).items():
-            text = name["en"] if isinstance(name, dict) else name
-            emoji = emoji.replace(SELECTOR, "")
+        for emoji, entry in json.loads(path.read_text(encoding="utf-8")).items():
+            name = (entry["en"] if language == "en" else entry).strip(":").replace("_", " ")
+            if language == "en" and _FLAG.match(emoji):
+                name = f"flag: {name}"  # As CLDR has it; here it is the country alone.
             if not SKIN_TONES.search(emoji):
-                names.setdefault(emoji, {})[language] = text.strip(":").replace("_", " ")
+                names.setdefault(emoji.replace(SELECTOR, ""), {})[language] = name
     return names
 
 
@@ -83,7 +86,7 @@ def bitmaps(font: Path) -> Iterator[tuple[str, bytes]]:
                     for ligature in ligatures:
                         parts = [first, *ligature.Component]
                         if all(part in letters for part in parts):
-                            glyphs["".join(map(letters.get, parts))] = ligature.LigGlyph
+                            glyphs["".join(letters[part] for part in parts)] = ligature.LigGlyph
         found = {emoji.replace(SELECTOR, ""): glyph for emoji, glyph in sorted(glyphs.items())}
         for emoji, glyph in found.items():
             if glyph in pictures:

