@@ -27,7 +27,7 @@ JUNK = re.compile(
     r"\b(ak|amibe|amrum|ampel\w+|arbre|arki|bambi|bitte|blazer|bofish|bpoe|browser|bwh|calebasse"
     r"|celticknotwork|cfbulb|ch|chao|chav|chodovian|chomper|clean palm|clie|coke|collection|croche"
     r"|dan|daul|derbouk|djambf|doc|duron|elder|enthusiast|eris|example|evel|flamand|francobollo|future"
-    r"|g8|gateau|gis|glace|gpride|graubner|grounded|gwen|h|hacked|hug|hygieia|illuminati|inservice"
+    r"|g8|gateau|gateway|gis|glace|gpride|graubner|grounded|gwen|h|hacked|hug|hygieia|illuminati|inservice"
     r"|jabbear|kaboom|kallisti|karl|kexi|keyb|keyboardlayout|kubek|lambda|leisler|lowtec|m|mag"
     r"|magnificator|manager|mapa|mascot|mcoon|mechorse|mhooo|midautumn|mirjam|muji|municipios|nocif"
     r"|nuskool|nws|olifant|olivier|openclipart|opposite|orleans|otto|ours|padella|pane|panel"
@@ -38,29 +38,30 @@ JUNK = re.compile(
     r"|\be (build|mule)\b|^(air|base|crystal|fire|info|ink|page|splash|time|tool)$|probability",
     re.I,
 )
-MISSPELT = {
-    **{"applf": "apple", "ballons": "balloons", "baloon": "balloon", "basebalm": "baseball"},
-    **{"beethoveo": "Beethoven", "blacksmiti": "blacksmith", "blowling": "bowling"},
-    **{"bluewhale": "blue whale", "cacuts": "cactus", "coffe": "coffee", "envelop": "envelope"},
-    **{"firestation": "fire station", "hikinh": "hiking", "icecube": "ice cube"},
-    **{"lotas": "lotus", "magnifing": "magnifying", "mallot": "mallet", "manuscriot": "manuscript"},
-    **{"nosmoke": "no smoking", "notlit": "not lit", "onelette": "omelette", "packman": "pacman"},
-    **{
-        "pettle": "petal",
-        "pinkhome": "pink house",
-        "saphire": "sapphire",
-        "scrathing": "scratching",
-    },
-    **{"silhouet": "silhouette", "southen": "southern", "stappler": "stapler", "tatoo": "tattoo"},
-    **{"tickey": "ticket", "usa": "USA", "vavuum": "vacuum", "volleball": "volleyball"},
-    **{"vegitables": "vegetables", "whit": "with"},
-}
+_MISSPELT = """
+ambulans ambulance; andorre Andorra; applf apple; ballons balloons; baloon balloon;
+basebalm baseball; beachball beach ball; beethoveo Beethoven; blacksmiti blacksmith;
+blowling bowling; bluewhale blue whale; brightlit brightly lit; cacuts cactus;
+capeverde Cape Verde; celebirty Celebrity; coffe coffee; envelop envelope;
+firestation fire station; funnyflower funny flower; harddisk hard disk; hikinh hiking;
+icecube ice cube; junc junction; laserprinter laser printer; lightbulb light bulb;
+logaritmic logarithmic; lotas lotus; magelan Magellan; magnifing magnifying; mallot mallet;
+manuscriot manuscript; meatgrinder meat grinder; milimetered millimetre; missisipi Mississippi;
+mulit multi; ninjastar ninja star; nosmoke no smoking; notlit not lit; onelette omelette;
+oneway one way; packman pacman; palmtree palm tree; papaua Papua; paperbag paper bag;
+pettle petal; piggybank piggy bank; pinkhome pink house; saphire sapphire;
+saskatuan Saskatchewan; scrathing scratching; seagreen sea green; silhouet silhouette;
+southen southern; stappler stapler; stickyman stick man; streight Strait; tatoo tattoo;
+teddybear teddy bear; tenessee Tennessee; tickey ticket; tophat top hat; usa USA;
+vavuum vacuum; vegitables vegetables; volleball volleyball; whit with
+"""
+MISSPELT = dict(pair.split(maxsplit=1) for pair in _MISSPELT.split(";"))
 _OF_A_SET = re.compile(
     r"^clipart by nicu|^aiga_|sibmission|\b(theme|icons|clipart|road signs)$", re.I
 )
 _BLACK_AND_WHITE = re.compile(r"\(b (and|&) w\)|\bbw\b|\bb w\b", re.I)
 _EDGES = re.compile(
-    r"^(clipart by [^-]*-|aiga |gnome (fs|dev) )"
+    r"^(clipart by [^-]*-|aiga |etiquette (?!icons)|gnome (fs|dev) )"
     r"| ?\|.*| in svg format$|^svg | - (clothing|body part|rpg map elements)$|\.svg$"
     r"|[ #-]*\d+$|[ -]v?\d+\.\d+$"
     r"|[ -](ganson|aj|md|mimooh|peterm|benji.*|jean.victor.*|jarno vasama.*|romus|clipart style)$"

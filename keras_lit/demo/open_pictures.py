@@ -142,7 +142,7 @@ class OpenPictures(tfds.core.GeneratorBasedBuilder):
         splits: dict[str, list[tuple[Picture, bytes]]] = {"train": [], "validation": [], "test": []}
         for picture, image in _distinct(pictures, drawn):
             splits[_split_of(picture)].append((picture, image))
-        return {split: self._generate_examples(split, part) for split, part in splits.items()}
+        return {name: self._generate_examples(name, part) for name, part in splits.items() if part}
 
     def _generate_examples(
         self, split: str, pictures: list[tuple[Picture, bytes]]
