@@ -24,17 +24,18 @@ FOREIGN_AUTHORS = (
 )
 # Words of captions that are in another language, a name that nobody knows, or a private joke.
 JUNK = re.compile(
-    r"\b(ak|amibe|amrum|ampel\w+|arbre|arki|bambi|bitte|blazer|bofish|bpoe|browser|bwh|calebasse"
-    r"|celticknotwork|cfbulb|ch|chao|chav|chodovian|chomper|clean palm|clie|coke|collection|croche"
-    r"|dan|daul|derbouk|djambf|doc|duron|elder|enthusiast|eris|example|evel|flamand|francobollo|future"
-    r"|g8|gateau|gateway|gis|glace|gpride|graubner|grounded|gwen|h|hacked|hug|hygieia|illuminati|inservice"
-    r"|jabbear|kaboom|kallisti|karl|kexi|keyb|keyboardlayout|kubek|lambda|leisler|lowtec|m|mag"
-    r"|magnificator|manager|mapa|mascot|mcoon|mechorse|mhooo|midautumn|mirjam|muji|municipios|nocif"
-    r"|nuskool|nws|olifant|olivier|openclipart|opposite|orleans|otto|ours|padella|pane|panel"
-    r"|pansement|pasteque|pfd|piche|porcinet|ppls?|profile|pudim|punkt|queues|racked|ralf"
-    r"|reincarnate|reunion|rhythmbox|rios|rondelle|route|saku|sakset|samples|sapin|saxowoman|schwoo"
-    r"|shaezy|shi|silvia|sketch|skoynk|sole|spaclu|squeek|starwalker|storage|sung|teide|tote|tpt"
-    r"|triskell?|tristan|velocette|verde|xbill|zinf)\b"
+    r"\b(ak|amibe|ampel\w+|amrum|arbre|arki|bambi|bitte|blazer|bofish|bpoe|browser|bwh|calebasse"
+    r"|celticknotwork|cfbulb|ch|chao|chav|chodovian|chomper|clean palm|clie|coke|collection"
+    r"|croche|dan|daul|derbouk|djambf|doc|duron|elder|enthusiast|eris|evel|example|flamand"
+    r"|francobollo|future|g8|gateau|gateway|gis|glace|gpride|graubner|grounded|gwen|h foot"
+    r"|hacked|hug|hygieia|illuminati|inservice|jabbear|kaboom|kallisti|karl|kexi|keyb"
+    r"|keyboardlayout|kubek|lambda|leisler|lowtec|m|mag|magnificator|manager|mapa|mascot|mcoon"
+    r"|mechorse|mhooo|midautumn|mirjam|muji|municipios|nocif|nuskool|nws|olifant|olivier"
+    r"|openclipart|opposite|orleans|otto|ours|padella|pane|panel|pansement|pasteque|pfd|piche"
+    r"|porcinet|ppls?|profile|pudim|punkt|queues|racked|ralf|reincarnate|reunion|rhythmbox|rios"
+    r"|rondelle|route|sakset|saku|samples|sapin|saxowoman|schwoo|shaezy|shi|silvia|sketch|skoynk"
+    r"|sole|spaclu|squeek|starwalker|storage|sung|teide|tote|tpt|triskell?|tristan|velocette"
+    r"|verde|xbill|zinf)\b"
     r"|\be (build|mule)\b|^(air|base|crystal|fire|info|ink|page|splash|time|tool)$|probability",
     re.I,
 )
