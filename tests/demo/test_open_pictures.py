@@ -74,6 +74,7 @@ def folder(tmp_path, monkeypatch):
 
     dog = art("animals/dog_some_one_01", "Dog", ["Pet", "hash(0x8a3ecd4)", "", "animal"])
     dog.with_name("hound.svg").symlink_to(dog)
+    write(root / "usr/share/openclipart/svg/recreation/dog_again.svg", dog.read_text())
     art("food/banana", "Clipart by Nicu Buculei - pear")
     art("food/apple_bw_ganson", "Apple (B and W)")
     art("food/fruit/apple_01", "An apple")
