@@ -17,6 +17,7 @@ RUN = {
     "python examples/serve/grpc_client.py": "export/test_serving.py::test_grpc_client",
     "python examples/zero_shot_released.py": "test_examples.py::test_zero_shot_released",
     "python examples/multilingual.py": "test_examples.py::test_multilingual",
+    "python examples/look_at_pictures.py": "test_examples.py::test_look_at_pictures",
     **{
         f"python examples/studies/{name}.py": "test_studies.py::test_a_study_runs"
         for name in (

@@ -92,6 +92,14 @@ def test_multilingual(stamps, tmp_path):
         assert len({trial["layers"] for trial in choice["trials"]}) == 2
 
 
+def test_look_at_pictures(photos, run, tmp_path):
+    printed = run("look_at_pictures.py", f"{photos} --count 60 --output {tmp_path}/look")
+    assert printed.split() == [f"{tmp_path}/look/{number}.png" for number in (0, 1)]
+    sheet = tf.io.decode_png((tmp_path / "look" / "0.png").read_bytes(), channels=3).numpy()
+    # The captions leave the middle of the first picture to its one colour.
+    assert sheet.shape == (1000, 1700, 3) and sheet[70:110, 60:110].std((0, 1)).max() < 40
+
+
 def test_find_duplicates(photos, run, tmp_path):
     (photos / "even" / "copy.png").write_bytes((photos / "odd" / "1.png").read_bytes())
     with (photos / "captions.csv").open("a") as table:

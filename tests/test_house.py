@@ -116,6 +116,7 @@ def test_an_import_is_found(source, expected):
 NEED_FILES = (
     "keras_lit.demo.pretrained",
     "keras_lit.demo.tux_paint",
+    "keras_lit.demo.open_pictures",
     "keras_lit.data.builders",
     "keras_lit.demo.torch_file",
     "keras_lit.features.beam",

@@ -35,6 +35,7 @@ Found = tuple[str, dict[str, Any], bytes | None, str]  # name, texts, image, wha
 # Named and not imported by a statement: the demo's room stands above this one.
 TuxPaintStamps = importlib.import_module("keras_lit.demo.tux_paint").TuxPaintStamps
 """Tux Paint's stamps, as a tfds builder: see `keras_lit.demo.tux_paint.TuxPaintStamps`."""
+importlib.import_module("keras_lit.demo.open_pictures")  # For its name, "open_pictures".
 
 
 def builder(name: str, data_dir: Any = None) -> tfds.core.DatasetBuilder:

@@ -49,18 +49,20 @@ def draw_language(
     examples: tf.data.Dataset,
     languages: Iterable[str] | Mapping[str, float] | None = None,
     seed: int | None = None,
+    key: str = "captions",
 ) -> tf.data.Dataset:
     """Draws a language for each image in each epoch, and takes its caption (section 5.7).
 
     Args:
         examples: unbatched tf.data.Dataset of dicts with "captions": {"language": [n] string,
-            "text": [n] string}, as `TuxPaintStamps` has.
+            "text": [n] string}, as `TuxPaintStamps` has, or with `key` in place of "captions".
         languages: which may be drawn, for example ["en", "fr"]; or how often, in any unit:
             {"en": 2.0, "fr": 1.0}. None: all alike. An image that has none of them is left out.
         seed: int, of the draws.
+        key: str, which entry holds the captions: "translations" of `demo.OpenPictures`.
 
     Returns:
-        The examples, with "text" and "language" (scalar strings) in place of "captions".
+        The examples, with "text" and "language" (scalar strings) in place of `key`.
 
     Example:
 
@@ -72,15 +74,15 @@ def draw_language(
     weight = _weights(languages)
 
     def weigh(example: Example) -> tf.Tensor:
-        return weight(tf.reshape(example["captions"]["language"], [-1]))
+        return weight(tf.reshape(example[key]["language"], [-1]))
 
     def choose(example: Example, numbers: tf.Tensor) -> Example:
         weights = tf.cumsum(weigh(example))
         # `side="right"` never selects a language of zero weight.
         drawn = weights[-1] * tf.cast(numbers[0], tf.float64) / 2.0**32
         index = tf.searchsorted(weights, [drawn], side="right")[0]
-        captions = {name: tf.reshape(x, [-1])[index] for name, x in example["captions"].items()}
-        rest = {name: value for name, value in example.items() if name != "captions"}
+        captions = {name: tf.reshape(x, [-1])[index] for name, x in example[key].items()}
+        rest = {name: value for name, value in example.items() if name != key}
         return {**rest, "text": captions["text"], "language": captions["language"]}
 
     usable = examples.filter(lambda example: tf.reduce_sum(weigh(example)) > 0)

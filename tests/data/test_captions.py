@@ -60,6 +60,11 @@ def test_all_languages_alike_and_new_in_each_epoch():
     assert first != second
     chosen = captions.draw_language(stamps({"en": "a", "fr": "b"}, {"en": "c"}), ["fr"])
     assert texts(chosen) == ["b"]
+    renamed = stamps({"en": "a", "fr": "b"}).map(
+        lambda pair: {"name": pair["name"], "translations": pair["captions"]}
+    )
+    chosen = captions.draw_language(renamed, ["fr"], key="translations")
+    assert texts(chosen) == ["b"] and "translations" not in chosen.element_spec
 
 
 def test_the_same_captions_for_the_same_seed():

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from keras_lit.data import TuxPaintStamps
-from keras_lit.demo import tux_paint
+from keras_lit.demo import packages, tux_paint
 
 RED_SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="2cm" height="1cm" viewBox="0 0 20 10">'
@@ -242,8 +242,8 @@ def no_system_stamps(monkeypatch):
     def install(apt):
         monkeypatch.setattr(tux_paint, "SYSTEM_STAMPS", Path("/usr/share/tuxpaint/stamps"))
         monkeypatch.setattr(tux_paint.Path, "is_dir", is_dir)
-        monkeypatch.setattr(tux_paint.shutil, "which", lambda tool: f"/usr/bin/{tool}")
-        monkeypatch.setattr(tux_paint, "_run", apt)
+        monkeypatch.setattr(packages.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+        monkeypatch.setattr(packages, "_run", apt)
 
     is_dir_really = Path.is_dir
 
@@ -306,8 +306,8 @@ def test_killed_fetch_leaves_nothing_half_done(folder, tmp_path, no_system_stamp
 @pytest.mark.parametrize("missing", ["apt-get", "dpkg-deb"])
 def test_system_without_apt(folder, tmp_path, no_system_stamps, monkeypatch, missing):
     no_system_stamps(FakeApt(folder))
-    monkeypatch.setattr(tux_paint.shutil, "which", lambda tool: None if tool == missing else tool)
-    with pytest.raises(FileNotFoundError, match=f"`{missing}`.*pass stamps_dir="):
+    monkeypatch.setattr(packages.shutil, "which", lambda tool: None if tool == missing else tool)
+    with pytest.raises(FileNotFoundError, match=f"`{missing}`.*Pass stamps_dir="):
         fetch(tmp_path / "tfds")
 
 
