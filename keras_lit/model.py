@@ -215,7 +215,9 @@ class LiT(PairsModel):
             if f"{side}_features" in inputs and letter != "L":
                 raise ValueError(pairs.for_locked(side))
         image = inputs["image_features" if "image_features" in inputs else "image"]
-        text = tf.convert_to_tensor(inputs["text_features" if "text_features" in inputs else "text"])
+        text = tf.convert_to_tensor(
+            inputs["text_features" if "text_features" in inputs else "text"]
+        )
         several = text.shape.rank == 3
         rows = tf.reshape(text, [-1, text.shape[2]]) if several else text
         found = [
@@ -553,7 +555,9 @@ class LiT(PairsModel):
         frozen, changed = config.pop("frozen"), config.pop("layers")
         tower.take_head(known.head, known.head_kind, known.projection_dim)
         with self.distribute_strategy.scope():
-            model = type(self)(*{**towers, side: tower}.values(), tuning.replace("u", "U"), **config)
+            model = type(self)(
+                *{**towers, side: tower}.values(), tuning.replace("u", "U"), **config
+            )
             settings.apply(_other_layers(model), changed)
         model.tuning = tuning
         for weight, known in zip(_other_weights(model), _other_weights(self), strict=True):

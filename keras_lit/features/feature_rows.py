@@ -216,8 +216,10 @@ class Rows:
     def _of_text(self, fields: Batch, index: int) -> Any:
         """Features of each pair's text: [dim], or of several captions [captions, dim]."""
         several = self.plan["fields"]["text"]["shape"] == [None]
-        texts = fields["text"] if several else tf.RaggedTensor.from_uniform_row_length(
-            fields["text"], 1
+        texts = (
+            fields["text"]
+            if several
+            else tf.RaggedTensor.from_uniform_row_length(fields["text"], 1)
         )
         captions, limits = texts.flat_values, texts.row_limits().numpy()
         owners, counts = texts.value_rowids().numpy(), texts.row_lengths().numpy()

@@ -15,7 +15,6 @@ from keras_lit.backbones import MLPHead
 from keras_lit.towers import settings
 from keras_lit.towers.pooling import attention_pooling, pool
 
-
 Head = Literal["linear", "mlp"] | keras.layers.Layer
 HEADS = ("linear", "mlp")
 _serialized = keras.saving.serialize_keras_object

@@ -11,6 +11,7 @@ from keras_lit.towers.features_only import FeaturesOnly
 
 ImagePooling = Literal["auto", "mean", "first", "max", "map", "none"]
 
+
 @keras.saving.register_keras_serializable("keras_lit")
 class ImageTower(Tower):
     """An image backbone, its pooling, an optional head and its preprocessing.

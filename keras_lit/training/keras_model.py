@@ -234,9 +234,7 @@ class PairsModel(keras.Model):
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():
             locked = {"text_locked": self.tuning[1] == "L"}
-            return batches.for_step(
-                x, self.image_tower, self.text_tower, *args, **kwargs, **locked
-            )
+            return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs, **locked)
 
     def _batch(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:
         """One batch, ready, through the same door."""
