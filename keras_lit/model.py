@@ -211,30 +211,27 @@ class LiT(PairsModel):
                     "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. "
                     f"Received {name}: {inputs[name].dtype}."
                 )
+        given = {}
         for side, letter in zip(("image", "text"), self.tuning, strict=True):
-            if f"{side}_features" in inputs and letter != "L":
+            given[side] = inputs.get(f"{side}_features")
+            if given[side] is None:
+                given[side] = inputs[side]
+            elif letter != "L":
                 raise ValueError(pairs.for_locked(side))
-        image = inputs["image_features" if "image_features" in inputs else "image"]
-        text = tf.convert_to_tensor(
-            inputs["text_features" if "text_features" in inputs else "text"]
-        )
+
+        def embed(tower: Tower, rows: Any, letter: str) -> tf.Tensor:
+            trains = training and letter != "L"
+            of_head = trains or (training and not self.lock_heads)
+            return encoding.unit_length(tower(rows, training=trains, head_training=of_head))
+
+        image = embed(self.image_tower, given["image"], self.tuning[0])
+        text = tf.convert_to_tensor(given["text"])
         several = text.shape.rank == 3
         rows = tf.reshape(text, [-1, text.shape[2]]) if several else text
-        found = [
-            encoding.unit_length(
-                tower(
-                    rows,
-                    training=training and letter != "L",
-                    head_training=training and not (letter == "L" and self.lock_heads),
-                )
-            )
-            for tower, rows, letter in zip(
-                (self.image_tower, self.text_tower), (image, rows), self.tuning, strict=True
-            )
-        ]
+        embeddings = embed(self.text_tower, rows, self.tuning[1])
         if several:
-            found[1] = tf.reshape(found[1], [-1, text.shape[1], found[1].shape[-1]])
-        return {"image_embeddings": found[0], "text_embeddings": found[1]}
+            embeddings = tf.reshape(embeddings, [-1, text.shape[1], embeddings.shape[-1]])
+        return {"image_embeddings": image, "text_embeddings": embeddings}
 
     train_function: Any
     test_function: Any
@@ -545,7 +542,7 @@ class LiT(PairsModel):
         return self._with_tower("text", text_tower)
 
     def _with_tower(self, side: str, tower: Tower) -> "LiT":
-        towers = {"image": self.image_tower, "text": self.text_tower}
+        towers: dict[str, Any] = {"image": self.image_tower, "text": self.text_tower}
         known = towers[side]
         fingerprints.check_same_features(known, tower, side)
         config = self.get_config()
@@ -553,11 +550,10 @@ class LiT(PairsModel):
             del config[name]
         tuning = config.pop("tuning")
         frozen, changed = config.pop("frozen"), config.pop("layers")
-        tower.take_head(known.head, known.head_kind, known.projection_dim)
+        tower._take_head(known.head, known.head_kind, known.projection_dim)
         with self.distribute_strategy.scope():
-            model = type(self)(
-                *{**towers, side: tower}.values(), tuning.replace("u", "U"), **config
-            )
+            image_tower, text_tower = {**towers, side: tower}.values()
+            model = type(self)(image_tower, text_tower, tuning.replace("u", "U"), **config)
             settings.apply(_other_layers(model), changed)
         model.tuning = tuning
         for weight, known in zip(_other_weights(model), _other_weights(self), strict=True):

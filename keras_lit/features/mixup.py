@@ -54,9 +54,8 @@ def latent_mixup(
 
     def mix(batch: pairs.Pairs, numbers: tf.Tensor) -> pairs.Pairs:
         # Two gammas of equal scale give a beta; in 64 bits those of a small alpha are not all 0.
-        gammas = tf.random.stateless_gamma(
-            [2], numbers, tf.cast(alpha, tf.float64), dtype="float64"
-        )
+        shape = tf.constant([alpha, alpha], tf.float64)
+        gammas = tf.random.stateless_gamma([2], numbers, shape, dtype=tf.float64)
         share = tf.cast(gammas[0] / tf.reduce_sum(gammas), tf.float32)
         half = pairs.batch_size(batch) // 2
         mixed = {name: batch[name][:half] for name in _KEPT if name in batch}

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.features import manifests, tfrecords
 from keras_lit.towers import ImageTower, TextTower, fingerprints
-from keras_lit.towers.base import Head
+from keras_lit.towers.heads import Head
 from keras_lit.training import pairs
 
 SHUFFLE_BUFFER = 10_000
@@ -141,7 +141,8 @@ def text_tower(
     text = manifests.read(directory, split)["plan"].get("text")
     if text is None:
         raise ValueError(
-            f"No text features are stored in {str(directory)!r}. Run `precompute` with `text_tower`."
+            f"No text features are stored in {str(directory)!r}. Run `precompute` with a "
+            "`text_tower`."
         )
     return TextTower.from_features(text["dim"], projection_dim, text["tower"], head=head)
 

@@ -4,19 +4,16 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, internals
-from keras_lit.backbones import MLPHead
-from keras_lit.towers import settings
+from keras_lit.towers import heads, settings
 from keras_lit.towers.pooling import attention_pooling, pool
 
-Head = Literal["linear", "mlp"] | keras.layers.Layer
-HEADS = ("linear", "mlp")
 _serialized = keras.saving.serialize_keras_object
 
 
@@ -52,7 +49,7 @@ class Tower(keras.Model):
         self.head: Any = None
         self.head_kind = "linear"
 
-    def _build(self, inputs: keras.KerasTensor, head: Head) -> None:
+    def _build(self, inputs: keras.KerasTensor, head: heads.Head) -> None:
         """Settles "auto", builds everything, notes the width of the features."""
         self._input = keras.InputSpec(inputs.dtype, inputs.shape)
         states = self._states(inputs, training=False)
@@ -75,11 +72,11 @@ class Tower(keras.Model):
         if self.projection_dim or not isinstance(head, str):
             self.add_head(self.projection_dim, head)
         else:  # Settled later, if ever.
-            checks.check_one_of(head, HEADS, "head")
+            checks.check_one_of(head, heads.HEADS, "head")
             self.head_kind = head
         self.built = True
 
-    def add_head(self, projection_dim: int | None = None, head: Head = "linear") -> None:
+    def add_head(self, projection_dim: int | None = None, head: heads.Head = "linear") -> None:
         """Gives the tower a new head, in place of the one it may have.
 
         Args:
@@ -97,25 +94,9 @@ class Tower(keras.Model):
         >>> tower.embedding_dim
         64
         """
-        if isinstance(head, str):
-            checks.check_one_of(head, HEADS, "head")
-            checks.check_count(projection_dim, "projection_dim")
-        kind, options = head if isinstance(head, str) else "layer", {"dtype": self.dtype_policy}
-        if kind == "linear":
-            head = keras.layers.Dense(
-                projection_dim, kernel_initializer="lecun_normal", name="head", **options
-            )
-        elif kind == "mlp":
-            head = MLPHead(projection_dim, name="head", **options)
-        shape = head(keras.KerasTensor((None, self.feature_dim))).shape
-        if len(shape) != 2 or shape[1] is None or projection_dim not in (None, shape[1]):
-            raise ValueError(
-                f"`head` should give [batch, {projection_dim or 'projection_dim'}]. Received a "
-                f"{type(head).__name__} that gives {shape} of features [batch, {self.feature_dim}]."
-            )
-        self.take_head(head, kind, shape[1])
+        self._take_head(*heads.made(head, projection_dim, self.feature_dim, self.dtype_policy))
 
-    def take_head(self, head: keras.layers.Layer | None, kind: str, width: int | None) -> None:
+    def _take_head(self, head: keras.layers.Layer | None, kind: str, width: int | None) -> None:
         """Puts a head that is built, or none, in the place of the tower's own."""
         if self.head is not None:
             internals.forget(self, self.head)
@@ -264,7 +245,7 @@ class Tower(keras.Model):
             "preprocessor": _serialized(self.preprocessor),
             "pooling": self.pooling,
             "projection_dim": self.projection_dim,
-            "head": self.head_kind if self.head_kind in HEADS else _serialized(self.head),
+            "head": self.head_kind if self.head_kind in heads.HEADS else _serialized(self.head),
             "layers": settings.read(self._all_layers()),
         }
 

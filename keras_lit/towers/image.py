@@ -6,8 +6,9 @@ import keras
 import keras_nlp
 
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.towers.base import Head, Tower, input_names
+from keras_lit.towers.base import Tower, input_names
 from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.heads import Head
 
 ImagePooling = Literal["auto", "mean", "first", "max", "map", "none"]
 

@@ -7,8 +7,9 @@ import keras
 from keras_lit import internals
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import TextPreprocessor
-from keras_lit.towers.base import Head, Tower, input_names
+from keras_lit.towers.base import Tower, input_names
 from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.heads import Head
 
 TextPooling = Literal["auto", "first", "last", "end", "mean", "max", "map", "none"]
 

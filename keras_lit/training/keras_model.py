@@ -43,10 +43,11 @@ class PairsModel(keras.Model):
                 threads read) or a Python generator; or a dict of arrays. Images may be encoded
                 (strings of JPEG, PNG, GIF, BMP, WebP), uint8 pixels, or preprocessed floats, or
                 "image_features" (pooled output of the locked tower); text strings or token ids, or
-                "text_features", which a locked tower takes where there are both. Raw ones are preprocessed inside tf.data, with the random crop and flip of the image
-                tower's preprocessor. "texts", strings [batch, n], may stand for "text": then the
-                loss is the sum of those of n kinds of text; "" is a missing one. Several workers
-                get the same dataset, or each its part, whose auto-shard policy is OFF
+                "text_features", which a locked tower takes where there are both. Raw ones are
+                preprocessed inside tf.data, with the random crop and flip of the image tower's
+                preprocessor. "texts", strings [batch, n], may stand for "text": then the loss is
+                the sum of those of n kinds of text; "" is a missing one. Several workers get the
+                same dataset, or each its part, whose auto-shard policy is OFF
                 (`image_text_pairs(..., shard=)`); batches are global ones either way.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
@@ -233,8 +234,8 @@ class PairsModel(keras.Model):
 
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():
-            locked = {"text_locked": self.tuning[1] == "L"}
-            return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs, **locked)
+            kwargs["text_locked"] = self.tuning[1] == "L"
+            return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs)
 
     def _batch(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:
         """One batch, ready, through the same door."""

@@ -62,9 +62,8 @@ def preprocess(
     (`keras.utils.set_random_seed`), however many threads work on them.
     """
     if not isinstance(x, tf.data.Dataset):
-        x = {
-            name: tf.convert_to_tensor(as_array(x)) for name, x in one_text(x, text_locked).items()
-        }
+        given = one_text(x, text_locked)
+        x = {name: tf.convert_to_tensor(as_array(values)) for name, values in given.items()}
         check_spec(x, image_tower, text_tower)
         return ready(x, image_tower, text_tower, training)
     x = with_one_text(x, text_locked)

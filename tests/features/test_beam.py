@@ -39,16 +39,15 @@ def test_same_bytes_in_processes(tmp_path, whole):
     assert files(tmp_path / "beam") == files(whole)
 
 
-def make_text_tower():
-    keras.utils.set_random_seed(3)
-    backbone = keras_lit.backbones.TextTransformer(60, 8, 8, 1, 16, 2)
-    captions = [f"caption number {i}" for i in range(22)]
-    return keras_lit.TextTower(backbone, keras_lit.tokenizers.train_wordpiece(captions, 60), 8)
-
-
 def test_same_bytes_with_text(tmp_path):
-    precompute(tmp_path / "whole", text_tower=make_text_tower())
-    run(tmp_path / "beam", encoded_pairs(), make_text_tower=make_text_tower)
+    captions = [f"caption number {i}" for i in range(22)]
+    backbone = keras_lit.backbones.TextTransformer(60, 8, 8, 1, 16, 2)
+    tokenizer = keras_lit.tokenizers.train_wordpiece(captions, 60)
+    tower, path = keras_lit.TextTower(backbone, tokenizer, 8), tmp_path / "text_tower.keras"
+    tower.save(path)
+    precompute(tmp_path / "whole", text_tower=tower)
+    make = functools.partial(keras.saving.load_model, path)
+    run(tmp_path / "beam", encoded_pairs(), make_text_tower=make)
     assert files(tmp_path / "beam") == files(tmp_path / "whole")
 
 
