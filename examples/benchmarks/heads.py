@@ -4,8 +4,8 @@
 
 Both are `fit` on features of width 1280 and 384, read from files, to embeddings of width 512. "LL"
 trains a linear image head and a linear or MLP text head; "LU" reads token ids and trains six layers
-of width 384 on 16 tokens, in smaller batches, which make it no slower. Pairs per CPU second (over
-all threads) are to be read where others use the machine, too.
+of width 384 on 16 tokens, in smaller batches, whose loss costs less a pair. Pairs per CPU second
+(over all threads) are to be read where others use the machine, too.
 """
 
 import argparse

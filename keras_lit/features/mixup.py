@@ -40,7 +40,7 @@ def latent_mixup(
     (['image_features', 'text_features'], TensorShape([2, 5]))
 
     Reference: FuseMix, Vouitsis et al., "Data-Efficient Multimodal Fusion on a Single GPU", CVPR
-    2024 (arXiv 2312.10144), section 5.
+    2024 (arXiv 2312.10144).
     """
     checks.check_positive(alpha, "alpha")
     spec = batches.element_spec
