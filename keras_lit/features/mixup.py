@@ -14,7 +14,7 @@ def latent_mixup(
 ) -> tf.data.Dataset:
     """Mixes pairs of features by two, image with image and text with text by the same share.
 
-    A batch of 2 n pairs becomes one of n: row i is share * row i + (1 - share) * row i + n, before
+    A batch of 2 n pairs becomes one of n: share * row[i] + (1 - share) * row[i + n], before
     any head. A share is drawn from Beta(alpha, alpha) for each batch, anew in each epoch. Batches
     are global ones, so replicas and workers (give these a `seed`) train as one device.
 
