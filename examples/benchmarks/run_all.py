@@ -97,7 +97,7 @@ BENCHMARKS = {
     ),
     "features_heads": Benchmark(
         "Heads alone from two caches, and a text tower of MiniLM's size",
-        ("heads.py --pairs 32768 --repeats 2 --rounds 1",),
+        ("heads.py --pairs 16384 --repeats 2 --rounds 1",),
         ("heads.py --batch 32 --pairs 64 --lu-batch 4 --lu-pairs 8 --repeats 1 --rounds 1",),
     ),
     "features_read": Benchmark(
