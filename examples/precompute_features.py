@@ -1,4 +1,4 @@
-"""Encodes the images of a dataset once, for training without images.
+"""Encodes the images of a dataset once, for training without images; --text their captions, too.
 
     python examples/precompute_features.py --dataset tux_paint_stamps --output runs/features
 
@@ -33,6 +33,7 @@ def main() -> None:
                 skip_bad_images=args.skip_bad_images,
                 shard_index=args.job,
                 num_shards=args.jobs,
+                text_tower=keras_lit.demo.minilm() if args.text else None,
             )
         if manifest is not None:
             print(
@@ -54,6 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--dtype", default="float16", choices=["float16", "float32"])
+    parser.add_argument("--text", action="store_true", help="captions too, through MiniLM")
     parser.add_argument("--skip-bad-images", action="store_true")
     parser.add_argument("--job", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)

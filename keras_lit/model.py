@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, internals, losses
 from keras_lit.optimizers import rules
-from keras_lit.towers import ImageTower, TextTower, clip, encoding, fingerprints, settings
-from keras_lit.towers.image import FeaturesOnly
+from keras_lit.towers import ImageTower, TextTower, Tower, clip, encoding, fingerprints, settings
+from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.training import batches, micro_batches, pairs
 from keras_lit.training.keras_model import PairsModel, pairs_of
 
@@ -31,15 +31,16 @@ class LiT(PairsModel):
 
     Args:
         image_tower: a `keras_lit.ImageTower`.
-        text_tower: a `keras_lit.TextTower`. Where its `projection_dim` is None it gets a linear
-            head as wide as the image embedding.
+        text_tower: a `keras_lit.TextTower`. Where its `projection_dim` is None it gets a head as
+            wide as the image embedding.
         tuning: two letters, image tower then text tower. "L": as given and locked (no gradient,
             no optimizer slot, inference mode); "U": as given and trained; "u": re-initialised and
-            trained. LiT is "Lu" (or "LU" from a pretrained text tower), CLIP "uu".
+            trained. LiT is "Lu" (or "LU" from a pretrained text tower), CLIP "uu"; in "LL" the
+            heads train alone.
         temperature: float, the initial multiplier of the cosine similarities; it is learned.
         loss: "softmax", or "sigmoid" (SigLIP's, with a learned bias).
         max_temperature: float, an upper bound of the multiplier (CLIP's is 100); None for none.
-        lock_heads: bool, whether locking a tower also locks its linear head, as big_vision does.
+        lock_heads: bool, whether locking a tower also locks its head, as big_vision does.
             By default the head of a locked tower trains, as the paper describes.
         bias: float, the initial bias of the logits of the sigmoid loss.
         local_loss: bool, whether each replica contrasts only its own pairs (Appendix F). By default
@@ -48,7 +49,8 @@ class LiT(PairsModel):
     Call arguments:
         inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
             sequence_length] (or [batch, texts, sequence_length]) int}. For a locked image tower
-            {"image_features": [batch, dim]}, its pooled output, may stand for "image".
+            {"image_features": [batch, dim]}, its pooled output, may stand for "image", for a locked
+            text tower {"text_features": [batch, dim]} for "text".
         training: bool.
 
     Returns:
@@ -167,11 +169,13 @@ class LiT(PairsModel):
     @tuning.setter
     def tuning(self, tuning: str) -> None:
         checks.check_one_of(tuning, get_args(Tuning), "tuning")
-        if tuning[0] != "L" and isinstance(self.image_tower.backbone, FeaturesOnly):
-            raise ValueError(
-                "An image tower `from_features` has nothing to train but its head. Choose a "
-                '`tuning` with "L" for the image tower, for example "Lu".'
-            )
+        towers = {"An image": self.image_tower, "A text": self.text_tower}
+        for (name, tower), letter in zip(towers.items(), tuning, strict=True):
+            if letter != "L" and isinstance(tower.backbone, FeaturesOnly):
+                raise ValueError(
+                    f"{name} tower `from_features` has nothing to train but its head. Choose a "
+                    f'`tuning` with "L" for that tower: "Lu" for images, "LL" for both.'
+                )
         self._tuning = tuning
 
     # What trains: what neither `tuning` locks, whatever flags say, nor the user froze by them.
@@ -207,20 +211,27 @@ class LiT(PairsModel):
                     "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. "
                     f"Received {name}: {inputs[name].dtype}."
                 )
-        trains = [training and letter != "L" for letter in self.tuning]
-        if "image_features" not in inputs:
-            image = self.image_tower(inputs["image"], training=trains[0])
-        elif self.tuning[0] == "L":
-            image = self.image_tower.project(inputs["image_features"])
-        else:
-            raise ValueError(pairs.FOR_LOCKED)
-        token_ids = tf.convert_to_tensor(inputs["text"])
-        several = token_ids.shape.rank == 3
-        rows = tf.reshape(token_ids, [-1, token_ids.shape[2]]) if several else token_ids
-        text = encoding.unit_length(self.text_tower(rows, training=trains[1]))
+        given = {}
+        for side, letter in zip(("image", "text"), self.tuning, strict=True):
+            given[side] = inputs.get(f"{side}_features")
+            if given[side] is None:
+                given[side] = inputs[side]
+            elif letter != "L":
+                raise ValueError(pairs.for_locked(side))
+
+        def embed(tower: Tower, rows: Any, letter: str) -> tf.Tensor:
+            trains = training and letter != "L"
+            of_head = trains or (training and not self.lock_heads)
+            return encoding.unit_length(tower(rows, training=trains, head_training=of_head))
+
+        image = embed(self.image_tower, given["image"], self.tuning[0])
+        text = tf.convert_to_tensor(given["text"])
+        several = text.shape.rank == 3
+        rows = tf.reshape(text, [-1, text.shape[2]]) if several else text
+        embeddings = embed(self.text_tower, rows, self.tuning[1])
         if several:
-            text = tf.reshape(text, [-1, token_ids.shape[1], text.shape[-1]])
-        return {"image_embeddings": encoding.unit_length(image), "text_embeddings": text}
+            embeddings = tf.reshape(embeddings, [-1, text.shape[1], embeddings.shape[-1]])
+        return {"image_embeddings": image, "text_embeddings": embeddings}
 
     train_function: Any
     test_function: Any
@@ -412,7 +423,7 @@ class LiT(PairsModel):
         if "mask" in data:
             counts = tf.reduce_sum(tf.cast(data["mask"], tf.float32), axis=0)
         else:
-            counts = tf.cast(tf.shape(data["text"])[0], tf.float32)
+            counts = tf.cast(tf.shape(embeddings["text_embeddings"])[0], tf.float32)
         counts = tf.unstack(tf.reshape(counts, [-1]))  # Of pairs, for each kind of text.
         sums = distribution.sum_over_replicas([loss, *accuracies.values(), *counts])
         counts = tf.stack(sums[3:])
@@ -464,8 +475,9 @@ class LiT(PairsModel):
         """Embeds text.
 
         Args:
-            text: a list, array or tensor of strings [n], or token ids [n, sequence_length]; or
-                batches of these, or of pairs that hold them, in any form that `fit` takes.
+            text: a list, array or tensor of strings [n], or token ids [n, sequence_length], or
+                precomputed features [n, feature_dim]; or batches of these, or of pairs that hold
+                them, in any form that `fit` takes.
             batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
@@ -476,10 +488,10 @@ class LiT(PairsModel):
             ValueError: no text, another dtype or rank, or strings without a tokenizer.
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
         """
-        text = batches.of_text(text, self.text_tower, batch_size)
+        text = batches.of_text(text, self.text_tower, batch_size, self.tuning[1] == "L")
         return encoding.embed(self.text_tower, text, verbose)
 
-    # Another image tower, and saving.
+    # Another tower, and saving.
 
     def with_image_tower(self, image_tower: ImageTower) -> "LiT":
         """This model with the image tower whose features it was trained on, to encode and export.
@@ -503,17 +515,45 @@ class LiT(PairsModel):
         >>> model.encode_image(np.zeros([2, 40, 40, 3], "uint8")).shape
         (2, 8)
         """
-        fingerprints.check_same_features(self.image_tower, image_tower)
+        return self._with_tower("image", image_tower)
+
+    def with_text_tower(self, text_tower: TextTower) -> "LiT":
+        """This model with the text tower whose features it was trained on, to encode and export.
+
+        Args:
+            text_tower: a `TextTower` without a head; it receives this model's text head. Image
+                tower, head and text tower are shared with the new model, not copied.
+
+        Returns:
+            A `LiT`, not compiled, with this model's weights.
+
+        Raises:
+            ValueError: the features were another tower's, or it has a head already.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(16)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> backbone = keras_lit.backbones.TextTransformer(100, 16, 16, 1, 32, 2)
+        >>> model = model.with_text_tower(keras_lit.TextTower(backbone))
+        >>> model.encode_text(np.ones([2, 16], "int32")).shape
+        (2, 8)
+        """
+        return self._with_tower("text", text_tower)
+
+    def _with_tower(self, side: str, tower: Tower) -> "LiT":
+        towers: dict[str, Any] = {"image": self.image_tower, "text": self.text_tower}
+        known = towers[side]
+        fingerprints.check_same_features(known, tower, side)
         config = self.get_config()
         for name in ("image_tower", "text_tower"):
             del config[name]
         tuning = config.pop("tuning")
         frozen, changed = config.pop("frozen"), config.pop("layers")
-        if self.image_tower.head is not None:
-            image_tower.head = self.image_tower.head
-            image_tower.projection_dim = self.image_tower.projection_dim
+        tower._take_head(known.head, known.head_kind, known.projection_dim)
         with self.distribute_strategy.scope():
-            model = type(self)(image_tower, self.text_tower, tuning.replace("u", "U"), **config)
+            image_tower, text_tower = {**towers, side: tower}.values()
+            model = type(self)(image_tower, text_tower, tuning.replace("u", "U"), **config)
             settings.apply(_other_layers(model), changed)
         model.tuning = tuning
         for weight, known in zip(_other_weights(model), _other_weights(self), strict=True):
@@ -625,7 +665,7 @@ def _stopping_at_nan(function: Any) -> Any:
 def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
     """Gives the text tower its head where that was left open, and compares the widths."""
     if text_tower.projection_dim is None:
-        text_tower.add_head(image_tower.embedding_dim)
+        text_tower.add_head(image_tower.embedding_dim, text_tower.head_kind)
     if text_tower.embedding_dim != image_tower.embedding_dim:
         raise ValueError(
             "Image and text embeddings should have the same width. Received: image "

@@ -276,6 +276,18 @@ def test_features(photos, run, tmp_path):
     assert (tmp_path / "run" / "saved_model" / "1" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
+def test_features_of_text(photos, run, tmp_path):
+    """Heads alone on two caches, and both towers attached to them."""
+    arguments = f"--dataset {photos} --output {tmp_path}/features --shards 2 --text"
+    run("precompute_features.py", arguments)
+    arguments = f"--features {tmp_path}/features --output {tmp_path}/run --heads mlp --mixup 1"
+    printed = run("train_from_features.py", f"{arguments} --width 8 --batch-size 16")
+    assert "on 80 pairs" in printed
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert model.encode_text(["a red balloon"]).shape == (1, 8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
@@ -294,3 +306,12 @@ def test_benchmark_of_features(benchmark, arguments, names, tmp_path):
     benchmark("features", f"{arguments} --rounds 1 --output out.json")
     for result in json.loads((tmp_path / "out.json").read_text()):
         assert all(np.isfinite(result[name]) for name in names)
+
+
+@pytest.mark.slow
+def test_benchmark_of_heads(benchmark, tmp_path):
+    sizes = "--batch 16 --pairs 32 --lu-batch 4 --lu-pairs 8"
+    benchmark("heads", f"{sizes} --repeats 1 --rounds 1 --output out.json")
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [result["tuning"] for result in results] == ["LL", "LL", "LU"]
+    assert all(result["ratio_per_second"] > 0 for result in results)

@@ -95,6 +95,11 @@ BENCHMARKS = {
         "`fit` from the cache, and from tensors in memory",
         ("features.py fit --sizes S --pairs 2048 --repeats 3 --rounds 1",),
     ),
+    "features_heads": Benchmark(
+        "Heads alone from two caches, and a text tower of MiniLM's size",
+        ("heads.py --pairs 16384 --repeats 2 --rounds 1",),
+        ("heads.py --batch 32 --pairs 64 --lu-batch 4 --lu-pairs 8 --repeats 1 --rounds 1",),
+    ),
     "features_read": Benchmark(
         "Reading cached features, over their number",
         tuple(f"features.py read --pairs {n} --repeats 3 --rounds 1" for n in (10**4, 10**5)),

@@ -3,6 +3,7 @@
 from keras_lit.backbones.attention_pooling import AttentionPooling
 from keras_lit.backbones.bert_and_t5 import BertEncoder, t5_encoder
 from keras_lit.backbones.bit_resnet import BiTResNet
+from keras_lit.backbones.mlp_head import MLPHead
 from keras_lit.backbones.mlp_mixer import MLPMixer
 from keras_lit.backbones.sentence_encoder import UniversalSentenceEncoder
 from keras_lit.backbones.text_transformer import TextTransformer
@@ -12,6 +13,7 @@ __all__ = [
     "AttentionPooling",
     "BertEncoder",
     "BiTResNet",
+    "MLPHead",
     "MLPMixer",
     "TextTransformer",
     "UniversalSentenceEncoder",

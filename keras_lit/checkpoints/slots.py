@@ -46,6 +46,11 @@ def slots_of_tower(tower: Tower, prefix: str = "") -> dict[str, Slot]:
             f"`keras_lit.backbones`). Received: {type(tower.backbone).__name__}. Save the model "
             "as a .keras file instead."
         )
+    if tower.head_kind != "linear":
+        raise ValueError(
+            "A checkpoint of big_vision's layout holds linear heads. Received a "
+            f"{type(tower.head).__name__}. Save the model as a .keras file instead."
+        )
     found = dict(slots(tower.backbone))
     if tower.attention_pooling is not None:
         found |= dict(_attention_pooling(tower.attention_pooling))

@@ -83,7 +83,7 @@ class Images:
         """
         tower, locked = model.image_tower, model.tuning[0] == "L"
         if not locked and "image_features" in self._rows.element_spec:
-            raise ValueError(pairs.FOR_LOCKED)
+            raise ValueError(pairs.for_locked("image"))
         made_by = [tower, fingerprints.fingerprint(tower)] if locked else []
         if not locked or made_by != self._made_by:
             with model.distribute_strategy.scope():
@@ -166,8 +166,9 @@ class ImagesAndTexts:
     """The images and texts of a retrieval, each distinct image once.
 
     Args:
-        data: as for `Images`, of {"image" or "image_features", "text"}. Rows with the same "name"
-            (as `image_text_pairs` gives them: an image with several captions) share their image.
+        data: as for `Images`, of {"image" or "image_features", "text"}, and maybe "text_features",
+            which a locked text tower takes in place of the text. Rows with the same "name" (as
+            `image_text_pairs` gives them: an image with several captions) share their image.
         image_id: the name of that column; rows where it is empty are images of their own.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
@@ -186,7 +187,8 @@ class ImagesAndTexts:
     def __init__(self, data: Any, image_id: str = "name", batch_size: int = 32, verbose: int = 0):
         rows = _as_rows(data, ("text",), batch_size)
         columns = ("text", image_id) if image_id in rows.element_spec else ("text",)
-        found = rows.map(lambda row: {name: row[name] for name in columns})
+        wanted = [x for x in (*columns, "text_features") if x in rows.element_spec]
+        found = rows.map(lambda row: {name: row[name] for name in wanted})
         found = found.unbatch() if _is_batched(rows.element_spec) else found
         read = list(found.as_numpy_iterator())
         if not read:
@@ -197,6 +199,9 @@ class ImagesAndTexts:
         index: dict[Any, int] = {}
         strings = isinstance(texts[0], bytes)  # Otherwise token ids, which stay as they are.
         self.texts: Any = [text.decode() for text in texts] if strings else np.stack(texts)
+        self._features = None
+        if "text_features" in wanted:
+            self._features = np.stack([row["text_features"] for row in read])
         self.image_index = np.array([index.setdefault(key, len(index)) for key in keys])
         self._first = np.unique(self.image_index, return_index=True)[1]
         if len(index) < len(texts):
@@ -219,7 +224,9 @@ class ImagesAndTexts:
         Raises:
             ValueError: the pairs come in another order each time they are read.
         """
-        return self.images.embeddings(model), model.encode_text(self.texts, verbose=0)
+        cached = self._features is not None and model.tuning[1] == "L"
+        texts = self._features if cached else self.texts
+        return self.images.embeddings(model), model.encode_text(texts, verbose=0)
 
     @property
     def image_groups(self) -> np.ndarray:

@@ -15,6 +15,7 @@ from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
 from keras_lit.export.signatures import FILLS, Signature, make_signatures
 from keras_lit.model import LiT
+from keras_lit.training import pairs
 
 # Rows of the warm-up requests of each signature.
 ROWS = (1, 8)
@@ -130,6 +131,7 @@ def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None
         )
     if towers == "image" and class_names is None:
         return
+    pairs.check_has_backbone(model.text_tower)
     if model.text_tower.preprocessor is None:
         raise ValueError(
             "An artifact takes raw text, so the text tower needs a tokenizer: "

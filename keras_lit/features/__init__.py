@@ -1,8 +1,18 @@
-"""Precomputed image features: encode once, train at text speed (the paper's section 5.6)."""
+"""Precomputed features: encode once, train at text speed or faster (the paper's section 5.6)."""
 
 from keras_lit.features.manifests import read as manifest
+from keras_lit.features.mixup import latent_mixup
 from keras_lit.features.precomputing import merge, precompute
-from keras_lit.features.reading import image_tower, load, verify
+from keras_lit.features.reading import image_tower, load, text_tower, verify
 
-__all__ = ["image_tower", "load", "manifest", "merge", "precompute", "verify"]
+__all__ = [
+    "image_tower",
+    "latent_mixup",
+    "load",
+    "manifest",
+    "merge",
+    "precompute",
+    "text_tower",
+    "verify",
+]
 __dir__ = __all__.copy

@@ -1,4 +1,4 @@
-"""Apache Beam: precomputes features of images in the millions on any of its runners.
+"""Apache Beam: precomputes features of pairs in the millions on any of its runners.
 
 `pip install keras_lit[beam]`. Beam 2.77 needs protobuf below 7, with which TensorFlow works too.
 """
@@ -13,7 +13,7 @@ import apache_beam as beam
 import tensorflow as tf
 
 from keras_lit.features import feature_rows, manifests, precomputing, tfrecords
-from keras_lit.towers import ImageTower, fingerprints
+from keras_lit.towers import ImageTower, TextTower, Tower, fingerprints
 
 
 class Precompute(beam.PTransform):
@@ -30,6 +30,7 @@ class Precompute(beam.PTransform):
         directory: where to write.
         **options: `batch_size`, `shards`, `split`, `dtype`, `views`, `seed`, `skip_bad_images` of
             `keras_lit.features.precompute`.
+        make_text_tower: a function that returns the `TextTower`, for text features.
 
     Example:
 
@@ -45,12 +46,14 @@ class Precompute(beam.PTransform):
         dataset: tf.data.Dataset,
         directory: str | os.PathLike,
         skip_bad_images: bool = False,
+        make_text_tower: Callable[[], TextTower] | None = None,
         **options: Any,
     ):
         super().__init__()
         directory = pathlib.Path(directory)
+        options["text_tower"] = make_text_tower and make_text_tower()
         self._plan, finished = precomputing.begin(make_tower(), dataset, directory, **options)
-        work = (make_tower, dataset.element_spec, directory, self._plan)
+        work = (make_tower, make_text_tower, dataset.element_spec, directory, self._plan)
         self._work = _Shard(*work, skip_bad_images, finished is not None)
 
     def expand(self, numbered: beam.PCollection) -> beam.PCollection:
@@ -68,6 +71,7 @@ class _Shard(beam.DoFn):
     """Encodes and writes one shard."""
 
     make_tower: Callable[[], ImageTower]
+    make_text_tower: Callable[[], TextTower] | None
     spec: dict[str, tf.TensorSpec]
     directory: pathlib.Path
     plan: manifests.Record
@@ -75,11 +79,19 @@ class _Shard(beam.DoFn):
     finished: bool
 
     def setup(self) -> None:
-        self._tower = self.make_tower()
-        tower = {"tower": fingerprints.fingerprint(self._tower)}
-        manifests.check_same({"tower": self.plan["tower"]}, tower, self.directory)
-        encode = feature_rows.encoder(self._tower, self.plan["batch_size"])
-        self._rows = feature_rows.Rows(encode, self.plan, None, self.skip)
+        self._tower, size = self.make_tower(), self.plan["batch_size"]
+        self._check_same(self.plan["tower"], self._tower)
+        of_text = None
+        if self.make_text_tower is not None:
+            text_tower = self.make_text_tower()
+            self._check_same(self.plan["text"]["tower"], text_tower)
+            of_text = feature_rows.text_encoder(text_tower, size)
+        encode = feature_rows.encoder(self._tower, size)
+        self._rows = feature_rows.Rows(encode, self.plan, None, self.skip, of_text)
+
+    def _check_same(self, expected: Any, tower: Tower) -> None:
+        received = {"tower": fingerprints.fingerprint(tower)}
+        manifests.check_same({"tower": expected}, received, self.directory)
 
     def process(self, group: tuple[int, Iterable[tuple[int, Any]]]) -> Iterator[int]:
         shard, numbered = group

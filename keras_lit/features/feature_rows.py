@@ -1,4 +1,4 @@
-"""From raw pairs to rows of features: decoding, views, the locked tower on its replicas."""
+"""From raw pairs to rows of features: decoding, views, the locked towers on their replicas."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_lit import distribution, internals
 from keras_lit.features import tfrecords
 from keras_lit.preprocessing.image import first_that_works, why_not
-from keras_lit.towers import ImageTower
+from keras_lit.towers import ImageTower, TextTower, Tower
 from keras_lit.training import pairs
 
 Batch = dict[str, Any]
@@ -84,8 +84,8 @@ def hash_of(pair: Batch) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(tf.strings.join(parts, "\0"), 2**62)
 
 
-def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from [n, height, width, 3] images, n at most `batch_size`, to float32 features.
+def encoder(tower: Tower, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from what a tower takes, [n, ...], n at most `batch_size`, to float32 features.
 
     Smaller batches are filled up, so that a pair's features do not depend on how many follow it.
     """
@@ -103,23 +103,35 @@ def encoder(tower: ImageTower, batch_size: int) -> Callable[[np.ndarray], np.nda
     weights = _weights_in_compute_dtype(tower)
 
     @tf.function
-    def encode(images: tf.Tensor) -> tf.Tensor:
+    def encode(inputs: tf.Tensor) -> tf.Tensor:
         scope = keras.StatelessScope()
         for weight, cast in weights:
             scope.add_update((weight, tf.convert_to_tensor(cast)))
         with scope:
-            return tf.cast(tower.features(images), tf.float32)
+            return tf.cast(tower.features(inputs), tf.float32)
 
-    def encode_batch(images: np.ndarray) -> np.ndarray:
-        missing = batch_size - len(images)
+    def encode_batch(inputs: np.ndarray) -> np.ndarray:
+        missing = batch_size - len(inputs)
         if missing:
-            images = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
-        return distribution.on_replicas(encode, tf.constant(images))[: batch_size - missing]
+            inputs = np.concatenate([inputs, np.repeat(inputs[:1], missing, axis=0)])
+        return distribution.on_replicas(encode, tf.constant(inputs))[: batch_size - missing]
 
     return encode_batch
 
 
-def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, tf.Variable]]:
+def text_encoder(tower: TextTower, batch_size: int) -> Callable[[tf.Tensor], np.ndarray]:
+    """A function from any number of captions, strings or token ids, to float32 [n, feature_dim]."""
+    encode = encoder(tower, batch_size)
+
+    def encode_texts(texts: tf.Tensor) -> np.ndarray:
+        ids = pairs.ready_text(texts, tower).numpy()
+        parts = [encode(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
+        return np.concatenate(parts)
+
+    return encode_texts
+
+
+def _weights_in_compute_dtype(tower: Tower) -> list[tuple[keras.Variable, tf.Variable]]:
     """Copies of the weights of layers that compute in 16 bits, which else cast them every batch."""
     found = []
     for layer in internals.flat_layers(tower):
@@ -136,13 +148,15 @@ def _weights_in_compute_dtype(tower: ImageTower) -> list[tuple[keras.Variable, t
 class Rows:
     """Encodes batches and hands out their rows, with notes of what was seen.
 
-    `encode` is of `encoder`; `skip` leaves out images that do not decode, which else are errors.
+    `encode` is of `encoder`; `skip` leaves out images that do not decode, which else are errors;
+    `encode_texts`, of `text_encoder`, is there for text features.
     """
 
     encode: Callable[[np.ndarray], np.ndarray]
     plan: dict[str, Any]
     tokenize: keras.layers.Layer | None
     skip: bool
+    encode_texts: Callable[[tf.Tensor], np.ndarray] | None = None
 
     def of_shard(
         self, batches: Iterator[Batch], start: int, stop: int, after: int | None, notes: Batch
@@ -174,18 +188,21 @@ class Rows:
     def _of_batch(self, batch: Batch, index: int, skipped: list[Batch]) -> Iterator[tfrecords.Row]:
         views = [self.encode(batch["pixels"][:, v].numpy()) for v in range(self.plan["views"])]
         stacked = views[0] if len(views) == 1 else np.stack(views, axis=1)
-        features = self._stored(stacked, batch["good"].numpy(), index)
+        good = batch["good"].numpy()
+        features = self._stored(stacked, good, index + np.arange(len(good)), "image")
         fields = {name: values.numpy() for name, values in batch["fields"].items()}
         if self.tokenize is not None:
             fields[tfrecords.TOKENS] = self.tokenize(batch["fields"]["text"]).numpy()
-        for i, good in enumerate(batch["good"].numpy()):
-            if good:
+        if self.encode_texts is not None:
+            fields[tfrecords.TEXT_FEATURES] = self._of_text(batch["fields"], index)
+        for i, decodes in enumerate(good):
+            if decodes:
                 yield {tfrecords.FEATURES: features[i], **{n: x[i] for n, x in fields.items()}}
                 continue
             name = fields["name"][i] if "name" in fields else b""
             bad = {
                 "index": index + i,
-                "name": name.decode(errors="replace") if isinstance(name, bytes) else str(name),
+                "name": _shown(name),
                 "reason": _reason(batch["raw"][i]),
             }
             if not self.skip:
@@ -196,18 +213,49 @@ class Rows:
                 )
             skipped.append(bad)
 
-    def _stored(self, features: np.ndarray, good: np.ndarray, index: int) -> np.ndarray:
+    def _of_text(self, fields: Batch, index: int) -> Any:
+        """Features of each pair's text: [dim], or of several captions [captions, dim]."""
+        several = self.plan["fields"]["text"]["shape"] == [None]
+        texts = (
+            fields["text"]
+            if several
+            else tf.RaggedTensor.from_uniform_row_length(fields["text"], 1)
+        )
+        captions, limits = texts.flat_values, texts.row_limits().numpy()
+        owners, counts = texts.value_rowids().numpy(), texts.row_lengths().numpy()
+        if captions.dtype == tf.string:
+            empty = tf.strings.length(tf.strings.strip(captions)).numpy() == 0
+            counts[owners[empty]] = 0
+        if not counts.all():
+            row = int(np.flatnonzero(counts == 0)[0])
+            name = fields["name"][row].numpy() if "name" in fields else "without a name"
+            raise ValueError(
+                f"Pair {index + row} ({_shown(name)}) has an empty caption or none, which has no "
+                "features. Filter such pairs out. What is finished is kept."
+            )
+        assert self.encode_texts is not None
+        rows = self.encode_texts(captions)
+        stored = self._stored(rows, np.ones(len(rows), bool), index + owners, "text of pair")
+        return np.split(stored, limits[:-1]) if several else stored
+
+    def _stored(
+        self, features: np.ndarray, good: np.ndarray, numbers: np.ndarray, what: str
+    ) -> np.ndarray:
         with np.errstate(over="ignore"):
             stored = features.astype(self.plan["dtype"])
         bad = good & ~np.isfinite(stored).reshape(len(good), -1).all(axis=1)
         if bad.any():
-            row = index + int(np.flatnonzero(bad)[0])
+            row = int(numbers[bad][0])
             raise ValueError(
-                f"Features should be finite numbers of {self.plan['dtype']}. Those of image {row} "
+                f"Features should be finite numbers of {self.plan['dtype']}. Those of {what} {row} "
                 f"are not; the largest of its batch is {np.abs(features).max()}. Check the tower's "
                 'weights and value range, or store `dtype="float32"`.'
             )
         return stored
+
+
+def _shown(name: Any) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def _reason(raw: tf.Tensor) -> str:

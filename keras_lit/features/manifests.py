@@ -21,9 +21,9 @@ def read(directory: str | os.PathLike, split: str = "train") -> Record:
         split: str.
 
     Returns:
-        {"plan": what was asked for (with the image tower's fingerprint as "tower"), "pairs",
-        "bytes", "skipped": [{"index", "name", "reason"}], "shards": [{"file", "pairs", "bytes",
-        "sha256", ...}]}.
+        {"plan": what was asked for (with the image tower's fingerprint as "tower", and of text
+        features "text": {"dim", "tower"}), "pairs", "bytes", "skipped": [{"index", "name",
+        "reason"}], "shards": [{"file", "pairs", "bytes", "sha256", ...}]}.
 
     Raises:
         FileNotFoundError: there is no such split, or it is not finished.
@@ -78,8 +78,9 @@ def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
         shutil.rmtree(working, ignore_errors=True)
         return read_json(finished)
     for other in directory.glob("manifest-*.json"):
-        names = ("format", "dim", "dtype", "views", "fields", "tokens", "tower")
-        expected, received = ({n: p[n] for n in names} for p in (read_json(other)["plan"], plan))
+        names = ("format", "dim", "dtype", "views", "fields", "tokens", "tower", "text")
+        plans = (read_json(other)["plan"], plan)
+        expected, received = ({name: p.get(name) for name in names} for p in plans)
         check_same(expected, received, directory)
     if known is None:
         working.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Encodes the images of a dataset once, in shards, and resumes where it was interrupted."""
+"""Encodes a dataset's images, and text, once, in shards, and resumes where it was interrupted."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ import tqdm
 
 from keras_lit import checks, files
 from keras_lit.features import feature_rows, manifests, tfrecords
-from keras_lit.towers import ImageTower, fingerprints
+from keras_lit.towers import ImageTower, TextTower, fingerprints
 from keras_lit.training import pairs
 
 
@@ -35,8 +35,9 @@ def precompute(
     shard_index: int = 0,
     num_shards: int = 1,
     verbose: bool = True,
+    text_tower: TextTower | None = None,
 ) -> manifests.Record | None:
-    """Writes the image tower's features of a dataset, once and for all.
+    """Writes the image tower's features of a dataset, and a text tower's, once and for all.
 
     Killed at any moment and run again with the same arguments, it goes on after the last finished
     shard, and what it leaves is, byte for byte, what an uninterrupted run writes.
@@ -60,13 +61,16 @@ def precompute(
             the shards, and `keras_lit.features.merge` joins them.
         num_shards: int, the number of jobs.
         verbose: bool, whether to show progress.
+        text_tower: a `TextTower`, to store its pooled output before any head for each caption too,
+            with which `tuning="LL"` trains heads alone. None: the text as it is.
 
     Returns:
         The manifest (`keras_lit.features.manifest`), or None for one of several jobs.
 
     Raises:
-        ValueError: an image that does not decode, by name; features that are not finite; a dataset
-            without a known end; a directory that holds features of something else.
+        ValueError: an image that does not decode, or for text features an empty caption, by name;
+            features that are not finite; a dataset without a known end; a directory that holds
+            features of something else.
         OSError: the disk is full, or the directory cannot be written.
 
     Example:
@@ -86,14 +90,15 @@ def precompute(
     """
     checks.check_one_of(shard_index, range(num_shards), "shard_index")
     directory = pathlib.Path(directory)
-    options = (batch_size, shards, split, dtype, views, seed, text_preprocessor)
+    options = (batch_size, shards, split, dtype, views, seed, text_preprocessor, text_tower)
     plan, finished = begin(image_tower, dataset, directory, *options)
     if finished is not None:
         return finished
     mine = range(shards * shard_index // num_shards, shards * (shard_index + 1) // num_shards)
     missing = [shard for shard in manifests.missing_shards(directory, plan) if shard in mine]
     encode = feature_rows.encoder(image_tower, batch_size)
-    rows = feature_rows.Rows(encode, plan, text_preprocessor, skip_bad_images)
+    of_text = text_tower and feature_rows.text_encoder(text_tower, batch_size)
+    rows = feature_rows.Rows(encode, plan, text_preprocessor, skip_bad_images, of_text)
     total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
     left = sum(stop - start for start, stop in (bounds(plan, shard) for shard in missing))
     with tqdm.tqdm(total=total, initial=total - left, unit=" pairs", disable=not verbose) as bar:
@@ -127,6 +132,7 @@ def begin(
     views: int = 1,
     seed: int = 0,
     text_preprocessor: keras.layers.Layer | None = None,
+    text_tower: TextTower | None = None,
 ) -> tuple[manifests.Record, manifests.Record | None]:
     """Checks the arguments and agrees on a plan; also the manifest if the split is finished."""
     checks.check_one_of(dtype, ("float16", "float32"), "dtype")
@@ -153,6 +159,13 @@ def begin(
             "length": text_preprocessor.sequence_length,
             "preprocessor": fingerprints.of_preprocessor(text_preprocessor),
         }
+    text = {}
+    if text_tower is not None:
+        if "text" not in fields:
+            raise ValueError(f'There should be a field "text". Received: {sorted(fields)}.')
+        pairs.check_text(dataset.element_spec["text"], text_tower)
+        tower = fingerprints.fingerprint(text_tower)
+        text = {"text": {"dim": text_tower.feature_dim, "tower": tower}}
     preprocessor = image_tower.preprocessor
     crops = {"random_crop": preprocessor.random_crop, "random_flip": preprocessor.random_flip}
     # All that decides the bytes of a cache.
@@ -164,6 +177,7 @@ def begin(
         "fields": fields,
         "tokens": tokens,
         "tower": fingerprints.fingerprint(image_tower),
+        **text,  # Plans of before know nothing of it.
         "augmentation": crops if views > 1 else None,
         "first_input": int(feature_rows.hash_of(first)),
     }

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.features import manifests, tfrecords
-from keras_lit.towers import ImageTower, fingerprints
+from keras_lit.towers import ImageTower, TextTower, fingerprints
+from keras_lit.towers.heads import Head
 from keras_lit.training import pairs
 
 SHUFFLE_BUFFER = 10_000
@@ -42,7 +43,9 @@ def load(
 
     Returns:
         An unbatched tf.data.Dataset of {"image_features": [dim], "text", ...} with the other stored
-        fields, and "fingerprint", by which `LiT.fit` refuses features of another tower.
+        fields, and "fingerprint", by which `LiT.fit` refuses features of another tower. Where a
+        `text_tower` was there, also "text_features": [dim], of the caption that is "text", and
+        "text_fingerprint".
 
     Raises:
         FileNotFoundError: no such split, or an unfinished one; a file is missing.
@@ -85,14 +88,18 @@ def load(
 
 
 def image_tower(
-    directory: str | os.PathLike, split: str = "train", projection_dim: int | None = None
+    directory: str | os.PathLike,
+    split: str = "train",
+    projection_dim: int | None = None,
+    head: Head = "linear",
 ) -> ImageTower:
     """Stands for the tower that wrote a cache, which need not be in memory to train.
 
     Args:
         directory: where the features are.
         split: str.
-        projection_dim: int, the width of a linear head. None or 0: no head.
+        projection_dim: int, the width of a head. None or 0: no head.
+        head: as for `ImageTower`.
 
     Returns:
         `ImageTower.from_features` of their width, which refuses those of another tower;
@@ -101,7 +108,43 @@ def image_tower(
     Example: see `keras_lit.features.precompute`.
     """
     plan = manifests.read(directory, split)["plan"]
-    return ImageTower.from_features(plan["dim"], projection_dim, plan["tower"])
+    return ImageTower.from_features(plan["dim"], projection_dim, plan["tower"], head=head)
+
+
+def text_tower(
+    directory: str | os.PathLike,
+    split: str = "train",
+    projection_dim: int | None = None,
+    head: Head = "linear",
+) -> TextTower:
+    """Stands for the text tower that wrote a cache, as `image_tower` does for that of images.
+
+    Args:
+        directory: where the features are.
+        split: str.
+        projection_dim: int, as for `TextTower`. None: as wide as the image embedding.
+        head: as for `TextTower`.
+
+    Returns:
+        `TextTower.from_features` of their width, which refuses those of another tower;
+        `LiT.with_text_tower` puts the real one in its place afterwards.
+
+    Raises:
+        ValueError: no text features are stored.
+
+    Example:
+
+    >>> cache = keras_lit.features  # Heads alone, on a cache that had a `text_tower`:
+    >>> towers = cache.image_tower("features"), cache.text_tower("features")  # doctest: +SKIP
+    >>> model = keras_lit.LiT(*towers, tuning="LL")  # doctest: +SKIP
+    """
+    text = manifests.read(directory, split)["plan"].get("text")
+    if text is None:
+        raise ValueError(
+            f"No text features are stored in {str(directory)!r}. Run `precompute` with a "
+            "`text_tower`."
+        )
+    return TextTower.from_features(text["dim"], projection_dim, text["tower"], head=head)
 
 
 def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Record:
@@ -158,6 +201,12 @@ def _serialized(files: list[str], buffer: int, seed: int) -> tf.data.Dataset:
 def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens: bool) -> Any:
     """A function from serialized rows [n], and a seed [2] where something is drawn, to pairs."""
     spec = {tfrecords.FEATURES: tf.io.FixedLenFeature([], tf.string)}
+    text = plan.get("text")
+    if text:
+        one = plan["fields"]["text"]["shape"] != [None]
+        spec[tfrecords.TEXT_FEATURES] = (
+            tf.io.FixedLenFeature([], tf.string) if one else tf.io.RaggedFeature(tf.string)
+        )
     if tokens:
         spec[tfrecords.TOKENS] = tf.io.FixedLenFeature([], tf.string)
     for name, field in plan["fields"].items():
@@ -170,6 +219,7 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
             stored = dtype if dtype == tf.string else tf.float32 if dtype.is_floating else tf.int64
             spec[name] = tf.io.FixedLenFeature(field["shape"], stored)
     identity = fingerprints.identity(plan["tower"])
+    text_columns = ["text", *([tfrecords.TEXT_FEATURES] if text else [])]
 
     def parse(rows: tf.Tensor, seed: Any = None) -> dict[str, tf.Tensor]:
         pairs = tf.io.parse_example(rows, spec)
@@ -188,17 +238,25 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
         if several in ("first", "random"):
             counts = tf.cast(pairs["text"].row_lengths(), tf.int32)
             drawn = _draw(seed + 1, counts) if several == "random" else tf.zeros_like(counts)
-            pairs["text"] = tf.gather(pairs["text"], drawn, batch_dims=1)
+            for name in text_columns:
+                pairs[name] = tf.gather(pairs[name], drawn, batch_dims=1)
         elif several == "all":
             owners = pairs["text"].value_rowids()
             features = tf.gather(features, owners)
-            texts = pairs.pop("text").flat_values
-            pairs = {name: tf.gather(x, owners) for name, x in pairs.items()} | {"text": texts}
+            texts = {name: pairs.pop(name).flat_values for name in text_columns}
+            pairs = {name: tf.gather(x, owners) for name, x in pairs.items()} | texts
+        if text:
+            of_text = tf.io.decode_raw(pairs[tfrecords.TEXT_FEATURES], tf.as_dtype(plan["dtype"]))
+            pairs[tfrecords.TEXT_FEATURES] = tf.reshape(of_text, [-1, text["dim"]])
         if tokens:
             ids = tf.io.decode_raw(pairs.pop(tfrecords.TOKENS), tf.int32)
             pairs["text"] = tf.reshape(ids, [-1, plan["tokens"]["length"]])
-        tower = tf.fill(tf.shape(features)[:1], tf.constant(identity, tf.int64))
-        return {tfrecords.FEATURES: features, **pairs, "fingerprint": tower}
+        count = tf.shape(features)[:1]
+        pairs["fingerprint"] = tf.fill(count, tf.constant(identity, tf.int64))
+        if text:
+            of_tower = fingerprints.identity(text["tower"])
+            pairs["text_fingerprint"] = tf.fill(count, tf.constant(of_tower, tf.int64))
+        return {tfrecords.FEATURES: features, **pairs}
 
     return parse
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 Row = dict[str, Any]
-FEATURES, TOKENS = "image_features", "token_ids"
+FEATURES, TOKENS, TEXT_FEATURES = "image_features", "token_ids", "text_features"
 
 
 def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
@@ -54,6 +54,10 @@ def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
     features = {FEATURES: tensor(shape, plan["dtype"])}
     if plan["tokens"]:
         features[TOKENS] = tensor([plan["tokens"]["length"]], "int32")
+    if text := plan.get("text"):
+        of_one = tensor([text["dim"]], plan["dtype"])
+        several = plan["fields"]["text"]["shape"] == [None]
+        features[TEXT_FEATURES] = tfds.features.Sequence(of_one) if several else of_one
     for name, field in plan["fields"].items():
         if field == {"dtype": "string", "shape": []}:
             features[name] = tfds.features.Text()
@@ -178,7 +182,7 @@ def _write_metadata(
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
-        description="Image features of a locked tower, written by keras_lit.features.precompute.",
+        description="Features of locked towers, written by keras_lit.features.precompute.",
         features=tfds_features(splits[-1]["plan"]),
     )
     info.set_file_format(tfds.core.FileFormat.TFRECORD)

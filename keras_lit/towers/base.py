@@ -11,12 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, internals
-from keras_lit.towers import settings
+from keras_lit.towers import heads, settings
 from keras_lit.towers.pooling import attention_pooling, pool
+
+_serialized = keras.saving.serialize_keras_object
 
 
 class Tower(keras.Model):
-    """Features (backbone and pooling), then an optional linear head.
+    """Features (backbone and pooling), then an optional head.
 
     A tower knows no loss. It returns embeddings that are not normalised; `LiT` does that.
     """
@@ -37,7 +39,7 @@ class Tower(keras.Model):
         checks.check_one_of(pooling, self.POOLINGS, "pooling")
         if isinstance(projection_dim, bool) or not (projection_dim is None or projection_dim >= 0):
             raise ValueError(
-                "`projection_dim` should be the width of the linear head, or 0 for none. "
+                "`projection_dim` should be the width of the head, or 0 for none. "
                 f"Received: {projection_dim!r}."
             )
         self.backbone = backbone
@@ -45,8 +47,9 @@ class Tower(keras.Model):
         self.pooling = pooling
         self.projection_dim = projection_dim
         self.head: Any = None
+        self.head_kind = "linear"
 
-    def _build_pooling(self, inputs: keras.KerasTensor) -> None:
+    def _build(self, inputs: keras.KerasTensor, head: heads.Head) -> None:
         """Settles "auto", builds everything, notes the width of the features."""
         self._input = keras.InputSpec(inputs.dtype, inputs.shape)
         states = self._states(inputs, training=False)
@@ -64,26 +67,40 @@ class Tower(keras.Model):
                 self.backbone, states.shape[-1], self.dtype_policy
             )
         self.feature_dim = int(self._pool(inputs, states).shape[-1])
-        if self.projection_dim:
-            self.add_head(self.projection_dim)
+        if self.projection_dim == 0 and head != "linear":
+            raise ValueError("`projection_dim`=0 means no head. Leave it or `head` out.")
+        if self.projection_dim or not isinstance(head, str):
+            self.add_head(self.projection_dim, head)
+        else:  # Settled later, if ever.
+            checks.check_one_of(head, heads.HEADS, "head")
+            self.head_kind = head
         self.built = True
 
-    def add_head(self, projection_dim: int) -> None:
-        """Gives the tower a new linear head (with bias).
+    def add_head(self, projection_dim: int | None = None, head: heads.Head = "linear") -> None:
+        """Gives the tower a new head, in place of the one it may have.
 
         Args:
-            projection_dim: int, its width.
+            projection_dim: int, its width. None: that of a layer.
+            head: "linear" (with bias), "mlp" (`keras_lit.backbones.MLPHead` as it is by default),
+                or a `keras.layers.Layer` from [batch, feature_dim] to [batch, projection_dim].
+
+        Raises:
+            ValueError: no width, or a layer of another one.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower.from_features(768)
+        >>> tower.add_head(head=keras_lit.backbones.MLPHead(64, width=256))
+        >>> tower.embedding_dim
+        64
         """
+        self._take_head(*heads.made(head, projection_dim, self.feature_dim, self.dtype_policy))
+
+    def _take_head(self, head: keras.layers.Layer | None, kind: str, width: int | None) -> None:
+        """Puts a head that is built, or none, in the place of the tower's own."""
         if self.head is not None:
             internals.forget(self, self.head)
-        self.projection_dim = projection_dim
-        self.head = keras.layers.Dense(
-            projection_dim,
-            kernel_initializer="lecun_normal",
-            dtype=self.dtype_policy,
-            name="head",
-        )
-        self.head.build((None, self.feature_dim))
+        self.head, self.head_kind, self.projection_dim = head, kind, width
 
     @property
     def embedding_dim(self) -> int:
@@ -104,19 +121,28 @@ class Tower(keras.Model):
             inputs = keras.ops.convert_to_tensor(inputs)
         return self._pool(inputs, self._states(inputs, training=training))
 
-    def project(self, features: Any) -> keras.KerasTensor:
-        """Applies the linear head, if there is one.
+    def project(self, features: Any, training: bool = False) -> keras.KerasTensor:
+        """Applies the head, if there is one.
 
         Args:
             features: [batch, feature_dim] float tensor.
+            training: bool, for the dropout and batch norm that a head may have.
 
         Returns:
             [batch, embedding_dim] float tensor.
         """
-        return features if self.head is None else self.head(features)
+        return features if self.head is None else self.head(features, training=training)
 
-    def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
-        return self.project(self.features(inputs, training=training))
+    def call(
+        self, inputs: Any, training: bool = False, head_training: bool | None = None
+    ) -> keras.KerasTensor:
+        if not self._are_features(inputs):
+            inputs = self.features(inputs, training=training)
+        head_training = training if head_training is None else head_training
+        # A linear head is the same in training: a `project` of a subclass need not know of it.
+        if head_training and self.head_kind != "linear":
+            return self.project(inputs, training=True)
+        return self.project(inputs)
 
     @functools.cached_property
     def inference(self) -> Callable[..., Any]:
@@ -222,10 +248,11 @@ class Tower(keras.Model):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "preprocessor": keras.saving.serialize_keras_object(self.preprocessor),
+            "backbone": _serialized(self.backbone),
+            "preprocessor": _serialized(self.preprocessor),
             "pooling": self.pooling,
             "projection_dim": self.projection_dim,
+            "head": self.head_kind if self.head_kind in heads.HEADS else _serialized(self.head),
             "layers": settings.read(self._all_layers()),
         }
 
@@ -237,6 +264,8 @@ class Tower(keras.Model):
 
     @classmethod
     def _rebuilt(cls, config: dict[str, Any], parts: dict[str, Any]) -> "Tower":
+        if isinstance(config.get("head"), dict):
+            parts = {**parts, "head": keras.saving.deserialize_keras_object(config["head"])}
         tower = cls(**{k: v for k, v in config.items() if k != "layers"} | parts)
         if "layers" in config:
             settings.apply(tower._all_layers(), config["layers"])
@@ -251,6 +280,10 @@ class Tower(keras.Model):
         return [self, *itertools.chain.from_iterable(of_parts)]
 
     # What a kind of tower defines.
+
+    def _are_features(self, inputs: Any) -> bool:
+        """Whether these are features that were computed before."""
+        raise NotImplementedError
 
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
         """The backbone's output before pooling."""

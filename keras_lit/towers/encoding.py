@@ -21,16 +21,18 @@ def encode(
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Runs a tower's tf.function over batches, on all replicas here, with a progress bar.
 
-    Batches are what it takes, or dicts that hold it as "image" (or "image_features", encoded
-    already). `verbose` is 0, 1 or "auto": a bar for more than 10. Yields [batch, dim], the batch.
+    Batches are what it takes, or dicts that hold it as "image" (or "image_features" or
+    "text_features", encoded already). `verbose` is 0, 1 or "auto": a bar for more than 10. Yields
+    [batch, dim], the batch.
     """
     count = int(batches.cardinality())
     if verbose == "auto":
         verbose = int(not 0 <= count <= 10)
     progress = keras.utils.Progbar(count if count >= 0 else None, verbose=verbose)
     for batch in batches.prefetch(tf.data.AUTOTUNE):
-        if isinstance(batch, dict) and "image_features" in batch:
-            yield batch["image_features"].numpy(), batch
+        if isinstance(batch, dict) and "image" not in batch:
+            features = "image_features" if "image_features" in batch else "text_features"
+            yield batch[features].numpy(), batch
         else:
             inputs = batch["image"] if isinstance(batch, dict) else batch
             yield distribution.on_replicas(function, inputs), batch

@@ -8,7 +8,9 @@ import keras
 import numpy as np
 
 from keras_lit import internals
-from keras_lit.towers.image import FeaturesOnly, ImageTower
+from keras_lit.towers.base import Tower
+from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.text import TextTower
 
 __all__ = ["fingerprint"]
 
@@ -24,19 +26,19 @@ _IGNORED = {
 _IGNORED_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
-def fingerprint(tower: ImageTower) -> Fingerprint | None:
-    """Tells apart the features of different image towers; the head is not part of it.
+def fingerprint(tower: Tower) -> Fingerprint | None:
+    """Tells apart the features of different towers; the head is not part of it.
 
     Names of layers, initialisers and what is trainable do not count, nor do random crops and flips,
     so that the same tower has the same fingerprint in every process.
 
     Args:
-        tower: an `ImageTower`.
+        tower: an `ImageTower` or a `TextTower`.
 
     Returns:
         {"architecture", "weights", "preprocessing"}: SHA-256 hashes in hexadecimal, and
         {"compute_dtype"}: as in "float32", or "bfloat16+float32" where layers differ.
-        For `ImageTower.from_features`, what that was given, which may be None.
+        For a tower `from_features`, what that was given, which may be None.
 
     Example:
 
@@ -48,8 +50,11 @@ def fingerprint(tower: ImageTower) -> Fingerprint | None:
         return tower.backbone.fingerprint
     parts = [part for part in (tower.backbone, tower.attention_pooling) if part is not None]
     layers = [layer for part in parts for layer in internals.flat_layers(part)]
+    made_of = [*map(_canonical, parts), tower.pooling]
+    if isinstance(tower, TextTower):
+        made_of += [tower.sequence_length, tower.pad_token_id]
     return {
-        "architecture": _hash([_canonical(part) for part in parts] + [tower.pooling]),
+        "architecture": _hash(made_of),
         "weights": _weights(parts),
         "preprocessing": of_preprocessor(tower.preprocessor),
         "compute_dtype": "+".join(sorted({layer.compute_dtype for layer in layers})),
@@ -131,24 +136,24 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
 
 
-def check_same_features(stand_in: ImageTower, image_tower: ImageTower) -> None:
+def check_same_features(stand_in: Tower, tower: Tower, side: str) -> None:
     """Raises ValueError unless a tower gives the features that a model was trained with.
 
-    That model's own tower, `stand_in`, often is an `ImageTower.from_features`.
+    That model's own tower, `stand_in`, often is one `from_features`.
     """
-    if image_tower.head is not None:
+    if tower.head is not None:
         raise ValueError(
-            "The image tower that is attached should have no head: the features are its pooled "
+            f"The {side} tower that is attached should have no head: the features are its pooled "
             "output, and the model has its own head for them. Received `projection_dim`: "
-            f"{image_tower.projection_dim}."
+            f"{tower.projection_dim}."
         )
     expected: dict[str, Any] = {"dim": stand_in.feature_dim}
-    received: dict[str, Any] = {"dim": image_tower.feature_dim}
+    received: dict[str, Any] = {"dim": tower.feature_dim}
     if (known := fingerprint(stand_in)) is not None:
         expected |= known
-        received |= fingerprint(image_tower) or {}
+        received |= fingerprint(tower) or {}
     if found := differences(expected, received):
         raise ValueError(
-            "The image tower should be the one whose features the model was trained on. "
+            f"The {side} tower should be the one whose features the model was trained on. "
             f"Differences: {'; '.join(found)}."
         )

@@ -7,38 +7,15 @@ import keras_nlp
 
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers.base import Tower, input_names
+from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.heads import Head
 
 ImagePooling = Literal["auto", "mean", "first", "max", "map", "none"]
-NO_BACKBONE = (
-    "This image tower has no backbone (`ImageTower.from_features`): it takes precomputed "
-    '"image_features" only. To encode or export images, give the model its image tower with '
-    "`LiT.with_image_tower(tower)`."
-)
-
-
-@keras.saving.register_keras_serializable("keras_lit")
-class FeaturesOnly(keras.Model):
-    """Stands for a backbone that is elsewhere, by the width and fingerprint of its features."""
-
-    def __init__(self, dim: int, fingerprint: dict[str, str] | None = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.dim = dim
-        self.fingerprint = fingerprint
-        self.built = True
-
-    def compute_output_spec(self, images: Any, training: bool = False) -> keras.KerasTensor:
-        return keras.KerasTensor((None, self.dim), "float32")
-
-    def call(self, images: Any, training: bool = False) -> Any:
-        raise ValueError(NO_BACKBONE)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "dim": self.dim, "fingerprint": self.fingerprint}
 
 
 @keras.saving.register_keras_serializable("keras_lit")
 class ImageTower(Tower):
-    """An image backbone, its pooling, an optional linear head and its preprocessing.
+    """An image backbone, its pooling, an optional head and its preprocessing.
 
     Args:
         backbone: any `keras.Model` from images [batch, height, width, 3] to a feature map
@@ -47,12 +24,13 @@ class ImageTower(Tower):
         pooling: "mean", "first", "max", "map" (attention pooling), "none" (vectors), or "auto":
             mean for feature maps, and what the family was trained with for token sequences (first
             token for ViT, DeiT, DINOv2, DINOv3 and CLIP, mean for Swin and MLP-Mixer).
-        projection_dim: int, the width of the linear head. None or 0: no head, as in LiT.
+        projection_dim: int, the width of the head. None or 0: no head, as in LiT.
         preprocessor: a `keras_lit.preprocessing.ImagePreprocessor`. None makes one of the
             backbone's own image size (224 where that is free), with pixels in 0..255 for a
             backbone that rescales by itself (keras-cv's `include_rescaling`) and in -1..1, as in
             LiT, for any other: pass one where the backbone was trained differently, as DINOv2 was
             ("imagenet"), or take `ImageTower.from_preset`.
+        head: "linear", "mlp", or any layer, as of `add_head`; a layer has its own width.
 
     Call arguments:
         inputs: [batch, height, width, 3] float tensor of preprocessed images, or [batch,
@@ -63,7 +41,8 @@ class ImageTower(Tower):
         [batch, embedding_dim] tensor, not normalised.
 
     Raises:
-        ValueError: "auto" does not know the backbone, or the pooling does not fit its output.
+        ValueError: "auto" does not know the backbone, the pooling does not fit its output, or the
+            head the `projection_dim`.
 
     Example:
 
@@ -90,12 +69,15 @@ class ImageTower(Tower):
         pooling: ImagePooling = "auto",
         projection_dim: int | None = None,
         preprocessor: ImagePreprocessor | None = None,
+        head: Head = "linear",
         **kwargs: Any,
     ):
         if preprocessor is None:
             preprocessor = _default_image_preprocessor(backbone)
         super().__init__(backbone, pooling, projection_dim, preprocessor, **kwargs)
-        self._build_pooling(keras.KerasTensor((None, *preprocessor.image_size, 3)))
+        if head == "mlp" and not projection_dim:
+            raise ValueError('`head`="mlp" needs a `projection_dim`, the width of the embeddings.')
+        self._build(keras.KerasTensor((None, *preprocessor.image_size, 3)), head)
 
     @classmethod
     def from_preset(
@@ -147,7 +129,7 @@ class ImageTower(Tower):
             projection_dim: as for `ImageTower`.
             fingerprint: of the tower that made them, see `keras_lit.features.image_tower`; features
                 of another are then refused.
-            **kwargs: passed on to `ImageTower`.
+            **kwargs: passed on to `ImageTower`, for example `head="mlp"`.
 
         Returns:
             An `ImageTower` that takes "image_features" and refuses images.
@@ -161,10 +143,8 @@ class ImageTower(Tower):
         """
         return cls(FeaturesOnly(dim, fingerprint), "none", projection_dim, **kwargs)
 
-    def call(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
-        if len(inputs.shape) == 2:  # Features that were computed before.
-            return self.project(inputs)
-        return super().call(inputs, training=training)
+    def _are_features(self, inputs: Any) -> bool:
+        return len(inputs.shape) == 2
 
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
         if names := input_names(self.backbone):

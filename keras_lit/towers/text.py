@@ -8,13 +8,15 @@ from keras_lit import internals
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import TextPreprocessor
 from keras_lit.towers.base import Tower, input_names
+from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.heads import Head
 
 TextPooling = Literal["auto", "first", "last", "end", "mean", "max", "map", "none"]
 
 
 @keras.saving.register_keras_serializable("keras_lit")
 class TextTower(Tower):
-    """A text backbone, its pooling, a linear head and its preprocessing.
+    """A text backbone, its pooling, a head and its preprocessing.
 
     Args:
         backbone: a `keras.Model` from token ids to [batch, tokens, dim]: one of keras-nlp's
@@ -27,23 +29,25 @@ class TextTower(Tower):
             "end" (the highest token id, which in CLIP ends the text), "mean" (over real tokens),
             "max", "map" (attention pooling), "none", or "auto": the first token for BERT's
             relatives, the last for the paper's own transformer and GPT's.
-        projection_dim: int, the width of the linear head. None: a head as wide as the image
-            embedding, settled when `LiT` joins the towers. 0: no head.
+        projection_dim: int, the width of the head. None: a head as wide as the image embedding,
+            settled when `LiT` joins the towers. 0: no head.
         preprocessor: a `keras_lit.preprocessing.TextPreprocessor`, in place of `tokenizer` and
             `sequence_length`.
         pad_token_id: int, the id of padding. None: the preprocessor's; without one 1 for RoBERTa's
             relatives and 0 for all others.
+        head: "linear", "mlp", or any layer, as of `add_head`; a layer has its own width.
 
     Call arguments:
-        inputs: [batch, sequence_length] int32 tensor of token ids.
+        inputs: [batch, sequence_length] int32 tensor of token ids, or [batch, feature_dim] float,
+            their features (before the head).
         training: bool.
 
     Returns:
         [batch, embedding_dim] tensor, not normalised.
 
     Raises:
-        ValueError: "auto" does not know the backbone, or the text is too long or the vocabulary
-            too large for it.
+        ValueError: "auto" does not know the backbone, the text is too long or the vocabulary too
+            large for it, or the head does not fit the `projection_dim`.
 
     Example:
 
@@ -77,6 +81,7 @@ class TextTower(Tower):
         projection_dim: int | None = None,
         preprocessor: TextPreprocessor | None = None,
         pad_token_id: int | None = None,
+        head: Head = "linear",
         **kwargs: Any,
     ):
         if preprocessor is not None and tokenizer is not None:
@@ -106,7 +111,7 @@ class TextTower(Tower):
         if "pooled_dense" in {layer.name for layer in backbone.layers}:
             # BERT's pooler is not on the way, so nothing should train it.
             backbone.get_layer("pooled_dense").trainable = False
-        self._build_pooling(keras.KerasTensor((None, self.sequence_length), "int32"))
+        self._build(keras.KerasTensor((None, self.sequence_length), "int32"), head)
 
     @classmethod
     def from_size(
@@ -155,10 +160,47 @@ class TextTower(Tower):
         kwargs |= {"pooling": "none" if of_backbone else pooling, "projection_dim": projection_dim}
         return cls(backbone, tokenizer, sequence_length, **kwargs)
 
+    @classmethod
+    def from_features(
+        cls,
+        dim: int,
+        projection_dim: int | None = None,
+        fingerprint: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> "TextTower":
+        """A locked tower without a backbone, to train on precomputed features of width `dim`.
+
+        `LiT.with_text_tower` puts the real one in its place afterwards.
+
+        Args:
+            dim: int, the width of the features.
+            projection_dim: as for `TextTower`.
+            fingerprint: of the tower that made them, see `keras_lit.features.text_tower`; features
+                of another are then refused.
+            **kwargs: passed on to `TextTower`, for example `head="mlp"`.
+
+        Returns:
+            A `TextTower` that takes "text_features" and refuses text.
+
+        Example:
+
+        >>> text_tower = keras_lit.TextTower.from_features(384)
+        >>> model = keras_lit.LiT(keras_lit.ImageTower.from_features(768), text_tower, "LL")
+        >>> text_tower.embedding_dim
+        768
+
+        Reference: the LiT paper, section 5.6.
+        """
+        backbone = FeaturesOnly(dim, fingerprint, "text")
+        return cls(backbone, None, pooling="none", projection_dim=projection_dim, **kwargs)
+
     @property
     def vocabulary_size(self) -> int | None:
         """The number of token embeddings of the backbone, or None if unknown."""
         return getattr(self.backbone, "vocabulary_size", None)
+
+    def _are_features(self, inputs: Any) -> bool:
+        return len(inputs.shape) == 2 and "float" in keras.backend.standardize_dtype(inputs.dtype)
 
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
         named = {"token_ids": inputs, "padding_mask": self._mask(inputs)}

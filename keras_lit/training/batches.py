@@ -35,15 +35,18 @@ def for_step(
     training: bool = False,
     shuffle: bool = False,
     continue_data: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
+    text_locked: bool = False,
 ) -> Any:
     """What `fit`, `evaluate` and `predict` hand to Keras: batches of what the towers take.
 
     Checks once, draws the seeds of random crops, preprocesses, prefetches. Under a strategy the
-    replicas share each batch (see `distribution`). `continue_data` is `ExactResume`'s.
+    replicas share each batch (see `distribution`). `continue_data` is `ExactResume`'s;
+    `text_locked` says that "text_features" may stand for the text.
     """
     if isinstance(x, tf.distribute.DistributedDataset):
         return x  # Its owner has preprocessed it.
     data = as_dataset(x, batch_size, shuffle)
+    data = pairs.with_one_text(data, text_locked)
     spec = data.element_spec
     pairs.check_spec(spec, image_tower, text_tower)
     if data.cardinality() == 0:
@@ -112,7 +115,10 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Datase
 
     def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> Any:
         features = batch.dtype.is_floating and batch.shape.rank == 2
-        (pairs.check_features if features else pairs.check_image)(batch, tower)
+        if features:
+            pairs.check_features(batch, tower, "image")
+        else:
+            pairs.check_image(batch, tower)
         row = {"image_features" if features else "image": batch}
         row = row if names is None else {**row, "name": names}
         found = pairs.ready_image(row, tower.preprocessor)
@@ -122,15 +128,20 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Datase
     return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def of_text(text: Any, tower: TextTower, batch_size: int) -> tf.data.Dataset:
-    """Batches of [batch, sequence_length] token ids; see `LiT.encode_text`."""
+def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> tf.data.Dataset:
+    """Batches of [batch, sequence_length] token ids; see `LiT.encode_text`.
 
-    def prepare(batch: tf.Tensor) -> tf.Tensor:
+    Features [batch, feature_dim] become {"text_features"}.
+    """
+
+    def prepare(batch: tf.Tensor) -> Any:
+        if batch.dtype.is_floating and batch.shape.rank == 2:
+            pairs.check_features(batch, tower, "text")
+            return pairs.ready_features({"text_features": batch}, "text")
         pairs.check_text(batch, tower)
-        token_ids = tower.preprocessor(batch) if batch.dtype == tf.string else batch
-        return pairs.checked_token_ids(tf.cast(token_ids, tf.int32), tower)
+        return pairs.ready_text(batch, tower)
 
-    text = _column(text, "text")
+    text = _column(text, *(("text_features", "text") if locked else ("text",)))
     if not isinstance(text, tf.data.Dataset):
         text = [text] if isinstance(text, str | bytes) else text
         _check_some(text, "text")

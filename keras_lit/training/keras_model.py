@@ -15,6 +15,7 @@ class PairsModel(keras.Model):
 
     image_tower: ImageTower
     text_tower: TextTower
+    tuning: Any
 
     def fit(
         self,
@@ -41,11 +42,12 @@ class PairsModel(keras.Model):
             x: batches of {"image", "text"}, as a tf.data.Dataset, a keras.utils.PyDataset (which
                 threads read) or a Python generator; or a dict of arrays. Images may be encoded
                 (strings of JPEG, PNG, GIF, BMP, WebP), uint8 pixels, or preprocessed floats, or
-                "image_features" (pooled output of the locked tower); text strings or token ids. Raw
-                ones are preprocessed inside tf.data, with the random crop and flip of the image
-                tower's preprocessor. "texts", strings [batch, n], may stand for "text": then the
-                loss is the sum of those of n kinds of text; "" is a missing one. Several workers
-                get the same dataset, or each its part, whose auto-shard policy is OFF
+                "image_features" (pooled output of the locked tower); text strings or token ids, or
+                "text_features", which a locked tower takes where there are both. Raw ones are
+                preprocessed inside tf.data, with the random crop and flip of the image tower's
+                preprocessor. "texts", strings [batch, n], may stand for "text": then the loss is
+                the sum of those of n kinds of text; "" is a missing one. Several workers get the
+                same dataset, or each its part, whose auto-shard policy is OFF
                 (`image_text_pairs(..., shard=)`); batches are global ones either way.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
@@ -181,13 +183,15 @@ class PairsModel(keras.Model):
             training: bool, whether to apply the random crop and flip.
 
         Returns:
-            A tf.data.Dataset or a dict of {"image" (or "image_features"), "text"} tensors.
+            A tf.data.Dataset or a dict of {"image" (or "image_features"), "text" (or
+            "text_features")} tensors.
 
         Raises:
             ValueError: pairs that do not suit the towers.
             tf.errors.InvalidArgumentError: a bad row, named in the message.
         """
-        return pairs.preprocess(x, self.image_tower, self.text_tower, training)
+        towers, locked = (self.image_tower, self.text_tower), self.tuning[1] == "L"
+        return pairs.preprocess(x, *towers, training, text_locked=locked)
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Writes the whole model, to go on with, as a .keras file, like `keras.Model.save`.
@@ -230,6 +234,7 @@ class PairsModel(keras.Model):
 
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():
+            kwargs["text_locked"] = self.tuning[1] == "L"
             return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs)
 
     def _batch(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:

@@ -50,9 +50,10 @@ def without_gradient(model: keras.Model, data: Tensors, size: int, training: boo
     """`model(data)`, `size` pairs at a time."""
     data = {name: x for name, x in data.items() if name != "mask"}
     dim = model.image_tower.embedding_dim
+    kinds = data["text"].shape[1:-1] if "text" in data else ()
     signature = {
         "image_embeddings": tf.TensorSpec([size, dim]),
-        "text_embeddings": tf.TensorSpec([size, *data["text"].shape[1:-1], dim]),
+        "text_embeddings": tf.TensorSpec([size, *kinds, dim]),
     }
     return _map(lambda chunk: model(chunk, training=training), data, size, signature)
 

@@ -8,15 +8,15 @@ import tensorflow as tf
 from keras_lit.data import captions
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.preprocessing.image import value_bounds
-from keras_lit.towers import ImageTower, TextTower, fingerprints
-from keras_lit.towers.image import NO_BACKBONE, FeaturesOnly
+from keras_lit.towers import ImageTower, TextTower, Tower, fingerprints
+from keras_lit.towers.features_only import FeaturesOnly
 
 IMAGE_KEYS = ("image", "image_features")
-TEXT_KEYS = ("text", "texts")
-KEYS = (*IMAGE_KEYS, *TEXT_KEYS, "name", "fingerprint")
+TEXT_KEYS = ("text", "texts", "text_features")
+KEYS = (*IMAGE_KEYS, *TEXT_KEYS, "name", "fingerprint", "text_fingerprint")
 FOR_LOCKED = (
-    '"image_features" are for a locked image tower (`tuning` "L."), since a tower that trains '
-    'changes its features. Pass "image" instead.'
+    '"{0}_features" are for a locked {0} tower (`tuning` {1}), since a tower that trains '
+    'changes its features. Pass "{0}" instead.'
 )
 EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
@@ -29,16 +29,44 @@ def as_array(values: Any) -> Any:
     return values
 
 
-def preprocess(x: Any, image_tower: ImageTower, text_tower: TextTower, training: bool) -> Any:
+def for_locked(side: str) -> str:
+    """What to say of features for a tower that trains."""
+    return FOR_LOCKED.format(side, '"L."' if side == "image" else '".L"')
+
+
+def one_text(pair: Pairs, locked: bool) -> Pairs:
+    """A pair without the one of "text" and "text_features" that is not needed.
+
+    Features stand for the text of a locked tower; one that trains reads the text.
+    """
+    if not {"text", "text_features"} <= set(pair):
+        return pair
+    others = {"text"} if locked else {"text_features", "text_fingerprint"}
+    return {name: x for name, x in pair.items() if name not in others}
+
+
+def with_one_text(pairs: tf.data.Dataset, locked: bool) -> tf.data.Dataset:
+    """`one_text` of each."""
+    spec = pairs.element_spec
+    if isinstance(spec, dict) and {"text", "text_features"} <= set(spec):
+        return pairs.map(lambda pair: one_text(pair, locked))
+    return pairs
+
+
+def preprocess(
+    x: Any, image_tower: ImageTower, text_tower: TextTower, training: bool, text_locked: bool
+) -> Any:
     """Raw pairs to what the towers take: a dataset, batched or not, or one batch as a dict.
 
     Random crops and flips are drawn anew each epoch, and are the same again for the same seed
     (`keras.utils.set_random_seed`), however many threads work on them.
     """
     if not isinstance(x, tf.data.Dataset):
-        x = {name: tf.convert_to_tensor(as_array(values)) for name, values in x.items()}
+        given = one_text(x, text_locked)
+        x = {name: tf.convert_to_tensor(as_array(values)) for name, values in given.items()}
         check_spec(x, image_tower, text_tower)
         return ready(x, image_tower, text_tower, training)
+    x = with_one_text(x, text_locked)
     check_spec(x.element_spec, image_tower, text_tower)
     if x.cardinality() == 0:
         raise ValueError(EMPTY)
@@ -62,35 +90,53 @@ def with_seeds(pairs: tf.data.Dataset, seed: int) -> tf.data.Dataset:
 def ready(
     pair: Pairs, image_tower: ImageTower, text_tower: TextTower, training: bool = False
 ) -> Pairs:
-    """{"image" or "image_features", "text"} raw or not, checked -> the same, ready for the towers.
+    """Pairs, raw or not, checked -> the same, ready for the towers.
+
+    They hold "image" or "image_features", and "text" or "text_features".
 
     What is raw (strings, uint8 pixels) is preprocessed, what is not passes through. A "seed"
     decides random crops and flips, a string "name" is what an error calls a bad row by,
-    "fingerprint" (from `features.load`) tells whose features they are; other keys are left out.
+    "fingerprint" and "text_fingerprint" (from `features.load`) tell whose features they are; other
+    keys are left out.
     "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length]. The "mask"
     is False for rows that only fill a batch up [batch], and for texts that were "" [batch, n].
     """
     mask = pair.get("mask")
-    if "texts" in pair:
-        text, given = _several(pair["texts"], text_tower)
+    if "text_features" in pair:
+        text = ready_features(pair, "text")
+    elif "texts" in pair:
+        several, given = _several(pair["texts"], text_tower)
+        text = {"text": checked_token_ids(several, text_tower)}
         mask = given if mask is None else given & mask[:, tf.newaxis]
-    elif pair["text"].dtype == tf.string:
-        text = text_tower.preprocessor(_not_empty(pair["text"]))
     else:
-        text = pair["text"]
-    token_ids = checked_token_ids(tf.cast(text, tf.int32), text_tower)
-    image = ready_image(pair, image_tower.preprocessor, training)
-    if "image_features" in image and "fingerprint" in pair:
-        features = _of_tower(image["image_features"], pair["fingerprint"], image_tower)
-        image = {"image_features": features}
-    return {**image, "text": token_ids, **({} if mask is None else {"mask": mask})}
+        text = {"text": ready_text(pair["text"], text_tower)}
+    found = {**ready_image(pair, image_tower.preprocessor, training), **text}
+    if "image_features" in found and "fingerprint" in pair:
+        whose = (pair["fingerprint"], image_tower, "image")
+        found["image_features"] = _of_tower(found["image_features"], *whose)
+    if "text_features" in found and "text_fingerprint" in pair:
+        whose = (pair["text_fingerprint"], text_tower, "text")
+        found["text_features"] = _of_tower(found["text_features"], *whose)
+    return found if mask is None else {**found, "mask": mask}
+
+
+def ready_text(text: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
+    """Strings or token ids -> token ids, checked."""
+    if text.dtype == tf.string:
+        text = text_tower.preprocessor(_not_empty(text))
+    return checked_token_ids(tf.cast(text, tf.int32), text_tower)
+
+
+def ready_features(pair: Pairs, side: str) -> Pairs:
+    """{"image_features"} or {"text_features"}, checked."""
+    name = f"{side}_features"
+    return {name: finite(tf.cast(pair[name], tf.float32), name)}
 
 
 def ready_image(pair: Pairs, preprocessor: ImagePreprocessor, training: bool = False) -> Pairs:
     """The image's part of `ready`: {"image"} or {"image_features"}."""
     if "image_features" in pair:
-        features = finite(tf.cast(pair["image_features"], tf.float32), "image_features")
-        return {"image_features": features}
+        return ready_features(pair, "image")
     image = pair["image"]
     if image.dtype.is_floating:
         return {"image": _plausible(finite(image, "image"), preprocessor)}
@@ -103,11 +149,14 @@ def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> Non
     is_pair = isinstance(spec, dict) and all(set(k) & set(spec) for k in (TEXT_KEYS, IMAGE_KEYS))
     if not is_pair:
         raise ValueError(
-            'Pairs should be dicts {"image": ..., "text": ...} (or "image_features" for "image"). '
+            'Pairs should be dicts {"image": ..., "text": ...} (or "image_features" for "image", '
+            '"text_features" for "text"). '
             f"Received: {sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset, for "
             'example `dataset.map(lambda image, text: {"image": image, "text": text})`.'
         )
-    if "texts" in spec:
+    if "text_features" in spec:
+        check_features(spec["text_features"], text_tower, "text")
+    elif "texts" in spec:
         check_texts(spec, text_tower)
     else:
         check_text(spec["text"], text_tower)
@@ -117,23 +166,22 @@ def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> Non
 def check_image_spec(spec: Any, image_tower: ImageTower) -> None:
     """Raises ValueError unless "image_features" or "image" suits the tower."""
     if "image_features" in spec:
-        check_features(spec["image_features"], image_tower)
+        check_features(spec["image_features"], image_tower, "image")
     else:
         check_image(spec["image"], image_tower)
 
 
-def check_features(spec: Any, image_tower: ImageTower) -> None:
+def check_features(spec: Any, tower: Tower, side: str) -> None:
     """Raises ValueError unless features are floats as wide as the tower's."""
-    dtype = tf.as_dtype(spec.dtype)
+    dtype, name = tf.as_dtype(spec.dtype), f"{side}_features"
     if not dtype.is_floating:
-        raise ValueError(f"`image_features` should be floats. Received: {dtype.name}.")
-    _check_shape(spec, (image_tower.feature_dim,), "image_features")
+        raise ValueError(f"`{name}` should be floats. Received: {dtype.name}.")
+    _check_shape(spec, (tower.feature_dim,), name)
 
 
 def check_image(spec: Any, image_tower: ImageTower) -> None:
     """Raises ValueError unless images are encoded, uint8 pixels or preprocessed."""
-    if isinstance(image_tower.backbone, FeaturesOnly):
-        raise ValueError(NO_BACKBONE)
+    check_has_backbone(image_tower)
     dtype = tf.as_dtype(spec.dtype)
     if dtype.is_floating:
         _check_shape(spec, (*image_tower.preprocessor.image_size, 3), "image")
@@ -142,6 +190,12 @@ def check_image(spec: Any, image_tower: ImageTower) -> None:
             "Images should be encoded (strings), uint8 pixels in 0..255, or preprocessed floats. "
             f"Received: {dtype.name} of shape {spec.shape}."
         )
+
+
+def check_has_backbone(tower: Tower) -> None:
+    """Raises ValueError for a tower `from_features`."""
+    if isinstance(tower.backbone, FeaturesOnly):
+        raise ValueError(tower.backbone.refusal)
 
 
 def finite(values: tf.Tensor, name: str) -> tf.Tensor:
@@ -193,6 +247,7 @@ def checked_token_ids(token_ids: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
 
 def check_text(spec: Any, text_tower: TextTower) -> None:
     """Raises ValueError unless text is strings for a tower with a tokenizer, or token ids."""
+    check_has_backbone(text_tower)
     dtype = tf.as_dtype(spec.dtype)
     if dtype == tf.string:
         if text_tower.preprocessor is None:
@@ -216,6 +271,7 @@ def check_text(spec: Any, text_tower: TextTower) -> None:
 
 def check_texts(spec: Any, text_tower: TextTower) -> None:
     """Raises ValueError unless "texts" are a batch's strings, as many for each image."""
+    check_has_backbone(text_tower)
     texts = spec["texts"]
     if "text" in spec or text_tower.preprocessor is None:
         raise ValueError(
@@ -231,6 +287,8 @@ def check_texts(spec: Any, text_tower: TextTower) -> None:
 
 def are_batched(spec: Any) -> bool:
     """Whether pairs (tensors or their spec) are a batch."""
+    if "text_features" in spec:
+        return spec["text_features"].shape.rank == 2
     return "texts" in spec or is_batched(spec["text"])
 
 
@@ -273,17 +331,18 @@ def _several(texts: tf.Tensor, text_tower: TextTower) -> tuple[tf.Tensor, tf.Ten
     return tf.reshape(token_ids, [-1, texts.shape[1], token_ids.shape[-1]]), given
 
 
-def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: ImageTower) -> tf.Tensor:
+def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: Tower, side: str) -> tf.Tensor:
     """Passes features on, and fails when they are not those of this tower."""
     with tf.init_scope():
         expected = fingerprints.fingerprint(tower)
     if expected is None:
         return features
+    plan = '["tower"]' if side == "image" else '["text"]["tower"]'
     message = (
-        "These features are of another image tower: its architecture, weights, preprocessing or "
+        f"These features are of another {side} tower: its architecture, weights, preprocessing or "
         "compute dtype differ from this model's. Precompute them with this model's tower. "
-        '`keras_lit.features.manifest(directory)["plan"]["tower"]` and '
-        "`keras_lit.fingerprints.fingerprint(model.image_tower)` show the differences."
+        f'`keras_lit.features.manifest(directory)["plan"]{plan}` and '
+        f"`keras_lit.fingerprints.fingerprint(model.{side}_tower)` show the differences."
     )
     same = tf.reduce_all(identities == fingerprints.identity(expected))
     with tf.control_dependencies([tf.debugging.Assert(same, [message])]):

@@ -39,6 +39,18 @@ def test_same_bytes_in_processes(tmp_path, whole):
     assert files(tmp_path / "beam") == files(whole)
 
 
+def test_same_bytes_with_text(tmp_path):
+    captions = [f"caption number {i}" for i in range(22)]
+    backbone = keras_lit.backbones.TextTransformer(60, 8, 8, 1, 16, 2)
+    tokenizer = keras_lit.tokenizers.train_wordpiece(captions, 60)
+    tower, path = keras_lit.TextTower(backbone, tokenizer, 8), tmp_path / "text_tower.keras"
+    tower.save(path)
+    precompute(tmp_path / "whole", text_tower=tower)
+    make = functools.partial(keras.saving.load_model, path)
+    run(tmp_path / "beam", encoded_pairs(), make_text_tower=make)
+    assert files(tmp_path / "beam") == files(tmp_path / "whole")
+
+
 def test_same_bytes_in_threads_but_for_bad_images(tmp_path):
     pairs = encoded_pairs(bad=(3, 21))
     precompute(tmp_path / "whole", pairs=pairs, skip_bad_images=True)
