@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_lit.backbones import UniversalSentenceEncoder
 from keras_lit.checkpoints.npz import Archive
-from keras_lit.demo.pretrained import package_file
+from keras_lit.demo.packages import package_file
 from keras_lit.preprocessing import TextPreprocessor, tokenizers
 from keras_lit.towers import TextTower
 
