@@ -15,10 +15,12 @@ from keras_lit.alignment.moments import Moments
 from keras_lit.losses import EPSILON
 
 Method = Literal["cca", "ridge"]
+Choice = tuple[float, float | None, int | None]  # image penalty, text penalty, dim
 PENALTIES = (0.03, 0.1, 0.2, 0.3, 1.0, 3.0, 10.0)
 KS = (1, 5, 10)
 _FIRST = 0.3  # The text penalty while the image penalty is first sought.
-_BATCH = 512  # Held-out pairs whose softmax loss the temperature should make least.
+_BATCH = 512  # Held-out pairs whose loss the temperature should make least.
+_RANGE = (1.0, 100.0)  # Of the temperature.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Alignment:
         image_penalty: float, in multiples of the mean variance of the image features.
         text_penalty: float, likewise; None for ridge.
         dim: int, the width of the embeddings.
-        temperature: float, the multiplier of cosines for which the softmax loss of held-out pairs
-            is least, in batches of up to 512.
+        temperature: float, the multiplier of cosines for which the loss of held-out pairs is least,
+            in batches of up to 512.
+        bias: float, that of the sigmoid loss; None for softmax.
         recalls: {"image_to_text_recall@1": ...}, @5, @10 and both ways: means over the folds, each
             of held-out pairs that its heads have not seen.
         scores: {(image penalty, text penalty, dim): mean recall}, all that were tried; dim None is
@@ -48,8 +51,9 @@ class Alignment:
     text_penalty: float | None
     dim: int
     temperature: float
+    bias: float | None
     recalls: dict[str, float]
-    scores: dict[tuple[float, float | None, int | None], float] = dataclasses.field(repr=False)
+    scores: dict[Choice, float] = dataclasses.field(repr=False)
     pairs: int
     held_out: int
     heads: Heads = dataclasses.field(repr=False)
@@ -65,7 +69,8 @@ def choose(
     method: Method = "cca",
     penalties: Sequence[float] = PENALTIES,
     dim: int | None = None,
-    verbose: int = 1,
+    loss: Literal["softmax", "sigmoid"] = "softmax",
+    verbose: int | Literal["auto"] = "auto",
 ) -> Alignment:
     """Heads whose penalties and width are best for pairs that they have not seen.
 
@@ -78,7 +83,8 @@ def choose(
         method: "cca", or "ridge" from images to texts.
         penalties: the ones to try, for images and for texts.
         dim: int, the width of the embeddings. None: the best; for "ridge" that of the texts.
-        verbose: 0 or 1: a progress bar.
+        loss: "softmax" or "sigmoid", for which the temperature, and bias, should be best.
+        verbose: 0, 1 or "auto": a progress bar for features as wide as pretrained towers' are.
 
     Returns:
         An `Alignment`.
@@ -94,17 +100,19 @@ def choose(
         checks.check_positive(penalty, "penalties")
     if dim is not None and method == "ridge":
         raise ValueError(f"Ridge has the width of the text features. Received `dim`: {dim}.")
+    if verbose == "auto":
+        verbose = int(len(folds.moments[0].mean) >= 512)
     trial = _Trials(folds, method, verbose)
     found = _search(trial, sorted(penalties), dim)
-    heads = trial.heads(total(folds.moments), *found)
-    recalls = trial.recalls(*found)
+    heads = trial.heads(total(folds.moments), found)
+    recalls = trial.recalls(found)
     names = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in KS]
     return Alignment(
         method,
         found[0],
         found[1],
         heads.image.kernel.shape[1],
-        trial.temperature(*found),
+        *best_scale(trial.similarities(found), loss),
         dict(zip(names, recalls.tolist(), strict=True)),
         {choice: float(value.mean()) for choice, value in trial.known.items()},
         sum(moments.count for moments in folds.moments),
@@ -113,35 +121,34 @@ def choose(
     )
 
 
-def _search(
-    trial: "_Trials", penalties: list[float], dim: int | None
-) -> tuple[float, float | None, int | None]:
+def _search(trial: "_Trials", penalties: list[float], dim: int | None) -> Choice:
     """The best (image penalty, text penalty, dim); of equals the smallest penalties and width."""
 
-    def best(choices: list[tuple]) -> tuple:
-        return max(choices, key=lambda choice: trial.recalls(*choice).mean())
+    def best(choices: list[Choice]) -> Choice:
+        return max(choices, key=lambda choice: trial.recalls(choice).mean())
 
     if trial.method == "ridge":
         return best([(image, None, None) for image in penalties])
-    image, text = None, min(penalties, key=lambda penalty: abs(np.log(penalty / _FIRST)))
+    start = min(penalties, key=lambda penalty: abs(np.log(penalty / _FIRST)))
+    found: Choice = (start, start, dim)
     while True:
-        before = image, text
-        image = best([(choice, text, dim) for choice in penalties])[0]
-        text = best([(image, choice, dim) for choice in penalties])[1]
-        if (image, text) == before:
-            break
+        image = best([(choice, found[1], dim) for choice in penalties])[0]
+        before, found = found, best([(image, choice, dim) for choice in penalties])
+        if found[1] == before[1]:
+            break  # So the images' line would be the same again.
     if dim is None:
         most = trial.most
         dims = sorted({max(1, most // part) for part in (8, 4, 2)} - {most})
-        dim = best([*((image, text, width) for width in dims), (image, text, None)])[2]
-    return image, text, dim
+        found = best([*((*found[:2], width) for width in dims), found])
+    return found
 
 
 class _Trials:
     """Remembers the six recalls of what was tried, by (image penalty, text penalty, dim)."""
 
     def __init__(self, folds: Folds, method: str, verbose: int) -> None:
-        self.method, self.known = method, {}
+        self.method = method
+        self.known: dict[Choice, np.ndarray] = {}
         counts = [moments.count for moments in folds.moments]
         usable = [
             fold
@@ -159,32 +166,31 @@ class _Trials:
         self.others = [total(folds.moments[:i] + folds.moments[i + 1 :]) for i in usable]
         self.progress = keras.utils.Progbar(None, verbose=verbose, unit_name="trial")
 
-    def heads(
-        self, moments: Moments, image: float, text: float | None, dim: int | None
-    ) -> Heads:
+    def heads(self, moments: Moments, choice: Choice) -> Heads:
+        image, text, dim = choice
         if text is None:
             return closed_form.ridge(moments, image)
         return closed_form.cca(moments, image, text, dim)
 
-    def recalls(self, *choice) -> np.ndarray:
+    def recalls(self, choice: Choice) -> np.ndarray:
         """[6]: image to text @1, 5, 10, text to image @1, 5, 10, means over the folds."""
         if choice not in self.known:
             found = []
             for moments, rows in zip(self.others, self.rows, strict=True):
-                images, texts = _embed(self.heads(moments, *choice), rows)
+                images, texts = _embed(self.heads(moments, choice), rows)
                 found.append(group_recalls(images @ texts.T, rows.keys, rows.keys[rows.owners]))
             self.known[choice] = np.mean(found, axis=0)
             self.progress.add(1)
         return self.known[choice]
 
-    def temperature(self, *choice) -> float:
-        """The multiplier of the cosines for which held-out pairs have the least softmax loss."""
+    def similarities(self, choice: Choice) -> list[np.ndarray]:
+        """[n, n] cosines of the first image and text of n held-out groups, for each fold."""
         batches = []
         for moments, rows in zip(self.others, self.rows, strict=True):
             firsts = np.unique(rows.keys[rows.owners], return_index=True)[1][:_BATCH]
-            images, texts = _embed(self.heads(moments, *choice), rows)
+            images, texts = _embed(self.heads(moments, choice), rows)
             batches.append(images[rows.owners[firsts]] @ texts[firsts].T)
-        return best_temperature(batches)
+        return batches
 
 
 def _embed(heads: Heads, rows: Rows) -> list[np.ndarray]:
@@ -218,14 +224,14 @@ def group_recalls(
     return np.array(found)
 
 
-def best_temperature(batches: Sequence[np.ndarray]) -> float:
-    """For which multiplier of these cosines [n, n] the mean of their softmax losses is least.
+def best_scale(batches: Sequence[np.ndarray], loss: str) -> tuple[float, float | None]:
+    """The multiplier and bias for which the mean loss of these cosines [n, n] is least.
 
-    Right answers are on the diagonal. The loss is convex in the multiplier.
+    Right answers are on the diagonal. Both losses are convex in what is sought.
     """
     from scipy import optimize, special  # Imported lazily: takes 0.2 s.
 
-    def loss(temperature: float) -> float:
+    def softmax(temperature: float) -> float:
         return sum(
             special.logsumexp(temperature * table, axis=axis).mean()
             - temperature * np.diag(table).mean()
@@ -233,4 +239,13 @@ def best_temperature(batches: Sequence[np.ndarray]) -> float:
             for axis in (0, 1)
         )
 
-    return float(optimize.minimize_scalar(loss, bounds=(1.0, 100.0), method="bounded").x)
+    def sigmoid(scale: np.ndarray) -> float:
+        logits = [scale[0] * table + scale[1] for table in batches]
+        return sum(
+            (np.logaddexp(0, table).sum() - np.trace(table)) / len(table) for table in logits
+        )
+
+    if loss == "softmax":
+        return float(optimize.minimize_scalar(softmax, bounds=_RANGE, method="bounded").x), None
+    found = optimize.minimize(sigmoid, [10.0, -10.0], bounds=[_RANGE, (-100.0, 100.0)]).x
+    return float(found[0]), float(found[1])

@@ -1,15 +1,13 @@
 """One pass for cross-validation: the moments of each fold, and some of its pairs."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_lit import checks
 from keras_lit.alignment.moments import Moments
-
-_BLOCK = 2048  # Rows that are multiplied at a time: a fold's matrix is large beside a batch.
 
 
 class Rows(NamedTuple):
@@ -68,17 +66,11 @@ class Folds:
         if count < 2:
             raise ValueError(f"There should be at least 2 folds. Received: {count}.")
         self.held_out = held_out
-        self._moments = [Moments(image_dim, text_dim) for _ in range(count)]
-        self._waiting: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(count)]
+        self.moments = [Moments(image_dim, text_dim) for _ in range(count)]
         self._kept: list[list[Rows]] = [[] for _ in range(count)]
-        none = [np.zeros([0, dim], "float32") for dim in (image_dim, text_dim)]
-        self._nothing = Rows(np.zeros(0, np.uint64), *none, np.zeros(0, int))
+        no_images, no_texts = (np.zeros([0, dim], "float32") for dim in (image_dim, text_dim))
+        self._nothing = Rows(np.zeros(0, np.uint64), no_images, no_texts, np.zeros(0, int))
         self._highest = np.full(count, np.iinfo(np.uint64).max, np.uint64)
-
-    @property
-    def moments(self) -> list[Moments]:
-        self._flush(0)
-        return self._moments
 
     def add(
         self,
@@ -100,18 +92,17 @@ class Folds:
             ValueError: other shapes; NaN or infinite values.
         """
         images = np.asarray(images, "float32")
-        texts = np.asarray(texts, "float32").reshape(len(images), -1, self._moments[0].text_dim)
+        texts = np.asarray(texts, "float32").reshape(len(images), -1, self.moments[0].text_dim)
         groups = texts[:, 0] if groups is None else groups
         hashes = np.fromiter(map(_hash, groups), np.uint64, len(images))
         given = np.ones(texts.shape[:2], bool) if given is None else np.asarray(given, bool)
         owners, columns = np.nonzero(given)
         batch = Rows(hashes, images, texts[owners, columns], owners)
-        folds = np.where(given.any(axis=1), hashes % np.uint64(len(self._moments)), -1)
-        for fold in range(len(self._moments)):
+        folds = np.where(given.any(axis=1), hashes % np.uint64(len(self.moments)), -1)
+        for fold in range(len(self.moments)):
             own = batch.take(np.flatnonzero(folds == fold))
-            self._waiting[fold].append((own.images[own.owners], own.texts))
+            self.moments[fold].add(own.images[own.owners], own.texts)
             self._keep(fold, own)
-        self._flush(_BLOCK)
 
     def merge(self, other: "Folds") -> None:
         """Adds what another has seen.
@@ -122,20 +113,40 @@ class Folds:
         Raises:
             ValueError: other widths, another number of folds or of what they keep.
         """
-        numbers = [(len(x._moments), x.held_out) for x in (self, other)]
+        numbers = [(len(x.moments), x.held_out) for x in (self, other)]
         if numbers[0] != numbers[1]:
             raise ValueError(f"Folds should have the same number and size. Received: {numbers}.")
         for fold, (own, moments) in enumerate(zip(self.moments, other.moments, strict=True)):
             own.merge(moments)
             self._keep(fold, other.kept(fold))
 
+    def join(self, gather: Callable[[np.ndarray], list[np.ndarray]]) -> None:
+        """Puts the folds of several processes together, the same on each.
+
+        Args:
+            gather: a function that all processes call with an array [n, ...] each, of an n of its
+                own, and that gives each the list of all, in the same order.
+        """
+        for fold, own in enumerate(self.moments):
+            known = map(gather, (np.array([own.count]), own.mean, own.scatter))
+            parts = [
+                Moments.of(own.image_dim, own.text_dim, int(count[0]), mean, scatter)
+                for count, mean, scatter in zip(*known, strict=True)
+            ]
+            rows = self.kept(fold)
+            columns = [gather(rows.keys.view("int64")), *map(gather, rows[1:])]
+            self.moments[fold] = total(parts)
+            self._kept[fold] = [
+                Rows(keys.view("uint64"), *others) for keys, *others in zip(*columns, strict=True)
+            ]
+
     def kept(self, fold: int) -> Rows:
         """The images that a fold holds out, those of the smallest hashes, by hash."""
         parts = [self._nothing, *self._kept[fold]]
         firsts = np.cumsum([0, *(len(part.keys) for part in parts)])
         owners = [part.owners + first for part, first in zip(parts, firsts, strict=False)]
-        columns = [np.concatenate(column) for column in list(zip(*parts, strict=True))[:3]]
-        rows = Rows(*columns, np.concatenate(owners))
+        keys, images, texts, _ = map(np.concatenate, zip(*parts, strict=True))
+        rows = Rows(keys, images, texts, np.concatenate(owners))
         rows = rows.take(np.argsort(rows.keys, kind="stable")[: self.held_out])
         self._kept[fold] = [rows]
         return rows
@@ -145,13 +156,6 @@ class Folds:
         self._kept[fold].append(rows.take(np.flatnonzero(rows.keys <= self._highest[fold])))
         if sum(len(part.keys) for part in self._kept[fold]) >= 2 * self.held_out:
             self._highest[fold] = self.kept(fold).keys[-1]
-
-    def _flush(self, at_least: int) -> None:
-        """Adds the rows that wait to the moments, where there are so many."""
-        for moments, waiting in zip(self._moments, self._waiting, strict=True):
-            if waiting and sum(len(images) for images, _ in waiting) >= at_least:
-                moments.add(*map(np.concatenate, zip(*waiting, strict=True)))
-                waiting.clear()
 
 
 def total(moments: Sequence[Moments]) -> Moments:

@@ -76,16 +76,16 @@ def cca(
     Example:
 
     >>> rng = np.random.default_rng(0)
-    >>> meaning = rng.normal(size=[500, 3])
+    >>> meaning = rng.normal(size=[50, 3])
     >>> images, texts = (
-    ...     meaning @ rng.normal(size=[3, dim]) + 0.1 * rng.normal(size=[500, dim]) + 5
+    ...     meaning @ rng.normal(size=[3, dim]) + 0.01 * rng.normal(size=[50, dim]) + 5
     ...     for dim in (8, 6))
     >>> moments = keras_lit.alignment.Moments(8, 6)
     >>> moments.add(images, texts)
-    >>> heads = keras_lit.alignment.cca(moments, dim=3)
+    >>> heads = keras_lit.alignment.cca(moments, 0.01, 0.01, dim=3)
     >>> image, text = heads.image.project(images), heads.text.project(texts)
     >>> nearest = (keras.utils.normalize(image) @ keras.utils.normalize(text).T).argmax(axis=1)
-    >>> bool((nearest == np.arange(500)).mean() > 0.8)
+    >>> bool((nearest == np.arange(50)).mean() > 0.8)
     True
 
     Reference: Vinod, "Canonical ridge and econometrics of joint production", 1976; the weights are
@@ -135,8 +135,9 @@ def ridge(moments: Moments, penalty: float = 0.3) -> Heads:
     >>> images = np.random.default_rng(0).normal(size=[500, 3]).astype("float32")
     >>> moments = keras_lit.alignment.Moments(3, 2)
     >>> moments.add(images, images @ np.array([[1, 0], [0, 2], [0, 0]]) + 1)
-    >>> np.round(keras_lit.alignment.ridge(moments, 1e-6).image.kernel).tolist()
-    [[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]]
+    >>> head = keras_lit.alignment.ridge(moments, 1e-6).image
+    >>> np.allclose(head.kernel, [[1, 0], [0, 2], [0, 0]], atol=1e-4), np.round(head.bias)
+    (True, array([1., 1.]))
     """
     kernel = _regression(moments, penalty)
     image, text = np.split(moments.mean, [moments.image_dim])
@@ -163,8 +164,8 @@ def whitening(moments: Moments, penalty: float = 0.3) -> Head:
     >>> moments = keras_lit.alignment.Moments(3)
     >>> moments.add(features)
     >>> head = keras_lit.alignment.whitening(moments, 1e-6)
-    >>> np.round(np.cov(head.project(features).T, ddof=0), 3).tolist()
-    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    >>> np.allclose(np.cov(head.project(features).T, ddof=0), np.eye(3), atol=1e-4)
+    True
     """
     image = slice(0, moments.image_dim)
     variances, directions = np.linalg.eigh(_penalised(moments, image, penalty))
