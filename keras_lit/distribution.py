@@ -94,7 +94,7 @@ def arrays_of_workers(array: np.ndarray) -> list[np.ndarray]:
     counts = of_workers(len(array))
     padding = [(0, max(counts) - len(array)), *[(0, 0)] * (array.ndim - 1)]
     padded = tf.constant(np.pad(array, padding))
-    gathered = strategy.run(tf.function(all_gather), (padded,))
+    gathered = strategy.run(tf.function(lambda: all_gather(tf.identity(padded))))
     rows = np.split(strategy.experimental_local_results(gathered)[0].numpy(), len(counts))
     each = len(strategy.extended.worker_devices)  # Replicas of a worker.
     return [part[:count] for part, count in zip(rows, counts, strict=True)][::each]

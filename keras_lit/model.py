@@ -226,6 +226,7 @@ class LiT(PairsModel):
 
     train_function: Any
     test_function: Any
+    predict_function: Any
 
     # Training: fit -> train_step -> loss -> gradient.
 
@@ -516,6 +517,8 @@ class LiT(PairsModel):
             )
             aligning.set_head(self.image_tower, found.heads.image)
             aligning.set_head(self.text_tower, found.heads.text)
+            # What Keras has compiled holds the heads of before.
+            self.train_function = self.test_function = self.predict_function = None
             most = self.max_temperature or math.inf
             self.log_temperature.assign(math.log(min(found.temperature, most)))
             if found.bias is not None:
