@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--image-dim", type=int, default=1280)
     parser.add_argument("--text-dim", type=int, default=384)
-    parser.add_argument("--noise", type=float, default=0.3)
+    parser.add_argument("--noise", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/align.json"))

@@ -27,7 +27,7 @@ _RANGE = (1.0, 100.0)  # Of the temperature.
 class Alignment:
     """Heads in closed form, and what cross-validation chose for them.
 
-    Attributes:
+    Args:
         method: "cca" or "ridge".
         image_penalty: float, in multiples of the mean variance of the image features.
         text_penalty: float, likewise; None for ridge.

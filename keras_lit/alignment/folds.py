@@ -141,7 +141,15 @@ class Folds:
             ]
 
     def kept(self, fold: int) -> Rows:
-        """The images that a fold holds out, those of the smallest hashes, by hash."""
+        """The images that a fold holds out: those of the smallest hashes, in their order.
+
+        Args:
+            fold: int.
+
+        Returns:
+            `keys` [n] uint64, equal within a group; `images` [n, image_dim] float32; `texts` [texts,
+            text_dim] float32; `owners` [texts], the rows of the texts' images.
+        """
         parts = [self._nothing, *self._kept[fold]]
         firsts = np.cumsum([0, *(len(part.keys) for part in parts)])
         owners = [part.owners + first for part, first in zip(parts, firsts, strict=False)]

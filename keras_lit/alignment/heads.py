@@ -11,7 +11,7 @@ from keras_lit.alignment.moments import Moments
 class Head(NamedTuple):
     """A linear head.
 
-    Attributes:
+    Args:
         kernel: [feature_dim, dim] float64.
         bias: [dim] float64.
 
@@ -40,7 +40,7 @@ class Head(NamedTuple):
 class Heads(NamedTuple):
     """A head for each tower, into one space.
 
-    Attributes:
+    Args:
         image: `Head`.
         text: `Head`.
 

@@ -18,12 +18,6 @@ class Moments:
         image_dim: int, the width of the image features.
         text_dim: int, the width of the text features; 0 for the rows of one tower alone.
 
-    Attributes:
-        count: int, the number of pairs.
-        mean: [image_dim + text_dim] float64.
-        scatter: [image_dim + text_dim, image_dim + text_dim] float64, the sum of the outer products
-            of the centred rows: `count` times the covariance.
-
     Raises:
         ValueError: a width that is no positive int.
 
@@ -50,16 +44,19 @@ class Moments:
 
     @property
     def count(self) -> int:
+        """The number of pairs."""
         self._flush()
         return self._count
 
     @property
     def mean(self) -> np.ndarray:
+        """[image_dim + text_dim] float64."""
         self._flush()
         return self._mean
 
     @property
     def scatter(self) -> np.ndarray:
+        """[image_dim + text_dim, image_dim + text_dim] float64: `count` times the covariance."""
         self._flush()
         return self._scatter
 

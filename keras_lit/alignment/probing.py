@@ -16,7 +16,7 @@ from keras_lit.training import batches, pairs
 class Probe(NamedTuple):
     """Two towers and how well they go together.
 
-    Attributes:
+    Args:
         image_tower: str, the name of the image tower.
         text_tower: str, that of the text tower.
         alignment: `Alignment`, with its recalls; its `mean_recall` is what they are ranked by.
