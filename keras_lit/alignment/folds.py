@@ -147,8 +147,8 @@ class Folds:
             fold: int.
 
         Returns:
-            `keys` [n] uint64, equal within a group; `images` [n, image_dim] float32; `texts` [texts,
-            text_dim] float32; `owners` [texts], the rows of the texts' images.
+            `keys` [n] uint64, equal within a group; `images` [n, image_dim] float32; `texts`
+            [texts, text_dim] float32; `owners` [texts], the rows of the texts' images.
         """
         parts = [self._nothing, *self._kept[fold]]
         firsts = np.cumsum([0, *(len(part.keys) for part in parts)])
