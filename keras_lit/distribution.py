@@ -104,9 +104,9 @@ def in_turns(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """What this worker takes of a dataset that all read; its part is its own already."""
     if not has_workers() or is_part(dataset):
         return dataset
-    resolver = tf.distribute.get_strategy().cluster_resolver
-    workers = len(of_workers(0)) // len(tf.distribute.get_strategy().extended.worker_devices)
-    return dataset.shard(workers, resolver.task_id)
+    strategy = tf.distribute.get_strategy()
+    workers = replica_count() // len(strategy.extended.worker_devices)
+    return dataset.shard(workers, strategy.cluster_resolver.task_id)
 
 
 def agreed(number: int) -> int:

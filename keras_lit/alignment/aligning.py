@@ -70,12 +70,12 @@ def whiten(
 
 
 def set_head(tower: Tower, head: Head) -> None:
-    """Gives a tower this head; a linear head of its width keeps its place."""
-    dim = head.kernel.shape[1]
-    own = tower.head
+    """Gives a tower this head; a linear head of its width keeps its place, a frozen one is so."""
+    dim, own = head.kernel.shape[1], tower.head
     # LoRA adds weights to a layer.
     if not isinstance(own, keras.layers.Dense) or own.units != dim or len(own.weights) != 2:
         tower.add_head(dim)
+        tower.head.trainable = own is None or own.trainable
     tower.head.set_weights(head)
 
 

@@ -98,7 +98,8 @@ class Folds:
         given = np.ones(texts.shape[:2], bool) if given is None else np.asarray(given, bool)
         owners, columns = np.nonzero(given)
         batch = Rows(hashes, images, texts[owners, columns], owners)
-        folds = np.where(given.any(axis=1), hashes % np.uint64(len(self.moments)), -1)
+        folds = (hashes % np.uint64(len(self.moments))).astype(int)
+        folds[~given.any(axis=1)] = -1
         for fold in range(len(self.moments)):
             own = batch.take(np.flatnonzero(folds == fold))
             self.moments[fold].add(own.images[own.owners], own.texts)

@@ -88,6 +88,7 @@ def test_replicas_find_what_one_device_finds():
     assert found[1][0].recalls == pytest.approx(found[0][0].recalls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock_heads", [False, True])
 def test_fit_goes_on_and_heads_train_as_asked(lock_heads, tmp_path):
     model = make_model_of_features(lock_heads=lock_heads)
@@ -114,7 +115,9 @@ def test_heads_of_the_same_width_keep_their_place_and_others_want_compile():
     model.compile("sgd")
     model.align(pairs, dim=5, penalties=[3.0], folds=3, verbose=0)
     model.fit(pairs, batch_size=45, verbose=0)
+    model.text_tower.head.trainable = False
     model.align(pairs, dim=4, penalties=[3.0], folds=3, verbose=0)
+    assert model.image_tower.head.trainable and not model.text_tower.head.trainable
     with pytest.raises(ValueError, match="Compile again"):
         model.fit(pairs, batch_size=45, verbose=0)
 
