@@ -30,6 +30,7 @@ __all__ = [
     "LiT",
     "TextTower",
     "__version__",
+    "alignment",
     "backbones",
     "callbacks",
     "checkpoints",

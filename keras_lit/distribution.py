@@ -86,6 +86,29 @@ def of_workers(number: int) -> list[int]:
     return strategy.experimental_local_results(gathered)[0].numpy().tolist()
 
 
+def arrays_of_workers(array: np.ndarray) -> list[np.ndarray]:
+    """Each worker's array [n, ...], whose n may differ, on all workers."""
+    if not has_workers():
+        return [array]
+    strategy = tf.distribute.get_strategy()
+    counts = of_workers(len(array))
+    padding = [(0, max(counts) - len(array)), *[(0, 0)] * (array.ndim - 1)]
+    padded = tf.constant(np.pad(array, padding))
+    gathered = strategy.run(tf.function(lambda: all_gather(tf.identity(padded))))
+    rows = np.split(strategy.experimental_local_results(gathered)[0].numpy(), len(counts))
+    each = len(strategy.extended.worker_devices)  # Replicas of a worker.
+    return [part[:count] for part, count in zip(rows, counts, strict=True)][::each]
+
+
+def in_turns(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """What this worker takes of a dataset that all read; its part is its own already."""
+    if not has_workers() or is_part(dataset):
+        return dataset
+    strategy = tf.distribute.get_strategy()
+    workers = replica_count() // len(strategy.extended.worker_devices)
+    return dataset.shard(workers, strategy.cluster_resolver.task_id)
+
+
 def agreed(number: int) -> int:
     """The first worker's number, on all workers: for the seeds of what they do alike."""
     return of_workers(number)[0]

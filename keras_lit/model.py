@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, distribution, internals, losses
+from keras_lit.alignment import aligning, choosing
 from keras_lit.optimizers import rules
 from keras_lit.towers import ImageTower, TextTower, Tower, clip, encoding, fingerprints, settings
 from keras_lit.towers.features_only import FeaturesOnly
@@ -235,6 +237,7 @@ class LiT(PairsModel):
 
     train_function: Any
     test_function: Any
+    predict_function: Any
 
     # Training: fit -> train_step -> loss -> gradient.
 
@@ -445,6 +448,93 @@ class LiT(PairsModel):
     def metrics(self) -> list[keras.metrics.Metric]:
         others = [metric for metric in super().metrics if metric.name not in self._trackers]
         return [*self._trackers.values(), *others]
+
+    # Heads in closed form.
+
+    def align(
+        self,
+        x: Any,
+        method: choosing.Method = "cca",
+        dim: int | None = None,
+        penalties: Sequence[float] = choosing.PENALTIES,
+        folds: int = 5,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+    ) -> choosing.Alignment:
+        """Sets both heads in closed form, in one pass over the pairs: a start for `fit`.
+
+        Regularised canonical correlation analysis takes the towers' features as they are, and
+        chooses penalties, width and temperature by recalls of pairs that it holds out. Equal
+        captions, or those of one "group", are never on both sides. With few pairs most of what can
+        be learned is learned here; `fit` goes on from it. The pass may be long: its memory is
+        8 (image_dim + text_dim)² bytes for each fold, and up to 2,000 pairs of each.
+
+        The heads become linear and as wide as the embeddings; compile after it, as other weights
+        train. They train or not as `tuning` and `lock_heads` say.
+
+        Args:
+            x: batches of pairs, in any form that `fit` takes: raw, preprocessed or features. Each
+                of several captions of an image is a pair. Random crops are not drawn.
+            method: "cca", or "ridge": the regression from image features to text features of unit
+                length, a baseline (the text head then is the identity).
+            dim: int, the width of the embeddings. None: what is best, for "ridge" that of the text
+                features.
+            penalties: floats to choose from, for images and for texts, in multiples of the mean
+                variance of the features.
+            folds: int, of the cross-validation.
+            batch_size: int, for a dict of arrays (32 by default).
+            verbose: 0, 1 or "auto": progress bars.
+
+        Returns:
+            What was chosen, a `keras_lit.alignment.Alignment`: `image_penalty`, `text_penalty`,
+            `dim`, `temperature`, and `recalls`, `mean_recall` of held-out pairs.
+
+        Raises:
+            ValueError: as `fit`; as `keras_lit.alignment.choose`.
+            tf.errors.InvalidArgumentError: a bad row, named in the message.
+
+        Example:
+
+        >>> image_tower = keras_lit.ImageTower.from_features(8)
+        >>> backbone = keras_lit.backbones.TextTransformer(100, 16, 8, 1, 16, 2)
+        >>> model = keras_lit.LiT(image_tower, keras_lit.TextTower(backbone), tuning="LU")
+        >>> rng = np.random.default_rng(0)
+        >>> pairs = {
+        ...     "image_features": rng.normal(size=[60, 8]), "text": rng.integers(1, 100, [60, 16])}
+        >>> found = model.align(pairs, dim=4, verbose=0)
+        >>> found.dim, model.encode_text(pairs["text"]).shape
+        (4, (60, 4))
+
+        Reference: "CSA", ICLR 2025 (arXiv 2410.07610).
+        """
+        if "u" in self.tuning:
+            warnings.warn(
+                f'`tuning`={self.tuning!r} has re-initialised a tower ("u"): unless it was trained '
+                'since, its features say little for heads in closed form. Use "U" or "L" for a '
+                "pretrained tower.",
+                stacklevel=2,
+            )
+        with self.distribute_strategy.scope():
+            options = {"method": method, "dim": dim, "penalties": penalties}
+            found = aligning.align(
+                x,
+                self.image_tower,
+                self.text_tower,
+                folds,
+                batch_size,
+                verbose,
+                loss=self.loss_name,
+                **options,
+            )
+            aligning.set_head(self.image_tower, found.heads.image)
+            aligning.set_head(self.text_tower, found.heads.text)
+            # What Keras has compiled holds the heads of before.
+            self.train_function = self.test_function = self.predict_function = None
+            most = self.max_temperature or math.inf
+            self.log_temperature.assign(math.log(min(found.temperature, most)))
+            if found.bias is not None:
+                self.bias.assign(found.bias)
+        return found
 
     # Embeddings.
 

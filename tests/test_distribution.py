@@ -194,6 +194,21 @@ def part(workers, index):
     return (pairs if index else pairs.concatenate(preprocessed_pairs(24))).with_options(options)
 
 
+def aligned(strategy, pairs=None):
+    """The similarities of some pairs after `align` of all; the last of the batches is of four."""
+    with strategy.scope():
+        model = make_model("LU")
+    model.align(
+        (pairs or preprocessed_pairs(144)).batch(10),
+        dim=4,
+        penalties=[0.3],
+        folds=2,
+        verbose=0,
+    )
+    some = preprocessed_pairs(20).batch(20)
+    return model.encode_image(some) @ model.encode_text(some).T
+
+
 @functools.cache
 def _on_one_device(optimizer, tuning):
     return train(tf.distribute.get_strategy(), optimizer, tuning, evaluated=optimizer == "sgd")
@@ -242,7 +257,7 @@ def test_training_both_towers_on_replicas_equals_one_device():
 @pytest.mark.slow
 @pytest.mark.usefixtures("free_memory_after_test")
 @pytest.mark.parametrize(
-    ("workers", "jobs"), [(2, ["sgd", "adafactor", "callbacks"]), (3, ["part"])]
+    ("workers", "jobs"), [(2, ["sgd", "adafactor", "callbacks", "align"]), (3, ["part"])]
 )
 def test_workers_find_what_one_device_finds(workers, jobs, tmp_path):
     expected, one = {}, tf.distribute.get_strategy()
@@ -257,6 +272,12 @@ def test_workers_find_what_one_device_finds(workers, jobs, tmp_path):
         weights = dict(np.load(tmp_path / f"{name}-{i}.npz"))
         logs = json.loads((tmp_path / f"{name}-{i}.json").read_text())
         assert_same((*logs, weights), expected[name], TOLERANCE.get(name, 1e-5))
+    if "align" in jobs:
+        alone = aligned(one), aligned(one, part(2, 0).concatenate(part(2, 1)))
+        for i in range(workers):
+            found = np.load(tmp_path / f"align-{i}.npz")
+            for name, wanted in zip(found, alone, strict=True):
+                np.testing.assert_allclose(found[name], wanted, atol=1e-5)
     if "callbacks" in jobs:
         metrics = expected_metrics(make_model())
         for i in range(workers):

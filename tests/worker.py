@@ -1,6 +1,7 @@
 """The workers of test_distribution: python -m tests.worker DIRECTORY JOB..., with TF_CONFIG set.
 
-A job is an optimizer to train with, "part" (each worker has a part of the pairs) or "callbacks".
+A job is an optimizer to train with, "part" (each worker has a part of the pairs), "callbacks" or
+"align".
 """
 
 import contextlib
@@ -69,6 +70,16 @@ def callbacks_job(strategy, directory):
     path.write_text(json.dumps(history, default=float))
 
 
+def align_job(strategy, directory):
+    """Similarities after `align`: of the pairs that all read, and of a part for each."""
+    from tests.test_distribution import aligned, part
+
+    index = strategy.cluster_resolver.task_id
+    of_part = part(strategy.num_replicas_in_sync, index)
+    found = [aligned(strategy), aligned(strategy, of_part)]
+    np.savez(directory / f"align-{index}.npz", *found)
+
+
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     directory, *jobs = sys.argv[1:]
@@ -78,5 +89,7 @@ if __name__ == "__main__":
     for job in jobs:
         if job == "callbacks":
             callbacks_job(strategy, pathlib.Path(directory))
+        elif job == "align":
+            align_job(strategy, pathlib.Path(directory))
         else:
             train_job(strategy, job, pathlib.Path(directory))

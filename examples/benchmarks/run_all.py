@@ -110,6 +110,12 @@ BENCHMARKS = {
         "Memory while features are written and read",
         ("features.py stream --pairs 200000 --repeats 2 --rounds 1",),
     ),
+    "align": Benchmark(
+        "Heads in closed form of cached pairs, over their number",
+        tuple(f"align.py --pairs {n}" for n in (10_000, 100_000)),
+        ("align.py --pairs 500 --image-dim 8 --text-dim 4",),
+        growth=("pairs", *COST),
+    ),
     "input_pipeline": Benchmark(
         "The input pipeline, images a second on one core",
         ("input_pipeline.py --records 2560 --rounds 2",),

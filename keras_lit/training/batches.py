@@ -36,12 +36,14 @@ def for_step(
     shuffle: bool = False,
     continue_data: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
     text_locked: bool = False,
+    whole: bool = False,
 ) -> Any:
     """What `fit`, `evaluate` and `predict` hand to Keras: batches of what the towers take.
 
     Checks once, draws the seeds of random crops, preprocesses, prefetches. Under a strategy the
-    replicas share each batch (see `distribution`). `continue_data` is `ExactResume`'s;
-    `text_locked` says that "text_features" may stand for the text.
+    replicas share each batch (see `distribution`), but for `whole` batches, which several workers
+    take in turns. `continue_data` is `ExactResume`'s; `text_locked` says that "text_features" may
+    stand for the text.
     """
     if isinstance(x, tf.distribute.DistributedDataset):
         return x  # Its owner has preprocessed it.
@@ -59,10 +61,11 @@ def for_step(
             lambda pair: pairs.ready(pair, image_tower, text_tower, training), tf.data.AUTOTUNE
         ).prefetch(tf.data.AUTOTUNE)
 
+    data = distribution.in_turns(data) if whole else data
     data = data.enumerate().map(_known_columns(_says_what_is_cut(text_tower)))
     if training and "image" in spec:
         data = pairs.with_seeds(data, distribution.agreed(pairs.draw_seed()))
-    if distribution.replica_count() == 1:
+    if whole or distribution.replica_count() == 1:
         count = data.cardinality()
         data = data if continue_data is None else continue_data(data)
         return internals.with_cardinality(prepared(data), count)

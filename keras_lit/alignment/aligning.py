@@ -1,0 +1,159 @@
+"""From batches of pairs to heads: the towers run once over all of them."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import checks, distribution
+from keras_lit.alignment.choosing import Alignment, choose
+from keras_lit.alignment.folds import Folds
+from keras_lit.alignment.heads import Head, whitening
+from keras_lit.alignment.moments import Moments
+from keras_lit.towers import ImageTower, TextTower, encoding
+from keras_lit.towers.base import Tower
+from keras_lit.training import batches, pairs
+
+
+def align(
+    x: Any,
+    image_tower: ImageTower,
+    text_tower: TextTower,
+    count: int,
+    batch_size: int | None,
+    verbose: Any,
+    **options: Any,
+) -> Alignment:
+    """`LiT.align` but for setting the heads; `options` are those of `choose`."""
+    folds = Folds(image_tower.feature_dim, text_tower.feature_dim, count)
+    gather(x, image_tower, text_tower, folds, options["method"], batch_size, verbose)
+    return choose(folds, verbose=verbose, **options)
+
+
+def whiten(
+    tower: Tower,
+    x: Any,
+    penalty: float = 0.3,
+    batch_size: int = 32,
+    verbose: Any = "auto",
+) -> None:
+    """Gives a tower a head of one pass over its inputs alone: mean 0 and more even directions.
+
+    Args:
+        tower: an `ImageTower` or `TextTower`; it gets a linear head as wide as its features.
+        x: images in any form that `LiT.encode_image` takes, or text as for `LiT.encode_text`.
+        penalty: float, added to the variances in multiples of their mean.
+        batch_size: int, how many to encode at a time (a dataset has its own batches).
+        verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
+
+    Raises:
+        ValueError: nothing to encode, or what the tower does not take; a penalty that is not
+            positive.
+
+    Example:
+
+    >>> tower = keras_lit.ImageTower.from_features(8)
+    >>> features = 5 + np.random.default_rng(0).normal(size=[500, 8]).astype("float32")
+    >>> keras_lit.alignment.whiten(tower, features, verbose=0)
+    >>> bool(np.abs(tower.project(features).numpy().mean(axis=0)).max() < 1e-4)
+    True
+    """
+    checks.check_positive(penalty, "penalty")
+    is_image = isinstance(tower, ImageTower)
+    moments = Moments(tower.feature_dim)
+    with tower.distribute_strategy.scope():
+        data = (
+            batches.of_images(x, tower, batch_size)
+            if is_image
+            else batches.of_text(x, tower, batch_size, locked=True)
+        )
+        for rows, _ in encoding.encode(tower.inference(features=True), data, verbose):
+            moments.add(rows.astype("float32"))
+        set_head(tower, whitening(moments, penalty))
+
+
+def set_head(tower: Tower, head: Head) -> None:
+    """Gives a tower this head; a linear head of its width keeps its place, a frozen one is so."""
+    dim, own = head.kernel.shape[1], tower.head
+    if own is not None and not isinstance(own, keras.layers.Dense):
+        raise ValueError(
+            f"A head in closed form is linear. The {type(tower).__name__} has a head of its own, "
+            f"{type(own).__name__}: give it `add_head(dim)` first, or train it with `fit` alone."
+        )
+    # LoRA adds weights to a layer.
+    if own is None or own.units != dim or len(own.weights) != 2:
+        tower.add_head(dim)
+        tower.head.trainable = own is None or own.trainable
+    tower.head.set_weights(head)
+
+
+def gather(
+    x: Any,
+    image_tower: ImageTower,
+    text_tower: TextTower,
+    folds: Folds,
+    method: str,
+    batch_size: int | None = None,
+    verbose: Any = "auto",
+) -> None:
+    """Adds pairs, in any form that `fit` takes, to folds; with those of all workers."""
+    data = batches.for_step(x, image_tower, text_tower, batch_size, text_locked=True, whole=True)
+    if not isinstance(data, tf.data.Dataset):
+        raise ValueError("Pass the pairs themselves rather than a distributed dataset.")
+    count = int(data.cardinality())
+    verbose = int(not 0 <= count <= 10) if verbose == "auto" else verbose
+    progress = keras.utils.Progbar(count if count >= 0 else None, verbose=verbose)
+    for batch in data:
+        images = image_features(image_tower, batch)
+        texts = text_features(text_tower, batch)
+        folds.add(images, prepared(texts, method), groups_of(batch), given_of(batch))
+        progress.add(1)
+    if distribution.has_workers():
+        folds.join(distribution.arrays_of_workers)
+    if not sum(moments.count for moments in folds.moments):
+        raise ValueError(pairs.EMPTY)
+
+
+def image_features(tower: ImageTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
+    """[n, feature_dim] float32."""
+    if "image_features" in batch:
+        return batch["image_features"].numpy()
+    return _features(tower, batch["image"])
+
+
+def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
+    """[n, feature_dim] float32, or of several captions [n, captions, feature_dim]."""
+    if "text_features" in batch:
+        return batch["text_features"].numpy()
+    token_ids = batch["text"]
+    found = _features(tower, tf.reshape(token_ids, [-1, token_ids.shape[-1]]))
+    return found.reshape(*token_ids.shape[:-1], found.shape[-1])
+
+
+def groups_of(batch: dict[str, tf.Tensor]) -> np.ndarray | None:
+    """What is right for each other: their "group", else equal token ids of the first caption."""
+    if "group" in batch:
+        return batch["group"].numpy()
+    if "text" not in batch:
+        return None
+    token_ids = batch["text"].numpy()
+    return token_ids if token_ids.ndim == 2 else token_ids[:, 0]
+
+
+def given_of(batch: dict[str, tf.Tensor]) -> np.ndarray | None:
+    """[n, captions] bool: which captions are there."""
+    mask = batch.get("mask")
+    return None if mask is None else mask.numpy().reshape(len(mask), -1)
+
+
+def prepared(texts: np.ndarray, method: str) -> np.ndarray:
+    """Texts as the method wants them: a regression, to be compared by cosine, of unit length."""
+    if method != "ridge":
+        return texts
+    return texts / np.maximum(np.linalg.norm(texts, axis=-1, keepdims=True), 1e-12)
+
+
+def _features(tower: Any, inputs: tf.Tensor) -> np.ndarray:
+    function = tower.inference(features=True)
+    return distribution.on_replicas(function, inputs).astype("float32")

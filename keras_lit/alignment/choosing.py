@@ -1,0 +1,251 @@
+"""Penalties, width and temperature by cross-validation."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import keras
+import numpy as np
+
+from keras_lit import checks
+from keras_lit.alignment import heads as closed_form
+from keras_lit.alignment.folds import Folds, Rows, total
+from keras_lit.alignment.heads import Heads
+from keras_lit.alignment.moments import Moments
+from keras_lit.losses import EPSILON
+
+Method = Literal["cca", "ridge"]
+Choice = tuple[float, float | None, int | None]  # image penalty, text penalty, dim
+PENALTIES = (0.03, 0.1, 0.2, 0.3, 1.0, 3.0, 10.0)
+KS = (1, 5, 10)
+_FIRST = 0.3  # The text penalty while the image penalty is first sought.
+_BATCH = 512  # Held-out pairs whose loss the temperature should make least.
+_RANGE = (1.0, 100.0)  # Of the temperature.
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """Heads in closed form, and what cross-validation chose for them.
+
+    Args:
+        method: "cca" or "ridge".
+        image_penalty: float, in multiples of the mean variance of the image features.
+        text_penalty: float, likewise; None for ridge.
+        dim: int, the width of the embeddings.
+        temperature: float, the multiplier of cosines for which the loss of held-out pairs is least,
+            in batches of up to 512.
+        bias: float, that of the sigmoid loss; None for softmax.
+        recalls: {"image_to_text_recall@1": ...}, @5, @10 and both ways: means over the folds, each
+            of held-out pairs that its heads have not seen.
+        scores: {(image penalty, text penalty, dim): mean recall}, all that were tried; dim None is
+            the full width.
+        pairs: int, of how many pairs the heads are made.
+        held_out: int, the mean number of different groups that a recall searched among.
+        heads: `Heads`, made of all pairs.
+
+    Example: see `keras_lit.LiT.align`.
+    """
+
+    method: str
+    image_penalty: float
+    text_penalty: float | None
+    dim: int
+    temperature: float
+    bias: float | None
+    recalls: dict[str, float]
+    scores: dict[Choice, float] = dataclasses.field(repr=False)
+    pairs: int
+    held_out: int
+    heads: Heads = dataclasses.field(repr=False)
+
+    @property
+    def mean_recall(self) -> float:
+        """The mean of the six recalls."""
+        return float(np.mean([*self.recalls.values()]))
+
+
+def choose(
+    folds: Folds,
+    method: Method = "cca",
+    penalties: Sequence[float] = PENALTIES,
+    dim: int | None = None,
+    loss: Literal["softmax", "sigmoid"] = "softmax",
+    verbose: int | Literal["auto"] = "auto",
+) -> Alignment:
+    """Heads whose penalties and width are best for pairs that they have not seen.
+
+    One penalty is sought after the other until neither changes, then the width among the full one,
+    its half, quarter and eighth. What counts is the mean of recall@1, 5 and 10, both ways, over the
+    folds; a group is found at k if fewer than k others come before it or are as near.
+
+    Args:
+        folds: `Folds` that have seen the pairs; for "ridge" with texts of unit length.
+        method: "cca", or "ridge" from images to texts.
+        penalties: the ones to try, for images and for texts.
+        dim: int, the width of the embeddings. None: the best; for "ridge" that of the texts.
+        loss: "softmax" or "sigmoid", for which the temperature, and bias, should be best.
+        verbose: 0, 1 or "auto": a progress bar for features as wide as pretrained towers' are.
+
+    Returns:
+        An `Alignment`.
+
+    Raises:
+        ValueError: unknown method, a penalty that is not positive, too few different groups to
+            hold out, a `dim` that is too large, or with "ridge".
+
+    Example: see `keras_lit.alignment.Folds`.
+    """
+    checks.check_one_of(method, get_args(Method), "method")
+    for penalty in penalties:
+        checks.check_positive(penalty, "penalties")
+    if dim is not None and method == "ridge":
+        raise ValueError(f"Ridge has the width of the text features. Received `dim`: {dim}.")
+    if verbose == "auto":
+        verbose = int(len(folds.moments[0].mean) >= 512)
+    trial = _Trials(folds, method, verbose)
+    found = _search(trial, sorted(penalties), dim)
+    heads = trial.heads(total(folds.moments), found)
+    recalls = trial.recalls(found)
+    names = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in KS]
+    return Alignment(
+        method,
+        found[0],
+        found[1],
+        heads.image.kernel.shape[1],
+        *best_scale(trial.similarities(found), loss),
+        dict(zip(names, recalls.tolist(), strict=True)),
+        {choice: float(value.mean()) for choice, value in trial.known.items()},
+        sum(moments.count for moments in folds.moments),
+        round(np.mean([len(np.unique(rows.keys)) for rows in trial.rows])),
+        heads,
+    )
+
+
+def _search(trial: "_Trials", penalties: list[float], dim: int | None) -> Choice:
+    """The best (image penalty, text penalty, dim); of equals the smallest penalties and width."""
+
+    def best(choices: list[Choice]) -> Choice:
+        return max(choices, key=lambda choice: trial.recalls(choice).mean())
+
+    if trial.method == "ridge":
+        return best([(image, None, None) for image in penalties])
+    start = min(penalties, key=lambda penalty: abs(np.log(penalty / _FIRST)))
+    found: Choice = (start, start, dim)
+    while True:
+        image = best([(choice, found[1], dim) for choice in penalties])[0]
+        before, found = found, best([(image, choice, dim) for choice in penalties])
+        if found[1] == before[1]:
+            break  # So the images' line would be the same again.
+    if dim is None:
+        most = trial.most
+        dims = sorted({max(1, most // part) for part in (8, 4, 2)} - {most})
+        found = best([*((*found[:2], width) for width in dims), found])
+    return found
+
+
+class _Trials:
+    """Remembers the six recalls of what was tried, by (image penalty, text penalty, dim)."""
+
+    def __init__(self, folds: Folds, method: str, verbose: int) -> None:
+        self.method = method
+        self.known: dict[Choice, np.ndarray] = {}
+        counts = [moments.count for moments in folds.moments]
+        usable = [
+            fold
+            for fold, count in enumerate(counts)
+            if len(np.unique(folds.kept(fold).keys)) > 1 and sum(counts) - count > 1
+        ]
+        if not usable:
+            raise ValueError(
+                "Cross-validation holds pairs out and needs at least some different captions, or "
+                f"groups, in each of the {len(counts)} folds. Received {sum(counts)} pairs. Give "
+                "more pairs, or call `keras_lit.alignment.cca` with penalties of your own."
+            )
+        self.most = min(folds.moments[0].image_dim, folds.moments[0].text_dim)
+        self.rows = [folds.kept(fold) for fold in usable]
+        self.others = [total(folds.moments[:i] + folds.moments[i + 1 :]) for i in usable]
+        self.progress = keras.utils.Progbar(None, verbose=verbose, unit_name="trial")
+
+    def heads(self, moments: Moments, choice: Choice) -> Heads:
+        image, text, dim = choice
+        if text is None:
+            return closed_form.ridge(moments, image)
+        return closed_form.cca(moments, image, text, dim)
+
+    def recalls(self, choice: Choice) -> np.ndarray:
+        """[6]: image to text @1, 5, 10, text to image @1, 5, 10, means over the folds."""
+        if choice not in self.known:
+            found = []
+            for moments, rows in zip(self.others, self.rows, strict=True):
+                images, texts = _embed(self.heads(moments, choice), rows)
+                found.append(group_recalls(images @ texts.T, rows.keys, rows.keys[rows.owners]))
+            self.known[choice] = np.mean(found, axis=0)
+            self.progress.add(1)
+        return self.known[choice]
+
+    def similarities(self, choice: Choice) -> list[np.ndarray]:
+        """[n, n] cosines of the first image and text of n held-out groups, for each fold."""
+        batches = []
+        for moments, rows in zip(self.others, self.rows, strict=True):
+            firsts = np.unique(rows.keys[rows.owners], return_index=True)[1][:_BATCH]
+            images, texts = _embed(self.heads(moments, choice), rows)
+            batches.append(images[rows.owners[firsts]] @ texts[firsts].T)
+        return batches
+
+
+def _embed(heads: Heads, rows: Rows) -> list[np.ndarray]:
+    """[images, dim] and [texts, dim] of unit length."""
+    found = [
+        head.project(features)
+        for head, features in zip(heads, (rows.images, rows.texts), strict=True)
+    ]
+    lengths = [np.linalg.norm(embeddings, axis=1, keepdims=True) for embeddings in found]
+    return [x / np.maximum(length, 1e-12) for x, length in zip(found, lengths, strict=True)]
+
+
+def group_recalls(
+    similarities: np.ndarray, image_keys: np.ndarray, text_keys: np.ndarray
+) -> np.ndarray:
+    """[6]: recall@1, 5, 10 of image to text, and of text to image, among groups.
+
+    The similarity of a group is that of its best member; one that is as near as the right group (to
+    1e-6) comes before it. `similarities` [images, texts], keys sorted, of the same groups.
+    """
+    keys = np.unique(text_keys)
+    found = []
+    for axis, queries, answers in ((1, image_keys, text_keys), (0, text_keys, image_keys)):
+        best, starts = similarities, np.searchsorted(answers, keys)
+        if len(starts) < len(answers):
+            best = np.maximum.reduceat(similarities, starts, axis=axis)
+        places = np.expand_dims(np.searchsorted(keys, queries), axis)
+        right = np.take_along_axis(best, places, axis)
+        before = np.count_nonzero(best >= right - EPSILON, axis=axis) - 1
+        found += [np.mean(before < k) for k in KS]
+    return np.array(found)
+
+
+def best_scale(batches: Sequence[np.ndarray], loss: str) -> tuple[float, float | None]:
+    """The multiplier and bias for which the mean loss of these cosines [n, n] is least.
+
+    Right answers are on the diagonal. Both losses are convex in what is sought.
+    """
+    from scipy import optimize, special  # Imported lazily: takes 0.2 s.
+
+    def softmax(temperature: float) -> float:
+        return sum(
+            special.logsumexp(temperature * table, axis=axis).mean()
+            - temperature * np.diag(table).mean()
+            for table in batches
+            for axis in (0, 1)
+        )
+
+    def sigmoid(scale: np.ndarray) -> float:
+        logits = [scale[0] * table + scale[1] for table in batches]
+        return sum(
+            (np.logaddexp(0, table).sum() - np.trace(table)) / len(table) for table in logits
+        )
+
+    if loss == "softmax":
+        return float(optimize.minimize_scalar(softmax, bounds=_RANGE, method="bounded").x), None
+    found = optimize.minimize(sigmoid, [10.0, -10.0], bounds=[_RANGE, (-100.0, 100.0)]).x
+    return float(found[0]), float(found[1])
