@@ -28,7 +28,7 @@ __all__ = ["sigmoid_contrastive_loss", "softmax_contrastive_loss"]
 
 # Logits that exist at one time when `tile_size` is None: 64 MB in float32.
 _TILE_ELEMENTS = 2**24
-# From so many logits on XLA is worth its second of compilation.
+# From so many logits on, those of the softmax loss are faster under XLA even in one tile.
 _COMPILED_ELEMENTS = 2**20
 # What a masked logit becomes; unlike an infinity it leaves no NaN behind in a difference.
 _NEVER = -1e30
@@ -128,6 +128,7 @@ def softmax_contrastive_loss(
             (never, tf.zeros([batch.rows]), never),
             tile_size,
             batch.rows,
+            _COMPILED_ELEMENTS,
         )
         # Each replica saw all columns, but only its own rows of them.
         column_lse = column_max + tf.math.log(column_sum)
@@ -157,7 +158,9 @@ def softmax_contrastive_loss(
                     weights = tf.exp(logits - tile_lse[:, tf.newaxis]) + tf.exp(logits - other_lse)
                     return (tf.matmul(weights, columns),), ()
 
-                (product,), _ = _walk(one_tile, (rows, lse), (), tile_size, batch.rows)
+                (product,), _ = _walk(
+                    one_tile, (rows, lse), (), tile_size, batch.rows, _COMPILED_ELEMENTS
+                )
                 factor = upstream * scale / (2.0 * batch.pairs)
                 return factor * batch.own_weights[:, tf.newaxis] * (product - 2.0 * partners)
 
@@ -466,18 +469,20 @@ def _walk(
     carry: tuple[tf.Tensor, ...],
     tile_size: int | None,
     width: int | tf.Tensor,
+    compiled_from: int = _TILE_ELEMENTS + 1,
 ) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
     """`function(*rows, *carry)` -> (results by row, carry), a tile of rows after the other.
 
-    `width` is how many logits a row has. What one tile holds is computed whole, with no loop.
+    `width` is how many logits a row has. What one tile holds is computed whole, with no loop,
+    unless it holds `compiled_from` logits.
     """
     count = _length(rows[0])
     known = isinstance(count, int) and isinstance(width, int)
     least, most = (min, max) if known else (tf.minimum, tf.maximum)
     tile_size = most(least(tile_size or most(_TILE_ELEMENTS // width, 1), count), 1)
     # XLA cannot show what `tf.debugging.enable_check_numerics` wants to see.
-    small = known and count <= tile_size and count * width < _COMPILED_ELEMENTS
-    if small or internals.has_op_callbacks():
+    is_whole = known and count <= tile_size
+    if (is_whole and count * width < compiled_from) or internals.has_op_callbacks():
         return function(*rows, *carry)
     tiles = count // tile_size
 
