@@ -10,6 +10,11 @@ gradient of the *global* loss with respect to I_r and T_r is complete here:
 so nothing is communicated in the backward pass, and the sum over replicas that the optimizer takes
 of the weights' gradients is exactly the gradient of one device. Logits exist only a tile of rows at
 a time and are computed again for the gradient rather than kept.
+
+Pairs of one group are positives of each other. The sum of an image's logits with its group's texts
+is its logit with the sum of those texts, so that in the formulas the mean of the group's rows (for
+the sigmoid loss their sum) takes the place of I_r and T_r: positives cost one sum by group and no
+further logits.
 """
 
 from collections.abc import Callable
@@ -23,6 +28,8 @@ __all__ = ["sigmoid_contrastive_loss", "softmax_contrastive_loss"]
 
 # Logits that exist at one time when `tile_size` is None: 64 MB in float32.
 _TILE_ELEMENTS = 2**24
+# From so many logits on, those of the softmax loss are faster under XLA even in one tile.
+_COMPILED_ELEMENTS = 2**20
 # What a masked logit becomes; unlike an infinity it leaves no NaN behind in a difference.
 _NEVER = -1e30
 # Cosines that differ by less are equal: what float32 makes of a sum in another order.
@@ -41,11 +48,13 @@ def softmax_contrastive_loss(
     mask: tf.Tensor | None = None,
     local: bool = False,
     accuracies: bool = False,
+    groups: tf.Tensor | None = None,
 ) -> Any:
     """The bidirectional softmax loss (InfoNCE) of the global batch.
 
     The mean over pairs of half the cross-entropy of finding an image's text among all texts plus
-    half that of finding a text's image among all images.
+    half that of finding a text's image among all images. With `groups` the target of an image is
+    spread uniformly over the texts of its group, that of a text over the images.
 
     Args:
         image_embeddings: [batch, dim] float tensor of unit-length rows.
@@ -56,16 +65,19 @@ def softmax_contrastive_loss(
         local: bool, whether each replica contrasts its own pairs only (the paper's Appendix F);
             the loss is then the mean of the replicas' losses.
         accuracies: bool, whether to return also the accuracies.
+        groups: [batch] int tensor; pairs with equal numbers, on any replica (with `local` on their
+            own), are positives of each other. None: each pair is alone.
 
     Returns:
         Scalar float32. Under a strategy this replica's share: the SUM over the replicas is the loss
         of the global batch. With `accuracies` the pair (loss, {"image_to_text_accuracy",
         "text_to_image_accuracy"}): scalar float32, the share of the images (texts) of the global
-        batch to which their own text (image) is nearest, and no other as near, again to be summed
-        over replicas.
+        batch to which their own text (image), or another one of their group, is nearest, and none
+        outside of it as near, again to be summed over replicas.
 
     Raises:
-        ValueError: embeddings that are not of rank 2 or differ in shape; `tile_size` below 1.
+        ValueError: embeddings that are not of rank 2 or differ in shape; `tile_size` below 1;
+            `groups` that are not [batch] integers.
         tf.errors.InvalidArgumentError: replicas with different numbers of rows; a temperature that
             is not finite.
         LookupError: a second derivative is asked for.
@@ -76,20 +88,22 @@ def softmax_contrastive_loss(
     >>> float(keras_lit.losses.softmax_contrastive_loss(embeddings, embeddings, 0.0))  # e/(e+3)
     0.743668...
 
-    Reference: the LiT paper, section 3.1; big_vision's `bidirectional_contrastive_loss`.
+    Reference: the LiT paper, section 3.1; big_vision's `bidirectional_contrastive_loss`; of
+    `groups` Yang et al., "Unified Contrastive Learning in Image-Text-Label Space" (CVPR 2022).
     """
-    image, text = _checked(image_embeddings, text_embeddings, tile_size)
+    image, text = _checked(image_embeddings, text_embeddings, tile_size, groups)
 
     @internals.custom_gradient
     def compute(
         images: tf.Tensor, texts: tf.Tensor, log_temperature: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
         image, text, scale = map(tf.stop_gradient, (images, texts, _scale(log_temperature)))
-        batch = _gather(image, text, mask, local)
+        batch = _gather(image, text, mask, local, groups, accuracies)
 
         def one_tile(
             rows: tf.Tensor,
             index: tf.Tensor,
+            group: tf.Tensor,
             own_bias: tf.Tensor,
             column_max: tf.Tensor,
             column_sum: tf.Tensor,
@@ -97,33 +111,35 @@ def softmax_contrastive_loss(
         ) -> tuple[Any, Any]:
             logits = tf.matmul(rows * scale, batch.texts, transpose_b=True)
             own = tf.gather(logits, index, axis=1, batch_dims=1)
-            row_rival, rival = batch.rivals(logits, index, own_bias)
-            column_rival = tf.maximum(column_rival, rival)
-            of_row = logits if mask is None else logits + batch.bias
-            row_max = tf.maximum(row_rival, own + own_bias)
+            of_row, of_column = batch.counted(logits, own_bias)
+            row_rival, rival = batch.rivals(of_row, of_column, group)
+            row_max = tf.reduce_max(of_row, axis=1)
             row_sum = tf.reduce_sum(tf.exp(of_row - row_max[:, tf.newaxis]), axis=1)
-            if mask is not None:
-                logits += own_bias[:, tf.newaxis]
-            largest = tf.maximum(column_max, rival)
-            largest = tf.tensor_scatter_nd_max(largest, index[:, tf.newaxis], own + own_bias)
+            largest = tf.maximum(column_max, tf.reduce_max(of_column, axis=0))
             column_sum *= tf.exp(column_max - largest)
-            column_sum += tf.reduce_sum(tf.exp(logits - largest), axis=0)
-            results = own, row_rival, row_max + tf.math.log(row_sum)
-            return results, (largest, column_sum, column_rival)
+            column_sum += tf.reduce_sum(tf.exp(of_column - largest), axis=0)
+            results = own, row_max, row_rival, row_max + tf.math.log(row_sum)
+            return results, (largest, column_sum, tf.maximum(column_rival, rival))
 
-        rows = image, batch.index, batch.own_bias
         never = tf.fill([batch.rows], _NEVER)
-        (own, row_rival, row_lse), (column_max, column_sum, column_rival) = _walk(
-            one_tile, rows, (never, tf.zeros([batch.rows]), never), tile_size, batch.rows
+        (own, row_max, row_rival, row_lse), (column_max, column_sum, column_rival) = _walk(
+            one_tile,
+            (image, batch.index, batch.own_group, batch.own_bias),
+            (never, tf.zeros([batch.rows]), never),
+            tile_size,
+            batch.rows,
+            _COMPILED_ELEMENTS,
         )
         # Each replica saw all columns, but only its own rows of them.
         column_lse = column_max + tf.math.log(column_sum)
-        column_rival, column_lse = batch.across([column_rival, column_lse])
+        column_max, column_rival, column_lse = batch.across([column_max, column_rival, column_lse])
         column_lse = tf.reduce_logsumexp(column_lse, axis=0)
         row_lse_of_all = batch.gather(row_lse)
         own_column_lse = tf.gather(column_lse, batch.index)
+        group_images, group_texts = batch.group_means(batch.images), batch.group_means(batch.texts)
+        own = batch.of_group(own, scale, image, text, group_texts)
         loss = batch.mean(0.5 * (row_lse + own_column_lse) - own)
-        hits = batch.hits(own, scale, row_rival, column_rival)
+        hits = batch.hits(scale, row_max, row_rival, column_max, column_rival)
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
             image, text = _first_order(images), _first_order(texts)
@@ -142,14 +158,16 @@ def softmax_contrastive_loss(
                     weights = tf.exp(logits - tile_lse[:, tf.newaxis]) + tf.exp(logits - other_lse)
                     return (tf.matmul(weights, columns),), ()
 
-                (product,), _ = _walk(one_tile, (rows, lse), (), tile_size, batch.rows)
+                (product,), _ = _walk(
+                    one_tile, (rows, lse), (), tile_size, batch.rows, _COMPILED_ELEMENTS
+                )
                 factor = upstream * scale / (2.0 * batch.pairs)
                 return factor * batch.own_weights[:, tf.newaxis] * (product - 2.0 * partners)
 
             # Two separate walks: a graph drops the one whose result nobody asks for, for example
             # the images' when their tower is locked and has no head.
-            image_gradient = of(image, row_lse, text, batch.texts, column_lse)
-            text_gradient = of(text, own_column_lse, image, batch.images, row_lse_of_all)
+            image_gradient = of(image, row_lse, group_texts, batch.texts, column_lse)
+            text_gradient = of(text, own_column_lse, group_images, batch.images, row_lse_of_all)
             # d logit / d log-temperature is the logit itself, hence the sum over this replica's
             # columns of (dL/dlogit * logit) is the product of the texts with their gradient.
             return image_gradient, text_gradient, tf.reduce_sum(text * text_gradient)
@@ -168,11 +186,13 @@ def sigmoid_contrastive_loss(
     mask: tf.Tensor | None = None,
     local: bool = False,
     accuracies: bool = False,
+    groups: tf.Tensor | None = None,
 ) -> Any:
     """SigLIP's loss of the global batch: every image with every text is a yes-or-no question.
 
     The binary cross-entropy of "these two belong together", summed over the texts and averaged over
-    the images, with logits exp(log_temperature) * cosine + bias.
+    the images, with logits exp(log_temperature) * cosine + bias. With `groups` the answer is yes
+    for each image with each text of its group.
 
     Args:
         image_embeddings: as for `softmax_contrastive_loss`, like all that is not named here.
@@ -183,6 +203,7 @@ def sigmoid_contrastive_loss(
         mask: likewise.
         local: likewise.
         accuracies: likewise.
+        groups: likewise.
 
     Returns:
         As `softmax_contrastive_loss`.
@@ -198,7 +219,7 @@ def sigmoid_contrastive_loss(
 
     Reference: Zhai et al., "Sigmoid Loss for Language Image Pre-Training" (arXiv 2303.15343).
     """
-    image, text = _checked(image_embeddings, text_embeddings, tile_size)
+    image, text = _checked(image_embeddings, text_embeddings, tile_size, groups)
 
     @internals.custom_gradient
     def compute(
@@ -206,25 +227,40 @@ def sigmoid_contrastive_loss(
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
         image, text, bias = map(tf.stop_gradient, (images, texts, bias))
         scale = tf.stop_gradient(_scale(log_temperature))
-        batch = _gather(image, text, mask, local)
+        batch = _gather(image, text, mask, local, groups, accuracies)
 
         def one_tile(
-            rows: tf.Tensor, index: tf.Tensor, own_bias: tf.Tensor, column_rival: tf.Tensor
+            rows: tf.Tensor,
+            index: tf.Tensor,
+            group: tf.Tensor,
+            own_bias: tf.Tensor,
+            column_max: tf.Tensor,
+            column_rival: tf.Tensor,
         ) -> tuple[Any, Any]:
             logits = tf.matmul(rows * scale, batch.texts, transpose_b=True) + bias
             own = tf.gather(logits, index, axis=1, batch_dims=1)
-            row_rival, rival = batch.rivals(logits, index, own_bias)
-            of_row = logits if mask is None else logits + batch.bias
+            of_row, of_column = batch.counted(logits, own_bias)
+            row_rival, rival = batch.rivals(of_row, of_column, group)
+            row_max, largest = row_rival, rival
+            if accuracies:
+                row_max, largest = tf.reduce_max(of_row, axis=1), tf.reduce_max(of_column, axis=0)
             losses = tf.reduce_sum(tf.math.softplus(of_row), axis=1)
-            return (own, row_rival, losses), (tf.maximum(column_rival, rival),)
+            results = own, row_max, row_rival, losses
+            return results, (tf.maximum(column_max, largest), tf.maximum(column_rival, rival))
 
-        rows, never = (image, batch.index, batch.own_bias), tf.fill([batch.rows], _NEVER)
-        (own, row_rival, losses), (column_rival,) = _walk(
-            one_tile, rows, (never,), tile_size, batch.rows
+        never = tf.fill([batch.rows], _NEVER)
+        (own, row_max, row_rival, losses), (column_max, column_rival) = _walk(
+            one_tile,
+            (image, batch.index, batch.own_group, batch.own_bias),
+            (never, never),
+            tile_size,
+            batch.rows,
         )
-        (column_rival,) = batch.across([column_rival])
-        loss = batch.mean(losses - own)
-        hits = batch.hits(own, scale, row_rival, column_rival)
+        column_max, column_rival = batch.across([column_max, column_rival])
+        group_images, group_texts = batch.group_means(batch.images), batch.group_means(batch.texts)
+        own = batch.of_group(own, scale, image, text, group_texts)
+        loss = batch.mean(losses - batch.group_sizes * own)
+        hits = batch.hits(scale, row_max, row_rival, column_max, column_rival)
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
             image, text = _first_order(images), _first_order(texts)
@@ -241,10 +277,11 @@ def sigmoid_contrastive_loss(
                     return (tf.matmul(yes, columns), tf.reduce_sum(yes, axis=1)), ()
 
                 (product, sums), _ = _walk(one_tile, (rows,), (), tile_size, batch.rows)
-                return scale * factor[:, tf.newaxis] * (product - partners), factor * (sums - 1.0)
+                product -= batch.group_sizes[:, tf.newaxis] * partners
+                return scale * factor[:, tf.newaxis] * product, factor * (sums - batch.group_sizes)
 
-            image_gradient, _ = of(image, text, batch.texts)
-            text_gradient, of_logits = of(text, image, batch.images)
+            image_gradient, _ = of(image, group_texts, batch.texts)
+            text_gradient, of_logits = of(text, group_images, batch.images)
             of_log_temperature = tf.reduce_sum(text * text_gradient)
             return image_gradient, text_gradient, of_log_temperature, tf.reduce_sum(of_logits)
 
@@ -254,18 +291,25 @@ def sigmoid_contrastive_loss(
 
 
 class _Batch(NamedTuple):
-    """The global batch, as one replica sees it."""
+    """The global batch, as one replica sees it; "own" is of this replica's rows."""
 
     images: tf.Tensor  # [rows, dim], those of all replicas
     texts: tf.Tensor
     rows: int | tf.Tensor
     index: tf.Tensor  # where this replica's own rows are
+    group: tf.Tensor  # [rows] int32, equal for positives
+    own_group: tf.Tensor
+    group_sizes: tf.Tensor  # [own rows] float32, how many of the group count, at least 1
+    repeated: tf.Tensor | bool  # whether a group has two rows
+    weights: tf.Tensor  # [rows] float32, 1 or, for masked rows, 0
+    own_weights: tf.Tensor
     bias: tf.Tensor  # [rows] float32, 0 or, for masked columns, _NEVER
     own_bias: tf.Tensor
-    own_weights: tf.Tensor  # 1 or, for masked rows, 0
     pairs: tf.Tensor  # what the sum over replicas and rows is divided by
     local: bool
     masked: bool
+    grouped: bool
+    accuracies: bool
 
     def gather(self, x: tf.Tensor) -> tf.Tensor:
         return x if self.local else distribution.all_gather(x)
@@ -277,49 +321,125 @@ class _Batch(NamedTuple):
     def mean(self, values: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(self.own_weights * values) / self.pairs
 
+    def counted(self, logits: tf.Tensor, own_bias: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """A tile's logits as those of rows, without masked columns, and those of columns."""
+        if not self.masked:
+            return logits, logits
+        return logits + self.bias, logits + own_bias[:, tf.newaxis]
+
     def rivals(
-        self, logits: tf.Tensor, index: tf.Tensor, own_bias: tf.Tensor
+        self, of_row: tf.Tensor, of_column: tf.Tensor, group: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The largest logit of each row of a tile, and of each column, but a pair's own."""
-        others = tf.where(tf.range(self.rows) == index[:, tf.newaxis], _NEVER, logits)
-        of_rows, of_columns = others, others
-        if self.masked:
-            of_rows, of_columns = others + self.bias, others + own_bias[:, tf.newaxis]
-        return tf.reduce_max(of_rows, axis=1), tf.reduce_max(of_columns, axis=0)
+        """The largest logit of each row of a tile, and of each column, but of a pair's group."""
+        if not self.accuracies:
+            return tf.zeros(tf.shape(group)), tf.zeros([self.rows])
+        same = self.group == group[:, tf.newaxis]
+        of_row, of_column = (tf.where(same, _NEVER, x) for x in (of_row, of_column))
+        return tf.reduce_max(of_row, axis=1), tf.reduce_max(of_column, axis=0)
 
     def hits(
-        self, own: tf.Tensor, scale: tf.Tensor, row_rival: tf.Tensor, column_rival: tf.Tensor
+        self,
+        scale: tf.Tensor,
+        row_max: tf.Tensor,
+        row_rival: tf.Tensor,
+        column_max: tf.Tensor,
+        column_rival: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The share of rows, and of columns, whose own logit is above the others: ties lose."""
-        column_rival = tf.gather(tf.reduce_max(column_rival, axis=0), self.index)
-        least = own - EPSILON * scale
-        of_rows, of_columns = (tf.cast(least > x, tf.float32) for x in (row_rival, column_rival))
+        """The share of rows, and of columns, whose largest logit is of their group: ties lose."""
+        column_max, column_rival = (
+            tf.gather(tf.reduce_max(x, axis=0), self.index) for x in (column_max, column_rival)
+        )
+        ways = (row_max, row_rival), (column_max, column_rival)
+        of_rows, of_columns = (tf.cast(x - EPSILON * scale > y, tf.float32) for x, y in ways)
         return self.mean(of_rows), self.mean(of_columns)
 
+    def group_means(self, rows: tf.Tensor) -> tf.Tensor:
+        """[rows, dim] -> [own rows, dim]: of the group of each."""
+        own = tf.gather(rows, self.index)
 
-def _gather(image: tf.Tensor, text: tf.Tensor, mask: tf.Tensor | None, local: bool) -> _Batch:
+        def means() -> tf.Tensor:
+            counted = self.weights[:, tf.newaxis] * rows if self.masked else rows
+            sums = tf.math.unsorted_segment_sum(counted, self.group, self.rows)
+            return tf.gather(sums, self.own_group) / self.group_sizes[:, tf.newaxis]
+
+        return tf.cond(self.repeated, means, lambda: own) if self.grouped else own
+
+    def of_group(
+        self,
+        own: tf.Tensor,
+        scale: tf.Tensor,
+        image: tf.Tensor,
+        text: tf.Tensor,
+        group_texts: tf.Tensor,
+    ) -> tf.Tensor:
+        """The mean of an image's logits with its group's texts, given that with its `own`.
+
+        As a difference, which is exactly 0 for a pair that is alone.
+        """
+        if not self.grouped:
+            return own
+        return own + scale * tf.reduce_sum(image * (group_texts - text), axis=1)
+
+
+def _gather(
+    image: tf.Tensor,
+    text: tf.Tensor,
+    mask: tf.Tensor | None,
+    local: bool,
+    groups: tf.Tensor | None,
+    accuracies: bool,
+) -> _Batch:
     gather = tf.identity if local else distribution.all_gather
     images, texts = gather(image), gather(text)
     count, rows = _length(image), _length(images)
     index = tf.range(count)
     if not local:
         index += distribution.replica_id() * count
-    weights = tf.ones([count]) if mask is None else _float32(mask)
-    all_weights = tf.ones([rows]) if mask is None else gather(weights)
-    pairs = tf.maximum(tf.reduce_sum(all_weights), 1.0)
+    own_weights = tf.ones([count]) if mask is None else _float32(mask)
+    weights = tf.ones([rows]) if mask is None else gather(own_weights)
+    pairs = tf.maximum(tf.reduce_sum(weights), 1.0)
     if local:
         pairs *= distribution.replica_count()
-    bias, own_bias = ((1.0 - w) * _NEVER for w in (all_weights, weights))
-    masked = mask is not None
-    return _Batch(images, texts, rows, index, bias, own_bias, weights, pairs, local, masked)
+    bias, own_bias = ((1.0 - w) * _NEVER for w in (weights, own_weights))
+    group, own_group, sizes, repeated = tf.range(rows), index, tf.ones([count]), False
+    if groups is not None:
+        group = _numbered(gather(tf.cast(groups, tf.int64)))
+        own_group = tf.gather(group, index)
+        sizes = tf.gather(tf.math.unsorted_segment_sum(weights, group, rows), own_group)
+        sizes = tf.maximum(sizes, 1.0)
+        repeated = tf.reduce_max(group) < tf.cast(rows, tf.int32) - 1
+    return _Batch(
+        *(images, texts, rows, index, group, own_group, sizes, repeated),
+        *(weights, own_weights, bias, own_bias, pairs),
+        *(local, mask is not None, groups is not None, accuracies),
+    )
 
 
-def _checked(image: Any, text: Any, tile_size: int | None) -> tuple[tf.Tensor, tf.Tensor]:
+def _numbered(ids: tf.Tensor) -> tf.Tensor:
+    """Equal ids -> equal numbers from 0: [rows] int64 -> int32, which tiles compare faster."""
+    order = tf.argsort(ids)
+    ordered = tf.gather(ids, order)
+    is_new = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
+    numbers = tf.concat([[0], tf.cumsum(is_new)], axis=0)
+    return tf.scatter_nd(order[:, tf.newaxis], numbers, tf.shape(ids))
+
+
+def _checked(
+    image: Any, text: Any, tile_size: int | None, groups: Any
+) -> tuple[tf.Tensor, tf.Tensor]:
     image, text = _float32(image), _float32(text)
     checks.check_rank(image, 2, "image_embeddings", "[batch, dim]")
     checks.check_same_shape(image, text, "image_embeddings", "text_embeddings")
     if tile_size is not None:
         checks.check_count(tile_size, "tile_size")
+    if groups is not None:
+        groups = tf.convert_to_tensor(groups)
+        if not groups.dtype.is_integer or not groups.shape.is_compatible_with(image.shape[:1]):
+            raise ValueError(
+                f"`groups` should be [batch] integers, one for each of {image.shape[0]} pairs. "
+                f"Received: {groups.dtype.name} of shape {groups.shape}. Of strings take "
+                "`tf.strings.to_hash_bucket_fast(groups, 2**63 - 1)`."
+            )
     return image, text
 
 
@@ -349,17 +469,20 @@ def _walk(
     carry: tuple[tf.Tensor, ...],
     tile_size: int | None,
     width: int | tf.Tensor,
+    compiled_from: int = _TILE_ELEMENTS + 1,
 ) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
     """`function(*rows, *carry)` -> (results by row, carry), a tile of rows after the other.
 
-    `width` is how many logits a row has. What one tile holds is computed whole, with no loop.
+    `width` is how many logits a row has. What one tile holds is computed whole, with no loop,
+    unless it holds `compiled_from` logits.
     """
     count = _length(rows[0])
     known = isinstance(count, int) and isinstance(width, int)
     least, most = (min, max) if known else (tf.minimum, tf.maximum)
     tile_size = most(least(tile_size or most(_TILE_ELEMENTS // width, 1), count), 1)
     # XLA cannot show what `tf.debugging.enable_check_numerics` wants to see.
-    if (known and count <= tile_size) or internals.has_op_callbacks():
+    is_whole = known and count <= tile_size
+    if (is_whole and count * width < compiled_from) or internals.has_op_callbacks():
         return function(*rows, *carry)
     tiles = count // tile_size
 

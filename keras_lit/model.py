@@ -47,6 +47,9 @@ class LiT(PairsModel):
         bias: float, the initial bias of the logits of the sigmoid loss.
         local_loss: bool, whether each replica contrasts only its own pairs (Appendix F). By default
             the loss is that of the global batch, on any number of replicas.
+        group_captions: bool, whether pairs of a batch with equal captions (the same token ids) are
+            positives of each other rather than negatives. Where pairs have a "group", that alone
+            decides.
 
     Call arguments:
         inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
@@ -89,6 +92,7 @@ class LiT(PairsModel):
         lock_heads: bool = False,
         bias: float = -10.0,
         local_loss: bool = False,
+        group_captions: bool = True,
         **kwargs: Any,
     ):
         # The towers' layers cast for themselves; pixels must not reach them rounded to bfloat16.
@@ -115,6 +119,7 @@ class LiT(PairsModel):
         self.tuning = tuning
         self.initial_bias = bias
         self.local_loss = local_loss
+        self.group_captions = group_captions
         self.log_temperature = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
@@ -322,7 +327,7 @@ class LiT(PairsModel):
                 embeddings = self(data, training=True)
             else:
                 embeddings = micro_batches.embed(self, data, self.micro_batch_size, tape)
-            contrast, accuracies = self._contrast(embeddings, data.get("mask"))
+            contrast, accuracies = self._contrast(embeddings, data.get("mask"), self._groups(data))
             loss = self.compute_loss(data, y_pred={**embeddings, "loss": contrast})
             scaled_loss = self.optimizer.scale_loss(loss)
         # Embeddings' gradients list a token once per occurrence: optimizers need their sum.
@@ -339,7 +344,7 @@ class LiT(PairsModel):
             embeddings = self(data, training=False)
         else:
             embeddings = micro_batches.without_gradient(self, data, self.micro_batch_size, False)
-        contrast, accuracies = self._contrast(embeddings, data.get("mask"))
+        contrast, accuracies = self._contrast(embeddings, data.get("mask"), self._groups(data))
         found = {**embeddings, "loss": contrast}
         loss = self.compute_loss(data, y_pred=found, training=False)
         return self._logs(data, embeddings, loss, accuracies)
@@ -388,11 +393,14 @@ class LiT(PairsModel):
         return {**self(data, training=False), **mask}
 
     def _contrast(
-        self, embeddings: dict[str, tf.Tensor], mask: tf.Tensor | None
+        self,
+        embeddings: dict[str, tf.Tensor],
+        mask: tf.Tensor | None = None,
+        groups: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's shares of the loss and of the accuracies of the global batch.
 
-        Of several kinds of text their sums.
+        Of several kinds of text their sums, each with the groups of its own.
         """
         image, text = (
             tf.debugging.check_numerics(
@@ -401,8 +409,9 @@ class LiT(PairsModel):
             for side in ("image", "text")
         )
 
-        def contrast(text: tf.Tensor, mask: tf.Tensor | None) -> Any:
-            options: Any = {"mask": mask, "local": self.local_loss, "accuracies": True}
+        def contrast(text: tf.Tensor, mask: tf.Tensor | None, groups: tf.Tensor | None) -> Any:
+            options: Any = {"mask": mask, "groups": groups}
+            options |= {"local": self.local_loss, "accuracies": True}
             if self.loss_name == "sigmoid":
                 return losses.sigmoid_contrastive_loss(
                     image, text, self.log_temperature, self.bias, **options
@@ -410,10 +419,22 @@ class LiT(PairsModel):
             return losses.softmax_contrastive_loss(image, text, self.log_temperature, **options)
 
         if text.shape.rank == 2:
-            return contrast(text, mask)
-        kinds = zip(tf.unstack(text, axis=1), tf.unstack(mask, axis=1), strict=True)
-        found = [contrast(*kind) for kind in kinds]
+            return contrast(text, mask, groups)
+        texts, masks = (tf.unstack(x, axis=1) for x in (text, mask))
+        several = groups is not None and groups.shape.rank == 2
+        of_kinds = tf.unstack(groups, axis=1) if several else [groups] * len(texts)
+        found = [contrast(*kind) for kind in zip(texts, masks, of_kinds, strict=True)]
         return keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
+
+    def _groups(self, data: dict[str, tf.Tensor]) -> tf.Tensor | None:
+        """[batch] (of captions of several kinds [batch, texts]) int64, equal for positives."""
+        if "group" in data:
+            return data["group"]
+        if not self.group_captions:
+            return None
+        if "text_features" in data:  # Of equal captions they are equal.
+            return pairs.caption_ids(tf.bitcast(data["text_features"], tf.int32))
+        return pairs.caption_ids(data["text"])
 
     def _logs(
         self,
@@ -663,6 +684,7 @@ class LiT(PairsModel):
             "lock_heads": self.lock_heads,
             "bias": self.initial_bias,
             "local_loss": self.local_loss,
+            "group_captions": self.group_captions,
             "frozen": [x.name for x in internals.own_parameters(self) if not x.trainable],
             "layers": settings.read(_other_layers(self)),
         }

@@ -147,6 +147,19 @@ def test_loss_and_metrics_of_one_batch_are_those_of_numpy(model):
     np.testing.assert_allclose(result["loss"], (rows + columns).mean() / 2, rtol=1e-5)
     np.testing.assert_allclose(result["chance_loss"], math.log(24), rtol=1e-6)
     np.testing.assert_allclose(result["temperature"], 10.0, rtol=1e-6)
+    # Every caption is there three times: any of the three is right, of their images, too.
+    same = np.array(CAPTIONS)[:, None] == np.array(CAPTIONS)
+    right, wrong = np.where(same, logits, -np.inf), np.where(same, -np.inf, logits)
+    for name, axis in (("image_to_text_accuracy", 1), ("text_to_image_accuracy", 0)):
+        found = (right.max(axis) - wrong.max(axis) > 1e-5).mean()
+        np.testing.assert_allclose(result[name], found, rtol=1e-6)
+
+
+def test_metrics_without_groups_count_the_pair_itself(model):
+    model.group_captions = False
+    model.compile("sgd")
+    result = model.evaluate(dataset(24), return_dict=True, verbose=0)
+    logits = 10.0 * model.encode_image(IMAGES) @ model.encode_text(CAPTIONS).T
     # Every caption is there three times: no image is nearer to its own than to both equals.
     assert result["image_to_text_accuracy"] == 0.0
     found = (np.diag(logits) >= logits.max(0) - 1e-6).mean()
@@ -642,7 +655,8 @@ def test_sigmoid_loss_learns_its_bias_and_is_saved(tokenizer, tmp_path):
     np.testing.assert_allclose(model.bias, -5.0)
     embeddings = model(model.preprocess(next(iter(dataset(24)))))
     logits = 10.0 * embeddings["image_embeddings"] @ tf.transpose(embeddings["text_embeddings"]) - 5
-    signs = 2 * np.eye(24) - 1
+    # Every caption is there three times, and all of these are positives.
+    signs = 2 * (np.array(CAPTIONS)[:, None] == np.array(CAPTIONS)) - 1
     expected = np.log1p(np.exp(-signs * np.array(logits, "float64"))).sum() / 24
     model.compile(keras.optimizers.SGD(0.1))
     assert model.evaluate(dataset(24), verbose=0, return_dict=True)["loss"] == pytest.approx(

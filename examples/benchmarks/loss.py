@@ -41,6 +41,10 @@ def tensorflow_step(image: np.ndarray, text: np.ndarray, case: harness.Case) -> 
     else:
         strategy = tf.distribute.get_strategy()
 
+    repeated = case.get("repeated")
+    groups = np.arange(case["batch"])
+    groups[: int((repeated or 0) * len(groups) / 2)] += len(groups) // 2
+
     def plain(image: tf.Tensor, text: tf.Tensor, log_temperature: tf.Tensor) -> tf.Tensor:
         cosines = tf.cast(tf.matmul(image, text, transpose_b=True), tf.float32)
         logits = tf.exp(log_temperature) * cosines
@@ -53,30 +57,32 @@ def tensorflow_step(image: np.ndarray, text: np.ndarray, case: harness.Case) -> 
 
     function = {
         "softmax": softmax_contrastive_loss,
-        "sigmoid": lambda i, t, s: sigmoid_contrastive_loss(i, t, s, -10.0),
+        "sigmoid": lambda i, t, s, **groups: sigmoid_contrastive_loss(i, t, s, -10.0, **groups),
         "plain": plain,
     }[case["loss"]]
 
     @tf.function
-    def local_step(image: tf.Tensor, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def local_step(image: tf.Tensor, text: tf.Tensor, **groups: tf.Tensor) -> Any:
         log_temperature = tf.constant(np.log(20.0), tf.float32)
         with tf.GradientTape() as tape:
             tape.watch(text)
-            loss = function(image, text, log_temperature)
+            loss = function(image, text, log_temperature, **groups)
         return loss, tape.gradient(loss, text)
 
     dtype = case["dtype"]
     rows = case["batch"] // replicas
 
-    def own(x: np.ndarray) -> Any:
+    def own(x: np.ndarray, dtype: str) -> Any:
         return strategy.experimental_distribute_values_from_function(
             lambda c: tf.cast(x[c.replica_id_in_sync_group * rows :][:rows], dtype)
         )
 
-    arguments = (own(image), own(text))
+    arguments = (own(image, dtype), own(text, dtype))
+    known = repeated is not None and case["loss"] != "plain"
+    options = {"groups": own(groups, "int64")} if known else {}
 
     def step() -> None:
-        _, gradient = strategy.run(local_step, args=arguments)
+        _, gradient = strategy.run(local_step, args=arguments, kwargs=options)
         for result in strategy.experimental_local_results(gradient):
             result.numpy()
 
@@ -109,6 +115,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32"])
     parser.add_argument("--losses", nargs="+", default=["softmax", "sigmoid", "plain", "open_clip"])
     parser.add_argument("--replicas", type=int, nargs="+", default=[1])
+    parser.add_argument("--repeated", type=float, help="with groups: the share of pairs in twos")
     parser.add_argument("--largest-plain", type=int, default=16384, help="beyond it memory ends")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
@@ -125,6 +132,7 @@ def main() -> None:
             "dtype": dtype,
             "replicas": replicas,
             "repeats": args.repeats if batch <= 16384 else 1,
+            **({} if args.repeated is None else {"repeated": args.repeated}),
         }
         for batch in args.batches
         for dim in args.dims

@@ -4,7 +4,11 @@ import mimetypes
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
+import tensorflow as tf
+
+from keras_lit.data.captions import draw
 from keras_lit.data.shards import IS_SHARD
 from keras_lit.data.table_formats import TABLE_SUFFIXES
 from keras_lit.data.tables import CAPTION_FILES
@@ -17,6 +21,88 @@ _SPLITS = {
     "validation": ("validation", "val", "valid", "dev"),
     "train": ("train", "training"),
 }
+
+
+def class_pairs(
+    path: str | os.PathLike,
+    templates: Sequence[str] = ("a photo of a {}.",),
+    class_names: Sequence[str] | None = None,
+    split: str | None = None,
+    shuffle: bool = True,
+    seed: int | None = None,
+) -> tf.data.Dataset:
+    """Pairs of labelled pictures, in a folder for each class, with captions from templates.
+
+    Their "group" is the class, so that `LiT.fit` takes all pairs of a class for positives of each
+    other, whichever template was drawn.
+
+    Args:
+        path: a folder with two or more folders of pictures, without captions beside them; or with
+            such folders in "train", "val" and "test".
+        templates: captions with "{}" for the name of the class, one of which is drawn for each
+            picture, anew in each epoch; for example `keras_lit.evaluation.prompts.templates()`.
+        class_names: the names of the classes in the order of their folders' names. None: these,
+            with spaces for underscores.
+        split: "train", "validation" or "test". None: "train" where there are such folders.
+        shuffle: bool, whether to shuffle the files, anew in each epoch: they lie class by class.
+        seed: int, of the order and of the templates.
+
+    Returns:
+        A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
+        "group": scalar int64 (the number of the class), "name": scalar string (the file)}.
+
+    Raises:
+        ValueError: `path` is no such folder, a class without pictures, pictures of a kind that is
+            not read, no such split, a template without "{}", another number of names.
+
+    Example:
+
+    >>> folder = tempfile.mkdtemp()
+    >>> for name in ("cat", "polar_bear"):
+    ...     tf.io.gfile.makedirs(f"{folder}/{name}")
+    ...     keras.utils.save_img(f"{folder}/{name}/1.png", np.zeros([8, 8, 3]))
+    >>> pairs = keras_lit.data.class_pairs(folder, ["a photo of a {}.", "a drawing of a {}."])
+    >>> sorted(int(pair["group"]) for pair in pairs)
+    [0, 1]
+    """
+    without = [template for template in templates if "{}" not in template]
+    if without or not templates:
+        raise ValueError(
+            '`templates` should be one or more captions with "{}" for the name of the class. '
+            f"Received: {without or templates}."
+        )
+    folders = split_folders(path)
+    split = split or ("" if "" in folders else "train")
+    classes = class_folders(folders[split]) if split in folders else {}
+    if not classes:
+        raise ValueError(
+            f"{path} should hold {f'{split!r} with ' if split else ''}two or more folders of "
+            f"pictures, one for each class, without captions. Received: {_listed(path)}. Read "
+            "pictures with captions by `image_text_pairs`."
+        )
+    names = [name.replace("_", " ") for name in classes] if class_names is None else class_names
+    if len(names) != len(classes):
+        raise ValueError(
+            f"`class_names` should name {len(classes)} classes, those of {list(classes)}. "
+            f"Received: {len(names)}."
+        )
+    texts = tf.constant([[x.replace("{}", name) for x in templates] for name in names])
+    rows = [(os.fsencode(file), i) for i, x in enumerate(classes.values()) for file in x]
+    files, groups = (list(column) for column in zip(*rows, strict=True))
+    pairs = tf.data.Dataset.from_tensor_slices(
+        {"name": files, "group": tf.constant(groups, tf.int64)}
+    )
+    if shuffle:
+        pairs = pairs.shuffle(len(files), seed=seed)
+    pairs = draw(pairs.map(lambda pair: {**pair, "text": texts[pair["group"]]}), seed=seed)
+    return pairs.map(
+        lambda pair: {"image": tf.io.read_file(pair["name"]), **pair}, tf.data.AUTOTUNE
+    )
+
+
+def _listed(path: str | os.PathLike) -> str:
+    there = sorted(os.listdir(path)) if os.path.isdir(path) else []
+    return ", ".join(there[:5]) + (" and others" if len(there) > 5 else "") or "nothing"
 
 
 def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:

@@ -46,9 +46,11 @@ class PairsModel(keras.Model):
                 "text_features", which a locked tower takes where there are both. Raw ones are
                 preprocessed inside tf.data, with the random crop and flip of the image tower's
                 preprocessor. "texts", strings [batch, n], may stand for "text": then the loss is
-                the sum of those of n kinds of text; "" is a missing one. Several workers get the
-                same dataset, or each its part, whose auto-shard policy is OFF
-                (`image_text_pairs(..., shard=)`); batches are global ones either way.
+                the sum of those of n kinds of text; "" is a missing one. Pairs of a batch with an
+                equal "group" (a string or an integer, of a label or a product), or without one with
+                equal captions, are positives of each other. Several workers get the same dataset,
+                or each its part, whose auto-shard policy is OFF (`image_text_pairs(...,
+                shard=)`); batches are global ones either way.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
             epochs, verbose, callbacks, initial_epoch, steps_per_epoch, validation_steps,
@@ -58,8 +60,9 @@ class PairsModel(keras.Model):
             validation_split, class_weight, sample_weight: refused, with what to do instead.
 
         Returns:
-            The history: loss, chance_loss (ln of the batch size: what guessing gives),
-            image_to_text_accuracy and text_to_image_accuracy within the batch, temperature.
+            The history: loss, chance_loss (ln of the batch size: what guessing gives, with groups,
+            too), image_to_text_accuracy and text_to_image_accuracy within the batch (any pair of
+            the group is right), temperature.
 
         Raises:
             ValueError: no pairs, an argument that is not used, pairs that do not suit the towers.

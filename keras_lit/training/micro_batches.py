@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_lit import internals
+from keras_lit.training.pairs import INPUTS
 
 Tensors = dict[str, tf.Tensor]
 
@@ -24,7 +25,7 @@ def embed(model: keras.Model, data: Tensors, size: int, tape: tf.GradientTape) -
     The `tape` that watches learns of the weights and the embeddings, and of nothing between.
     """
     with tape.stop_recording():
-        data = {name: x for name, x in data.items() if name != "mask"}
+        data = {name: x for name, x in data.items() if name in INPUTS}
         if "image" in data and model.tuning[0] == "L":  # Encodes each image once.
             data["image_features"] = _features(model.image_tower, data.pop("image"), size)
         states = _states(model)
@@ -48,7 +49,7 @@ def embed(model: keras.Model, data: Tensors, size: int, tape: tf.GradientTape) -
 
 def without_gradient(model: keras.Model, data: Tensors, size: int, training: bool) -> Tensors:
     """`model(data)`, `size` pairs at a time."""
-    data = {name: x for name, x in data.items() if name != "mask"}
+    data = {name: x for name, x in data.items() if name in INPUTS}
     dim = model.image_tower.embedding_dim
     kinds = data["text"].shape[1:-1] if "text" in data else ()
     signature = {

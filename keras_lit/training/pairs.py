@@ -13,7 +13,8 @@ from keras_lit.towers.features_only import FeaturesOnly
 
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts", "text_features")
-KEYS = (*IMAGE_KEYS, *TEXT_KEYS, "name", "fingerprint", "text_fingerprint")
+KEYS = (*IMAGE_KEYS, *TEXT_KEYS, "group", "name", "fingerprint", "text_fingerprint")
+INPUTS = (*IMAGE_KEYS, "text", "text_features")  # What a model is called with, of a step's.
 FOR_LOCKED = (
     '"{0}_features" are for a locked {0} tower (`tuning` {1}), since a tower that trains '
     'changes its features. Pass "{0}" instead.'
@@ -100,6 +101,7 @@ def ready(
     keys are left out.
     "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length]. The "mask"
     is False for rows that only fill a batch up [batch], and for texts that were "" [batch, n].
+    A "group", whose pairs are positives of each other, becomes an int64 (of strings a hash).
     """
     mask = pair.get("mask")
     if "text_features" in pair:
@@ -117,6 +119,8 @@ def ready(
     if "text_features" in found and "text_fingerprint" in pair:
         whose = (pair["text_fingerprint"], text_tower, "text")
         found["text_features"] = _of_tower(found["text_features"], *whose)
+    if "group" in pair:
+        found["group"] = _group_ids(pair["group"])
     return found if mask is None else {**found, "mask": mask}
 
 
@@ -160,6 +164,8 @@ def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> Non
         check_texts(spec, text_tower)
     else:
         check_text(spec["text"], text_tower)
+    if "group" in spec:
+        _check_group(spec)
     check_image_spec(spec, image_tower)
 
 
@@ -282,6 +288,32 @@ def check_texts(spec: Any, text_tower: TextTower) -> None:
         raise ValueError(
             '`texts` should be strings [batch, n], n fixed, "" for one that is missing: batch the '
             f"pairs. Received: {tf.as_dtype(texts.dtype).name} of shape {texts.shape}."
+        )
+
+
+def caption_ids(token_ids: tf.Tensor) -> tf.Tensor:
+    """[..., sequence_length] int -> [...] int64 hashes: captions that are equal to the text tower.
+
+    The sum of the tokens, each times a random odd number of its place, modulo 2**64.
+    """
+    places = tf.random.stateless_uniform(
+        tf.shape(token_ids)[-1:], [1, 2], None, None, tf.int64, alg="philox"
+    )
+    return tf.reduce_sum(tf.cast(token_ids, tf.int64) * (2 * places + 1), axis=-1)
+
+
+def _group_ids(group: tf.Tensor) -> tf.Tensor:
+    if group.dtype == tf.string:
+        return tf.strings.to_hash_bucket_fast(group, 2**63 - 1)
+    return tf.cast(group, tf.int64)
+
+
+def _check_group(spec: Any) -> None:
+    dtype, rank = tf.as_dtype(spec["group"].dtype), 1 if are_batched(spec) else 0
+    if spec["group"].shape.rank != rank or not (dtype == tf.string or dtype.is_integer):
+        raise ValueError(
+            '`group` should be one string or integer a pair: those of equal "group" are positives '
+            f"of each other. Received: {dtype.name} of shape {spec['group'].shape}."
         )
 
 

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
+from keras_lit.training import batches
 from tests import small
-from tests.small import encoded_pairs, precompute
+from tests.small import encoded_pairs, make_model, precompute
 
 CAPTIONS = [["one", "two", "three"], ["four"], ["five", "six"]] * 7 + [["seven"]]
 
@@ -51,6 +52,19 @@ def test_shuffle(cache):
     assert [ids(second) for _ in range(2)] == epochs
     assert ids(keras_lit.features.load(cache, shuffle=True, seed=4)) != epochs[0]
     assert ids(keras_lit.features.load(cache, shuffle=1, seed=3)) != list(range(22))
+
+
+@pytest.mark.parametrize("groups", [list("abacb") * 4 + ["d", "a"], [2**40, -7] * 11])
+def test_groups_are_kept(groups, tmp_path):
+    """Of strings and of integers, for `fit`."""
+    precompute(tmp_path, pairs=encoded_pairs(group=groups))
+    pairs = keras_lit.features.load(tmp_path)
+    found = [row["group"] for row in pairs.as_numpy_iterator()]
+    assert found == [x.encode() if isinstance(x, str) else x for x in groups]
+    tower, text_tower = keras_lit.features.image_tower(tmp_path), make_model().text_tower
+    ids = next(iter(batches.for_step(pairs.batch(22), tower, text_tower)))["group"].numpy()
+    same = np.array(groups)[:, None] == np.array(groups)
+    np.testing.assert_array_equal(ids[:, None] == ids, same)
 
 
 def test_verify(cache, tmp_path):

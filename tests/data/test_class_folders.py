@@ -1,0 +1,73 @@
+"""Labelled pictures as pairs, whose class is their group."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lit.data import class_pairs
+from tests.small import make_model
+
+TEMPLATES = ["a photo of a {}.", "a drawing of a {}."]
+
+
+@pytest.fixture
+def animals(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("ant", "cat", "polar_bear"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            image = rng.integers(0, 256, [8, 8, 3])
+            keras.utils.save_img(tmp_path / name / f"{number}.png", image, scale=False)
+    return tmp_path
+
+
+def test_class_is_the_group_and_templates_are_drawn(animals):
+    pairs = class_pairs(animals, TEMPLATES, seed=1)
+    assert pairs.cardinality() == 12
+    epochs = [list(pairs.as_numpy_iterator()) for _ in range(3)]
+    for pair in (pair for epoch in epochs for pair in epoch):
+        name = ["ant", "cat", "polar bear"][pair["group"]]
+        assert pair["text"].decode() in [x.format(name) for x in TEMPLATES]
+        assert name.replace(" ", "_") in pair["name"].decode()
+        assert tf.io.decode_png(pair["image"]).shape == (8, 8, 3)
+    orders = [[pair["name"] for pair in epoch] for epoch in epochs]
+    assert sorted(orders[0]) == sorted(orders[1]) and orders[0] != orders[1]
+    assert len({pair["text"] for epoch in epochs for pair in epoch}) == 6
+    plain = class_pairs(animals, class_names=["x", "y", "z"], shuffle=False)
+    found = [(pair["text"], pair["group"]) for pair in plain.as_numpy_iterator()]
+    assert found == [(f"a photo of a {'xyz'[i // 4]}.".encode(), i // 4) for i in range(12)]
+
+
+def test_a_split(animals, tmp_path_factory):
+    path = tmp_path_factory.mktemp("divided")
+    for split in ("train", "val"):
+        (path / split).symlink_to(animals)
+    assert class_pairs(path).cardinality() == 12
+    assert next(iter(class_pairs(path, split="validation", shuffle=False)))["group"] == 0
+    with pytest.raises(
+        ValueError, match="should hold 'test' with two or more.*Received: train, val"
+    ):
+        class_pairs(path, split="test")
+
+
+def test_what_is_wrong_is_named(animals, tmp_path_factory):
+    with pytest.raises(ValueError, match=r'captions with "\{\}".*a cat'):
+        class_pairs(animals, ["a photo of a {}.", "a cat"])
+    with pytest.raises(ValueError, match=r'captions with "\{\}".*\[\]'):
+        class_pairs(animals, [])
+    with pytest.raises(ValueError, match="should name 3 classes.*polar_bear.*Received: 2"):
+        class_pairs(animals, class_names=["a", "b"])
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(
+        ValueError, match="two or more folders.*Received: nothing.*image_text_pairs"
+    ):
+        class_pairs(empty)
+
+
+@pytest.mark.slow
+def test_it_trains(animals):
+    model = make_model()
+    model.compile("sgd", jit_compile=False)
+    history = model.fit(class_pairs(animals, TEMPLATES).batch(6), verbose=0).history
+    np.testing.assert_allclose(history["chance_loss"], np.log(6), rtol=1e-6)
