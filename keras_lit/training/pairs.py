@@ -111,7 +111,9 @@ def ready(
         text = {"text": checked_token_ids(several, text_tower)}
         mask = given if mask is None else given & mask[:, tf.newaxis]
     else:
-        text = {"text": ready_text(pair["text"], text_tower)}
+        text = pair["text"]
+        text = _not_empty(text) if text.dtype == tf.string else text
+        text = {"text": ready_text(text, text_tower)}
     found = {**ready_image(pair, image_tower.preprocessor, training), **text}
     if "image_features" in found and "fingerprint" in pair:
         whose = (pair["fingerprint"], image_tower, "image")
@@ -127,7 +129,7 @@ def ready(
 def ready_text(text: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
     """Strings or token ids -> token ids, checked."""
     if text.dtype == tf.string:
-        text = text_tower.preprocessor(_not_empty(text))
+        text = text_tower.preprocessor(text)
     return checked_token_ids(tf.cast(text, tf.int32), text_tower)
 
 
