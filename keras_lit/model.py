@@ -511,7 +511,7 @@ class LiT(PairsModel):
             `dim`, `temperature`, and `recalls`, `mean_recall` of held-out pairs.
 
         Raises:
-            ValueError: as `fit`; as `keras_lit.alignment.choose`.
+            ValueError: as `fit`; as `keras_lit.alignment.choose`; a head that is not linear.
             tf.errors.InvalidArgumentError: a bad row, named in the message.
 
         Example:

@@ -26,6 +26,8 @@ def align(
     **options: Any,
 ) -> Alignment:
     """`LiT.align` but for setting the heads; `options` are those of `choose`."""
+    for tower in (image_tower, text_tower):
+        check_linear(tower)
     folds = Folds(image_tower.feature_dim, text_tower.feature_dim, count)
     gather(x, image_tower, text_tower, folds, options["method"], batch_size, verbose)
     return choose(folds, verbose=verbose, **options)
@@ -49,7 +51,7 @@ def whiten(
 
     Raises:
         ValueError: nothing to encode, or what the tower does not take; a penalty that is not
-            positive.
+            positive; a tower with a head that is not linear.
 
     Example:
 
@@ -60,6 +62,7 @@ def whiten(
     True
     """
     checks.check_positive(penalty, "penalty")
+    check_linear(tower)
     is_image = isinstance(tower, ImageTower)
     moments = Moments(tower.feature_dim)
     with tower.distribute_strategy.scope():
@@ -73,14 +76,19 @@ def whiten(
         set_head(tower, whitening(moments, penalty))
 
 
+def check_linear(tower: Tower) -> None:
+    """Raises ValueError for a tower whose head is another than a linear one."""
+    if tower.head is not None and not isinstance(tower.head, keras.layers.Dense):
+        raise ValueError(
+            f"A head in closed form is linear. The {type(tower).__name__} has a head of its own, "
+            f"{type(tower.head).__name__}: give it a linear one by `add_head(dim)`, or leave "
+            "`align` out."
+        )
+
+
 def set_head(tower: Tower, head: Head) -> None:
     """Gives a tower this head; a linear head of its width keeps its place, a frozen one is so."""
     dim, own = head.kernel.shape[1], tower.head
-    if own is not None and not isinstance(own, keras.layers.Dense):
-        raise ValueError(
-            f"A head in closed form is linear. The {type(tower).__name__} has a head of its own, "
-            f"{type(own).__name__}: give it `add_head(dim)` first, or train it with `fit` alone."
-        )
     # LoRA adds weights to a layer.
     if own is None or own.units != dim or len(own.weights) != 2:
         tower.add_head(dim)

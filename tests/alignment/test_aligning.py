@@ -172,6 +172,9 @@ def test_bad_pairs_are_refused():
         model.align(tf.data.Dataset.from_tensor_slices(pairs).batch(8).filter(lambda x: False))
     with pytest.raises(tf.errors.InvalidArgumentError, match="should be finite"):
         model.align({**pairs, "image_features": pairs["image_features"] * np.nan}, verbose=0)
+    model.text_tower.add_head(DIM, "mlp")
+    with pytest.raises(ValueError, match="TextTower has a head of its own, MLPHead"):
+        model.align(pairs)
 
 
 def test_whitening_one_tower():

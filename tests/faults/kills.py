@@ -86,7 +86,8 @@ def kill_once(job, directory):
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     assert status in (0, signal.SIGKILL)
-    return status != 0
+    # What `prepare` writes comes into its place whole; killed after that, it has come to its end.
+    return status != 0 and not (directory / "prepared").exists()
 
 
 def put_away(directory, index):
