@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, internals, losses
 from keras_lit.alignment import aligning, choosing
+from keras_lit.losses.arguments import TEMPERATURE_SHOULD_BE_FINITE
 from keras_lit.optimizers import rules
 from keras_lit.towers import ImageTower, TextTower, Tower, clip, encoding, fingerprints, settings
 from keras_lit.towers.features_only import FeaturesOnly
@@ -768,7 +769,7 @@ def _stopping_at_nan(function: Any) -> Any:
                 message = _SHOULD_BE_FINITE.format(side)
                 raise tf.errors.InvalidArgumentError(None, None, message)
         if not np.isfinite(logs["temperature"]).all():
-            raise tf.errors.InvalidArgumentError(None, None, losses.TEMPERATURE_SHOULD_BE_FINITE)
+            raise tf.errors.InvalidArgumentError(None, None, TEMPERATURE_SHOULD_BE_FINITE)
         return logs
 
     return checked
