@@ -517,7 +517,8 @@ class LiT(PairsModel):
 
         Args:
             x: batches of pairs, in any form that `fit` takes: raw, preprocessed or features. Each
-                of several captions of an image is a pair. Random crops are not drawn.
+                of several captions of an image is a pair; in rows of their own give them one
+                "group", so that they are held out together. Random crops are not drawn.
             method: "cca", or "ridge": the regression from image features to text features of unit
                 length, a baseline (the text head then is the identity).
             dim: int, the width of the embeddings. None: what is best, for "ridge" that of the text

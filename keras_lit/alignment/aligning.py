@@ -132,7 +132,7 @@ def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
 
 
 def groups_of(batch: dict[str, tf.Tensor]) -> np.ndarray:
-    """What is right for each other: their "group", else equal first captions, by token or feature."""
+    """What is right for each other: their "group", else equal first captions."""
     if "group" in batch:
         return batch["group"].numpy()
     captions = batch["text_features" if "text_features" in batch else "text"].numpy()
