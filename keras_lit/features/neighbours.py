@@ -45,7 +45,7 @@ def hard_batches(
 
     >>> angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 60)
     >>> features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    >>> rows = {"image_features": features, "text": [f"{angle:.2f}" for angle in angles]}
+    >>> rows = {"image_features": features, "text": [f"caption {i}" for i in range(60)]}
     >>> pairs = tf.data.Dataset.from_tensor_slices(rows)
     >>> batches = keras_lit.features.hard_batches(pairs, 10, seed=0)
     >>> [batch["text"].shape[0] for batch in batches]
