@@ -94,15 +94,16 @@ class GlobalBatch(NamedTuple):
         scale: tf.Tensor,
         image: tf.Tensor,
         text: tf.Tensor,
-        group_texts: tf.Tensor,
+        group_images: tf.Tensor,
     ) -> tf.Tensor:
-        """The mean of an image's logits with its group's texts, given that with its `own`.
+        """The mean of a text's logits with its group's images, given that with its `own`.
 
-        As a difference, which is exactly 0 for a pair that is alone.
+        As a difference, which is exactly 0 for a pair that is alone. Summed over a group it is that
+        of images with texts, whose means nobody needs where the image tower is locked.
         """
         if not self.grouped:
             return own
-        return own + scale * tf.reduce_sum(image * (group_texts - text), axis=1)
+        return own + scale * tf.reduce_sum(text * (group_images - image), axis=1)
 
 
 def gather(

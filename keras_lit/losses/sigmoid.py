@@ -91,7 +91,7 @@ def sigmoid_contrastive_loss(
         )
         column_max, column_rival = batch.across([column_max, column_rival])
         group_images, group_texts = batch.group_means(batch.images), batch.group_means(batch.texts)
-        own = batch.of_group(own, scale, image, text, group_texts)
+        own = batch.of_group(own, scale, image, text, group_images)
         loss = batch.mean(losses - batch.group_sizes * own)
         hits = batch.hits(scale, row_max, row_rival, column_max, column_rival)
 

@@ -108,7 +108,7 @@ def softmax_contrastive_loss(
         row_lse_of_all = batch.gather(row_lse)
         own_column_lse = tf.gather(column_lse, batch.index)
         group_images, group_texts = batch.group_means(batch.images), batch.group_means(batch.texts)
-        own = batch.of_group(own, scale, image, text, group_texts)
+        own = batch.of_group(own, scale, image, text, group_images)
         loss = batch.mean(0.5 * (row_lse + own_column_lse) - own)
         hits = batch.hits(scale, row_max, row_rival, column_max, column_rival)
 
