@@ -1,9 +1,10 @@
 """LiT: an image tower and a text tower, joined by a contrastive loss."""
 
+import functools
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -12,8 +13,10 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, internals, losses
 from keras_lit.alignment import aligning, choosing
+from keras_lit.losses.arguments import TEMPERATURE_SHOULD_BE_FINITE
 from keras_lit.optimizers import rules
 from keras_lit.towers import ImageTower, TextTower, Tower, clip, encoding, fingerprints, settings
+from keras_lit.towers.base import differ
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.training import batches, micro_batches, pairs
 from keras_lit.training.keras_model import PairsModel, pairs_of
@@ -309,16 +312,35 @@ class LiT(PairsModel):
                 "What trains has changed since `compile`, by `tuning`, a `trainable`, LoRA or "
                 "another `optimizer`. Compile again, with a new optimizer."
             )
-        made = super().make_train_function(force)
+        made = super().make_train_function(force or self._changed_since("train"))
         if made is None and self.jit_compile:
             self.train_function = _stopping_at_nan(self.train_function)
         return made
 
     def make_test_function(self, force: bool = False) -> Any:
-        made = super().make_test_function(force)
+        made = super().make_test_function(force or self._changed_since("test"))
         if made is None and self.jit_compile:
             self.test_function = _stopping_at_nan(self.test_function)
         return made
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        return super().make_predict_function(force or self._changed_since("predict"))
+
+    @functools.cached_property
+    def _changed_since(self) -> Callable[[str], bool]:
+        """Tells whether a step was compiled of other layers, such as a head of before.
+
+        Behind a call: Keras takes layers in a dict for the model's own.
+        """
+        made_of: dict[str, list[Any]] = {}
+
+        def changed(step: str) -> bool:
+            now = [*self.image_tower._made_of(), *self.text_tower._made_of()]
+            now += [self.tuning, self.lock_heads, self.local_loss, self.group_captions]
+            before, made_of[step] = made_of.get(step, now), now
+            return differ(now, before)
+
+        return changed
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         data, weights = pairs_of(data), self.trainable_weights
@@ -495,7 +517,8 @@ class LiT(PairsModel):
 
         Args:
             x: batches of pairs, in any form that `fit` takes: raw, preprocessed or features. Each
-                of several captions of an image is a pair. Random crops are not drawn.
+                of several captions of an image is a pair; in rows of their own give them one
+                "group", so that they are held out together. Random crops are not drawn.
             method: "cca", or "ridge": the regression from image features to text features of unit
                 length, a baseline (the text head then is the identity).
             dim: int, the width of the embeddings. None: what is best, for "ridge" that of the text
@@ -549,8 +572,6 @@ class LiT(PairsModel):
             )
             aligning.set_head(self.image_tower, found.heads.image)
             aligning.set_head(self.text_tower, found.heads.text)
-            # What Keras has compiled holds the heads of before.
-            self.train_function = self.test_function = self.predict_function = None
             most = self.max_temperature or math.inf
             self.log_temperature.assign(math.log(min(found.temperature, most)))
             if found.bias is not None:
@@ -768,7 +789,7 @@ def _stopping_at_nan(function: Any) -> Any:
                 message = _SHOULD_BE_FINITE.format(side)
                 raise tf.errors.InvalidArgumentError(None, None, message)
         if not np.isfinite(logs["temperature"]).all():
-            raise tf.errors.InvalidArgumentError(None, None, losses.TEMPERATURE_SHOULD_BE_FINITE)
+            raise tf.errors.InvalidArgumentError(None, None, TEMPERATURE_SHOULD_BE_FINITE)
         return logs
 
     return checked

@@ -1,11 +1,14 @@
 """Pairs of a group are positives of each other: losses, accuracies and training with them."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit import losses
+import keras_lit
+from keras_lit import features, losses
 from keras_lit.training import pairs
 from tests.small import make_model, make_pairs, mirrored
 from tests.test_distribution import share_out
@@ -270,10 +273,8 @@ def test_equal_captions_are_one_group(model):
     assert set(ready) == {"image", "text"}
     np.testing.assert_allclose(loss_of(model, ready), by_caption, rtol=1e-5)
     model.group_captions = False
-    model.make_test_function(force=True)
     np.testing.assert_allclose(loss_of(model, batch()), alone, rtol=1e-5)
     model.group_captions = True
-    model.make_test_function(force=True)
 
 
 @pytest.mark.parametrize("kind", ["strings", "integers"])
@@ -304,6 +305,62 @@ def test_each_kind_of_text_has_its_own_equal_captions(model):
     )
 
 
+LABELS = np.array([3, 3, 1, 4, 2, 1, 3, 3, 2, 0, 5, 2])
+
+
+def rows_of_features():
+    rng = np.random.default_rng(5)
+    captions = rng.normal(size=[6, 7])
+    return {
+        "image_features": rng.normal(size=[12, 5]).astype("float32"),
+        "text_features": captions[LABELS].astype("float32"),
+    }
+
+
+def model_of_features(replicas=1):
+    with mirrored(replicas).scope() if replicas > 1 else contextlib.nullcontext():
+        towers = [tower.from_features(dim, 4) for tower, dim in TOWERS]
+        for i, tower in enumerate(towers):
+            rng = np.random.default_rng(i)
+            tower.head.set_weights([rng.normal(size=x.shape) for x in tower.head.weights])
+        model = keras_lit.LiT(*towers, "LL", loss="sigmoid", bias=BIAS)
+        model.compile("sgd", jit_compile=False)
+    return model
+
+
+TOWERS = (keras_lit.ImageTower, 5), (keras_lit.TextTower, 7)
+
+
+def oracle_of_features(model, rows, groups):
+    sides = [
+        unit(features.astype("float64") @ tower.head.kernel.numpy() + tower.head.bias.numpy())
+        for features, tower in zip(
+            rows.values(), (model.image_tower, model.text_tower), strict=True
+        )
+    ]
+    return sigmoid_oracle(*sides, np.log(10), BIAS, groups=groups)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_equal_text_features_are_equal_captions(replicas):
+    model, rows = model_of_features(replicas), rows_of_features()
+    found = model.evaluate(rows, batch_size=12, return_dict=True, verbose=0)["loss"]
+    wanted, alone = (oracle_of_features(model, rows, x) for x in (LABELS, range(12)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert abs(wanted - alone) > 0.1
+
+
+def test_mixtures_of_equal_captions_are_equal():
+    """Of rows i and i + 6: 0 and 1 are of captions 3 and 3, rows 2 and 5 of captions 1 and 2."""
+    model = model_of_features()
+    data = tf.data.Dataset.from_tensor_slices({**rows_of_features(), "group": LABELS}).batch(12)
+    mixed = {name: x.numpy() for name, x in next(iter(features.latent_mixup(data))).items()}
+    assert [*mixed] == ["image_features", "text_features"]
+    found = model.evaluate(mixed, batch_size=6, return_dict=True, verbose=0)["loss"]
+    wanted = oracle_of_features(model, mixed, [0, 0, 1, 2, 3, 1])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("group", "message"),
     [
@@ -316,6 +373,14 @@ def test_bad_columns_are_named(group, message, model):
         model.evaluate(batch(group=group), batch_size=6, verbose=0)
 
 
+def test_a_missing_group_is_none(model):
+    group = ["a", "b", "", "c", "", "d"]
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="`group` should not be empty: strangers"
+    ):
+        model.evaluate(batch(group=group), batch_size=6, verbose=0)
+
+
 def test_it_is_in_the_configuration(model):
     assert model.get_config()["group_captions"] is True
     config = make_model(group_captions=False).get_config()
@@ -324,11 +389,11 @@ def test_it_is_in_the_configuration(model):
     assert type(model).from_config(config).group_captions is True
 
 
-def trained(replicas=1, micro_batch_size=None):
+def trained(loss, replicas=1, micro_batch_size=None):
     """Two steps, of which the replicas do not divide the second; groups of about three pairs."""
     strategy = mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
     with strategy.scope():
-        model = make_model()
+        model = make_model(loss=loss)
         model.compile(
             keras.optimizers.SGD(0.5), micro_batch_size=micro_batch_size, jit_compile=False
         )
@@ -341,10 +406,11 @@ def trained(replicas=1, micro_batch_size=None):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("free_memory_after_test")
-def test_same_training_however_it_is_computed():
-    alone = trained()
+@pytest.mark.parametrize("loss", LOSSES)
+def test_same_training_however_it_is_computed(loss):
+    alone = trained(loss)
     for options in ({"micro_batch_size": 5}, {"replicas": 3}):
-        other = trained(**options)
+        other = trained(loss, **options)
         for name, values in alone[0].items():
             np.testing.assert_allclose(values, other[0][name], rtol=2e-5, err_msg=name)
         for a, b in zip(alone[1], other[1], strict=True):

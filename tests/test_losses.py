@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit import losses
-from keras_lit.losses import sigmoid_contrastive_loss, softmax_contrastive_loss
+from keras_lit.losses import sigmoid_contrastive_loss, softmax_contrastive_loss, tiles
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "losses.npz")
 LOG_TEMPERATURE = float(GOLDEN["log_temperature"])
@@ -28,7 +27,7 @@ def test_value_and_gradients_equal_the_reference(tile_size):
 
 
 def test_by_default_no_more_logits_exist_than_the_limit(monkeypatch):
-    monkeypatch.setattr(losses, "_TILE_ELEMENTS", 7 * 48 + 20)
+    monkeypatch.setattr(tiles, "TILE_ELEMENTS", 7 * 48 + 20)
     matmul, shapes = tf.matmul, []
 
     def noted(*args, **options):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import logsumexp
 
 import keras_lit
 from keras_lit import ImageTower, LiT, TextTower
@@ -713,6 +714,31 @@ def test_a_head_that_comes_after_encoding_is_used():
     image_tower.add_head(5)
     text_tower = keras_lit.TextTower.from_size("Ti", vocabulary_size=100)
     assert keras_lit.LiT(image_tower, text_tower).encode_image(images).shape == (2, 5)
+
+
+def test_a_head_that_comes_after_compile_is_used():
+    """Also where it is locked, so that what trains is the same."""
+    towers = (keras_lit.ImageTower, 5), (keras_lit.TextTower, 6)
+    towers = [tower.from_features(dim, 4) for tower, dim in towers]
+    model = LiT(*towers, "LL", lock_heads=True)
+    model.compile("sgd", jit_compile=False)
+    pairs = {"image_features": RNG.normal(size=[8, 5]), "text_features": RNG.normal(size=[8, 6])}
+    model.evaluate(pairs, batch_size=8, verbose=0), model.predict(pairs, batch_size=8, verbose=0)
+    model.train_on_batch(pairs)
+    for _ in range(2):
+        model.image_tower.add_head(4)
+        image, text = model.encode_image(pairs), model.encode_text(pairs)
+        logits = float(model.temperature) * image @ text.T
+        wanted = (
+            np.mean([logsumexp(logits, axis=i).mean() for i in (0, 1)]) - np.diag(logits).mean()
+        )
+        found = model.evaluate(pairs, batch_size=8, verbose=0, return_dict=True)["loss"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        predicted = model.predict(pairs, batch_size=8, verbose=0)["image_embeddings"]
+        np.testing.assert_allclose(predicted, image, atol=1e-6)
+        trained = model.train_on_batch(pairs, return_dict=True)["loss"]
+        np.testing.assert_allclose(trained, wanted, rtol=1e-5)
+        model.reset_metrics()
 
 
 def test_what_was_fitted_is_freed():

@@ -139,14 +139,12 @@ def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
     return found.reshape(*token_ids.shape[:-1], found.shape[-1])
 
 
-def groups_of(batch: dict[str, tf.Tensor]) -> np.ndarray | None:
-    """What is right for each other: their "group", else equal token ids of the first caption."""
+def groups_of(batch: dict[str, tf.Tensor]) -> np.ndarray:
+    """What is right for each other: their "group", else equal first captions."""
     if "group" in batch:
         return batch["group"].numpy()
-    if "text" not in batch:
-        return None
-    token_ids = batch["text"].numpy()
-    return token_ids if token_ids.ndim == 2 else token_ids[:, 0]
+    captions = batch["text_features" if "text_features" in batch else "text"].numpy()
+    return captions if captions.ndim == 2 else captions[:, 0]
 
 
 def given_of(batch: dict[str, tf.Tensor]) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from keras_lit.alignment import heads as closed_form
 from keras_lit.alignment.folds import Folds, Rows, total
 from keras_lit.alignment.heads import Heads
 from keras_lit.alignment.moments import Moments
-from keras_lit.losses import EPSILON
+from keras_lit.losses.global_batch import EPSILON
 
 Method = Literal["cca", "ridge"]
 Choice = tuple[float, float | None, int | None]  # image penalty, text penalty, dim

@@ -10,6 +10,7 @@ from keras_lit.alignment import aligning
 from keras_lit.alignment.choosing import Alignment, choose
 from keras_lit.alignment.folds import Folds
 from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.training import batches, pairs
 
 
@@ -44,7 +45,9 @@ def probe(
     Args:
         image_towers: {name: `ImageTower`}.
         text_towers: {name: `TextTower`}.
-        x: batches of raw pairs {"image", "text"} in any form that `LiT.fit` takes, and "group".
+        x: batches of raw pairs {"image", "text"} in any form that `LiT.fit` takes, and "group"; or
+            features of a cache, for towers `from_features` (`keras_lit.features.image_tower`,
+            `text_tower`). Beside a cached text tower others may read the text.
         batch_size: int, for a dict of arrays (32 by default).
         folds: int, of the cross-validation. Each holds 8 (image_dim + text_dim)² bytes for each
             pair of towers.
@@ -75,9 +78,14 @@ def probe(
     if not image_towers or not text_towers:
         raise ValueError("There should be at least one image tower and one text tower.")
     data = batches.as_dataset(x, batch_size)
+
+    def own_text(pair: dict[str, Any], text_tower: TextTower) -> dict[str, Any]:
+        """Cached features are of one tower; the others read the text beside them."""
+        return pairs.one_text(pair, isinstance(text_tower.backbone, FeaturesOnly))
+
     for image_tower in image_towers.values():
         for text_tower in text_towers.values():
-            pairs.check_spec(data.element_spec, image_tower, text_tower)
+            pairs.check_spec(own_text(data.element_spec, text_tower), image_tower, text_tower)
     if not pairs.are_batched(data.element_spec):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
     names = [(i, t) for i in image_towers for t in text_towers]
@@ -93,7 +101,10 @@ def probe(
     ]
 
     def prepared(pair: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], ...]:
-        return tuple(pairs.ready(pair, image_towers[i], text_towers[t]) for i, t in diagonal)
+        return tuple(
+            pairs.ready(own_text(pair, text_towers[t]), image_towers[i], text_towers[t])
+            for i, t in diagonal
+        )
 
     count = int(data.cardinality())
     bar = int(not 0 <= count <= 10) if verbose == "auto" else verbose

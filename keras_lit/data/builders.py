@@ -57,8 +57,9 @@ def pairs_of(
     image_key: str | None,
     text_key: str | None,
     shard: tuple[int, int] | None,
+    group_key: str | None = None,
 ) -> tf.data.Dataset:
-    """{"image": encoded, "text": [captions] or [""], "name"} of the rows of a dataset."""
+    """{"image": encoded, "text": [captions] or [""], "name"} (and "group") of the rows."""
     builder.download_and_prepare()
     if shard is not None:
         split = tfds.even_splits(split, shard[1])[shard[0]]
@@ -68,6 +69,8 @@ def pairs_of(
     name_key = next((key for key in NAME_COLUMNS if key in features and key != image_key), None)
     if not isinstance(features[image_key], tfds.features.Image):
         raise ValueError(f"{builder.name}: {image_key!r} is no image. Pass `image_key`.")
+    if group_key:
+        column(features, group_key, (), "group_key", builder.name)
     dataset = builder.as_dataset(
         split=split, decoders={image_key: tfds.decode.SkipDecoding()}, shuffle_files=False
     )
@@ -79,7 +82,8 @@ def pairs_of(
         texts = tf.reshape(_get(example, text_key), [-1])
         if texts.shape != [1]:  # An image without a caption is named where captions are checked.
             texts = tf.cond(tf.size(texts) > 0, lambda: texts, lambda: tf.constant([""]))
-        return {"image": example[image_key], "text": texts, "name": name}
+        found = {"image": example[image_key], "text": texts, "name": name}
+        return {**found, "group": _get(example, group_key)} if group_key else found
 
     return dataset.enumerate().map(pair)
 

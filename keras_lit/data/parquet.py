@@ -79,7 +79,7 @@ def records(
     table = _Table(path, layout)
     rows = ((n, x) for n, x in table.rows(skipped) if split in (None, str(x.get("split"))))
     if table.image is None:
-        yield from _of_shard(table, {str(row["key"]): row[table.text] for _, row in rows})
+        yield from _of_shard(table, {str(row["key"]): row for _, row in rows})
         return
     for number, row in rows:
         image, name = row[table.image], None
@@ -88,17 +88,17 @@ def records(
             if image is None and name and (pathlib.Path(path).parent / name).is_file():
                 image = (pathlib.Path(path).parent / name).read_bytes()
         key = name or next((row[x] for x in _KEYS if row.get(x) is not None), number)
-        yield str(key), table.entries(image, row[table.text])
+        yield str(key), table.entries(image, row)
 
 
-def _of_shard(table: "_Table", texts: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _of_shard(table: "_Table", rows: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The images of the tar beside a table, with the captions that the table has of their keys."""
     for key, found in tar_records(table.shard):
-        if key in texts:
+        if key in rows:
             image = next((found[x] for x in IMAGE_ENTRIES if x in found), None)
-            yield key, table.entries(image, texts.pop(key))
-    for key, text in texts.items():
-        yield key, table.entries(None, text)
+            yield key, table.entries(image, rows.pop(key))
+    for key, row in rows.items():
+        yield key, table.entries(None, row)
 
 
 def rows(
@@ -123,7 +123,8 @@ def _rows_of(
             named = [f"{image}{suffix}" for suffix in SUFFIXES]
             image = next((x for x in named if os.path.isfile(os.path.join(folder, x))), named[0])
         its, where = split or row.get("split"), f"{table.path}, row {number}"
-        yield from rows_of(where, folder, image, row[table.text], its, skipped)
+        group = (row[table.group],) if table.group else ()
+        yield from rows_of(where, folder, image, row[table.text], its, skipped, *group)
 
 
 class _Table:
@@ -135,12 +136,15 @@ class _Table:
         self.names = schema.names
         self.image = _image_column(schema, layout, path)
         self.text = column(self.names, layout.text_key, _TEXTS, "text_key", path)
+        self.group = layout.group_key and column(
+            self.names, layout.group_key, (), "group_key", path
+        )
         self.is_bytes = self.image is not None and _is_bytes(schema.field(self.image).type)
         self.shard = f"{os.path.splitext(path)[0]}.tar"
 
     def rows(self, skipped: set[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
         """(number, row), without what img2dataset could not fetch: there is nothing to mend."""
-        others = [x for x in (*_KEYS, "status", "split") if x in self.names]
+        others = [x for x in (*_KEYS, "status", "split", self.group) if x in self.names]
         wanted = list(dict.fromkeys([self.image or "key", self.text, *others]))
         is_img2dataset = {"key", "url", "status"} <= set(self.names)
         for number, row in enumerate(_rows(self.file, wanted)):
@@ -149,10 +153,12 @@ class _Table:
             elif skipped is not None:
                 note_bad(f"{self.path}, row {number}: {row['status']}", skipped)
 
-    def entries(self, image: Any, texts: Any) -> dict[str, Any]:
+    def entries(self, image: Any, row: dict[str, Any]) -> dict[str, Any]:
         """What `read_shards` takes; a "txt" holds a caption a line."""
-        entries = {"image": image, "txt" if self.text == "txt" else "text": texts}
-        return {name: value for name, value in entries.items() if value}
+        name = "txt" if self.text == "txt" else "text"
+        entries = {name: row[self.text], "image": image}
+        entries = {name: value for name, value in entries.items() if value}
+        return {**entries, self.group: row[self.group]} if self.group else entries
 
 
 def _image_column(schema: Any, layout: Layout, file: str) -> str | None:

@@ -76,6 +76,7 @@ def read_shards(
     files: Sequence[str],
     image_key: str | None = None,
     text_key: str | None = None,
+    group_key: str | None = None,
     skipped: set[str] | None = None,
     shuffle: bool = False,
     seed: int | None = None,
@@ -83,10 +84,11 @@ def read_shards(
 ) -> tf.data.Dataset:
     """{"image", "text": [captions], "name"} of the records of shards, some shards at a time.
 
-    The key of an image or a text is an extension, a feature or a key of the .json. To `skipped` go
-    bad records (half a pair, text that is empty or not UTF-8) and shards that cannot be read on;
-    without it the first of them comes as a record of no captions, with what is wrong as its "name".
-    (A TFRecord that was cut off between two records looks whole.)
+    The key of an image, a text or a "group" (there with `group_key` alone) is an extension, a
+    feature or a key of the .json. To `skipped` go bad records (half a pair, text that is empty or
+    not UTF-8) and shards that cannot be read on; without it the first of them comes as a record of
+    no captions, with what is wrong as its "name". (A TFRecord that was cut off between two records
+    looks whole.)
     """
 
     def records(file: bytes) -> Iterator[dict[str, Any]]:
@@ -98,10 +100,13 @@ def read_shards(
                 count += 1
                 try:
                     image, texts = _pair(entries, image_key, text_key)
+                    row = {"image": image, "text": texts, "name": os.fsencode(f"{path}/{key}")}
+                    if group_key:
+                        row["group"] = as_group(_value(entries, group_key))
                 except ValueError as error:
                     note_bad(f"{path}/{key}: {error}", skipped)
                     continue
-                yield {"image": image, "text": texts, "name": os.fsencode(f"{path}/{key}")}
+                yield row
         except (OSError, tarfile.TarError, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
             note_bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
@@ -111,10 +116,12 @@ def read_shards(
         try:
             yield from records(file)
         except ValueError as error:
-            yield {"image": b"", "text": [], "name": str(error)}
+            yield {"image": b"", "text": [], "name": str(error), **no_group}
 
     string = tf.TensorSpec([], tf.string)
     signature = {"image": string, "text": tf.TensorSpec([None], tf.string), "name": string}
+    no_group = {"group": ""} if group_key else {}
+    signature |= dict.fromkeys(no_group, string)
     paths = tf.data.Dataset.from_tensor_slices(list(map(os.fsencode, files)))
     if shuffle:
         paths = paths.shuffle(len(files), seed=seed)
@@ -205,6 +212,21 @@ def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
         if value := entries.get(name):
             return value if isinstance(value, list) else [value]
     return []
+
+
+def _value(entries: dict[str, Any], name: str) -> Any:
+    """An entry, or a field of the .json, if it is there."""
+    record = entries if name in entries or "json" not in entries else json.loads(entries["json"])
+    found = record.get(name) if isinstance(record, dict) else None
+    return found[0] if isinstance(found, list) and len(found) == 1 else found
+
+
+def as_group(value: Any) -> str:
+    """The name of a group; ValueError if it has none."""
+    name = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
+        raise ValueError(f"expected a group, a string or an integer. Received: {value!r:.60}")
+    return str(name).strip()
 
 
 def note_bad(message: str, skipped: set[str] | None, error: type[Exception] = ValueError) -> None:

@@ -50,6 +50,7 @@ def image_text_pairs(
     encoding: str | None = None,
     columns: tuple[str, ...] | None = None,
     image_dir: str | os.PathLike | None = None,
+    group_key: str | None = None,
 ) -> tf.data.Dataset:
     """Reads pairs for `LiT.fit`.
 
@@ -99,10 +100,13 @@ def image_text_pairs(
         encoding: str, of a table or of the .txt files; None: UTF-8.
         columns: the names of a table's columns, where its first line is no header.
         image_dir: the folder that the paths in a table begin at; None: the table's own.
+        group_key: the column, feature, or field of a shard's .json, that says which pairs are
+            positives of each other: a product's number, a label. None: no "group".
 
     Returns:
         A tf.data.Dataset of {"image": scalar string (an encoded image), "text": scalar string,
-        "name": scalar string (the file or key, for messages)}.
+        "name": scalar string (the file or key, for messages)}, with `group_key` also "group":
+        scalar string (of a TensorFlow dataset as it is).
 
     Raises:
         ValueError: no pairs, no such column or split, an empty caption or one that is no string;
@@ -122,7 +126,7 @@ def image_text_pairs(
     if not 0 <= test_fraction <= 1:
         raise ValueError(f"`test_fraction` should be in 0..1. Received: {test_fraction}.")
     where: Any = source
-    layout = Layout(image_key, text_key, separator, encoding, columns, image_dir)
+    layout = Layout(image_key, text_key, separator, encoding, columns, image_dir, group_key)
     made = hasattr(source, "as_dataset")
     shards = [] if made else _files(where, shard_files)
     tables = [] if made or shards else _files(where, _parquet_files)
@@ -159,7 +163,8 @@ def image_text_pairs(
             raise ValueError(
                 f"{count} workers need at least so many shards. Received: {len(shards)} files."
             )
-        pairs = read(shards[index::count], skipped=skipped, shuffle=bool(shuffle_buffer), seed=seed)
+        options: Any = {"skipped": skipped, "shuffle": bool(shuffle_buffer), "seed": seed}
+        pairs = read(shards[index::count], **options, group_key=group_key)
         pairs = pairs if divided else _split_of_shards(pairs, split, test_fraction, bool(tables))
         pairs = _choose(pairs, captions, seed)
     elif records is not None:
@@ -168,7 +173,9 @@ def image_text_pairs(
         images = by_image(rows, captions)[index::count]
         if skipped is not None:
             images = those_that_decode(images, skipped)
-        pairs = read_files(images, root, split, captions, shuffle_buffer, seed)
+        pairs = read_files(
+            images, root, split, captions, shuffle_buffer, seed, grouped=bool(group_key)
+        )
         shuffle_buffer = 0  # That is done, with the names.
     else:
         from keras_lit.data import builders
@@ -182,7 +189,7 @@ def image_text_pairs(
                 'dataset with `split`, for example split="train[80%:]". Received: '
                 f"{test_fraction}."
             )
-        pairs = builders.pairs_of(builder, split, image_key, text_key, shard)
+        pairs = builders.pairs_of(builder, split, image_key, text_key, shard, group_key)
         pairs = _check_captions(_choose(pairs, captions, seed), skipped)
     if skipped is not None and records is None:
         pairs = _only_good(pairs, lambda pair: decodes(pair["image"]), skipped)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 from keras_lit import checks
-from keras_lit.data.shards import note_bad
+from keras_lit.data.shards import as_group, note_bad
 from keras_lit.preprocessing.formats import SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")  # What a folder is searched for.
@@ -39,6 +39,7 @@ class Layout(NamedTuple):
     encoding: str | None = None
     columns: tuple[str, ...] | None = None
     image_dir: str | os.PathLike | None = None
+    group_key: str | None = None
 
 
 class Row(NamedTuple):
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     image: pathlib.Path
     texts: Any
     split: str | None = None
+    group: str = ""
 
 
 def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> Iterator[Row]:
@@ -61,7 +63,7 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
         )
     content = _json_content(path) if suffix == ".json" else None
     if isinstance(content, dict):
-        names = ("image_key", "text_key", "separator", "encoding", "columns")
+        names = ("image_key", "text_key", "separator", "encoding", "columns", "group_key")
         check_unused(layout, names, path, "COCO's and Karpathy's .json")
         yield from _json_file(path, folder, content)
         return
@@ -74,6 +76,9 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
                 raise ValueError(record)
             image = record[column(record, layout.image_key, IMAGE_COLUMNS, "image_key", path)]
             texts = record[column(record, layout.text_key, TEXT_COLUMNS, "text_key", path)]
+            group: tuple[Any, ...] = ()
+            if layout.group_key:
+                group = (record[column(record, layout.group_key, (), "group_key", path)],)
         except ValueError as error:
             if suffix in _DELIMITED and isinstance(record, dict):  # All have the same columns.
                 raise
@@ -81,7 +86,7 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
         else:
             if suffix == ".token":
                 image = image.partition("#")[0]
-            yield from rows_of(where, folder, image, texts, record.get("split"), skipped)
+            yield from rows_of(where, folder, image, texts, record.get("split"), skipped, *group)
 
 
 def _records(
@@ -102,8 +107,9 @@ def rows_of(
     texts: Any,
     split: Any,
     skipped: set[str] | None,
+    *group: Any,
 ) -> Iterator[Row]:
-    """The row of a table, unless its image is no file."""
+    """The row of a table, unless its image is no file or its group, if that is asked for, empty."""
     if not isinstance(image, str) or not image:
         note_bad(f"{where}: expected the name of an image. Received: {image!r:.60}", skipped)
     elif "://" in image:
@@ -111,7 +117,12 @@ def rows_of(
         note_bad(f"{where}: {message}", skipped)
     else:
         split = None if split in (None, "") else str(split)
-        yield Row(where, pathlib.Path(folder, image), texts, split)
+        try:
+            name = as_group(*group) if group else ""
+        except ValueError as error:
+            note_bad(f"{where}: {error}", skipped)
+        else:
+            yield Row(where, pathlib.Path(folder, image), texts, split, name)
 
 
 def column(

@@ -25,6 +25,7 @@ from keras_lit.data.table_formats import (
 from keras_lit.preprocessing.formats import SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
+Captions = tuple[str, list[str], str]  # An image, its captions and its group.
 # What the name of a row is called in TensorFlow datasets.
 NAME_COLUMNS = ("path", "name", "image/filename", "file_name", "filename", "image/id", "id")
 
@@ -37,7 +38,7 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
         raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
     if tables:
         return list(read_table(tables[0], layout, skipped))
-    unused = ("image_key", "text_key", "separator", "columns", "image_dir")
+    unused = ("image_key", "text_key", "separator", "columns", "image_dir", "group_key")
     check_unused(layout, unused, path, "a folder of pictures with a .txt beside each")
     rows, halves, lone = _folder(path, layout.encoding or "utf-8-sig")
     if not rows:
@@ -80,8 +81,8 @@ def checked_rows(
     split: str,
     test_fraction: float,
     skipped: set[str] | None,
-) -> list[tuple[str, str]]:
-    """(image file, caption) of every pair of a split."""
+) -> list[tuple[str, str, str]]:
+    """(image file, caption, group) of every pair of a split."""
     splits = {row.split for row in records} - {None}
     if splits:  # The table's own.
         check_own_splits(split, splits, test_fraction, source)
@@ -92,7 +93,7 @@ def checked_rows(
     else:
         checks.check_one_of(split, ("train", "test"), "split")
     rows, bad, missing = [], [], []
-    for where, image, texts, _ in records:
+    for where, image, texts, _, group in records:
         image = _as_spelled(image)
         texts = texts if isinstance(texts, list) else [texts]
         if not texts or not all(isinstance(x, str) and x.strip() and is_utf8(x) for x in texts):
@@ -104,7 +105,7 @@ def checked_rows(
         elif not image.is_file():
             missing.append((f"{where}: there is no image {str(image)!r}", str(image)))
         else:
-            rows += [(str(image), text.strip()) for text in texts]
+            rows += [(str(image), text.strip(), group) for text in texts]
     if missing:
         _note_missing(missing, len(records), skipped)
     if bad and not rows:
@@ -196,21 +197,19 @@ def split_number(image: str, source: str | os.PathLike) -> float:
     return files.name_number(os.fsencode(path.as_posix())) / 2**128
 
 
-def by_image(rows: list[tuple[str, str]], captions: str) -> list[tuple[str, list[str]]]:
-    """(image, its captions) to choose from, or else each caption by itself."""
+def by_image(rows: list[tuple[str, str, str]], captions: str) -> list[Captions]:
+    """(image, its captions to choose from, its group), or else each caption by itself."""
     if captions == "all":
-        return [(image, [text]) for image, text in rows]
-    texts: dict[str, list[str]] = {}
-    for image, text in rows:
-        texts.setdefault(image, []).append(text)
-    return list(texts.items())
+        return [(image, [text], group) for image, text, group in rows]
+    found: dict[str, Captions] = {}
+    for image, text, group in rows:
+        found.setdefault(image, (image, [], group))[1].append(text)
+    return list(found.values())
 
 
-def those_that_decode(
-    images: list[tuple[str, list[str]]], skipped: set[str]
-) -> list[tuple[str, list[str]]]:
+def those_that_decode(images: list[Captions], skipped: set[str]) -> list[Captions]:
     """Tries each image once, so that a dataset's length is known; names the others in `skipped`."""
-    names = list(map(os.fsencode, dict.fromkeys(image for image, _ in images)))
+    names = list(map(os.fsencode, dict.fromkeys(row[0] for row in images)))
     if not names:
         return images
     tried = tf.data.Dataset.from_tensor_slices(names).map(
@@ -231,14 +230,15 @@ def those_that_decode(
 
 
 def read_files(
-    images: list[tuple[str, list[str]]],
+    images: list[Captions],
     source: Any,
     split: str,
     captions: str,
     shuffle_buffer: int,
     seed: int | None,
+    grouped: bool = False,
 ) -> tf.data.Dataset:
-    """{"image", "text", "name"} of the images, which are shuffled before they are read."""
+    """{"image", "text", "name"} (and "group") of images, shuffled before they are read."""
     if not images:
         raise ValueError(
             f"There are no {split} pairs in {str(source)!r}: expected pictures "
@@ -246,10 +246,11 @@ def read_files(
             f"({', '.join(TABLE_SUFFIXES)}, .parquet) that names them; for a test split, "
             "`test_fraction`."
         )
-    names, texts = zip(*images, strict=True)
+    names, texts, groups = zip(*images, strict=True)
     text = tf.ragged.constant(texts) if captions == "random" else [each[0] for each in texts]
     # File names are bytes, in whatever encoding.
     rows = {"text": text, "name": list(map(os.fsencode, names))}
+    rows |= {"group": list(groups)} if grouped else {}
     pairs = tf.data.Dataset.from_tensor_slices(rows)
     if shuffle_buffer:
         pairs = pairs.shuffle(min(shuffle_buffer, len(images)), seed=seed)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_lit import checks
 from keras_lit.evaluation.rows import check_same_width, unit_rows
-from keras_lit.losses import EPSILON
+from keras_lit.losses.global_batch import EPSILON
 
 # (images, texts) whose similarities exist at one time: 64 MB in float32.
 _TILE = (2048, 8192)

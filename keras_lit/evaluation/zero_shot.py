@@ -16,7 +16,7 @@ from keras_lit.evaluation.rows import (
     float_rows,
     unit_rows,
 )
-from keras_lit.losses import EPSILON
+from keras_lit.losses.global_batch import EPSILON
 
 # Scores that exist at one time: 64 MB in float32.
 _TILE_ELEMENTS = 2**24

@@ -2,10 +2,12 @@
 
 from keras_lit.features.manifests import read as manifest
 from keras_lit.features.mixup import latent_mixup
+from keras_lit.features.neighbours import hard_batches
 from keras_lit.features.precomputing import merge, precompute
 from keras_lit.features.reading import image_tower, load, text_tower, verify
 
 __all__ = [
+    "hard_batches",
     "image_tower",
     "latent_mixup",
     "load",

@@ -144,6 +144,11 @@ class Tower(keras.Model):
             return self.project(inputs, training=True)
         return self.project(inputs)
 
+    def _made_of(self) -> list[Any]:
+        """What a compiled function of the tower holds; if it `differ`s, the function is stale."""
+        policies = (layer.dtype_policy for layer in internals.flat_layers(self))
+        return [*self.weights, *policies, self.pooling, getattr(self, "pad_token_id", None)]
+
     @functools.cached_property
     def inference(self) -> Callable[..., Any]:
         """Gives the tower, or its `features`, as a tf.function that all callers share.
@@ -156,10 +161,7 @@ class Tower(keras.Model):
 
         def current(features: bool = False) -> Any:
             nonlocal made_of
-            layers = internals.flat_layers(self)
-            now = [*self.weights, *(layer.dtype_policy for layer in layers)]
-            now += [self.pooling, getattr(self, "pad_token_id", None)]
-            if len(now) != len(made_of) or any(map(operator.is_not, now, made_of)):
+            if differ(now := self._made_of(), made_of):
                 made_of = now
                 compiled.clear()
             if features not in compiled:
@@ -292,6 +294,11 @@ class Tower(keras.Model):
     def _pooling_mask(self, inputs: Any, states: Any) -> keras.KerasTensor | None:
         """[batch, tokens] bool, False at padding; None where every position counts."""
         return None
+
+
+def differ(now: list[Any], before: list[Any]) -> bool:
+    """Whether these are other objects."""
+    return len(now) != len(before) or any(map(operator.is_not, now, before))
 
 
 def input_names(model: keras.Model) -> tuple[str, ...]:

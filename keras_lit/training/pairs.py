@@ -19,6 +19,11 @@ FOR_LOCKED = (
     '"{0}_features" are for a locked {0} tower (`tuning` {1}), since a tower that trains '
     'changes its features. Pass "{0}" instead.'
 )
+NO_CAPTION = "Captions should not be empty. Filter such pairs out."
+NO_GROUP = (
+    "`group` should not be empty: strangers would be positives of each other. Give each pair "
+    "that has none one of its own, for example its name."
+)
 EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
 
@@ -306,7 +311,7 @@ def caption_ids(token_ids: tf.Tensor) -> tf.Tensor:
 
 def _group_ids(group: tf.Tensor) -> tf.Tensor:
     if group.dtype == tf.string:
-        return tf.strings.to_hash_bucket_fast(group, 2**63 - 1)
+        return tf.strings.to_hash_bucket_fast(_not_empty(group, NO_GROUP), 2**63 - 1)
     return tf.cast(group, tf.int64)
 
 
@@ -345,13 +350,11 @@ def _check_shape(spec: Any, row: tuple[int, ...], name: str) -> None:
         )
 
 
-def _not_empty(text: tf.Tensor) -> tf.Tensor:
+def _not_empty(text: tf.Tensor, message: str = NO_CAPTION) -> tf.Tensor:
     empty = tf.strings.length(tf.strings.strip(text)) == 0
-    message = "Captions should not be empty. Filter such pairs out. Empty rows:"
     rows = tf.where(empty)
-    with tf.control_dependencies(
-        [tf.debugging.Assert(tf.logical_not(tf.reduce_any(empty)), [message, rows])]
-    ):
+    told = [f"{message} Empty rows:", rows]
+    with tf.control_dependencies([tf.debugging.Assert(~tf.reduce_any(empty), told)]):
         return tf.identity(text)
 
 

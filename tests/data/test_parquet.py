@@ -166,6 +166,22 @@ def test_img2dataset_with_the_images_inside(tmp_path):
     assert found == [("000000000", "a", png(0)), ("000000002", "c", png(2))]
 
 
+def test_groups(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(1))
+    names = write(
+        tmp_path / "names.parquet", file_name=["a.png"] * 3, text=["x", "y", "z"], id=[0, 0, None]
+    )
+    inside = write(
+        tmp_path / "inside.parquet",
+        image=images(*[(png(1), None)] * 3),
+        text=["x", "y", "z"],
+        id=[0, 0, None],
+    )
+    for table in (names, inside):
+        pairs = image_text_pairs(table, group_key="id", skipped=set()).as_numpy_iterator()
+        assert [(p["text"], p["group"]) for p in pairs] == [(b"x", b"0"), (b"y", b"0")]
+
+
 def test_a_table_of_file_names(tmp_path):
     (tmp_path / "a.png").write_bytes(png(1))
     names, texts = ["a.png", "a.png", "gone.png"], ["x", "y", "z"]

@@ -91,6 +91,11 @@ def test_webdataset_and_img2dataset_layouts(tmp_path):
     ]
     captions = image_text_pairs(tmp_path / "a.tar", text_key="caption", skipped=set())
     assert texts(captions) == ["the json's"]
+    for key, expected in (("cls", ["7"]), ("key", ["2"]), ("url", [])):
+        skipped = set()
+        found = image_text_pairs(tmp_path / "a.tar", group_key=key, skipped=skipped)
+        assert [pair["group"].numpy().decode() for pair in found] == expected
+        assert any("expected a group" in message for message in skipped) == (key == "url")
 
 
 def test_folders_in_a_tar_are_passed_over(tmp_path):

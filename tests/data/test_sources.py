@@ -59,6 +59,36 @@ def test_tables(suffix, by_folder, folder):
     assert rows(image_text_pairs(folder if by_folder else table)) == EXPECTED
 
 
+def groups(source, **options):
+    pairs = image_text_pairs(source, group_key="product", **options).as_numpy_iterator()
+    return [(pair["text"].decode(), pair["group"].decode()) for pair in pairs]
+
+
+def test_groups_of_tables(folder):
+    lines = [("a.png", "x", 0), ("inside/b.png", "y", 7), ("inside/b.png", "z", 7)]
+    table = folder / "t.csv"
+    table.write_text(
+        "\n".join(",".join(map(str, x)) for x in [("path", "text", "product"), *lines])
+    )
+    assert groups(table) == [("x", "0"), ("y", "7"), ("z", "7")]
+    assert groups(table, captions="first") == [("x", "0"), ("y", "7")]
+    assert {x for _ in range(9) for x in groups(table, captions="random")} > {("z", "7")}
+    table.write_text("path,text,product\na.png,x,\ninside/b.png,y,7")
+    with pytest.raises(ValueError, match="line 2: expected a group, a string or an int.*''"):
+        groups(table)
+    assert groups(table, skipped=set()) == [("y", "7")]
+    with pytest.raises(ValueError, match="expected 'label'.*Pass `group_key`"):
+        image_text_pairs(table, group_key="label")
+    table.unlink()
+    with pytest.raises(ValueError, match="`group_key` says nothing of a folder of pictures"):
+        groups(folder)
+    rows = [{"path": x, "text": y, "product": z or None} for x, y, z in lines]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    skipped = set()
+    assert groups(folder / "t.jsonl", skipped=skipped) == [("y", "7"), ("z", "7")]
+    assert "line 1: expected a group" in next(iter(skipped))
+
+
 def test_a_byte_order_mark(folder):
     (folder / "t.csv").write_text("image,text\na.png,an a\n", encoding="utf-8-sig")
     assert rows(image_text_pairs(folder)) == EXPECTED[:1]
@@ -229,6 +259,8 @@ def test_tensorflow_datasets(tmp_path):
         ("1.png", "caption 0 of 1", 1),
         ("1.png", "caption 1 of 1", 1),
     }
+    grouped = image_text_pairs("two_captions", data_dir=tmp_path, group_key="image/filename")
+    assert [pair["group"] == pair["name"] for pair in grouped] == [True] * 3
     by_name = image_text_pairs("two_captions", data_dir=tmp_path, captions="first")
     assert len(rows(by_name)) == 2
     drawn = image_text_pairs("two_captions", data_dir=tmp_path, captions="random")

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_lit
+from keras_lit import alignment
 from keras_lit.evaluation import ImagesAndTexts
 from tests import small
 from tests.small import encoded_pairs, files, make_tower, mirrored, precompute
@@ -283,3 +284,34 @@ def test_retrieval_takes_them(trained, several, cache):
     callback.set_model(model)
     callback.on_epoch_end(0, logs)
     assert logs and all(np.isfinite(value) for value in logs.values())
+
+
+def test_heads_in_closed_form_from_a_cache(several):
+    """The captions of an image, and of a group, stay in one fold."""
+    model = keras_lit.LiT(*(tower() for tower in stand_ins(several)), "LL")
+    pairs = keras_lit.features.load(several, captions="all").batch(5)
+    options = {"penalties": [0.3], "dim": 4, "folds": 3, "verbose": 0}
+    found = model.align(pairs, **options)
+    owners = np.repeat(np.arange(22), [len(captions) for captions in SEVERAL])
+    texts = expected([text for captions in SEVERAL for text in captions])
+    folds = alignment.Folds(small.DIM, 16, 3)
+    folds.add(small.expected_features(make_tower())[owners], texts, owners // 2)
+    wanted = alignment.choose(folds, penalties=[0.3], dim=4, verbose=0)
+    assert found.pairs == wanted.pairs == 43
+    assert found.recalls == pytest.approx(wanted.recalls)
+    np.testing.assert_allclose(
+        found.heads.text.kernel @ found.heads.image.kernel.T,
+        wanted.heads.text.kernel @ wanted.heads.image.kernel.T,
+        atol=1e-4,
+    )
+
+
+def test_the_probe_takes_a_cache(cache):
+    """And, beside its text tower, one that reads the text."""
+    image_tower, cached = (tower() for tower in stand_ins(cache))
+    towers = {"cached": cached, "same": text_tower(), "other": text_tower(4)}
+    pairs = keras_lit.features.load(cache).batch(5)
+    found = alignment.probe({"image": image_tower}, towers, pairs, folds=2, verbose=0)
+    recalls = {row.text_tower: row.alignment.recalls for row in found}
+    assert recalls["same"] == pytest.approx(recalls["cached"])
+    assert set(recalls) == set(towers)
