@@ -11,7 +11,6 @@ locked and was run once; so was MiniLM for the methods that lock it too.
 import argparse
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,12 +23,28 @@ import tensorflow_datasets as tfds
 import keras_lit
 
 TOKENS = 10
-SIZES = (100, 300, 1000, 3000, 0)  # 0: all
+ALL = 10_000  # Or as many as there are.
+SIZES = (100, 300, 1000, 3000, ALL)
 SPLITS = ("train", "validation", "test")
-# Learning rate and epochs by size, the best of validation for seed 0.
-LIT = {100: (2e-4, 20), 300: (2e-4, 16), 1000: (4e-4, 10), 3000: (4e-4, 6), 0: (4e-4, 6)}
-PLAIN = {100: (1e-3, 20), 300: (1e-3, 20), 1000: (1e-3, 16), 3000: (1e-3, 10), 0: (1e-3, 10)}
-MLP = {100: (1e-3, 40), 300: (1e-3, 40), 1000: (1e-3, 40), 3000: (1e-3, 30), 0: (1e-3, 30)}
+METHODS = ("ridge", "CCA", "align, fit", "LU", "ShareLock's MLP")
+# Learning rate and epochs, the best of validation for seed 0.
+SETTINGS = {
+    "align, fit": {
+        100: (2e-4, 12),
+        300: (2e-4, 10),
+        1000: (4e-4, 8),
+        3000: (4e-4, 5),
+        ALL: (4e-4, 5),
+    },
+    "LU": {100: (1e-3, 12), 300: (1e-3, 10), 1000: (1e-3, 8), 3000: (1e-3, 5), ALL: (1e-3, 5)},
+    "ShareLock's MLP": {
+        100: (1e-3, 30),
+        300: (1e-3, 30),
+        1000: (1e-3, 30),
+        3000: (1e-3, 20),
+        ALL: (1e-3, 20),
+    },
+}
 
 Part = dict[str, np.ndarray]
 
@@ -58,7 +73,10 @@ def read_text(pictures: tf.data.Dataset) -> Part:
     token_ids = tower.preprocessor(np.stack([text, tagged], axis=1).ravel()).numpy()
     whole = keras.Model(
         tower.backbone.input,
-        [tower.backbone.get_layer("transformer_layer_2").output, tower.backbone.output["sequence_output"]],
+        [
+            tower.backbone.get_layer("transformer_layer_2").output,
+            tower.backbone.output["sequence_output"],
+        ],
     )
     states, last = [], []
     for ids in np.array_split(token_ids, len(token_ids) // 256 + 1):
@@ -92,24 +110,44 @@ def upper_half(states: np.ndarray, backbone: keras.Model) -> keras_lit.TextTower
     return keras_lit.TextTower(keras.Model(token_ids, x), sequence_length=TOKENS, pooling="mean")
 
 
-def load(args: argparse.Namespace) -> tuple[dict[str, Part], np.ndarray]:
-    """The splits, "token_ids" of their captions, and the table of states that these are rows of."""
-    directory = str(pathlib.Path(args.data_dir).expanduser())
-    parts, tables = {}, [np.zeros([1, 384], "float16")]  # Row 0 is padding.
-    for split in SPLITS:
-        path = args.output / f"open_pictures_{split}.npz"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with keras_lit.files.whole(path) as working, open(working, "wb") as file:
-                np.savez(file, **read(directory, split))
-        part = dict(np.load(path))
-        real, states = part.pop("real"), part.pop("states")
-        rows = sum(map(len, tables)) + np.arange(real.sum())
-        part["token_ids"] = np.zeros(real.shape, "int32")
-        part["token_ids"][real] = rows
-        tables.append(states[real])
-        parts[split] = {name: x.astype("float32") if x.dtype == float else x for name, x in part.items()}
-    return parts, np.concatenate(tables).astype("float32")
+class Data:
+    """The splits, with "token_ids", and the table of MiniLM's states that these are rows of."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.folder = args.output
+        directory = str(pathlib.Path(args.data_dir).expanduser())
+        self.parts, tables = {}, [np.zeros([1, 384], "float16")]  # Row 0 is padding.
+        for split in SPLITS:
+            part = cached(args.output / f"open_pictures_{split}.npz", directory, split)
+            real, states = part.pop("real"), part.pop("states")
+            part["token_ids"] = np.zeros(real.shape, "int32")
+            part["token_ids"][real] = sum(map(len, tables)) + np.arange(real.sum())
+            tables.append(states[real])
+            self.parts[split] = part
+        self.states = np.concatenate(tables).astype("float32")
+        self.backbone = keras_lit.demo.minilm_backbone()
+        self.pretrained = [block.get_weights() for block in blocks(self.backbone)]
+
+    def few(self, size: int) -> Part:
+        """The first pairs of "train"."""
+        return {name: values[:size] for name, values in self.parts["train"].items()}
+
+    def unlocked(self) -> keras_lit.LiT:
+        """LU: MiniLM as it was, a random head."""
+        for block, weights in zip(blocks(self.backbone), self.pretrained, strict=True):
+            block.set_weights(weights)
+        width = self.parts["train"]["features"].shape[-1]
+        text_tower = upper_half(self.states, self.backbone)
+        return keras_lit.LiT(keras_lit.ImageTower.from_features(width), text_tower, "LU")
+
+
+def cached(path: pathlib.Path, directory: str, split: str) -> Part:
+    """What `read` gave the first time."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with keras_lit.files.whole(path) as working, open(working, "wb") as file:
+            np.savez(file, **read(directory, split))
+    return dict(np.load(path))
 
 
 def features_only(part: Part, head: Any = "linear") -> keras_lit.LiT:
@@ -121,17 +159,20 @@ def features_only(part: Part, head: Any = "linear") -> keras_lit.LiT:
     return keras_lit.LiT(*towers, "LL")
 
 
-def closed_form(part: Part, method: str) -> keras_lit.LiT:
-    """Heads by `LiT.align`."""
-    model = features_only(part)
-    pairs = {
-        "image_features": np.repeat(part["features"], 2, axis=0),
-        "text_features": np.concatenate(part["text_features"]),
-        "group": np.repeat(part["group"], 2),
-    }
-    found = model.align(pairs, method, batch_size=512, verbose=0)
-    print(found)
-    return model
+def closed_form(data: "Data", size: int, method: Any) -> keras_lit.LiT:
+    """Heads by `LiT.align`, which no seed changes: kept for the next."""
+    path = data.folder / f"few_pairs_{method}_{size}.keras"
+    if not path.exists():
+        part = data.few(size)
+        model = features_only(part)
+        pairs = {
+            "image_features": np.repeat(part["features"], 2, axis=0),
+            "text_features": np.concatenate(part["text_features"]),
+            "group": np.repeat(part["group"], 2),
+        }
+        print(size, model.align(pairs, method, batch_size=512, verbose=0), flush=True)
+        model.save(path)
+    return keras.models.load_model(path)
 
 
 def recall(model: keras_lit.LiT, part: Part) -> float:
@@ -201,29 +242,59 @@ def fit(
     return best.history
 
 
-def align_fit(part: Part, validation: Part, settings: tuple, seed: int, text: tuple) -> tuple[keras_lit.LiT, list]:
-    """`align`, then `fit`."""
-    start = closed_form(part, "cca")
-    model = keras_lit.LiT(
-        keras_lit.ImageTower.from_features(part["features"].shape[-1]), upper_half(*text), "LU"
+def start(method: str, data: Data, size: int) -> keras_lit.LiT:
+    """What `fit` starts from."""
+    if method in ("ridge", "CCA"):
+        return closed_form(data, size, method.lower())
+    if method == "ShareLock's MLP":
+        dim = data.parts["train"]["features"].shape[-1]
+        return features_only(data.few(1), keras_lit.backbones.MLPHead(dim, 1024, 3))
+    model = data.unlocked()
+    if method == "align, fit":
+        aligned = closed_form(data, size, "cca")
+        for side in ("image_tower", "text_tower"):
+            tower, known = getattr(model, side), getattr(aligned, side)
+            tower.add_head(known.embedding_dim)
+            tower.head.set_weights(known.head.get_weights())
+        model.log_temperature.assign(aligned.log_temperature)
+    return model
+
+
+def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list[runner.Point]:
+    """One cell."""
+    method, number = variant.split(" of ")
+    size = min(int(number), len(data.parts["train"]["text"]))
+    model = start(method, data, size)
+    history = [recall(model, data.parts["validation"])]
+    if method in SETTINGS:
+        rate, epochs = SETTINGS[method][int(number)]
+        if args.rate:
+            rate, epochs = args.rate, args.epochs or epochs
+        history = fit(model, data.few(size), data.parts["validation"], rate, epochs, seed)
+        print(variant, rate, " ".join(f"{value:.1f}" for value in history), flush=True)
+    test = recall(model, data.parts["test"])
+    return [
+        {
+            "pairs": float(size),
+            "mean_recall": test,
+            "validation": max(history),
+            "start": history[0],
+            "epoch": float(np.argmax(history)),
+        }
+    ]
+
+
+def main() -> None:
+    """Trains, measures, reports."""
+    parser = runner.parser(__doc__, rate=0.0, epochs=0)
+    parser.set_defaults(data_dir="~/tensorflow_datasets/open_pictures/1.0.0", seeds=5)
+    args = parser.parse_args()
+    variants = [f"{method} of {size}" for size in SIZES for method in METHODS]
+    results = runner.run("few_pairs", args, variants, functools.partial(train, Data(args), args))
+    runner.report(
+        "few_pairs", args, results, {"mean_recall": "mean of the six test recalls, %"}, x=None
     )
-    for tower, known in ((model.image_tower, start.image_tower), (model.text_tower, start.text_tower)):
-        tower.add_head(known.embedding_dim)
-        tower.head.set_weights(known.head.get_weights())
-    model.log_temperature.assign(start.log_temperature)
-    return model, fit(model, part, validation, *settings, seed)
 
 
-def plain(part: Part, validation: Part, settings: tuple, seed: int, text: tuple) -> tuple[keras_lit.LiT, list]:
-    """LU with a random head."""
-    model = keras_lit.LiT(
-        keras_lit.ImageTower.from_features(part["features"].shape[-1]), upper_half(*text), "LU"
-    )
-    return model, fit(model, part, validation, *settings, seed)
-
-
-def sharelock(part: Part, validation: Part, settings: tuple, seed: int, text: tuple, width=1024, depth=3) -> tuple[keras_lit.LiT, list]:
-    """ShareLock's MLP on the text side."""
-    head = keras_lit.backbones.MLPHead(part["features"].shape[-1], width, depth)
-    model = features_only(part, head)
-    return model, fit(model, part, validation, *settings, seed)
+if __name__ == "__main__":
+    main()
