@@ -165,12 +165,13 @@ def closed_form(data: "Data", size: int, method: Any) -> keras_lit.LiT:
     if not path.exists():
         part = data.few(size)
         model = features_only(part)
+        options = {"dim": 384} if method == "cca" else {}
         pairs = {
             "image_features": np.repeat(part["features"], 2, axis=0),
             "text_features": np.concatenate(part["text_features"]),
             "group": np.repeat(part["group"], 2),
         }
-        print(size, model.align(pairs, method, batch_size=512, verbose=0), flush=True)
+        print(size, model.align(pairs, method, **options, batch_size=512, verbose=0), flush=True)
         model.save(path)
     return keras.models.load_model(path)
 
@@ -213,9 +214,14 @@ def fit(
     epochs: int,
     seed: int,
     batch_size: int = 256,
+    noise: float = 0.0,
+    lock: float = 0.0,
+    decay: float = 0.1,
 ) -> list[float]:
     """Trains on captions with and without keywords; returns the validation recalls."""
     size = len(part["features"])
+    model.lock_heads = bool(lock)
+    deviation = np.sqrt(noise * part["features"].var(axis=0).mean())
     locked = model.tuning[1] == "L"
     name = "text_features" if locked else "token_ids"
     given = [tf.constant(part[x]) for x in ("features", name, "group")]
@@ -223,6 +229,7 @@ def fit(
 
     def pairs(rows: tf.Tensor, draws: tf.Tensor) -> dict[str, tf.Tensor]:
         images, texts, groups = (tf.gather(x, rows) for x in given)
+        images += deviation * tf.random.normal(tf.shape(images))
         texts = tf.gather(texts, tf.cast(draws, tf.int32), batch_dims=1)
         return {
             "image_features": images,
@@ -235,7 +242,7 @@ def fit(
     batches = tf.data.Dataset.zip(order, draws).batch(batch_size, drop_remainder=True).map(pairs)
     steps = max(1, size // batch_size)
     schedule = keras_lit.optimizers.WarmupSchedule(rate, epochs * steps, epochs * steps // 10)
-    optimizer = keras_lit.optimizers.Adam(schedule, weight_decay=0.1, global_clipnorm=1.0)
+    optimizer = keras_lit.optimizers.Adam(schedule, weight_decay=decay, global_clipnorm=1.0)
     model.compile(optimizer, jit_compile=False)
     best = Best(validation)
     model.fit(batches, epochs=epochs, steps_per_epoch=steps, callbacks=[best], verbose=0)
