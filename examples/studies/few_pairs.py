@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import runner
 import scores
+import stamps
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -26,23 +27,35 @@ TOKENS = 10
 ALL = 10_000  # Or as many as there are.
 SIZES = (100, 300, 1000, 3000, ALL)
 SPLITS = ("train", "validation", "test")
+TITLES = {
+    "mean_recall": "mean of the six test recalls, %",
+    "validation": "validation, %",
+    "start": "validation after align, %",
+}
 METHODS = ("ridge", "CCA", "align, fit", "LU", "ShareLock's MLP")
-# Learning rate and epochs, the best of validation for seed 0.
+# By size: learning rate, rounds (after each of which validation decides), epochs of a round, and
+# noise: what `align` adds to the variances of the image features as a penalty, `fit` adds as noise.
 SETTINGS = {
     "align, fit": {
-        100: (2e-4, 12),
-        300: (2e-4, 10),
-        1000: (4e-4, 8),
-        3000: (4e-4, 5),
-        ALL: (4e-4, 5),
+        100: (1e-4, 4, 2, 3.0),
+        300: (1e-4, 4, 2, 3.0),
+        1000: (1e-4, 4, 1, 2.0),
+        3000: (3e-4, 4, 1, 1.0),
+        ALL: (3e-4, 4, 1, 0.5),
     },
-    "LU": {100: (1e-3, 12), 300: (1e-3, 10), 1000: (1e-3, 8), 3000: (1e-3, 5), ALL: (1e-3, 5)},
+    "LU": {
+        100: (4e-4, 4, 4, 0.0),
+        300: (4e-4, 4, 4, 0.0),
+        1000: (4e-4, 4, 2, 0.0),
+        3000: (4e-4, 4, 1, 0.0),
+        ALL: (4e-4, 3, 1, 0.0),
+    },
     "ShareLock's MLP": {
-        100: (1e-3, 30),
-        300: (1e-3, 30),
-        1000: (1e-3, 30),
-        3000: (1e-3, 20),
-        ALL: (1e-3, 20),
+        100: (1e-3, 5, 10, 0.0),
+        300: (1e-3, 5, 10, 0.0),
+        1000: (1e-3, 5, 5, 0.0),
+        3000: (1e-3, 5, 4, 0.0),
+        ALL: (1e-3, 5, 4, 0.0),
     },
 }
 
@@ -210,42 +223,35 @@ def fit(
     model: keras_lit.LiT,
     part: Part,
     validation: Part,
-    rate: float,
-    epochs: int,
     seed: int,
+    rate: float,
+    rounds: int,
+    epochs: int,
+    noise: float,
     batch_size: int = 256,
-    noise: float = 0.0,
-    lock: float = 0.0,
-    decay: float = 0.1,
 ) -> list[float]:
     """Trains on captions with and without keywords; returns the validation recalls."""
-    size = len(part["features"])
-    model.lock_heads = bool(lock)
-    deviation = np.sqrt(noise * part["features"].var(axis=0).mean())
-    locked = model.tuning[1] == "L"
-    name = "text_features" if locked else "token_ids"
+    size, locked = len(part["features"]), model.tuning[1] == "L"
+    key, name = ("text_features",) * 2 if locked else ("text", "token_ids")
     given = [tf.constant(part[x]) for x in ("features", name, "group")]
+    deviation = np.sqrt(noise * part["features"].var(axis=0).mean())
     batch_size = min(batch_size, size)
 
     def pairs(rows: tf.Tensor, draws: tf.Tensor) -> dict[str, tf.Tensor]:
         images, texts, groups = (tf.gather(x, rows) for x in given)
         images += deviation * tf.random.normal(tf.shape(images))
         texts = tf.gather(texts, tf.cast(draws, tf.int32), batch_dims=1)
-        return {
-            "image_features": images,
-            "text_features" if locked else "text": texts,
-            "group": groups,
-        }
+        return {"image_features": images, key: texts, "group": groups}
 
     order = tf.data.Dataset.range(size).shuffle(size, seed).repeat()
     draws = tf.data.Dataset.random(seed).map(lambda x: x % 2)
     batches = tf.data.Dataset.zip(order, draws).batch(batch_size, drop_remainder=True).map(pairs)
-    steps = max(1, size // batch_size)
-    schedule = keras_lit.optimizers.WarmupSchedule(rate, epochs * steps, epochs * steps // 10)
-    optimizer = keras_lit.optimizers.Adam(schedule, weight_decay=decay, global_clipnorm=1.0)
+    steps = epochs * (size // batch_size)
+    schedule = keras_lit.optimizers.WarmupSchedule(rate, rounds * steps, rounds * steps // 10)
+    optimizer = keras_lit.optimizers.Adam(schedule, weight_decay=0.1, global_clipnorm=1.0)
     model.compile(optimizer, jit_compile=False)
     best = Best(validation)
-    model.fit(batches, epochs=epochs, steps_per_epoch=steps, callbacks=[best], verbose=0)
+    model.fit(batches, epochs=rounds, steps_per_epoch=steps, callbacks=[best], verbose=0)
     return best.history
 
 
@@ -274,11 +280,8 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
     model = start(method, data, size)
     history = [recall(model, data.parts["validation"])]
     if method in SETTINGS:
-        rate, epochs = SETTINGS[method][int(number)]
-        if args.rate:
-            rate, epochs = args.rate, args.epochs or epochs
-        history = fit(model, data.few(size), data.parts["validation"], rate, epochs, seed)
-        print(variant, rate, " ".join(f"{value:.1f}" for value in history), flush=True)
+        settings = SETTINGS[method][int(number)]
+        history = fit(model, data.few(size), data.parts["validation"], seed, *settings)
     test = recall(model, data.parts["test"])
     return [
         {
@@ -291,16 +294,53 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
     ]
 
 
+def report(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """A table of methods by sizes, what is above what, a curve for each method."""
+    values = {
+        name: runner.summarise(results, name) for name in ("mean_recall", "validation", "start")
+    }
+    sizes = {result["variant"].split(" of ")[1]: result["curve"][-1]["pairs"] for result in results}
+    rows = [["", "", *(f"{pairs:.0f}" for pairs in sizes.values())], ["---"] * (2 + len(sizes))]
+    for method in METHODS:
+        for name in values if method == "align, fit" else ("mean_recall",):
+            cells = [values[name].get(f"{method} of {size}") for size in sizes]
+            texts = ["{:.1f} ± {:.1f}".format(*cell) if cell else "" for cell in cells]
+            rows.append([method, TITLES[name], *texts])
+    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    for size in sizes:
+        known = {m: values["mean_recall"].get(f"{m} of {size}") for m in METHODS}
+        known = {m: value for m, value in known.items() if value}
+        others = [m for m in known if m != "align, fit"]
+        if "align, fit" in known:
+            print(f"{sizes[size]:.0f} pairs:\n{stamps.ranked(known, ['align, fit'], others)}")
+    curves = [
+        {"variant": method, "seed": seed, "curve": [result["curve"][-1] for result in own]}
+        for method in METHODS
+        for seed in range(args.seeds)
+        if len(own := [r for r in results if (of(r), r["seed"]) == (method, seed)]) == len(sizes)
+    ]
+    runner.plot(
+        curves,
+        {"mean_recall": TITLES["mean_recall"]},
+        args.output / "few_pairs.png",
+        xlabel="pairs",
+        xscale="log",
+    )
+
+
+def of(result: dict[str, Any]) -> str:
+    """Its method."""
+    return str(result["variant"].split(" of ")[0])
+
+
 def main() -> None:
     """Trains, measures, reports."""
-    parser = runner.parser(__doc__, rate=0.0, epochs=0)
+    parser = runner.parser(__doc__)
     parser.set_defaults(data_dir="~/tensorflow_datasets/open_pictures/1.0.0", seeds=5)
     args = parser.parse_args()
     variants = [f"{method} of {size}" for size in SIZES for method in METHODS]
     results = runner.run("few_pairs", args, variants, functools.partial(train, Data(args), args))
-    runner.report(
-        "few_pairs", args, results, {"mean_recall": "mean of the six test recalls, %"}, x=None
-    )
+    report(args, results)
 
 
 if __name__ == "__main__":
