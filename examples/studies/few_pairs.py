@@ -299,27 +299,31 @@ def report(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     for method in METHODS:
         for name in values if method == "align, fit" else ("mean_recall",):
             cells = [values[name].get(f"{method} of {size}") for size in sizes]
-            texts = ["{:.1f} ± {:.1f}".format(*cell) if cell else "" for cell in cells]
+            form = "{:.1f} ± {:.1f}" if args.seeds > 1 else "{:.1f}"  # One seed has no spread.
+            texts = [form.format(*cell) if cell else "" for cell in cells]
             rows.append([method, TITLES[name], *texts])
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
     for size in sizes:
         recalls = values["mean_recall"]
         known = {m: recalls[f"{m} of {size}"] for m in METHODS if f"{m} of {size}" in recalls}
         others = [m for m in known if m != "align, fit"]
-        if "align, fit" in known:
+        if "align, fit" in known and args.seeds > 1:
             print(f"{sizes[size]:.0f} pairs:\n{stamps.ranked(known, ['align, fit'], others)}")
 
-    def key(result: dict[str, Any]) -> tuple[str, int]:
-        return result["variant"].split(" of ")[0], result["seed"]
-
-    curves = [
-        {"variant": method, "seed": seed, "curve": [result["curve"][-1] for result in own]}
-        for method in METHODS
-        for seed in range(args.seeds)
-        if len(own := [r for r in results if key(r) == (method, seed)]) == len(sizes)
+    curves: dict[tuple[str, int], list[runner.Point]] = {}
+    for result in results:
+        key = result["variant"].split(" of ")[0], result["seed"]
+        curves.setdefault(key, []).append(result["curve"][-1])
+    most = {
+        method: max(len(curves[key]) for key in curves if key[0] == method) for method, _ in curves
+    }
+    whole = [
+        {"variant": method, "seed": seed, "curve": curve}
+        for (method, seed), curve in curves.items()
+        if len(curve) == most[method]
     ]
     runner.plot(
-        curves,
+        whole,
         {"mean_recall": TITLES["mean_recall"]},
         args.output / "few_pairs.png",
         xlabel="pairs",
