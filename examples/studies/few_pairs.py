@@ -28,7 +28,7 @@ ALL = 10_000  # Or as many as there are.
 SIZES = (100, 300, 1000, 3000, ALL)
 SPLITS = ("train", "validation", "test")
 TITLES = {
-    "mean_recall": "mean of the six test recalls, %",
+    "mean_recall": "test, mean of six, %",
     "validation": "validation, %",
     "start": "validation after align, %",
 }
