@@ -128,6 +128,7 @@ def plot(
     path: pathlib.Path,
     x: str | None = "pairs",
     xlabel: str = "pairs seen",
+    xscale: str = "linear",
 ) -> None:
     """A panel for each metric: curves over `x`, or (None) a bar for each variant; ± one deviation.
 
@@ -137,6 +138,7 @@ def plot(
         path: of the PNG.
         x: name in the points of what the curves run over.
         xlabel: its title.
+        xscale: "linear" or "log".
     """
     figure, panels = plt.subplots(
         1, len(metrics), figsize=(4.2 * len(metrics), 3.4), layout="constrained", squeeze=False
@@ -161,6 +163,7 @@ def plot(
                 places, means, spread, label=variant, marker="o", ms=3, capsize=2, color=f"C{i}"
             )
         axes.set_xlabel(xlabel)
+        axes.set_xscale(xscale)
     if x is not None:
         panels[0][0].legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
