@@ -62,7 +62,7 @@ def main() -> None:
     every_caption = features.load(cache, "train", captions="all").batch(recipe.batch_size)
     results = {}
     for name, method in (("ridge", "ridge"), ("closed form", "cca")):
-        model.align(every_caption, method)
+        model.align(every_caption, method, penalties=(0.3, 1.0, 3.0))
         results[name] = scores.of_two(model, validation, test)
     clock.lap("closed forms")
 
@@ -71,7 +71,7 @@ def main() -> None:
         layer.trainable = layer.name.startswith(("pooled", "dense", "shortcut"))
     drawn = features.load(cache, "train", shuffle=True, seed=args.seed).batch(recipe.batch_size)
     model.compile(recipe.optimizer(steps=args.epochs * len(drawn)))
-    best = scores.KeepBest(lambda model: mean_recall(model, validation))
+    best = scores.KeepBest(lambda model: mean_recall(model, validation), every_n_epochs=3)
     history = model.fit(drawn, epochs=args.epochs, callbacks=[best], verbose=2).history
     clock.lap("training")
 
@@ -85,7 +85,7 @@ def main() -> None:
     saved_model = keras_lit.export.save(model, args.output / "saved_model")
     clock.lap("export")
 
-    history["validation"] = best.scores
+    history |= {"validation": best.scores, "validated": best.epochs}
     drawings.training(history, results, args.output / "training.png")
     own = [*dict.fromkeys(text for texts in test.captions for text in texts.values())]
     queries = QUERIES if args.dataset == captioned.OPEN_PICTURES else own[:10]

@@ -19,7 +19,7 @@ def training(history: dict[str, Any], results: dict[str, Any], path: pathlib.Pat
     """Loss, validation recall by epoch, and test recall by language beside that of closed forms.
 
     Args:
-        history: of `fit`, with "validation", whose first is that before training.
+        history: of `fit`, with "validation", a recall after each of "validated" epochs.
         results: of "ridge", "closed form" and "LiT" what `scores.of_two` returns.
         path: of the PNG.
     """
@@ -29,7 +29,7 @@ def training(history: dict[str, Any], results: dict[str, Any], path: pathlib.Pat
     left.plot(epochs, history["chance_loss"], "--", color="grey", label="chance, ln(batch)")
     left.set(title="Training", xlabel="epoch", ylim=(0, None))
     scores = 100 * np.array(history["validation"])
-    middle.plot(range(len(scores)), scores, color=COLOURS["LiT"], label="LiT")
+    middle.plot(history["validated"], scores, marker="o", color=COLOURS["LiT"], label="LiT")
     for name in ("closed form", "ridge"):
         level = 100 * results[name]["validation"]
         middle.axhline(level, ls="--", color=COLOURS[name], label=name)

@@ -112,27 +112,32 @@ def report(results: dict[str, dict[str, Any]]) -> str:
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Scores the model before training and after each epoch, and leaves it at its best.
+    """Scores the model before training and after some epochs, and leaves it at its best.
 
-    The scores are in the logs as "validation", that of the start in `scores[0]`.
+    What it found is in `scores`, after as many epochs as `epochs` says.
 
     Args:
         score: model -> float, the more the better.
+        every_n_epochs: int, how often.
     """
 
-    def __init__(self, score: Callable[[keras.Model], float]) -> None:
+    def __init__(self, score: Callable[[keras.Model], float], every_n_epochs: int = 1) -> None:
         super().__init__()
         self.score = score
+        self.every_n_epochs = every_n_epochs
+        self.epochs: list[int] = []
         self.scores: list[float] = []
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         """The start counts as well."""
-        self.on_epoch_end(-1, {})
+        self.on_epoch_end(-1)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Scores once."""
-        logs["validation"] = self.score(self.model)
-        self.scores.append(logs["validation"])
+        if (epoch + 1) % self.every_n_epochs:
+            return
+        self.epochs.append(epoch + 1)
+        self.scores.append(self.score(self.model))
         if self.scores[-1] == max(self.scores):
             self.best = self.model.get_weights()
 
