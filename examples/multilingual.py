@@ -118,7 +118,7 @@ def add_whitening_head(
 ) -> None:
     """A linear head after which the training pictures have mean 0 and more even directions.
 
-    The penalty is the quickstart's, which cross-validation on the training pictures chose.
+    Cross-validation on the training pictures chose the penalty.
     """
     mean, kernel = keras_lit.data.whitening_kernel(features, penalty)
     image_tower.add_head(kernel.shape[1])

@@ -1,4 +1,4 @@
-"""The hyper-parameters of the paper's trainings, by name.
+"""The hyper-parameters of the paper's trainings, and of one for few pairs, by name.
 
     recipe = keras_lit.recipes.get("cc12m")
     image_tower = keras_lit.ImageTower(backbone, preprocessor=recipe.image_preprocessor())
@@ -23,13 +23,13 @@ __all__ = ["Recipe", "get"]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One training of the paper; its arguments are its attributes.
+    """One training; its arguments are its attributes.
 
     Args:
         tuning: two letters, as for `LiT`.
         image_head: bool, whether the image tower has a linear head. (The text tower always has.)
-        text: "bert" (WordPiece, 30,522 words, first token) or "transformer" (SentencePiece, 32,000
-            words, last token; the paper's ViT-like one).
+        text: "bert" (WordPiece, 30,522 words, first token), "transformer" (SentencePiece, 32,000
+            words, last token; the paper's ViT-like one), or "pretrained" (any sentence encoder).
         sequence_length: int, tokens.
         image_size: int, pixels.
         inception_crop: bool, whether training crops at random; else images are resized, no more.
@@ -44,6 +44,7 @@ class Recipe:
         warmup_steps: int.
         temperature: float, the initial one.
         lock_heads: bool, as for `LiT`.
+        align: bool, whether `LiT.align` sets the heads before `fit`.
         notes: what the paper does not say, and what stands here instead.
 
     Example: one that was changed.
@@ -54,7 +55,7 @@ class Recipe:
     """
 
     tuning: str
-    text: Literal["bert", "transformer"]
+    text: Literal["bert", "transformer", "pretrained"]
     optimizer_name: Literal["adam", "adafactor"]
     learning_rate: float
     weight_decay: float
@@ -69,6 +70,7 @@ class Recipe:
     image_size: int = 224
     temperature: float = 10.0
     lock_heads: bool = False
+    align: bool = False
     notes: str = ""
 
     def optimizer(
@@ -204,14 +206,32 @@ RECIPES = {
         notes="For demonstration. big_vision also applies RandAugment (2 operations of magnitude "
         "10), which is left out here.",
     ),
+    # Not of a paper: `examples/quickstart.py`, whose validation chose it.
+    "few_pairs": Recipe(
+        tuning="LU",
+        text="pretrained",
+        optimizer_name="adam",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        global_clipnorm=1.0,
+        batch_size=512,
+        steps=288,
+        warmup_steps=29,
+        sequence_length=24,
+        align=True,
+        notes="For 300 to 10,000 pairs: `LiT.align`, then `fit`, 24 epochs of 5,700 pictures, each "
+        "with one of its captions. The text tower has been trained on sentences; only its upper "
+        'layers train, with a dropout of 0.1. Pairs with alike captions have one "group".',
+    ),
 }
 
 
 def get(name: str) -> Recipe:
-    """A recipe by its name, of LiT's (arXiv 2111.07991) appendices or big_vision's lit_coco.py.
+    """A recipe by its name, of LiT's (arXiv 2111.07991) appendices, big_vision's or our own.
 
     Args:
-        name: "cc12m", "yfcc", "public_mixed", "private" or "coco".
+        name: "cc12m", "yfcc", "public_mixed" and "private" of the paper, "coco" of big_vision's
+            lit_coco.py, or "few_pairs": `LiT.align`, then `fit`.
 
     Returns:
         A `Recipe`.

@@ -22,7 +22,7 @@ RUN = {
         f"python examples/studies/{name}.py": "test_studies.py::test_a_study_runs"
         for name in (
             "design_choices why_locked batch_size text_towers sequence_length image_towers "
-            "filters unlocking languages"
+            "filters unlocking languages ask_in_your_language"
         ).split()
     },
     "python examples/train_multiworker.py": "test_examples.py::test_workers",

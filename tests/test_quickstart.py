@@ -4,83 +4,112 @@ import importlib
 import json
 import pathlib
 import sys
-import types
 
 import keras
 import keras_nlp
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_lit
 from tests.small import make_model
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-pytestmark = pytest.mark.slow
+
+@pytest.fixture
+def examples(monkeypatch):
+    """Imports a script of `examples/`, or of its studies, as Python finds it when it is run."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "studies"))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return importlib.import_module
 
 
-def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch):
-    """Of the 80, a tenth of those for training validates; after that, these are trained on too."""
+@pytest.mark.slow
+def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples):
+    """A table of 80 pictures in two folders; a small encoder stands in for the pretrained one."""
     backbone = keras_nlp.models.ViTBackbone(
-        image_shape=(32, 32, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=64, mlp_dim=64
+        image_shape=(32, 32, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16
     )
     backbone.save_to_preset(str(tmp_path / "preset"))
-    monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", {"Ti": (32, 2, 64, 2)})
-    options = "--text Ti --epochs 2 --batch-size 16 --views 1".split()
+    words = keras_lit.tokenizers.train_wordpiece(["a red green blue grey picture number"], 50)
+
+    def encoder(sequence_length, dropout):
+        backbone = keras_lit.backbones.UniversalSentenceEncoder(50, 16, 8, 8, 16, dropout=dropout)
+        return keras_lit.TextTower(backbone, words, sequence_length)
+
+    monkeypatch.setattr(keras_lit.demo, "universal_sentence_encoder", encoder)
+    quickstart = examples("quickstart")
     paths = ["--dataset", photos, "--backbone", tmp_path / "preset", "--output", tmp_path / "run"]
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    quickstart = importlib.import_module("quickstart")
-    fit, rows = quickstart.fit, []
-
-    def watch(model, train, chosen, *args, **kwargs):
-        rows.append(sorted(chosen))
-        return fit(model, train, chosen, *args, **kwargs)
-
-    monkeypatch.setattr(quickstart, "fit", watch)
-    monkeypatch.setattr(sys, "argv", ["quickstart.py", *options, *map(str, paths)])
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--epochs", "3", *map(str, paths)])
     monkeypatch.chdir(tmp_path)
     quickstart.main()
 
     output = tmp_path / "run"
     metrics = json.loads((output / "metrics.json").read_text())
-    pairs = metrics["pairs"]
-    assert sum(pairs.values()) == 80 and 8 <= pairs["test"] <= 24
-    everything = pairs["train"] + pairs["validation"]
-    assert pairs["validation"] == everything // 10 and pairs["test"] == 80 - everything
-    assert len(set(rows[0])) == pairs["train"]
-    assert rows[1:] == [list(range(everything))]
-    for of in (metrics, metrics["ridge_baseline"]):
+    pictures = metrics["pictures"]
+    assert sum(pictures.values()) == 80 and min(pictures.values()) > 0
+    assert metrics["history"]["validated"] == [0, 3]
+    assert metrics["results"]["LiT"]["validation"] == max(metrics["history"]["validation"])
+    assert set(metrics["zero_shot"]["classes"]) == {"even", "odd"}
+    for result in metrics["results"].values():
         for way in ("image_to_text", "text_to_image"):
-            recalls = [of[f"{way}_recall@{k}"] for k in (1, 5, 10)]
+            recalls = [result["languages"]["caption"][f"{way}_recall@{k}"] for k in (1, 5, 10)]
             assert 0 <= recalls[0] <= recalls[1] <= recalls[2] <= 1
     for name in ("training.png", "retrieval.png", "model.keras", "saved_model/1/saved_model.pb"):
         assert (output / name).stat().st_size > 1000
     model = keras.saving.load_model(output / "model.keras")
     assert isinstance(model, keras_lit.LiT)
-    assert model.encode_text(["a red picture"]).shape == (1, 64)
+    assert len(model.encode_text(["a red picture"])) == 1
+    trained = {
+        layer.name for layer in model.text_tower.backbone.layers if layer.trainable_variables
+    }
+    assert {name.split("_")[0] for name in trained} == {"pooled", "dense", "shortcut"}
 
 
-def test_the_weights_that_validated_best_are_kept(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    quickstart = importlib.import_module("quickstart")
-    model, weights, scores = make_model(), [], iter([0.1, 0.9, 0.2])
-    monkeypatch.setattr(quickstart, "recalls", lambda *_: weights.append(model.get_weights()))
-    monkeypatch.setattr(quickstart, "mean_recall", lambda _: next(scores))
-    train = {"views": np.ones([1, 8, 6], "float32"), "text": np.array(["a dog", "a cat"] * 4)}
-    args = types.SimpleNamespace(seed=0, batch_size=4, epochs=2, learning_rate=1e-2)
-    history = quickstart.fit(model, train, np.arange(8), args, np.arange(2))
-    assert history["validation"] == [0.1, 0.9, 0.2] and len(weights) == 3
-    for found, best in zip(model.get_weights(), weights[1], strict=True):
-        np.testing.assert_array_equal(found, best)
+def test_the_weights_that_validated_best_are_kept(examples):
+    """Of those before training and after epochs 2 and 4 the second; the fifth is not looked at."""
+    model, found, values = make_model(), [], iter([0.1, 0.9, 0.2])
+
+    def score(model):
+        found.append(model.get_weights())
+        return next(values)
+
+    best = examples("scores").KeepBest(score, every_n_epochs=2)
+    model.compile(keras.optimizers.SGD(1e-2))
+    pairs = {
+        "image": np.random.default_rng(0).integers(0, 256, [8, 9, 9, 3]).astype("uint8"),
+        "text": np.random.default_rng(1).integers(1, 20, [8, 10]),
+    }
+    model.fit(pairs, epochs=5, callbacks=[best], verbose=0)
+    assert best.scores == [0.1, 0.9, 0.2] and best.epochs == [0, 2, 4]
+    for kept, expected in zip(model.get_weights(), found[1], strict=True):
+        np.testing.assert_array_equal(kept, expected)
+    assert any((kept != last).any() for kept, last in zip(found[1], found[2], strict=True))
 
 
-def test_training_anew_starts_from_the_pretrained_text_tower(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    quickstart = importlib.import_module("quickstart")
-    model = make_model()
-    start = model.text_tower.backbone.get_weights()
-    model.text_tower.backbone.set_weights([weight + 1 for weight in start])
-    args = types.SimpleNamespace(text="Ti")
-    model = quickstart.untrained(model, start, {}, np.arange(0), args)
-    for found, expected in zip(model.text_tower.backbone.get_weights(), start, strict=True):
-        np.testing.assert_array_equal(found, expected)
+def test_captions_are_those_of_the_languages_and_the_keywords(examples):
+    """A picture of OpenPictures, of which no builder is needed."""
+    example = {
+        "image": b"png",
+        "translations": {"language": ["en", "xx", "de"], "text": ["apple", "?", "Apfel"]},
+        "keywords": ["fruit", "red", "apple", "green", "food", "sixth"],
+        "concept": "apple",
+        "name": "noto/1F34E",
+    }
+    pair_of = examples("captioned").pair_of
+    pair = pair_of(_tensors(example), ["en", "de"])
+    assert pair["text"].numpy().tolist() == [b"apple", b"Apfel", b"fruit, red, apple, green, food"]
+    assert (pair["group"], pair["name"]) == (b"apple", b"noto/1F34E")
+    bare = {**example, "keywords": [], "translations": {"language": ["en"], "text": ["apple"]}}
+    assert pair_of(_tensors(bare), ["en", "de"])["text"].numpy().tolist() == [b"apple"]
+
+
+def _tensors(example):
+    """Lists of strings as tensors, an empty one too."""
+    return {
+        name: {key: tf.constant(x, tf.string) for key, x in value.items()}
+        if isinstance(value, dict)
+        else tf.constant(value, tf.string)
+        for name, value in example.items()
+    }

@@ -18,7 +18,7 @@ PAPER = {
 
 
 def test_all_recipes_are_checked():
-    assert set(recipes.RECIPES) == set(PAPER)
+    assert set(recipes.RECIPES) == {*PAPER, "few_pairs"}
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -46,6 +46,14 @@ def test_a_recipe_is_the_papers(name):
     assert preprocessor.image_size == (224, 224) and preprocessor.resize == "stretch"
     assert preprocessor.random_crop == ((0.05, 1.0) if crop else None)
     assert preprocessor.random_flip == flip
+
+
+def test_few_pairs_aligns_a_pretrained_tower_before_it_trains():
+    recipe = recipes.get("few_pairs")
+    assert (recipe.align, recipe.text, recipe.tuning) == (True, "pretrained", "LU")
+    assert not any(recipes.get(name).align for name in PAPER)
+    schedule = recipe.optimizer(steps=40)._learning_rate
+    assert schedule.warmup_steps == 4 and float(schedule(4)) == pytest.approx(1e-3)
 
 
 def test_first_and_second_moments_are_the_papers():

@@ -29,7 +29,8 @@ from keras_lit.preprocessing import tokenizers
 def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
     """The command line of the studies, with what they take at full size."""
     parser = runner.parser(description, **defaults)
-    parser.add_argument("--full", choices=tuple(recipes.RECIPES), help="see full.py")
+    papers = [name for name, recipe in recipes.RECIPES.items() if not recipe.align]
+    parser.add_argument("--full", choices=papers, help="see full.py")
     parser.add_argument("--dataset", default="coco_captions")
     parser.add_argument("--split", default="train")
     parser.add_argument("--test-dataset", help="by default the --dataset")

@@ -25,6 +25,23 @@ from keras_lit import files
 Point = dict[str, float]
 
 
+class Clock:
+    """Seconds per stage, and how many of a processor's (of all threads)."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
+        self._start = time.perf_counter(), time.process_time()
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage and prints how long it took."""
+        now = time.perf_counter(), time.process_time()
+        taken = [round(end - start, 1) for end, start in zip(now, self._start, strict=True)]
+        self.seconds[stage], self.cpu_seconds[stage] = taken
+        self._start = now
+        print(f"[{taken[0]:6.1f} s, {taken[1]:6.1f} s of processors] {stage}", flush=True)
+
+
 def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
     """The command line that all studies share."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])

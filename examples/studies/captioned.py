@@ -1,0 +1,107 @@
+"""Pictures with captions for the quickstart: OpenPictures in some languages, or any of your own."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import keras_lit
+
+OPEN_PICTURES = "open_pictures"
+KEYWORDS = 5  # at most, as one caption; of a flag there may be twenty
+
+
+@dataclasses.dataclass
+class Split:
+    """A part of the pictures.
+
+    Args:
+        name: "train", "validation" or "test".
+        pairs: {"image": encoded, "text": [captions], "group", "name"}, not batched.
+        captions: of each picture {language: caption}; what is not known to be of one is "caption".
+        names: of each picture its name, in the folder of its category if it has one.
+        features: batches with "image_features", in the same order, once they are there.
+    """
+
+    name: str
+    pairs: tf.data.Dataset
+    captions: list[dict[str, str]]
+    names: list[str]
+    features: tf.data.Dataset | None = None
+
+
+def read(
+    dataset: str, test_split: str, test_fraction: float | None, languages: Sequence[str]
+) -> tuple[Split, Split, Split]:
+    """To train, to validate, to test; a tenth of what would train validates if no split does."""
+    if dataset == OPEN_PICTURES:
+        builder = keras_lit.demo.OpenPictures()
+        builder.download_and_prepare()
+        train, validation, test = (
+            _open_pictures(builder, name, languages) for name in ("train", "validation", "test")
+        )
+        return train, validation, test
+    files = pathlib.Path(dataset).exists() or keras_lit.data.shards.shard_files(dataset)
+    part = (0.2 if files else 0.0) if test_fraction is None else test_fraction
+
+    def pairs_of(split: str) -> tf.data.Dataset:
+        options: Any = {"captions": "first", "test_fraction": part}
+        return keras_lit.data.image_text_pairs(dataset, split, **options)
+
+    def validates(pair: dict[str, tf.Tensor]) -> tf.Tensor:
+        return tf.strings.to_hash_bucket_fast(pair["name"], 10) == 0
+
+    train = pairs_of("train")
+    return (
+        _own("train", train.filter(lambda pair: not validates(pair)), dataset),
+        _own("validation", train.filter(validates), dataset),
+        _own("test", pairs_of(test_split), dataset),
+    )
+
+
+def _open_pictures(
+    builder: tfds.core.DatasetBuilder, split: str, languages: Sequence[str]
+) -> Split:
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+    examples = builder.as_dataset(split=split, decoders=undecoded)
+    categories = builder.info.features["category"].names
+    captions, names = [], []
+    for example in examples.as_numpy_iterator():
+        texts = example["translations"]
+        of_all = zip(texts["language"], texts["text"], strict=True)
+        captions.append({x.decode(): y.decode() for x, y in of_all if x.decode() in languages})
+        names.append(f"{categories[example['category']]}/{example['name'].decode()}")
+    return Split(split, examples.map(lambda example: pair_of(example, languages)), captions, names)
+
+
+def pair_of(example: dict[str, Any], languages: Sequence[str]) -> dict[str, tf.Tensor]:
+    """The captions in each of the languages that there are, and the keywords as one more."""
+    known = tf.reduce_any(example["translations"]["language"][:, None] == languages, axis=1)
+    texts = tf.boolean_mask(example["translations"]["text"], known)
+    keywords = tf.strings.reduce_join(example["keywords"][:KEYWORDS], separator=", ")
+    texts = tf.unique(tf.concat([texts, [keywords]], axis=0))[0]
+    return {
+        "image": example["image"],
+        "text": tf.boolean_mask(texts, texts != ""),
+        "group": example["concept"],
+        "name": example["name"],
+    }
+
+
+def _own(name: str, pairs: tf.data.Dataset, source: str) -> Split:
+    """One caption for each picture; equal ones are one group."""
+    captions, names = [], []
+    for pair in pairs.map(lambda pair: (pair["text"], pair["name"])).as_numpy_iterator():
+        text, path = (x.decode(errors="replace") for x in pair)
+        captions.append({"caption": text})
+        names.append(path.removeprefix(f"{source.rstrip('/')}/"))
+    if not captions:
+        raise SystemExit(
+            f'There are no pictures for the split "{name}": give more of them, or other values of '
+            "--test-split and --test-fraction."
+        )
+    grouped = pairs.map(lambda pair: {**pair, "text": pair["text"][None], "group": pair["text"]})
+    return Split(name, grouped, captions, names)
