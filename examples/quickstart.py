@@ -97,6 +97,7 @@ def main() -> None:
         "zero_shot": shot,
         "history": history,
         "pictures": {split.name: len(split.names) for split in splits},
+        "keras_lit": keras_lit.__version__,
         "seconds": clock.seconds,
         "processor_seconds": clock.cpu_seconds,
         "settings": {name: str(value) for name, value in vars(args).items()},

@@ -19,6 +19,7 @@ Choice = tuple[float, float | None, int | None]  # image penalty, text penalty, 
 PENALTIES = (0.03, 0.1, 0.2, 0.3, 1.0, 3.0, 10.0)
 KS = (1, 5, 10)
 _FIRST = 0.3  # The text penalty while the image penalty is first sought.
+_TEXTS = 4000  # Of a fold's held-out images, in a recall.
 _BATCH = 512  # Held-out pairs whose loss the temperature should make least.
 _RANGE = (1.0, 100.0)  # Of the temperature.
 
@@ -162,22 +163,36 @@ class _Trials:
                 "more pairs, or call `keras_lit.alignment.cca` with penalties of your own."
             )
         self.most = min(folds.moments[0].image_dim, folds.moments[0].text_dim)
-        self.rows = [folds.kept(fold) for fold in usable]
+        self.rows = [_at_most(_TEXTS, folds.kept(fold)) for fold in usable]
         self.others = [total(folds.moments[:i] + folds.moments[i + 1 :]) for i in usable]
+        self._regressions: dict[float, list[np.ndarray]] = {}  # Of one image penalty at a time.
         self.progress = keras.utils.Progbar(None, verbose=verbose, unit_name="trial")
 
     def heads(self, moments: Moments, choice: Choice) -> Heads:
+        """Of all pairs."""
         image, text, dim = choice
         if text is None:
             return closed_form.ridge(moments, image)
         return closed_form.cca(moments, image, text, dim)
 
+    def heads_of_folds(self, choice: Choice) -> list[Heads]:
+        """For each fold those of the others."""
+        image, text, dim = choice
+        if text is None:
+            return [closed_form.ridge(moments, image) for moments in self.others]
+        if image not in self._regressions:
+            self._regressions = {image: [closed_form.regression(x, image) for x in self.others]}
+        return [
+            closed_form.cca_of(moments, kernel, text, dim)
+            for moments, kernel in zip(self.others, self._regressions[image], strict=True)
+        ]
+
     def recalls(self, choice: Choice) -> np.ndarray:
         """[6]: image to text @1, 5, 10, text to image @1, 5, 10, means over the folds."""
         if choice not in self.known:
             found = []
-            for moments, rows in zip(self.others, self.rows, strict=True):
-                images, texts = _embed(self.heads(moments, choice), rows)
+            for heads, rows in zip(self.heads_of_folds(choice), self.rows, strict=True):
+                images, texts = _embed(heads, rows)
                 found.append(group_recalls(images @ texts.T, rows.keys, rows.keys[rows.owners]))
             self.known[choice] = np.mean(found, axis=0)
             self.progress.add(1)
@@ -186,11 +201,17 @@ class _Trials:
     def similarities(self, choice: Choice) -> list[np.ndarray]:
         """[n, n] cosines of the first image and text of n held-out groups, for each fold."""
         batches = []
-        for moments, rows in zip(self.others, self.rows, strict=True):
+        for heads, rows in zip(self.heads_of_folds(choice), self.rows, strict=True):
             firsts = np.unique(rows.keys[rows.owners], return_index=True)[1][:_BATCH]
-            images, texts = _embed(self.heads(moments, choice), rows)
+            images, texts = _embed(heads, rows)
             batches.append(images[rows.owners[firsts]] @ texts[firsts].T)
         return batches
+
+
+def _at_most(texts: int, rows: Rows) -> Rows:
+    """The first images, with so many texts in all: each trial compares all of them."""
+    counts = np.cumsum(np.bincount(rows.owners, minlength=len(rows.keys)))
+    return rows.take(np.arange(max(2, int(np.searchsorted(counts, texts, side="right")))))
 
 
 def _embed(heads: Heads, rows: Rows) -> list[np.ndarray]:

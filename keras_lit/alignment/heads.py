@@ -91,6 +91,11 @@ def cca(
     Reference: Vinod, "Canonical ridge and econometrics of joint production", 1976; the weights are
     those of CSA, ICLR 2025 (arXiv 2410.07610).
     """
+    return cca_of(moments, regression(moments, image_penalty), text_penalty, dim)
+
+
+def cca_of(moments: Moments, kernel: np.ndarray, text_penalty: float, dim: int | None) -> Heads:
+    """`cca`, given the regression from image to text, which many text penalties share."""
     from scipy import linalg  # Imported lazily: takes 0.1 s.
 
     checks.check_positive(text_penalty, "text_penalty")
@@ -103,16 +108,15 @@ def cca(
     # The best prediction of the text from the image, and then the directions of the text that are
     # predicted best: with C the covariances, S = Cii^-1 Cit and (Cti S) v = r^2 Ctt v. The image's
     # canonical vectors are S v / r; weighted by r they need no division.
-    regression = _regression(moments, image_penalty)
     image, text = slice(0, moments.image_dim), slice(moments.image_dim, None)
-    predicted = moments.scatter[text, image] @ regression / moments.count
+    predicted = moments.scatter[text, image] @ kernel / moments.count
     squares, vectors = linalg.eigh(
         (predicted + predicted.T) / 2, _penalised(moments, text, text_penalty), check_finite=False
     )
     kept = slice(None, -1 - (dim or most), -1)
     vectors, correlations = vectors[:, kept], np.sqrt(np.maximum(squares[kept], 0))
     return Heads(
-        _head(moments.mean[image], regression @ vectors),
+        _head(moments.mean[image], kernel @ vectors),
         _head(moments.mean[text], vectors * correlations),
     )
 
@@ -139,7 +143,7 @@ def ridge(moments: Moments, penalty: float = 0.3) -> Heads:
     >>> np.allclose(head.kernel, [[1, 0], [0, 2], [0, 0]], atol=1e-4), np.round(head.bias)
     (True, array([1., 1.]))
     """
-    kernel = _regression(moments, penalty)
+    kernel = regression(moments, penalty)
     image, text = np.split(moments.mean, [moments.image_dim])
     identity = Head(np.eye(len(text)), np.zeros(len(text)))
     return Heads(Head(kernel, text - image @ kernel), identity)
@@ -172,7 +176,7 @@ def whitening(moments: Moments, penalty: float = 0.3) -> Head:
     return _head(moments.mean[image], directions / np.sqrt(variances) @ directions.T)
 
 
-def _regression(moments: Moments, penalty: float) -> np.ndarray:
+def regression(moments: Moments, penalty: float) -> np.ndarray:
     """[image_dim, text_dim]: the kernel of the ridge regression from image to text."""
     from scipy import linalg
 
