@@ -33,6 +33,7 @@ CANNOT_RUN = {
     "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]'": "a download, and minutes; its "
     "script runs on other data in test_quickstart.py",
     "docker run": "docker; tests/serving.py stands in for the server",
+    "python examples/studies/repeated_captions.py": "all of OpenPictures, minutes",
     "python examples/studies/few_pairs.py": "all of OpenPictures, minutes; what it calls is tested",
     "python examples/train_tpu.py": "a TPU; test_model.py compiles its step with XLA",
 }

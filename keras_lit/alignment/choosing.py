@@ -75,9 +75,11 @@ def choose(
 ) -> Alignment:
     """Heads whose penalties and width are best for pairs that they have not seen.
 
-    One penalty is sought after the other until neither changes, then the width among the full one,
-    its half, quarter and eighth. What counts is the mean of recall@1, 5 and 10, both ways, over the
-    folds; a group is found at k if fewer than k others come before it or are as near.
+    One penalty is sought after the other until neither changes, then the width: the full one, or
+    its half, quarter or eighth where that is better by more than the standard error over the folds,
+    for with few pairs a fold holds few out. What counts is the mean of recall@1, 5 and 10, both
+    ways, over the folds; a group is found at k if fewer than k others come before it or are as
+    near.
 
     Args:
         folds: `Folds` that have seen the pairs; for "ridge" with texts of unit length.
@@ -123,7 +125,7 @@ def choose(
 
 
 def _search(trial: "_Trials", penalties: list[float], dim: int | None) -> Choice:
-    """The best (image penalty, text penalty, dim); of equals the smallest penalties and width."""
+    """The best (image penalty, text penalty, dim); of equals the smallest penalties."""
 
     def best(choices: list[Choice]) -> Choice:
         return max(choices, key=lambda choice: trial.recalls(choice).mean())
@@ -140,7 +142,9 @@ def _search(trial: "_Trials", penalties: list[float], dim: int | None) -> Choice
     if dim is None:
         most = trial.most
         dims = sorted({max(1, most // part) for part in (8, 4, 2)} - {most})
-        found = best([*((*found[:2], width) for width in dims), found])
+        narrow = best([(*found[:2], width) for width in dims]) if dims else found
+        if trial.is_clearly_better(narrow, found):
+            found = narrow
     return found
 
 
@@ -187,14 +191,23 @@ class _Trials:
             for moments, kernel in zip(self.others, self._regressions[image], strict=True)
         ]
 
+    def is_clearly_better(self, choice: Choice, than: Choice) -> bool:
+        """Whether its mean recall is above by more than the standard error over the folds."""
+        gain = self.of_folds(choice).mean(axis=1) - self.of_folds(than).mean(axis=1)
+        return bool(gain.mean() > gain.std() / max(1, len(gain) - 1) ** 0.5)
+
     def recalls(self, choice: Choice) -> np.ndarray:
         """[6]: image to text @1, 5, 10, text to image @1, 5, 10, means over the folds."""
+        return self.of_folds(choice).mean(axis=0)
+
+    def of_folds(self, choice: Choice) -> np.ndarray:
+        """[folds, 6]."""
         if choice not in self.known:
             found = []
             for heads, rows in zip(self.heads_of_folds(choice), self.rows, strict=True):
                 images, texts = _embed(heads, rows)
                 found.append(group_recalls(images @ texts.T, rows.keys, rows.keys[rows.owners]))
-            self.known[choice] = np.mean(found, axis=0)
+            self.known[choice] = np.array(found)
             self.progress.add(1)
         return self.known[choice]
 

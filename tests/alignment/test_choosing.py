@@ -31,11 +31,11 @@ def naive_recalls(images, texts, image_keys, text_keys):
     return found
 
 
-def noisy_pairs(count=240, image_dim=12, text_dim=8):
+def noisy_pairs(count=240, image_dim=12, text_dim=8, meanings=6, noise=1.5):
     rng = np.random.default_rng(3)
-    meaning = rng.normal(size=[count, 6])
+    meaning = rng.normal(size=[count, meanings])
     images, texts = (
-        meaning @ rng.normal(size=[6, dim]) + 1.5 * rng.normal(size=[count, dim])
+        meaning @ rng.normal(size=[meanings, dim]) + noise * rng.normal(size=[count, dim])
         for dim in (image_dim, text_dim)
     )
     return images.astype("float32"), texts.astype("float32"), np.arange(count) // 2
@@ -55,6 +55,10 @@ def result(folds):
 
 def held_out_recalls(folds, make):
     """Means over the folds, each of heads made of the others."""
+    return np.mean(recalls_of_folds(folds, make), axis=0)
+
+
+def recalls_of_folds(folds, make):
     found = []
     for fold in range(3):
         others = [x for i, x in enumerate(folds.moments) if i != fold]
@@ -62,7 +66,7 @@ def held_out_recalls(folds, make):
         images, texts = heads.image.project(rows.images), heads.text.project(rows.texts)
         keys = rows.keys.tolist()
         found.append(naive_recalls(unit(images), unit(texts), keys, [keys[i] for i in rows.owners]))
-    return np.mean(found, axis=0)
+    return np.array(found)
 
 
 def test_recalls_are_those_of_naive_loops_on_held_out_pairs(folds, result):
@@ -76,7 +80,7 @@ def test_recalls_are_those_of_naive_loops_on_held_out_pairs(folds, result):
 
 
 def test_no_neighbour_is_better(result):
-    """Along each penalty, at the other's best; then among the widths."""
+    """Along each penalty, at the other's best."""
     full = [(key, value) for key, value in result.scores.items() if key[2] is None]
     chosen = result.scores[result.image_penalty, result.text_penalty, None]
     lines = [
@@ -85,12 +89,24 @@ def test_no_neighbour_is_better(result):
         if image == result.image_penalty or text == result.text_penalty
     ]
     assert len(lines) == 5 and chosen == max(lines)
-    assert result.mean_recall == max(
-        value
-        for (image, text, _), value in result.scores.items()
-        if (image, text) == (result.image_penalty, result.text_penalty)
-    )
-    assert len({key[2] for key in result.scores}) == 4  # 1, 2, 4 and all of 8.
+
+
+@pytest.mark.parametrize(("noise", "narrow"), [(1.5, False), (1.2, True)])
+def test_narrower_only_where_it_is_better_beyond_the_standard_error(noise, narrow):
+    images, texts, groups = noisy_pairs(meanings=4 if narrow else 6, noise=noise)
+    folds = Folds(12, 8, count=3)
+    folds.add(images, texts, groups)
+    result = choose(folds, verbose=0)
+    assert {key[2] for key in result.scores} == {None, 1, 2, 4}
+    penalties = result.image_penalty, result.text_penalty
+    of_width = {
+        dim: recalls_of_folds(folds, lambda m, d=dim: cca(m, *penalties, d)).mean(axis=1)
+        for dim in (1, 2, 4, 8)
+    }
+    best = max((1, 2, 4), key=lambda dim: of_width[dim].mean())
+    gain = of_width[best] - of_width[8]
+    clearly = gain.mean() > gain.std(ddof=1) / 3**0.5
+    assert clearly == narrow and result.dim == (best if narrow else 8)
 
 
 def test_heads_are_of_all_pairs(folds, result):
