@@ -62,7 +62,7 @@ def main() -> None:
     every_caption = features.load(cache, "train", captions="all").batch(recipe.batch_size)
     results = {}
     for name, method in (("ridge", "ridge"), ("closed form", "cca")):
-        model.align(every_caption, method, penalties=(0.3, 1.0, 3.0))
+        model.align(every_caption, method)
         results[name] = scores.of_two(model, validation, test)
     clock.lap("closed forms")
 
