@@ -38,8 +38,7 @@ def decode_image(
     >>> decode_image(png).numpy().min()
     np.uint8(255)
     """
-    # Most pictures are plain JPEGs. What the others need is another function, one node of the graph
-    # that is not even set up for a data set without them.
+    # Most pictures are plain JPEGs. What the others need is one node of the graph.
     any_format = _decode_any if tf.executing_eagerly() else _decode_any_apart
     return tf.cond(
         formats.is_plain_jpeg(contents, MAX_PIXELS),
