@@ -15,6 +15,9 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks, ops
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
+# Attributes of a tf.function that tf.data runs on one device, without optimising its graph anew.
+FOR_ONE_DEVICE = {"experimental_ints_on_device": True, "_tf_data_function": True}
+
 # Keras' layers and variables.
 
 

@@ -93,6 +93,12 @@ def nested():
     return keras.Sequential([keras.Input([4]), inner, keras.layers.Dropout(0.5)])
 
 
+def test_attributes_of_a_function_reach_its_definition():
+    function = tf.function(lambda: 1, experimental_attributes=internals.FOR_ONE_DEVICE)
+    attributes = function.get_concrete_function().function_def.attr
+    assert attributes["experimental_ints_on_device"].b and attributes["_tf_data_function"].b
+
+
 def test_a_layer_forgets_a_layer_whose_place_another_takes():
     class Outer(keras.Layer):
         def __init__(self):

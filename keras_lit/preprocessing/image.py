@@ -32,7 +32,6 @@ _NAMED = 10
 _DAMAGED = "It is cut off or damaged."
 # So many times the sides of what is kept, at most, does a picture have while it is scaled.
 _SPARE = 16
-_FOR_ONE_DEVICE = {"experimental_ints_on_device": True, "_tf_data_function": True}
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -377,7 +376,7 @@ def first_that_works(attempt: Callable, otherwise: Callable, images: tf.Tensor) 
     """
     spec, ops = tf.TensorSpec.from_tensor(images), tf.raw_ops
     first, second = (
-        tf.function(function, [spec], False, experimental_attributes=_FOR_ONE_DEVICE)
+        tf.function(function, [spec], False, experimental_attributes=internals.FOR_ONE_DEVICE)
         for function in (attempt, otherwise)
     )
     first, second = first.get_concrete_function(), second.get_concrete_function()
