@@ -5,17 +5,25 @@ import fcntl
 import gc
 import os
 import sys
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from tensorflow.python.framework import ops
 
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 8
-)
+# Under oneDNN TensorFlow's allocator keeps what was freed: a process of these tests grew to 6 GB.
+# What they start as processes (examples, notebooks, workers) runs as at a user's, with oneDNN.
+with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="0"):
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 8
+    )
+    # Many small graphs run once each: to optimise them takes longer than to run them.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    tf.zeros([])  # By its first operation TensorFlow has read the variable.
 
 
 def pytest_configure(config):
