@@ -43,7 +43,7 @@ def decode_image(
     return tf.cond(
         formats.is_plain_jpeg(contents, MAX_PIXELS),
         lambda: tf.ensure_shape(formats.decode(contents), [None, None, 3]),
-        lambda: any_format(contents, background, exif_orientation),
+        lambda: any_format(contents, tf.convert_to_tensor(background), exif_orientation),
     )
 
 
@@ -95,9 +95,7 @@ def inspect(contents: tf.Tensor) -> Seen:
     matches = tf.strings.substr(contents, 0, 2) == [of.magic[:2] for of in FORMATS]
     index = tf.argmax(tf.concat([matches, [True]], 0), output_type=tf.int32)
     looks = (*(of.look for of in FORMATS), formats.other)
-    seen = tf.switch_case(
-        index, [lambda look=look: formats.as_tensors(look(contents)) for look in looks]
-    )
+    seen = tf.switch_case(index, [lambda look=look: look(contents) for look in looks])
     pixels = tf.reduce_prod(tf.minimum(seen.size, _TOO_MANY))
     too_large = tf.strings.join([_TOO_LARGE.format(MAX_PIXELS), tf.strings.as_string(pixels), "."])
     is_too_large = (pixels > MAX_PIXELS) & (seen.refusal == "")
@@ -122,13 +120,6 @@ def _decode_any(contents: tf.Tensor, background: Any, upright: Any) -> tf.Tensor
     return exif.turn(to_rgb(pixels, background), tf.where(upright, seen.orientation, 1))
 
 
-_decode_any_apart = tf.function(
-    _decode_any,
-    input_signature=[
-        tf.TensorSpec([], tf.string),
-        tf.TensorSpec([], tf.int32),
-        tf.TensorSpec([], tf.bool),
-    ],
-    autograph=False,
-    experimental_attributes={"_noinline": True},
-)
+_decode_any_apart = exif.apart(
+    tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.bool)
+)(_decode_any)

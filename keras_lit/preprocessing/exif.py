@@ -14,6 +14,17 @@ _EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
 _MAX_SEGMENTS = 2**10
 
 
+def apart(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
+    """Makes a function one node of the graph: what it holds costs the pictures that do not need it
+    nothing.
+    """
+    return tf.function(
+        input_signature=signature or None,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+
+
 def turn(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns and mirrors [h, w, 3] pixels as EXIF's orientation says, 1 to 8.
 
@@ -25,14 +36,7 @@ def turn(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(turned, [None, None, 3])
 
 
-# Each is one node of the graph: what they hold costs the pictures without EXIF nothing.
-def _apart(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
-    return tf.function(
-        input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
-    )
-
-
-@_apart(tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32))
+@apart(tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32))
 def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     right = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     mirrors = (orientation - 1) % 4
@@ -41,10 +45,11 @@ def _turned(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return right[::down, ::across]
 
 
-@_apart(tf.TensorSpec([], tf.string))
+@apart(tf.TensorSpec([], tf.string))
 def of_tiff(tiff: tf.Tensor) -> tf.Tensor:
     """The orientation in EXIF data, 1 if none: scalar string from "II" or "MM" on -> int32."""
-    tiff = tf.strings.substr(tiff, 0, _LONGEST)
+    inside = tf.strings.substr(tiff, 0, 6) == b"Exif\0\0"  # Some writers keep JPEG's prefix.
+    tiff = tf.strings.substr(tiff, tf.where(inside, 6, 0), _LONGEST)
     data = tf.io.decode_raw(tf.strings.join([tiff, b"\0" * 16]), tf.uint8)
     big_endian = data[0] == ord("M")
 
@@ -69,22 +74,16 @@ def of_chunk(contents: tf.Tensor, name: bytes, skip: int) -> tf.Tensor:
     """The orientation in the first chunk of this name, `skip` bytes behind its name; 1 if none."""
 
     def read() -> tf.Tensor:
-        start = tf.minimum(at + len(name) + skip, _length(contents))
-        tiff = tf.strings.substr(contents, start, tf.constant(_LONGEST, tf.int64))
-        inside = tf.strings.substr(tiff, 0, 6) == b"Exif\0\0"  # Some writers keep JPEG's prefix.
-        return of_tiff(tf.strings.substr(tiff, tf.where(inside, 6, 0), _LONGEST))
+        start = tf.minimum(at + len(name) + skip, length)
+        return of_tiff(tf.strings.substr(contents, start, _LONGEST))
 
-    at = find(contents, name)
-    return tf.cond(at >= 0, read, lambda: 1)
+    at, length = find(contents, name), tf.strings.length(contents)
+    return tf.cond(at < length, read, lambda: 1)
 
 
 def find(contents: tf.Tensor, word: bytes) -> tf.Tensor:
-    """Where `word` first stands in `contents`, -1 if nowhere: scalar int64."""
-    data = tf.io.decode_raw(contents, tf.uint8)
-    hits = tf.where(data[: tf.maximum(tf.size(data) - len(word) + 1, 0)] == word[0])[:, 0]
-    for i in range(1, len(word)):
-        hits = tf.boolean_mask(hits, tf.gather(data, hits + i) == word[i])
-    return tf.concat([hits, [-1]], 0)[0]
+    """Where `word` first stands in `contents`, or their length: scalar string -> scalar int32."""
+    return tf.strings.length(tf.strings.regex_replace(contents, word + rb"\C*", "", False))
 
 
 def is_plain(contents: tf.Tensor, max_scans: int) -> tf.Tensor:
@@ -116,7 +115,7 @@ def of_jpeg(contents: tf.Tensor, max_scans: int) -> tuple[tf.Tensor, tf.Tensor]:
     )
 
 
-@_apart(
+@apart(
     tf.TensorSpec([], tf.string),
     tf.TensorSpec([None], tf.int64),
     tf.TensorSpec([None], tf.uint8),

@@ -34,32 +34,16 @@ class Seen(NamedTuple):
     blocks: Any = (0, 0)  # Where a GIF's graphic control extension (0: none) and frame begin.
 
 
-def as_tensors(seen: Seen) -> Seen:
-    """With tensors for Python's numbers and strings."""
-    return tf.nest.map_structure(tf.convert_to_tensor, seen)
-
-
-def _apart(function: Callable[[tf.Tensor], Seen]) -> Callable[[tf.Tensor], Seen]:
-    """Makes a branch one node of the graph: what it holds costs the other rows nothing."""
-    return tf.function(
-        lambda contents: as_tensors(function(contents)),
-        input_signature=[tf.TensorSpec([], tf.string)],
-        autograph=False,
-        experimental_attributes={"_noinline": True},
-    )
-
-
 def _header(contents: tf.Tensor) -> tf.Tensor:
     """The first 72 bytes of a file, zeros where it ends: scalar string -> [72] int64."""
-    start = tf.strings.join([tf.strings.substr(contents, 0, 72), tf.constant(b"\0" * 72)])
-    return tf.cast(tf.io.decode_raw(start, tf.uint8), tf.int64)[:72]
+    return tf.cast(tf.io.decode_raw(contents, tf.uint8, fixed_length=72), tf.int64)
 
 
 def _begins(head: tf.Tensor, magic: bytes, at: int = 0) -> tf.Tensor:
     return tf.reduce_all(head[at : at + len(magic)] == tf.constant(list(magic), tf.int64))
 
 
-@_apart
+@exif.apart(tf.TensorSpec([], tf.string))
 def other(contents: tf.Tensor) -> Seen:
     """Refuses by name what is in no row of `FORMATS`."""
     head = _header(contents)
@@ -70,17 +54,18 @@ def other(contents: tf.Tensor) -> Seen:
     return Seen(tf.zeros([2], tf.int64), contents, tf.strings.join([message, kind, "."]))
 
 
-@_apart
+@exif.apart(tf.TensorSpec([], tf.string))
 def _png(contents: tf.Tensor) -> Seen:
-    head = _header(contents)
-    size = tf.stack([_number(head[20:24][::-1]), _number(head[16:20][::-1])])
+    words = tf.io.decode_raw(contents, tf.int32, little_endian=False, fixed_length=24)
+    size = tf.cast(tf.bitcast(words[5:3:-1], tf.uint32), tf.int64)
     return Seen(size, contents, orientation=exif.of_chunk(contents, b"eXIf", 0))
 
 
+@exif.apart()
 def _decode_png(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     """TensorFlow sees a transparent colour (tRNS) only where it is asked for an alpha channel."""
     return tf.cond(
-        exif.find(seen.contents, b"tRNS") < 0,
+        exif.find(seen.contents, b"tRNS") == tf.strings.length(seen.contents),
         lambda: decode(seen.contents),
         lambda: tf.io.decode_png(seen.contents, channels=4),
     )
@@ -106,7 +91,7 @@ def is_plain_jpeg(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
     return tf.cond(is_jpeg, is_plain, lambda: False)
 
 
-@_apart
+@exif.apart(tf.TensorSpec([], tf.string))
 def _bmp(contents: tf.Tensor) -> Seen:
     head = _header(contents)
     height = tf.cast(tf.bitcast(tf.cast(_number(head[22:26]), tf.uint32), tf.int32), tf.int64)
@@ -125,6 +110,7 @@ def _bmp(contents: tf.Tensor) -> Seen:
     return Seen(size, contents, tf.where(reads, "", refusal))
 
 
+@exif.apart()
 def _decode_bmp(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     """TensorFlow takes a palette's colours for greys, and what fills up 32 bits for alpha."""
     head, pixels = _header(seen.contents), decode(seen.contents)
@@ -132,8 +118,8 @@ def _decode_bmp(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     def of_palette() -> tf.Tensor:
         start, end = 14 + _number(head[14:18]), _number(head[10:14])
         colors = tf.strings.substr(seen.contents, start, tf.minimum(end - start, 1024))
-        colors = tf.io.decode_raw(tf.strings.join([colors, b"\0" * 1024]), tf.uint8)
-        palette = tf.reshape(colors[:1024], [256, 4])[:, 2::-1]
+        colors = tf.io.decode_raw(colors, tf.uint8, fixed_length=1024)
+        palette = tf.reshape(colors, [256, 4])[:, 2::-1]
         return tf.gather(palette, tf.cast(pixels[..., 0], tf.int32))
 
     def of_four() -> tf.Tensor:
@@ -145,7 +131,7 @@ def _decode_bmp(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     return tf.cond(bits == 8, of_palette, lambda: tf.cond(bits == 32, of_four, lambda: pixels))
 
 
-@_apart
+@exif.apart(tf.TensorSpec([], tf.string))
 def _webp(contents: tf.Tensor) -> Seen:
     head = _header(contents)
     extended = [_number(head[27:30]) + 1, _number(head[24:27]) + 1]
@@ -163,7 +149,7 @@ def _webp(contents: tf.Tensor) -> Seen:
     return Seen(size, contents, tf.where(_begins(head, b"WEBP", 8), refusal, message), orientation)
 
 
-@_apart
+@exif.apart(tf.TensorSpec([], tf.string))
 def _gif(contents: tf.Tensor) -> Seen:
     """Walks over a GIF's blocks to the end of its first frame."""
     head, data = _header(contents), tf.io.decode_raw(contents, tf.uint8)
@@ -221,6 +207,7 @@ def _gif(contents: tf.Tensor) -> Seen:
     )
 
 
+@exif.apart()
 def _decode_gif(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     """TensorFlow shows transparent pixels black and ignores where on the screen a frame is.
 
@@ -271,7 +258,8 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
 
 def _number(little_endian: tf.Tensor) -> tf.Tensor:
     """Up to four bytes as one int64."""
-    return tf.reduce_sum(little_endian * 256 ** tf.range(tf.size(little_endian, tf.int64)))
+    places = tf.constant([256**i for i in range(little_endian.shape[0])], tf.int64)
+    return tf.reduce_sum(little_endian * places)
 
 
 class Format(NamedTuple):

@@ -1,6 +1,8 @@
 import io
 import json
 import pathlib
+import subprocess
+import sys
 
 import keras_nlp
 import numpy as np
@@ -287,3 +289,24 @@ def test_lowercase_option():
 def test_text_that_is_no_strings_is_refused(text):
     with pytest.raises(ValueError, match=r"Text should be strings.*Received"):
         TextPreprocessor(bert(), 6)(text)
+
+
+def test_what_may_fail_is_spared_the_optimisation_of_graphs():
+    # An optimisation that shows: it strips assertions; of a process of its own, for it stays on.
+    code = """
+import tensorflow as tf
+from keras_lit.preprocessing.image import first_that_works
+tf.config.optimizer.set_experimental_options({"debug_stripper": True})
+
+def fail(images):
+    with tf.control_dependencies([tf.debugging.Assert(False, ["not stripped"])]):
+        return tf.identity(images)
+
+def fallen_back(images):
+    return first_that_works(fail, lambda images: images + "b", images)
+
+for function in (fail, fallen_back):
+    print(next(iter(tf.data.Dataset.from_tensors("a").map(function))).numpy().decode())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["a", "ab"]
