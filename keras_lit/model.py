@@ -15,7 +15,16 @@ from keras_lit import checks, distribution, internals, losses
 from keras_lit.alignment import aligning, choosing
 from keras_lit.losses.arguments import TEMPERATURE_SHOULD_BE_FINITE
 from keras_lit.optimizers import rules
-from keras_lit.towers import ImageTower, TextTower, Tower, clip, encoding, fingerprints, settings
+from keras_lit.towers import (
+    ImageTower,
+    TextTower,
+    Tower,
+    clip,
+    encoding,
+    fingerprints,
+    settings,
+    summaries,
+)
 from keras_lit.towers.base import differ
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.training import batches, micro_batches, pairs
@@ -213,6 +222,64 @@ class LiT(PairsModel):
     def temperature(self) -> tf.Tensor:
         """The multiplier of the cosine similarities: a scalar, exp(`log_temperature`)."""
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
+
+    def __repr__(self) -> str:
+        if not self.built:
+            return super().__repr__()
+        with tf.init_scope():  # Also while a step is traced.
+            temperature = float(self.temperature)
+        return summaries.line(
+            self,
+            tuning=self.tuning,
+            image_tower=type(self.image_tower.backbone).__name__,
+            text_tower=type(self.text_tower.backbone).__name__,
+            embedding_dim=self.text_tower.embedding_dim,
+            loss=self.loss_name,
+            temperature=f"{temperature:.4g}",
+        )
+
+    def summary(
+        self,
+        line_length: int | None = None,
+        positions: Any = None,
+        print_fn: Callable[[str], Any] | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: Any = None,
+    ) -> None:
+        """Prints the parts of both towers with output shapes, parameters and how many of these train.
+
+        What trains follows from `tuning`, `lock_heads` and what was frozen by hand.
+
+        Args:
+            print_fn: called with the text, in place of `print`.
+            expand_nested: bool, whether the backbones' own summaries follow, by
+                `keras.Model.summary`, which takes the other arguments.
+            line_length, positions, show_trainable, layer_range: of these.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(4)
+        >>> keras_lit.LiT(*towers, tuning="LL").summary()
+        <LiT name=..., tuning=LL, ...>
+        image tower: locked; text tower: locked; heads of locked towers train
+        part                               output shape  parameters  of which train
+        ---...
+        image_tower...: FeaturesOnly       (None, 8)              0               0
+        text_tower...: FeaturesOnly        (None, 4)              0               0
+        text_tower...: head (Dense)        (None, 8)             40              40
+        log_temperature                    ()                     1               1
+        ---...
+        total                                                    41              41
+        in memory: 0.0 MB
+        """
+        towers = (self.image_tower, self.text_tower)
+        rows = [row for tower in towers for row in tower._rows()]
+        rows += [summaries.Row(x.name, tuple(x.shape), [x]) for x in _other_weights(self)]
+        table = summaries.table(rows, self.trainable_variables)
+        summaries.show(f"{self!r}\n{_in_words(self)}\n{table}", print_fn)
+        for tower in towers if expand_nested else ():
+            tower._expand(line_length, positions, print_fn, show_trainable, layer_range)
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
         for name in ("image", "text"):
@@ -755,6 +822,16 @@ def locked_parts(model: LiT) -> list[keras.Layer]:
 def locked_variables(model: LiT) -> set[int]:
     """The ids of the variables of the locked towers."""
     return {id(variable) for part in locked_parts(model) for variable in part.variables}
+
+
+def _in_words(model: LiT) -> str:
+    """The two letters."""
+    words = {"L": "locked", "U": "trains", "u": "re-initialised, trains"}
+    towers = zip(("image", "text"), model.tuning, strict=True)
+    said = "; ".join(f"{side} tower: {words[letter]}" for side, letter in towers)
+    if "L" not in model.tuning:
+        return said
+    return f"{said}; heads of locked towers {'are locked too' if model.lock_heads else 'train'}"
 
 
 def _other_layers(model: LiT) -> list[keras.Layer]:
