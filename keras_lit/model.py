@@ -247,7 +247,7 @@ class LiT(PairsModel):
         show_trainable: bool = False,
         layer_range: Any = None,
     ) -> None:
-        """Prints the parts of both towers with output shapes, parameters and how many of these train.
+        """Prints the parts of both towers: output shapes, parameters and how many of these train.
 
         What trains follows from `tuning`, `lock_heads` and what was frozen by hand.
 

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lit.evaluation import sheets
-from keras_lit.evaluation.tasks import Result
+from keras_lit.evaluation.results import Result, shown
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -72,7 +72,7 @@ def report(
         name = re.sub(r"[^\w-]+", "_", record["dataset"]).strip("_")[-80:]
         _write(folder / f"{i:03d}_{name}.json", record)
     page = directory / "report.html"
-    rows = [(result.dataset, *_metrics(result)[0]) for result in results]
+    rows = [(result.dataset, *shown(result.metrics)[0]) for result in results]
     body = _table(("dataset", "metric", "value"), rows) + "".join(map(_section, results))
     head = f"<h1>{html.escape(title)}</h1>" + (f"<p>{html.escape(model)}</p>" if model else "")
     page.write_text(
@@ -112,7 +112,7 @@ def _section(result: Result) -> str:
     said = ", ".join(f"{name}: {value}" for name, value in settings.items())
     note = html.escape(f"{result.task}, {result.count} images; {said}")
     page = f'<h2>{html.escape(result.dataset)}</h2><p class="note">{note}</p>'
-    page += _table(("metric", "value"), _metrics(result))
+    page += _table(("metric", "value"), shown(result.metrics))
     if result.confusions:
         rows = [(a, b, str(n), f"{100 * part:.1f}%") for a, b, n, part in result.confusions]
         page += "<h3>Worst confusions</h3>"
@@ -146,12 +146,3 @@ def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
     ]
     note = "A green frame marks a right picture; below it is its cosine similarity to the text."
     return f'<table class="sheet">{"".join(lines)}</table><p class="note">{note}</p>'
-
-
-def _metrics(result: Result) -> list[tuple[str, str]]:
-    """Names and values: parts of 1 in per cent, ranks and counts as they are."""
-    is_part = re.compile("accuracy|recall|deviation").search
-    return [
-        (name.replace("_", " "), f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
-        for name, value in result.metrics.items()
-    ]
