@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit.towers import ImageTower, TextTower
-from keras_lit.training import batches, pairs
+from keras_lit.training import batches, pairs, progress
 
 
 class PairsModel(keras.Model):
@@ -62,7 +62,8 @@ class PairsModel(keras.Model):
         Returns:
             The history: loss, chance_loss (ln of the batch size: what guessing gives, with groups,
             too), image_to_text_accuracy and text_to_image_accuracy within the batch (any pair of
-            the group is right), temperature.
+            the group is right), temperature. The progress bar shows them by short names (loss,
+            chance, i2t, t2i); what else an epoch logs stands below it.
 
         Raises:
             ValueError: no pairs, an argument that is not used, pairs that do not suit the towers.
@@ -81,7 +82,7 @@ class PairsModel(keras.Model):
             x,
             epochs=epochs,
             verbose=verbose,
-            callbacks=callbacks,
+            callbacks=progress.with_lines(callbacks, verbose),
             validation_data=validation_data,
             shuffle=False,  # What is to be shuffled is.
             initial_epoch=initial_epoch,
@@ -129,7 +130,7 @@ class PairsModel(keras.Model):
             x,
             verbose=verbose,
             steps=steps,
-            callbacks=callbacks,
+            callbacks=progress.with_lines(callbacks, verbose),
             return_dict=return_dict,
             **kwargs,
         )
