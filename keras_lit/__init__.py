@@ -1,4 +1,24 @@
-"""keras_lit: LiT (Locked-image text Tuning) for Keras 3 on TensorFlow."""
+"""keras_lit: LiT (Locked-image text Tuning) for Keras 3 on TensorFlow.
+
+Keep a pretrained image model locked, and train a text model to read out its representations.
+With a folder "photos", in which each picture lies beside a `.txt` of the same name:
+
+    import keras_lit
+
+    pairs = keras_lit.data.image_text_pairs("photos")
+    captions = [pair["text"] for pair in pairs.as_numpy_iterator()]
+    image_tower = keras_lit.ImageTower.from_preset("dinov2_base")
+    tokenizer = keras_lit.tokenizers.train_sentencepiece(captions, 8_000)
+    text_tower = keras_lit.TextTower.from_size("S", tokenizer)
+    model = keras_lit.LiT(image_tower, text_tower, tuning="Lu")
+    model.compile(keras_lit.optimizers.Adafactor(1e-3))
+    model.fit(pairs.batch(512), epochs=10)
+    similarity = model.encode_image(["a.jpg"]) @ model.encode_text(["a dog", "a cat"]).T
+    model.save("model.keras")
+
+`print(model)` and `model.summary()` say what it is made of and what trains; `keras_lit.evaluation`
+measures it, `keras_lit.callbacks` does so inside `fit`, `keras_lit.export.save` serves it.
+"""
 
 import importlib
 from typing import Any

@@ -181,12 +181,12 @@ class LiT(PairsModel):
         return cls(parts.image_tower, parts.text_tower, tuning, **options)
 
     @property
-    def tuning(self) -> str:
+    def tuning(self) -> Tuning:
         """The two letters. Setting them locks and unlocks the towers; compile again afterwards."""
         return self._tuning
 
     @tuning.setter
-    def tuning(self, tuning: str) -> None:
+    def tuning(self, tuning: Tuning) -> None:
         checks.check_one_of(tuning, get_args(Tuning), "tuning")
         towers = {"An image": self.image_tower, "A text": self.text_tower}
         for (name, tower), letter in zip(towers.items(), tuning, strict=True):
@@ -331,6 +331,12 @@ class LiT(PairsModel):
             ValueError: a `loss` or `metrics` is passed, an optimizer that has slots for other
                 variables, or one that does not train on several replicas as it does on one; another
                 strategy than the model was built under.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(4)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.compile(keras_lit.optimizers.Adafactor(1e-3), micro_batch_size=256)
         """
         if micro_batch_size is not None:
             checks.check_count(micro_batch_size, "micro_batch_size")
@@ -569,7 +575,7 @@ class LiT(PairsModel):
         penalties: Sequence[float] = choosing.PENALTIES,
         folds: int = 5,
         batch_size: int | None = None,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
     ) -> choosing.Alignment:
         """Sets both heads in closed form, in one pass over the pairs: a start for `fit`.
 
@@ -647,7 +653,9 @@ class LiT(PairsModel):
 
     # Embeddings.
 
-    def encode_image(self, images: Any, batch_size: int = 32, verbose: Any = "auto") -> np.ndarray:
+    def encode_image(
+        self, images: Any, batch_size: int = 32, verbose: int | Literal["auto"] = "auto"
+    ) -> np.ndarray:
         """Embeds images.
 
         Args:
@@ -666,11 +674,22 @@ class LiT(PairsModel):
             ValueError: no images, or another dtype or rank.
             tf.errors.InvalidArgumentError: an image does not decode, named in the message; NaN.
             tf.errors.NotFoundError: no such file, named in the message.
+
+        Example:
+
+        >>> text_tower = keras_lit.TextTower.from_size("Ti", vocabulary_size=100)
+        >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
+        >>> model = keras_lit.LiT(keras_lit.ImageTower(backbone), text_tower)
+        >>> pixels = np.zeros([2, 40, 40, 3], "uint8")
+        >>> model.encode_image([pixels[0], pixels[1, :20]]).shape
+        (2, 8)
         """
         images = batches.of_images(images, self.image_tower, batch_size)
         return encoding.embed(self.image_tower, images, verbose)
 
-    def encode_text(self, text: Any, batch_size: int = 256, verbose: Any = "auto") -> np.ndarray:
+    def encode_text(
+        self, text: Any, batch_size: int = 256, verbose: int | Literal["auto"] = "auto"
+    ) -> np.ndarray:
         """Embeds text.
 
         Args:
@@ -686,6 +705,15 @@ class LiT(PairsModel):
         Raises:
             ValueError: no text, another dtype or rank, or strings without a tokenizer.
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
+
+        Example:
+
+        >>> captions = ["a red balloon", "a dog in the snow"]
+        >>> tokenizer = keras_lit.tokenizers.train_wordpiece(captions, 40)
+        >>> text_tower = keras_lit.TextTower.from_size("Ti", tokenizer)
+        >>> model = keras_lit.LiT(keras_lit.ImageTower.from_features(8), text_tower)
+        >>> model.encode_text(["a dog", "a red dog"]).shape
+        (2, 8)
         """
         text = batches.of_text(text, self.text_tower, batch_size, self.tuning[1] == "L")
         return encoding.embed(self.text_tower, text, verbose)

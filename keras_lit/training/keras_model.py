@@ -1,6 +1,6 @@
 """Keras' `fit`, `evaluate` and `predict` for image-text pairs: all data come in by one door."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ class PairsModel(keras.Model):
         y: None = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
@@ -99,7 +99,7 @@ class PairsModel(keras.Model):
         x: Any = None,
         y: None = None,
         batch_size: int | None = None,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
         sample_weight: None = None,
         steps: int | None = None,
         callbacks: Any = None,
@@ -139,7 +139,7 @@ class PairsModel(keras.Model):
         self,
         x: Any,
         batch_size: int | None = None,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
         steps: int | None = None,
         callbacks: Any = None,
     ) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -65,7 +65,7 @@ class ProgressLines(keras.callbacks.ProgbarLogger):
                 logging.info(line)
 
 
-def with_lines(callbacks: Any, verbose: Any) -> Any:
+def with_lines(callbacks: Any, verbose: int | Literal["auto"]) -> Any:
     """The callbacks of `fit` or `evaluate`, with this bar where Keras would add its own."""
     if not verbose or isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
