@@ -21,7 +21,7 @@ measures it, `keras_lit.callbacks` does so inside `fit`, `keras_lit.export.save`
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -44,6 +44,19 @@ from keras_lit.model import LiT
 from keras_lit.preprocessing import decoding as images  # noqa: F401 (other programs decode with it)
 from keras_lit.preprocessing import tokenizers
 from keras_lit.towers import ImageTower, TextTower, fingerprints
+
+if TYPE_CHECKING:
+    from keras_lit import (
+        alignment,
+        callbacks,
+        checkpoints,
+        data,
+        demo,
+        evaluation,
+        export,
+        features,
+        recipes,
+    )
 
 __all__ = [
     "ImageTower",
@@ -69,8 +82,10 @@ __all__ = [
 __dir__ = __all__.copy
 
 
-def __getattr__(name: str) -> Any:
-    """The other modules when they are asked for: to load a model takes none of them."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f"keras_lit.{name}")
+if not TYPE_CHECKING:  # Editors and mypy would take any name for one of ours.
+
+    def __getattr__(name: str) -> Any:
+        """The other modules when they are asked for: to load a model takes none of them."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return importlib.import_module(f"keras_lit.{name}")
