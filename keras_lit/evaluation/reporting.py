@@ -72,7 +72,7 @@ def report(
         name = re.sub(r"[^\w-]+", "_", record["dataset"]).strip("_")[-80:]
         _write(folder / f"{i:03d}_{name}.json", record)
     page = directory / "report.html"
-    rows = [(result.dataset, *shown(result.metrics)[0]) for result in results]
+    rows = [(result.dataset, *_metrics(result)[0]) for result in results]
     body = _table(("dataset", "metric", "value"), rows) + "".join(map(_section, results))
     head = f"<h1>{html.escape(title)}</h1>" + (f"<p>{html.escape(model)}</p>" if model else "")
     page.write_text(
@@ -112,7 +112,7 @@ def _section(result: Result) -> str:
     said = ", ".join(f"{name}: {value}" for name, value in settings.items())
     note = html.escape(f"{result.task}, {result.count} images; {said}")
     page = f'<h2>{html.escape(result.dataset)}</h2><p class="note">{note}</p>'
-    page += _table(("metric", "value"), shown(result.metrics))
+    page += _table(("metric", "value"), _metrics(result))
     if result.confusions:
         rows = [(a, b, str(n), f"{100 * part:.1f}%") for a, b, n, part in result.confusions]
         page += "<h3>Worst confusions</h3>"
@@ -146,3 +146,7 @@ def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
     ]
     note = "A green frame marks a right picture; below it is its cosine similarity to the text."
     return f'<table class="sheet">{"".join(lines)}</table><p class="note">{note}</p>'
+
+
+def _metrics(result: Result) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), value) for name, value in shown(result.metrics)]

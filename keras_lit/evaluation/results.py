@@ -77,7 +77,7 @@ def shown(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """Names and values: parts of 1 in per cent, ranks and counts as they are."""
     is_part = re.compile("accuracy|recall|deviation").search
     return [
-        (name.replace("_", " "), f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
+        (name, f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
         for name, value in metrics.items()
     ]
 

@@ -31,10 +31,10 @@ def result(metrics, **options):
 def test_a_result_prints_as_a_table():
     assert str(result(RETRIEVAL)).splitlines() == [
         "coco: zeroshot_retrieval, 5,000 images, texts: 25010",
-        "  image to text recall@1     10.00%  text to image recall@1     20.00%",
-        "  image to text recall@5     50.00%  text to image recall@5     50.00%",
-        "  image to text recall@10    75.00%  text to image recall@10    75.00%",
-        "  image to text median rank     3.5  text to image median rank     3.5",
+        "  image_to_text_recall@1     10.00%  text_to_image_recall@1     20.00%",
+        "  image_to_text_recall@5     50.00%  text_to_image_recall@5     50.00%",
+        "  image_to_text_recall@10    75.00%  text_to_image_recall@10    75.00%",
+        "  image_to_text_median_rank     3.5  text_to_image_median_rank     3.5",
     ]
     nameless = evaluation.Result("", "linear_probe", {"accuracy@1": 0.5}, 8)
     assert repr(nameless).splitlines() == ["linear_probe, 8 images", "  accuracy@1  50.00%"]
