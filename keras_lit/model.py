@@ -677,9 +677,9 @@ class LiT(PairsModel):
 
         Example:
 
-        >>> text_tower = keras_lit.TextTower.from_size("Ti", vocabulary_size=100)
-        >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
-        >>> model = keras_lit.LiT(keras_lit.ImageTower(backbone), text_tower)
+        >>> image_tower = keras_lit.ImageTower(
+        ...     keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(image_tower, keras_lit.TextTower.from_features(4), "LL")
         >>> pixels = np.zeros([2, 40, 40, 3], "uint8")
         >>> model.encode_image([pixels[0], pixels[1, :20]]).shape
         (2, 8)
@@ -710,7 +710,8 @@ class LiT(PairsModel):
 
         >>> captions = ["a red balloon", "a dog in the snow"]
         >>> tokenizer = keras_lit.tokenizers.train_wordpiece(captions, 40)
-        >>> text_tower = keras_lit.TextTower.from_size("Ti", tokenizer)
+        >>> backbone = keras_lit.backbones.TextTransformer(40, 16, 8, 1, 16, 2)
+        >>> text_tower = keras_lit.TextTower(backbone, tokenizer)
         >>> model = keras_lit.LiT(keras_lit.ImageTower.from_features(8), text_tower)
         >>> model.encode_text(["a dog", "a red dog"]).shape
         (2, 8)
