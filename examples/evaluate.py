@@ -47,8 +47,7 @@ def main() -> None:
             failed.append(f"{name}: {type(error).__name__}: {error}")
             print(f"left out: {failed[-1]}", flush=True)
             continue
-        metrics = ", ".join(f"{key} {value:.4g}" for key, value in result.metrics.items())
-        print(f"{name}: {metrics}", *(f"without {file}" for file in sorted(files)), sep="\n")
+        print(result, *(f"without {file}" for file in sorted(files)), sep="\n")
         # A text that belongs to no picture does not change what is evaluated.
         failed += [x for x in sorted(files) if not x.split(": ")[0].endswith(TEXTS)]
         results.append(result)

@@ -15,7 +15,16 @@ from keras_lit import checks, distribution, internals, losses
 from keras_lit.alignment import aligning, choosing
 from keras_lit.losses.arguments import TEMPERATURE_SHOULD_BE_FINITE
 from keras_lit.optimizers import rules
-from keras_lit.towers import ImageTower, TextTower, Tower, clip, encoding, fingerprints, settings
+from keras_lit.towers import (
+    ImageTower,
+    TextTower,
+    Tower,
+    clip,
+    encoding,
+    fingerprints,
+    settings,
+    summaries,
+)
 from keras_lit.towers.base import differ
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.training import batches, micro_batches, pairs
@@ -172,12 +181,12 @@ class LiT(PairsModel):
         return cls(parts.image_tower, parts.text_tower, tuning, **options)
 
     @property
-    def tuning(self) -> str:
+    def tuning(self) -> Tuning:
         """The two letters. Setting them locks and unlocks the towers; compile again afterwards."""
         return self._tuning
 
     @tuning.setter
-    def tuning(self, tuning: str) -> None:
+    def tuning(self, tuning: Tuning) -> None:
         checks.check_one_of(tuning, get_args(Tuning), "tuning")
         towers = {"An image": self.image_tower, "A text": self.text_tower}
         for (name, tower), letter in zip(towers.items(), tuning, strict=True):
@@ -213,6 +222,64 @@ class LiT(PairsModel):
     def temperature(self) -> tf.Tensor:
         """The multiplier of the cosine similarities: a scalar, exp(`log_temperature`)."""
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
+
+    def __repr__(self) -> str:
+        if not self.built:
+            return super().__repr__()
+        with tf.init_scope():  # Also while a step is traced.
+            temperature = float(self.temperature)
+        return summaries.line(
+            self,
+            tuning=self.tuning,
+            image_tower=type(self.image_tower.backbone).__name__,
+            text_tower=type(self.text_tower.backbone).__name__,
+            embedding_dim=self.text_tower.embedding_dim,
+            loss=self.loss_name,
+            temperature=f"{temperature:.4g}",
+        )
+
+    def summary(
+        self,
+        line_length: int | None = None,
+        positions: Any = None,
+        print_fn: Callable[[str], Any] | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: Any = None,
+    ) -> None:
+        """Prints the parts of both towers: output shapes, parameters and how many of these train.
+
+        What trains follows from `tuning`, `lock_heads` and what was frozen by hand.
+
+        Args:
+            print_fn: called with the text, in place of `print`.
+            expand_nested: bool, whether the backbones' own summaries follow, by
+                `keras.Model.summary`, which takes the other arguments.
+            line_length, positions, show_trainable, layer_range: of these.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(4)
+        >>> keras_lit.LiT(*towers, tuning="LL").summary()
+        <LiT name=..., tuning=LL, ...>
+        image tower: locked; text tower: locked; heads of locked towers train
+        part                               output shape  parameters  of which train
+        ---...
+        image_tower...: FeaturesOnly       (None, 8)              0               0
+        text_tower...: FeaturesOnly        (None, 4)              0               0
+        text_tower...: head (Dense)        (None, 8)             40              40
+        log_temperature                    ()                     1               1
+        ---...
+        total                                                    41              41
+        in memory: 0.0 MB
+        """
+        towers = (self.image_tower, self.text_tower)
+        rows = [row for tower in towers for row in tower._rows()]
+        rows += [summaries.Row(x.name, tuple(x.shape), [x]) for x in _other_weights(self)]
+        table = summaries.table(rows, self.trainable_variables)
+        summaries.show(f"{self!r}\n{_in_words(self)}\n{table}", print_fn)
+        for tower in towers if expand_nested else ():
+            tower._expand(line_length, positions, print_fn, show_trainable, layer_range)
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
         for name in ("image", "text"):
@@ -264,6 +331,12 @@ class LiT(PairsModel):
             ValueError: a `loss` or `metrics` is passed, an optimizer that has slots for other
                 variables, or one that does not train on several replicas as it does on one; another
                 strategy than the model was built under.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(4)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.compile(keras_lit.optimizers.Adafactor(1e-3), micro_batch_size=256)
         """
         if micro_batch_size is not None:
             checks.check_count(micro_batch_size, "micro_batch_size")
@@ -502,7 +575,7 @@ class LiT(PairsModel):
         penalties: Sequence[float] = choosing.PENALTIES,
         folds: int = 5,
         batch_size: int | None = None,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
     ) -> choosing.Alignment:
         """Sets both heads in closed form, in one pass over the pairs: a start for `fit`.
 
@@ -580,7 +653,9 @@ class LiT(PairsModel):
 
     # Embeddings.
 
-    def encode_image(self, images: Any, batch_size: int = 32, verbose: Any = "auto") -> np.ndarray:
+    def encode_image(
+        self, images: Any, batch_size: int = 32, verbose: int | Literal["auto"] = "auto"
+    ) -> np.ndarray:
         """Embeds images.
 
         Args:
@@ -599,11 +674,22 @@ class LiT(PairsModel):
             ValueError: no images, or another dtype or rank.
             tf.errors.InvalidArgumentError: an image does not decode, named in the message; NaN.
             tf.errors.NotFoundError: no such file, named in the message.
+
+        Example:
+
+        >>> image_tower = keras_lit.ImageTower(
+        ...     keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(image_tower, keras_lit.TextTower.from_features(4), "LL")
+        >>> pixels = np.zeros([2, 40, 40, 3], "uint8")
+        >>> model.encode_image([pixels[0], pixels[1, :20]]).shape
+        (2, 8)
         """
         images = batches.of_images(images, self.image_tower, batch_size)
         return encoding.embed(self.image_tower, images, verbose)
 
-    def encode_text(self, text: Any, batch_size: int = 256, verbose: Any = "auto") -> np.ndarray:
+    def encode_text(
+        self, text: Any, batch_size: int = 256, verbose: int | Literal["auto"] = "auto"
+    ) -> np.ndarray:
         """Embeds text.
 
         Args:
@@ -619,6 +705,16 @@ class LiT(PairsModel):
         Raises:
             ValueError: no text, another dtype or rank, or strings without a tokenizer.
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
+
+        Example:
+
+        >>> captions = ["a red balloon", "a dog in the snow"]
+        >>> tokenizer = keras_lit.tokenizers.train_wordpiece(captions, 40)
+        >>> backbone = keras_lit.backbones.TextTransformer(40, 16, 8, 1, 16, 2)
+        >>> text_tower = keras_lit.TextTower(backbone, tokenizer)
+        >>> model = keras_lit.LiT(keras_lit.ImageTower.from_features(8), text_tower)
+        >>> model.encode_text(["a dog", "a red dog"]).shape
+        (2, 8)
         """
         text = batches.of_text(text, self.text_tower, batch_size, self.tuning[1] == "L")
         return encoding.embed(self.text_tower, text, verbose)
@@ -755,6 +851,16 @@ def locked_parts(model: LiT) -> list[keras.Layer]:
 def locked_variables(model: LiT) -> set[int]:
     """The ids of the variables of the locked towers."""
     return {id(variable) for part in locked_parts(model) for variable in part.variables}
+
+
+def _in_words(model: LiT) -> str:
+    """The two letters."""
+    words = {"L": "locked", "U": "trains", "u": "re-initialised, trains"}
+    towers = zip(("image", "text"), model.tuning, strict=True)
+    said = "; ".join(f"{side} tower: {words[letter]}" for side, letter in towers)
+    if "L" not in model.tuning:
+        return said
+    return f"{said}; heads of locked towers {'are locked too' if model.lock_heads else 'train'}"
 
 
 def _other_layers(model: LiT) -> list[keras.Layer]:

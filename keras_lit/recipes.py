@@ -10,7 +10,7 @@ Where the paper leaves something open, `notes` says what was chosen.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 
@@ -19,6 +19,8 @@ from keras_lit.optimizers import Adafactor, Adam, WarmupSchedule
 from keras_lit.preprocessing import ImagePreprocessor
 
 __all__ = ["Recipe", "get"]
+
+Name = Literal["cc12m", "yfcc", "public_mixed", "private", "coco", "few_pairs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +228,7 @@ RECIPES = {
 }
 
 
-def get(name: str) -> Recipe:
+def get(name: Name) -> Recipe:
     """A recipe by its name, of LiT's (arXiv 2111.07991) appendices, big_vision's or our own.
 
     Args:
@@ -244,5 +246,5 @@ def get(name: str) -> Recipe:
     >>> keras_lit.recipes.get("private").total_steps(batch_size=1024)
     880000
     """
-    checks.check_one_of(name, tuple(RECIPES), "name")
+    checks.check_one_of(name, get_args(Name), "name")
     return RECIPES[name]

@@ -26,6 +26,7 @@ RUN = {
         ).split()
     },
     "python examples/train_multiworker.py": "test_examples.py::test_workers",
+    "python -m build": "test_release.py::built",
     "pip install -e '.[docs]' && mkdocs serve": "test_site.py::test_site_builds",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
 }

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 import keras
 import keras_nlp
@@ -159,6 +160,9 @@ def reader(tmp_path, monkeypatch):
         input_shape=(32, 32, 3),
     )
     monkeypatch.setattr(keras_cv.models.ResNetV2Backbone, "from_preset", lambda preset: backbone)
+    monkeypatch.setattr(
+        keras_lit.ImageTower, "from_preset", lambda _: keras_lit.ImageTower(backbone)
+    )
     small = dict.fromkeys(keras_lit.backbones.text_transformer.SIZES, (16, 1, 32, 2))
     monkeypatch.setattr(keras_lit.backbones.text_transformer, "SIZES", small)
     two = mirrored(2)  # Not all eight devices of the tests.
@@ -189,6 +193,13 @@ def test_readme_code_runs(reader):
     assert reader["similarity"].shape == (2, 2)
     assert pathlib.Path("models/lit/1/saved_model.pb").exists()
     assert len(list(reader["pairs"])) == 2
+
+
+@pytest.mark.slow
+def test_what_help_shows_runs(reader):
+    code = re.findall(r"^    .*|^$", keras_lit.__doc__, re.MULTILINE)
+    exec(textwrap.dedent("\n".join(code)), names := {})
+    assert names["similarity"].shape == (1, 2) and pathlib.Path("model.keras").exists()
 
 
 WITH_CODE = [path for path in sorted(ROOT.glob("docs/**/*.md")) if "```python" in path.read_text()]

@@ -1,6 +1,6 @@
 """From batches of pairs to heads: the towers run once over all of them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def align(
     text_tower: TextTower,
     count: int,
     batch_size: int | None,
-    verbose: Any,
+    verbose: int | Literal["auto"],
     **options: Any,
 ) -> Alignment:
     """`LiT.align` but for setting the heads; `options` are those of `choose`."""
@@ -38,7 +38,7 @@ def whiten(
     x: Any,
     penalty: float = 0.3,
     batch_size: int = 32,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> None:
     """Gives a tower a head of one pass over its inputs alone: mean 0 and more even directions.
 
@@ -103,7 +103,7 @@ def gather(
     folds: Folds,
     method: str,
     batch_size: int | None = None,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> None:
     """Adds pairs, in any form that `fit` takes, to folds; with those of all workers."""
     data = batches.for_step(x, image_tower, text_tower, batch_size, text_locked=True, whole=True)

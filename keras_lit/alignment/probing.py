@@ -1,7 +1,7 @@
 """Which towers go together, before anybody trains."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -36,7 +36,7 @@ def probe(
     x: Any,
     batch_size: int | None = None,
     folds: int = 3,
-    verbose: Any = "auto",
+    verbose: int | Literal["auto"] = "auto",
 ) -> list[Probe]:
     """Ranks pairs of pretrained towers by the held-out recall of heads in closed form.
 

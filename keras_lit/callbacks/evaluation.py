@@ -13,7 +13,7 @@ class Evaluation(keras.callbacks.Callback):
     """What the three evaluations share: when they run, and where their metrics go.
 
     The metrics are added to `logs`, so to the history and to what callbacks after this one see:
-    put it before EarlyStopping, ModelCheckpoint (both with `mode="max"`) and TensorBoard. A locked
+    put it before EarlyStopping, ModelCheckpoint (both want a `mode`) and TensorBoard. A locked
     image tower runs over the images once per `fit`; each evaluation then costs the texts.
 
     Args:
@@ -100,8 +100,10 @@ class ZeroShotEvaluation(Evaluation):
     >>> images = {"image": np.zeros([2, 8, 8, 3], "uint8"), "label": np.array([0, 1])}
     >>> evaluation = keras_lit.callbacks.ZeroShotEvaluation(images, ["cat", "dog"], ["a {}."])
 
-    then `model.fit(..., callbacks=[evaluation])` logs "zero_shot_accuracy@1" and
-    "zero_shot_mean_per_class_recall".
+    and `model.fit(..., callbacks=[evaluation])`.
+
+    Logs "zero_shot_accuracy@<k>" for each k of `top`, and "zero_shot_mean_per_class_recall": parts
+    of 1, to monitor with `mode="max"`.
 
     Reference: the LiT paper, section 4.1 and Appendix I.1.
     """
@@ -155,7 +157,11 @@ class RetrievalEvaluation(Evaluation):
     >>> pairs = {"image": np.zeros([2, 8, 8, 3], "uint8"), "text": ["a cat", "a dog"]}
     >>> evaluation = keras_lit.callbacks.RetrievalEvaluation(pairs, ks=(1, 5))
 
-    then `model.fit(..., callbacks=[evaluation])` logs "retrieval_image_to_text_recall@1" and so on.
+    and `model.fit(..., callbacks=[evaluation])`.
+
+    Logs "retrieval_image_to_text_recall@<k>" and "retrieval_text_to_image_recall@<k>" for each k of
+    `ks`, parts of 1, to monitor with `mode="max"`; "retrieval_image_to_text_median_rank" and
+    "retrieval_text_to_image_median_rank", from 1, with `mode="min"`.
 
     Reference: the LiT paper, section 4.1 and Appendix I.3.
     """
@@ -202,8 +208,11 @@ class FewShotEvaluation(Evaluation):
     >>> images = {"image": np.zeros([2, 8, 8, 3], "uint8"), "label": np.array([0, 1])}
     >>> evaluation = keras_lit.callbacks.FewShotEvaluation(images, images, shots=(1,))
 
-    then `model.fit(..., callbacks=[evaluation])` logs "few_shot_1shot_accuracy" and so on. While
-    the image tower is locked they stay the same.
+    and `model.fit(..., callbacks=[evaluation])`.
+
+    Logs "few_shot_<n>shot_accuracy" for each n of `shots`, a part of 1, to monitor with
+    `mode="max"`, and "few_shot_<n>shot_deviation", its standard deviation over the draws. While the
+    image tower is locked they stay the same.
 
     Reference: the LiT paper, section 4.1 and Fig. 4.
     """

@@ -24,7 +24,8 @@ class ExactResume(keras.callbacks.Callback):
     of dropout as they were. What is drawn in the data (the order of each epoch, crops, views) comes
     out the same if the script sets the seeds (`keras.utils.set_random_seed`) and builds its dataset
     as before; batches that were trained on are read once more and thrown away. Keras'
-    `BackupAndRestore` repeats the epoch instead. State of other callbacks is not saved.
+    `BackupAndRestore` repeats the epoch instead. State of other callbacks is not saved. Logs
+    nothing.
 
     Args:
         directory: where to keep the checkpoint, one for each run. Several workers share it.

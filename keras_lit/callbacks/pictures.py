@@ -17,7 +17,8 @@ class RetrievalPictures(keras.callbacks.Callback):
 
     At the chosen epochs: "contact_sheet", a line for each query with its five nearest pictures
     (green: right), and the queries as text; "similarity", the matrix of the first pairs, texts
-    across. At the end of training: embeddings of pictures and texts for the projector.
+    across. At the end of training: embeddings of pictures and texts for the projector. Logs
+    nothing for other callbacks.
 
     Args:
         log_dir: of TensorBoard.

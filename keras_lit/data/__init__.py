@@ -29,8 +29,10 @@ __all__ = [
 __dir__ = __all__.copy
 
 
-def __getattr__(name: str) -> Any:
-    """The builders when they are asked for: TensorFlow Datasets takes a second to import."""
-    if name not in ("CC12M", "YFCC100MCLIP", "TuxPaintStamps"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module("keras_lit.data.builders"), name)
+if not TYPE_CHECKING:  # Editors and mypy would take any name for one of ours.
+
+    def __getattr__(name: str) -> Any:
+        """The builders when they are asked for: TensorFlow Datasets takes a second to import."""
+        if name not in ("CC12M", "YFCC100MCLIP", "TuxPaintStamps"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module("keras_lit.data.builders"), name)

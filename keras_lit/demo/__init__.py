@@ -29,8 +29,10 @@ __all__ = [
 __dir__ = __all__.copy
 
 
-def __getattr__(name: str) -> Any:
-    """The builder when it is asked for: TensorFlow Datasets takes a second to import."""
-    if name != "OpenPictures":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module("keras_lit.demo.open_pictures").OpenPictures
+if not TYPE_CHECKING:  # Editors and mypy would take any name for one of ours.
+
+    def __getattr__(name: str) -> Any:
+        """The builder when it is asked for: TensorFlow Datasets takes a second to import."""
+        if name != "OpenPictures":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return importlib.import_module("keras_lit.demo.open_pictures").OpenPictures

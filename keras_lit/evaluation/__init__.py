@@ -5,8 +5,9 @@ from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.folders import dataset_of_folder
 from keras_lit.evaluation.reporting import report
+from keras_lit.evaluation.results import Result
 from keras_lit.evaluation.retrieval import recall_by_language, retrieval_recall
-from keras_lit.evaluation.tasks import Result, classify, retrieve, seen_in_training, select
+from keras_lit.evaluation.tasks import classify, retrieve, seen_in_training, select
 from keras_lit.evaluation.zero_shot import (
     multi_label_accuracy,
     zero_shot_accuracy,

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lit.evaluation import sheets
-from keras_lit.evaluation.tasks import Result
+from keras_lit.evaluation.results import Result, shown
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
@@ -149,9 +149,4 @@ def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
 
 
 def _metrics(result: Result) -> list[tuple[str, str]]:
-    """Names and values: parts of 1 in per cent, ranks and counts as they are."""
-    is_part = re.compile("accuracy|recall|deviation").search
-    return [
-        (name.replace("_", " "), f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
-        for name, value in result.metrics.items()
-    ]
+    return [(name.replace("_", " "), value) for name, value in shown(result.metrics)]

@@ -24,6 +24,9 @@ class Hit(NamedTuple):
     similarity: float
     right: bool
 
+    def __repr__(self) -> str:
+        return f"Hit(similarity={self.similarity:.3f}, right={self.right})"
+
 
 class SheetRow(NamedTuple):
     """A text and its nearest pictures, the nearest first."""

@@ -1,45 +1,16 @@
 """Evaluates a model on a dataset, with what a report shows beside the numbers; chooses prompts."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_lit.data import duplicates as near_duplicates
 from keras_lit.evaluation import retrieval, sheets, zero_shot
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts, rows_in_order
+from keras_lit.evaluation.results import Result
 from keras_lit.model import LiT
-
-
-@dataclasses.dataclass
-class Result:
-    """The evaluation of a model on a dataset.
-
-    Args:
-        dataset: its name.
-        task: "zeroshot_classification", "zeroshot_retrieval" or "linear_probe".
-        metrics: {name: value}.
-        count: how many images were evaluated.
-        settings: what else matters, such as the templates; strings and numbers.
-        confusions: [(class, taken for, how many, part of the class)], the most frequent first.
-        sheet: rows of a contact sheet.
-
-    Example:
-
-    >>> result = keras_lit.evaluation.Result("flowers", "zeroshot_retrieval", {"recall@1": 0.5}, 8)
-    >>> result.metrics["recall@1"]
-    0.5
-    """
-
-    dataset: str
-    task: Literal["zeroshot_classification", "zeroshot_retrieval", "linear_probe"]
-    metrics: dict[str, float]
-    count: int
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    confusions: list[tuple[str, str, int, float]] = dataclasses.field(default_factory=list)
-    sheet: list[sheets.SheetRow] = dataclasses.field(default_factory=list)
 
 
 def classify(

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, internals
-from keras_lit.towers import heads, settings
+from keras_lit.towers import heads, settings, summaries
 from keras_lit.towers.pooling import attention_pooling, pool
 
 _serialized = keras.saving.serialize_keras_object
@@ -67,6 +67,7 @@ class Tower(keras.Model):
                 self.backbone, states.shape[-1], self.dtype_policy
             )
         self.feature_dim = int(self._pool(inputs, states).shape[-1])
+        self._states_shape = tuple(states.shape)
         if self.projection_dim == 0 and head != "linear":
             raise ValueError("`projection_dim`=0 means no head. Leave it or `head` out.")
         if self.projection_dim or not isinstance(head, str):
@@ -190,6 +191,71 @@ class Tower(keras.Model):
         """
         signature = [self._input] if input_signature is None else input_signature
         super().export(filepath, format, verbose, signature, **kwargs)
+
+    def __repr__(self) -> str:
+        if not self.built:
+            return super().__repr__()
+        return summaries.line(
+            self,
+            backbone=type(self.backbone).__name__,
+            input_shape=tuple(self._input.shape),
+            pooling=self.pooling,
+            feature_dim=self.feature_dim,
+            head=None if self.head is None else self.head_kind,
+            embedding_dim=self.embedding_dim,
+        )
+
+    def summary(
+        self,
+        line_length: int | None = None,
+        positions: Any = None,
+        print_fn: Callable[[str], Any] | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: Any = None,
+    ) -> None:
+        """Prints backbone, pooling and head with output shapes, parameters and how many train.
+
+        In a `LiT` the `tuning` decides what trains: see `LiT.summary`.
+
+        Args:
+            print_fn: called with the text, in place of `print`.
+            expand_nested: bool, whether the backbone's own summary follows, by
+                `keras.Model.summary`, which takes the other arguments.
+            line_length, positions, show_trainable, layer_range: of that one.
+
+        Example:
+
+        >>> keras_lit.ImageTower.from_features(8, projection_dim=4).summary()
+        <ImageTower name=..., backbone=FeaturesOnly, ..., feature_dim=8, ..., embedding_dim=4>
+        part                          output shape  parameters  of which train
+        ---...
+        image_tower...: FeaturesOnly  (None, 8)              0               0
+        image_tower...: head (Dense)  (None, 4)             36              36
+        ---...
+        total                                               36              36
+        in memory: 0.0 MB
+        """
+        table = summaries.table(self._rows(), self.trainable_variables)
+        summaries.show(f"{self!r}\n{table}", print_fn)
+        if expand_nested:
+            self._expand(line_length, positions, print_fn, show_trainable, layer_range)
+
+    def _expand(
+        self, line_length: Any, positions: Any, print_fn: Any, show_trainable: bool, layers: Any
+    ) -> None:
+        self.backbone.summary(line_length, positions, print_fn, True, show_trainable, layers)
+
+    def _rows(self) -> list[summaries.Row]:
+        """What `summary` lists: the parts, of which the tower is the last."""
+        backbone, head = self.backbone, self.head
+        rows = [(f"{type(backbone).__name__}", self._states_shape, backbone.weights)]
+        if self.pooling != "none":
+            of_pooling = self.attention_pooling.weights if self.attention_pooling else []
+            rows.append((f"{self.pooling} pooling", (None, self.feature_dim), of_pooling))
+        if head is not None:
+            rows.append((f"head ({type(head).__name__})", (None, self.embedding_dim), head.weights))
+        return [summaries.Row(f"{self.name}: {name}", *others) for name, *others in rows]
 
     def reinitialized(self) -> "Tower":
         """A tower of the same make with freshly initialised weights; this one stays as it is.

@@ -1,7 +1,7 @@
 """The one loop that runs a tower over batches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def unit_length(embeddings: Any) -> tf.Tensor:
 
 
 def encode(
-    function: Callable[[Any], tf.Tensor], batches: tf.data.Dataset, verbose: Any
+    function: Callable[[Any], tf.Tensor], batches: tf.data.Dataset, verbose: int | Literal["auto"]
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Runs a tower's tf.function over batches, on all replicas here, with a progress bar.
 
@@ -39,7 +39,7 @@ def encode(
         progress.add(1)
 
 
-def embed(tower: Tower, inputs: tf.data.Dataset, verbose: Any) -> np.ndarray:
+def embed(tower: Tower, inputs: tf.data.Dataset, verbose: int | Literal["auto"]) -> np.ndarray:
     """[n, dim] float32 array of unit-length rows, of batches of what `encode` takes."""
     with tower.distribute_strategy.scope():
         rows = [found for found, _ in encode(tower.inference(), inputs, verbose)]

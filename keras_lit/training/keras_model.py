@@ -1,13 +1,13 @@
 """Keras' `fit`, `evaluate` and `predict` for image-text pairs: all data come in by one door."""
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_lit.towers import ImageTower, TextTower
-from keras_lit.training import batches, pairs
+from keras_lit.training import batches, pairs, progress
 
 
 class PairsModel(keras.Model):
@@ -23,7 +23,7 @@ class PairsModel(keras.Model):
         y: None = None,
         batch_size: int | None = None,
         epochs: int = 1,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
@@ -62,7 +62,8 @@ class PairsModel(keras.Model):
         Returns:
             The history: loss, chance_loss (ln of the batch size: what guessing gives, with groups,
             too), image_to_text_accuracy and text_to_image_accuracy within the batch (any pair of
-            the group is right), temperature.
+            the group is right), temperature. The progress bar shows them by short names (loss,
+            chance, i2t, t2i); what else an epoch logs stands below it.
 
         Raises:
             ValueError: no pairs, an argument that is not used, pairs that do not suit the towers.
@@ -81,7 +82,7 @@ class PairsModel(keras.Model):
             x,
             epochs=epochs,
             verbose=verbose,
-            callbacks=callbacks,
+            callbacks=progress.with_lines(callbacks, verbose),
             validation_data=validation_data,
             shuffle=False,  # What is to be shuffled is.
             initial_epoch=initial_epoch,
@@ -98,7 +99,7 @@ class PairsModel(keras.Model):
         x: Any = None,
         y: None = None,
         batch_size: int | None = None,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
         sample_weight: None = None,
         steps: int | None = None,
         callbacks: Any = None,
@@ -129,7 +130,7 @@ class PairsModel(keras.Model):
             x,
             verbose=verbose,
             steps=steps,
-            callbacks=callbacks,
+            callbacks=progress.with_lines(callbacks, verbose),
             return_dict=return_dict,
             **kwargs,
         )
@@ -138,7 +139,7 @@ class PairsModel(keras.Model):
         self,
         x: Any,
         batch_size: int | None = None,
-        verbose: Any = "auto",
+        verbose: int | Literal["auto"] = "auto",
         steps: int | None = None,
         callbacks: Any = None,
     ) -> dict[str, np.ndarray]:
