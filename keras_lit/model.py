@@ -173,7 +173,15 @@ class LiT(PairsModel):
 
     @property
     def tuning(self) -> str:
-        """The two letters. Setting them locks and unlocks the towers; compile again afterwards."""
+        """The two letters. Setting them locks and unlocks the towers; compile again afterwards.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.tuning, len(model.trainable_variables)  # The text head and the temperature.
+        ('LL', 3)
+        """
         return self._tuning
 
     @tuning.setter
@@ -211,7 +219,15 @@ class LiT(PairsModel):
 
     @property
     def temperature(self) -> tf.Tensor:
-        """The multiplier of the cosine similarities: a scalar, exp(`log_temperature`)."""
+        """The multiplier of the cosine similarities: a scalar, exp(`log_temperature`).
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> round(float(model.temperature), 3)
+        10.0
+        """
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
@@ -264,6 +280,12 @@ class LiT(PairsModel):
             ValueError: a `loss` or `metrics` is passed, an optimizer that has slots for other
                 variables, or one that does not train on several replicas as it does on one; another
                 strategy than the model was built under.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.compile(keras_lit.optimizers.Adam(1e-3), micro_batch_size=256)
         """
         if micro_batch_size is not None:
             checks.check_count(micro_batch_size, "micro_batch_size")
@@ -599,6 +621,17 @@ class LiT(PairsModel):
             ValueError: no images, or another dtype or rank.
             tf.errors.InvalidArgumentError: an image does not decode, named in the message; NaN.
             tf.errors.NotFoundError: no such file, named in the message.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> path = tempfile.mkdtemp() + "/photo.png"
+        >>> keras.utils.save_img(path, np.zeros([40, 30, 3]))
+        >>> model.encode_image([path]).shape
+        (1, 8)
+        >>> model.encode_image(np.zeros([2, 40, 40, 3], "uint8")).shape
+        (2, 8)
         """
         images = batches.of_images(images, self.image_tower, batch_size)
         return encoding.embed(self.image_tower, images, verbose)
@@ -619,6 +652,15 @@ class LiT(PairsModel):
         Raises:
             ValueError: no text, another dtype or rank, or strings without a tokenizer.
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
+
+        Example:
+
+        >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog", "a toucan"], 40)
+        >>> backbone = keras_lit.backbones.TextTransformer(40, 8, 16, 1, 32, 2)
+        >>> text_tower = keras_lit.TextTower(backbone, tokenizer, sequence_length=8)
+        >>> model = keras_lit.LiT(keras_lit.ImageTower.from_features(12), text_tower)
+        >>> model.encode_text(["a dog", "a toucan"]).shape
+        (2, 12)
         """
         text = batches.of_text(text, self.text_tower, batch_size, self.tuning[1] == "L")
         return encoding.embed(self.text_tower, text, verbose)

@@ -33,6 +33,11 @@ class Head(NamedTuple):
 
         Returns:
             [n, dim] array of the features' dtype.
+
+        Example:
+
+        >>> keras_lit.alignment.Head(2 * np.eye(3), np.ones(3)).project(np.ones([1, 3]))
+        array([[3., 3., 3.]])
         """
         return features @ self.kernel.astype(features.dtype) + self.bias.astype(features.dtype)
 
@@ -44,7 +49,14 @@ class Heads(NamedTuple):
         image: `Head`.
         text: `Head`.
 
-    Example: see `keras_lit.alignment.cca`.
+    Example:
+
+    >>> moments = keras_lit.alignment.Moments(8, 6)
+    >>> rng = np.random.default_rng(0)
+    >>> moments.add(rng.normal(size=[50, 8]), rng.normal(size=[50, 6]))
+    >>> heads = keras_lit.alignment.cca(moments, dim=3)
+    >>> heads.image.kernel.shape, heads.text.kernel.shape
+    ((8, 3), (6, 3))
     """
 
     image: Head

@@ -45,6 +45,16 @@ class Evaluation(keras.callbacks.Callback):
 
         Returns:
             {name of the metric: float}.
+
+        Example:
+
+        >>> model = keras_lit.LiT(
+        ...     keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6), "LL")
+        >>> pairs = {"image_features": np.eye(4, 8, dtype="float32"), "text": ["a", "b", "c", "d"],
+        ...          "text_features": np.eye(4, 6, dtype="float32")}
+        >>> found = keras_lit.callbacks.RetrievalEvaluation(pairs).evaluate(model)
+        >>> "retrieval_image_to_text_recall@1" in found
+        True
         """
         model = self.model if model is None else model
         return {f"{self.name}_{key}": value for key, value in self._evaluate(model).items()}

@@ -65,6 +65,13 @@ class Matches:
 
         Returns:
             A list of dicts.
+
+        Example:
+
+        >>> found = np.array([2]), np.array([0]), np.array([0.9])  # Row 2 is like row 0.
+        >>> matches = keras_lit.data.duplicates.Matches(*found)
+        >>> matches.report(["a.jpg", "b.jpg", "c.jpg"])
+        [{'query': 'c.jpg', 'reference': 'a.jpg', 'score': 0.9}]
         """
         queries = list(query_names)
         references = queries if reference_names is None else list(reference_names)
@@ -83,6 +90,13 @@ class Matches:
 
         Returns:
             [images] int array of the groups' numbers.
+
+        Example:
+
+        >>> found = np.array([2]), np.array([0]), np.array([0.9])  # Row 2 is like row 0.
+        >>> matches = keras_lit.data.duplicates.Matches(*found)
+        >>> matches.groups(3)
+        array([0, 1, 0], dtype=int32)
         """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -98,6 +112,13 @@ class Matches:
 
         Returns:
             Ascending int array.
+
+        Example:
+
+        >>> found = np.array([2]), np.array([0]), np.array([0.9])  # Row 2 is like row 0.
+        >>> matches = keras_lit.data.duplicates.Matches(*found)
+        >>> matches.repeats(3)
+        array([2])
         """
         first = np.unique(self.groups(images), return_index=True)[1]
         return np.setdiff1d(np.arange(images), first)

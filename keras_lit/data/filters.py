@@ -214,7 +214,14 @@ def images_per_text(corpus: CorpusStatistics, at_most: int = 10) -> Filter:
     Returns:
         A `Filter`.
 
-    Example: as for `texts_per_image`.
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices(
+    ...     {"image": ["jpeg 1", "jpeg 2", "jpeg 3"], "text": ["a dog", "a dog", "a cat"]})
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
+    >>> rule = keras_lit.data.filters.images_per_text(corpus, at_most=1)
+    >>> [bool(rule.keep({"text": tf.constant(text)})) for text in ("a dog", "a cat")]
+    [False, True]
     """
     often = corpus.texts.above(at_most)
     name = f"at most {at_most} images a text"
@@ -291,7 +298,12 @@ def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
     Returns:
         A list of `Filter`s, for `apply`.
 
-    Example: as for `lit_text_rules`.
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
+    >>> len(keras_lit.data.filters.align_image_rules(corpus))
+    3
     """
     return [short_side(200), aspect_ratio(3.0), texts_per_image(corpus, 1000)]
 
@@ -305,7 +317,12 @@ def align_text_rules(corpus: CorpusStatistics) -> list[Filter]:
     Returns:
         A list of `Filter`s, for `apply`.
 
-    Example: as for `lit_text_rules`.
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
+    >>> [rule.name for rule in keras_lit.data.filters.align_text_rules(corpus)][2]
+    '3 to 20 words'
     """
     return [images_per_text(corpus, 10), common_words(corpus), text_length(3, 20)]
 

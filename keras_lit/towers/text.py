@@ -196,7 +196,14 @@ class TextTower(Tower):
 
     @property
     def vocabulary_size(self) -> int | None:
-        """The number of token embeddings of the backbone, or None if unknown."""
+        """The number of token embeddings of the backbone, or None if unknown.
+
+        Example:
+
+        >>> backbone = keras_lit.backbones.TextTransformer(100, 16, 12, 1, 24, 3)
+        >>> keras_lit.TextTower(backbone).vocabulary_size
+        100
+        """
         return getattr(self.backbone, "vocabulary_size", None)
 
     def _are_features(self, inputs: Any) -> bool:
