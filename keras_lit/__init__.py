@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 __version__ = "0.1.0"  # Set first: setup reads it here, and modules import it from here.
+"""The version, "major.minor.patch"."""
 
 if not hasattr(keras, "config") or int(keras.__version__.split(".")[0]) < 3:
     raise ImportError(

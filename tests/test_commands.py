@@ -26,7 +26,7 @@ RUN = {
         ).split()
     },
     "python examples/train_multiworker.py": "test_examples.py::test_workers",
-    "pip install -e '.[docs]' && mkdocs serve": "test_site.py::test_site_builds",
+    "pip install -e '.[docs]' && mkdocs serve": "test_site.py::site",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
 }
 CANNOT_RUN = {

@@ -44,6 +44,7 @@ RELEASED = {
     "LiT-L16S": Released("L/16", "S", 1024),
     "LiT-L16Ti": Released("L/16", "Ti", 1024),
 }
+"""The models that the authors released: {name: how it is made}."""
 
 
 def fetch(name: str, cache_dir: str | os.PathLike | None = None) -> Path:

@@ -309,3 +309,4 @@ DATASETS: dict[str, Dataset] = {
     for group, rows in _GROUPS.items()
     for name, settings in rows.items()
 }
+"""The paper's datasets: {name: `Dataset`}; `get` looks one up."""

@@ -53,8 +53,8 @@ class PairsModel(keras.Model):
                 shard=)`); batches are global ones either way.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
-            epochs, verbose, callbacks, initial_epoch, steps_per_epoch, validation_steps,
-                validation_freq: as in `keras.Model.fit`.
+            epochs, verbose, callbacks, initial_epoch: as in `keras.Model.fit`.
+            steps_per_epoch, validation_steps, validation_freq: as in `keras.Model.fit`.
             validation_data: like `x`; `validation_batch_size` for arrays (`batch_size`).
             shuffle: bool, whether to shuffle arrays, or a PyDataset's batches, in each epoch.
             validation_split, class_weight, sample_weight: refused, with what to do instead.
