@@ -146,8 +146,8 @@ BENCHMARKS = {
         "Near-duplicates, over the number of images",
         tuple(f"duplicates.py --images {n}" for n in (10_000, 20_000, 40_000)),
         growth=("images", "seconds", "peak_mb"),
-        found="{8[images]:,} images: by embeddings {8[seconds]:.1f} s (all pairs {9[seconds]:.1f} s), "
-        "by hashes {10[seconds]:.1f} s (all pairs {11[seconds]:.1f} s).",
+        found="{8[images]:,} images: embeddings {8[seconds]:.1f} s (all pairs {9[seconds]:.1f} s), "
+        "hashes {10[seconds]:.1f} s (all pairs {11[seconds]:.1f} s).",
     ),
     "import_time": Benchmark(
         "`import keras_lit`, beside `import keras_nlp`",

@@ -31,7 +31,7 @@ class Alignment:
     Args:
         method: "cca" or "ridge".
         image_penalty: float, in multiples of the mean variance of the image features.
-        text_penalty: float, likewise; None for ridge.
+        text_penalty: float, in multiples of that of the text features; None for ridge.
         dim: int, the width of the embeddings.
         temperature: float, the multiplier of cosines for which the loss of held-out pairs is least,
             in batches of up to 512.
@@ -244,7 +244,7 @@ class _Trials:
 
 
 def _at_most(texts: int, rows: Rows) -> Rows:
-    """The first images, with so many texts in all: each trial compares all of them."""
+    """The first images, with at most `texts` texts in all: each trial compares all of them."""
     counts = np.cumsum(np.bincount(rows.owners, minlength=len(rows.keys)))
     return rows.take(np.arange(max(2, int(np.searchsorted(counts, texts, side="right")))))
 

@@ -76,7 +76,7 @@ def cca(
         moments: `Moments` of pairs.
         image_penalty: float, added to the variances of the image features in multiples of their
             mean. Small: all directions count alike; large: those of much variance.
-        text_penalty: float, likewise.
+        text_penalty: float, the same for the text features.
         dim: int, how many directions to keep. None: as many as there are.
 
     Returns:
@@ -199,7 +199,7 @@ def regression(moments: Moments, penalty: float) -> np.ndarray:
 
 
 def _penalised(moments: Moments, side: slice, penalty: float) -> np.ndarray:
-    """The covariance of one side, its diagonal raised by so many mean variances."""
+    """The covariance of one side, its diagonal raised by `penalty` mean variances."""
     checks.check_positive(penalty, "penalty")
     if not moments.count:
         raise ValueError("There should be rows to align. Received `Moments` of none.")

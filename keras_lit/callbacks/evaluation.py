@@ -19,7 +19,7 @@ class Evaluation(keras.callbacks.Callback):
     Args:
         every_n_epochs: int. Other epochs have no such metrics, but the first, whose columns Keras'
             `CSVLogger` takes for all.
-        every_n_steps: int, to evaluate after so many training steps as well (the epoch's logs then
+        every_n_steps: int, to evaluate after every n training steps as well (the epoch's logs then
             hold its latest evaluation); or None.
         name: str, before the names of the metrics.
     """
@@ -196,7 +196,7 @@ class FewShotEvaluation(Evaluation):
 
     Args:
         train: what `evaluation.Images` takes: images with "label", or (image, label).
-        test: likewise.
+        test: what `evaluation.Images` takes, as `train`.
         shots: how many images of each class a probe sees.
         seeds: int, how many draws to average over.
         l2: float, the penalty of the probe's weights.

@@ -28,7 +28,7 @@ class Released(NamedTuple):
 
     @property
     def text_heads(self) -> int | None:
-        """BERT's attention heads; None for the other text transformer, whose shapes tell."""
+        """BERT's attention heads; None for the other text transformer, whose shapes show them."""
         return BERT_SIZES[self.text][3] if self.text in BERT_SIZES else None
 
     @property

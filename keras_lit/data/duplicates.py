@@ -61,7 +61,7 @@ class Matches:
 
         Args:
             query_names: the name of each query.
-            reference_names: likewise; None for matches within one set.
+            reference_names: the name of each reference; None for matches within one set.
 
         Returns:
             A list of dicts.
@@ -260,9 +260,9 @@ def match_embeddings(
         queries: [n, dim] float array of embeddings; a `np.memmap` is read in parts.
         references: [m, dim] float array; None: match the queries with each other.
         min_similarity: float, the smallest cosine similarity of a match.
-        whiten: float, the `penalty` of `whitening_kernel`, applied before the comparison: it tells
-            images apart that a tower finds much alike.
-        neighbours: int, at most so many matches for each query.
+        whiten: float, the `penalty` of `whitening_kernel`, applied before the comparison: it
+            separates images that a tower finds much alike.
+        neighbours: int, the most matches for each query.
         probes: int, how many cells to look into: more find more of the distant ones.
 
     Returns:

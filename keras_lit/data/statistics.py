@@ -148,7 +148,7 @@ def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatist
         capacity: int, how many different keys (pairs, texts, images, n-grams) are counted exactly.
 
     Returns:
-        `CorpusStatistics`; each table's `error` tells by how much its counts may be too low. (They
+        `CorpusStatistics`; each table's `error` bounds by how much its counts may be too low. (They
         may be too high where pairs were forgotten and came again.)
 
     Raises:

@@ -193,7 +193,7 @@ def begin(
 
 
 def _count_pairs(dataset: tf.data.Dataset, directory: pathlib.Path, split: str) -> int:
-    """Reads the dataset once to count it where nothing else tells."""
+    """Reads the dataset once to count it where its cardinality is unknown."""
     count = int(dataset.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:
         raise ValueError("The dataset should end. Received an infinite one: leave `repeat` out.")

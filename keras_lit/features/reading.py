@@ -33,7 +33,7 @@ def load(
         directory: where they are.
         split: str.
         shuffle: bool or int: whether to shuffle, anew in each epoch, the files and, within a
-            buffer of so many pairs (10,000 for True), the pairs.
+            buffer of that many pairs (10,000 for True), the pairs.
         seed: int, of the shuffle and of random captions and views; drawn when None.
         captions: where a pair has several: "random" (one, anew in each epoch), "first" or "all" (a
             pair for each).

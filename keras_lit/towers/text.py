@@ -24,7 +24,7 @@ class TextTower(Tower):
             tensor [batch, tokens].
         tokenizer: a keras-nlp tokenizer, for text as strings. Without one (and without
             `preprocessor`) the tower takes token ids only.
-        sequence_length: int, text is cut or padded to so many tokens (16 in the paper).
+        sequence_length: int, the number of tokens that text is cut or padded to (16 in the paper).
         pooling: "first", "last" (the last real token where the backbone takes a padding mask),
             "end" (the highest token id, which in CLIP ends the text), "mean" (over real tokens),
             "max", "map" (attention pooling), "none", or "auto": the first token for BERT's
