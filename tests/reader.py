@@ -22,26 +22,21 @@ def images():
 
 
 def write_files(folder):
-    """Two photos, a folder and a table of captioned ones, shards, class folders, a classifier."""
-    files = {
-        "a.jpg": images()[0],
-        "b.png": images()[1],
-        "photos/c.png": images()[2],
-        "photos/c.txt": b"a picture",
-        "photos/d.png": images()[3],
-        "photos/d.txt": b"another one",
-        "captions.csv": b"image,caption\nc.png,a picture\nd.png,another one\n",
-        "shards/00.tar": b"",
-    }
-    for i in range(4):
-        files[f"animals/{('cat', 'polar_bear')[i % 2]}/{i}.png"] = images()[i]
+    """Two photos, a folder and a table of 16 captioned ones, shards, class folders, a classifier."""
+    files = {"a.jpg": images()[0], "b.png": images()[1], "shards/00.tar": b""}
+    rows = ["image,caption"]
+    for i, (image, caption) in enumerate(zip(images(), CAPTIONS, strict=True)):
+        files[f"photos/{i}.png"], files[f"photos/{i}.txt"] = image, caption.encode()
+        files[f"animals/{('cat', 'polar_bear')[i % 2]}/{i}.png"] = image
+        rows.append(f"{i}.png,{caption}")
+    files["captions.csv"] = "\n".join(rows).encode()
     for name, content in files.items():
         path = pathlib.Path(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     with tarfile.open(pathlib.Path(folder, "shards/00.tar"), "w") as shard:
-        for name in ("c.png", "c.txt", "d.png", "d.txt"):
-            shard.add(pathlib.Path(folder, "photos", name), name)
+        for path in sorted(pathlib.Path(folder, "photos").iterdir()):
+            shard.add(path, path.name)
     layers = [keras.Input([32, 32, 3]), keras.layers.Conv2D(4, 3, strides=2)]
     layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")]
     keras.Sequential(layers).save(pathlib.Path(folder, "classifier.keras"))
@@ -74,6 +69,7 @@ class FewPictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {name: self._generate_examples(name) for name in ("train", "test")}
 
     def _generate_examples(self, name):
-        for i, image in enumerate(images()):
-            pixels = tf.io.decode_png(image).numpy()
-            yield i, {"image": pixels, "caption": f"{CAPTIONS[i]} of {name} number {i}"}
+        pixels = [tf.io.decode_png(image).numpy() for image in images()]
+        for i in range(1000 if name == "train" else 16):
+            caption = f"{CAPTIONS[i % 16]} of {name} number {i}"
+            yield i, {"image": pixels[i % 16], "caption": caption}

@@ -188,7 +188,7 @@ def test_readme_code_runs(reader):
     assert reader["similarities"].shape == (1, 2) and reader["best"].shape == (1,)
     assert pathlib.Path("models/lit/1/saved_model.pb").exists()
     for name in ("from_folder", "from_table", "from_shards", "pairs"):
-        assert sum(1 for _ in reader[name]) == 2, name
+        assert sum(1 for _ in reader[name]) == 16, name
 
 
 WITH_CODE = [path for path in sorted(ROOT.glob("docs/**/*.md")) if "```python" in path.read_text()]
