@@ -7,8 +7,9 @@ from typing import Any
 HEAD = """# Benchmarks
 
 What things cost on one machine, beside open_clip and plain code where these do the same. Under each
-title stands what came out, then the numbers; `examples/benchmarks/run_all.py` writes both from the
-JSON files beside this page.
+title stands what came out, then the numbers. `python examples/benchmarks/run_all.py --quick`
+measures a few things on your machine; without `--quick` it writes this page, beside open_clip with
+`--peer PYTHON`.
 
 How to read the tables: the rows of one were measured in turns, each in a process of its own.
 "Memory growth" is by how much the process grew during the work. Rows of open_clip are its own code
