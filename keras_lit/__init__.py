@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 __version__ = "0.1.0"  # Set first: setup reads it here, and modules import it from here.
+"""The version, "major.minor.patch"."""
 
 if not hasattr(keras, "config") or int(keras.__version__.split(".")[0]) < 3:
     raise ImportError(

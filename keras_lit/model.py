@@ -182,7 +182,15 @@ class LiT(PairsModel):
 
     @property
     def tuning(self) -> Tuning:
-        """The two letters. Setting them locks and unlocks the towers; compile again afterwards."""
+        """The two letters. Setting them locks and unlocks the towers; compile again afterwards.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.tuning, len(model.trainable_variables)  # The text head and the temperature.
+        ('LL', 3)
+        """
         return self._tuning
 
     @tuning.setter
@@ -220,7 +228,15 @@ class LiT(PairsModel):
 
     @property
     def temperature(self) -> tf.Tensor:
-        """The multiplier of the cosine similarities: a scalar, exp(`log_temperature`)."""
+        """The multiplier of the cosine similarities: a scalar, exp(`log_temperature`).
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> round(float(model.temperature), 3)
+        10.0
+        """
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
 
     def __repr__(self) -> str:

@@ -115,6 +115,12 @@ class Recipe:
 
         Returns:
             An int.
+
+        Example:
+
+        >>> recipe = keras_lit.recipes.get("cc12m")
+        >>> recipe.steps, recipe.total_steps(recipe.batch_size // 4)
+        (12000, 48000)
         """
         return round(self.steps * self.batch_size / (batch_size or self.batch_size))
 
@@ -144,6 +150,11 @@ class Recipe:
 
         Returns:
             A dict such as {"tuning": "Lu", "temperature": 10.0, "lock_heads": False}.
+
+        Example:
+
+        >>> keras_lit.recipes.get("cc12m").lit_options()
+        {'tuning': 'LU', 'temperature': 10.0, 'lock_heads': False}
         """
         return {name: getattr(self, name) for name in ("tuning", "temperature", "lock_heads")}
 

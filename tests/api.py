@@ -6,6 +6,7 @@ among it that have no underscore and are not Keras' or TensorFlow Datasets' own.
 
 import ast
 import inspect
+import re
 import textwrap
 import types
 
@@ -13,6 +14,8 @@ import keras_lit
 
 # Methods of Keras that a user calls, and that do more here.
 OWN = ("compile", "evaluate", "fit", "predict")
+# "[batch, dim]", or that it is a single number.
+SHAPE = re.compile(r"\[\*?\w[\w +*]*(, \*?\w[\w +*]*)*\]|scalar")
 
 
 def modules():
@@ -54,23 +57,34 @@ def methods(cls):
             yield name, value
 
 
-def sections_missing(value, is_method):
-    """Which of Args, Returns, Raises, Example its docstring should have and does not."""
+def sections_missing(value):
+    """What its docstring should have and does not: Args, Returns, Raises, shapes, an example."""
     text = inspect.getdoc(value) or ""
     if not text:
         return ["a docstring"]
-    if isinstance(value, property) or not callable(value):
+    if not callable(value) and not isinstance(value, property):
         return []
+    wanted = {"Args": False}
+    function = value.fget if isinstance(value, property) else value
     if inspect.isclass(value):
-        own_init = "__init__" in vars(value)
-        function = value.__init__ if own_init else None
-        wanted = {"Example": True, "Raises": own_init and raises(function)}
-        wanted["Args"] = bool(parameters(value))
-    else:
+        function = vars(value).get("__init__")
+        wanted = {"Args": bool(parameters(value)), "Raises": bool(function) and raises(function)}
+    elif callable(value):
         returns = inspect.signature(value).return_annotation
         wanted = {"Args": bool(parameters(value)), "Returns": returns not in (None, "None")}
-        wanted |= {"Raises": raises(value), "Example": not is_method}
-    return [name for name, needed in wanted.items() if needed and f"{name}" not in _titles(text)]
+        wanted |= {"Raises": raises(value)}
+    missing = [name for name, needed in wanted.items() if needed and name not in _titles(text)]
+    if takes_or_gives_arrays(function) and not SHAPE.search(text):
+        missing.append("shapes")
+    # Code that runs, or one line of it where it would take a download.
+    return missing if re.search(r">>> |Example: `.+\(", text) else [*missing, "an example"]
+
+
+def takes_or_gives_arrays(function):
+    """Whether its signature names NumPy arrays or tensors."""
+    if function is None or function.__code__.co_filename == "<string>":  # Made by dataclass.
+        return False
+    return bool(re.search(r"ndarray|Tensor\b", str(inspect.signature(function))))
 
 
 def _titles(text):

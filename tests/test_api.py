@@ -1,8 +1,8 @@
-"""Every public name is listed, and says what it takes, gives and raises."""
+"""Every public name is listed, and says what it takes, gives and raises, with an example."""
 
 import pathlib
-import re
 
+import numpy as np
 import pytest
 
 from tests import api
@@ -16,20 +16,29 @@ def test_the_list_is_what_is_public():
 
 
 def test_every_public_name_is_documented():
-    missing = {}
-    for name, value in api.public():
-        parts = re.sub(r"^keras_lit\.", "", name).split(".")
-        is_method = len(parts) > 1 and parts[-2][:1].isupper()
-        if found := api.sections_missing(value, is_method):
-            missing[name] = found
-    assert not missing
+    found = {name: api.sections_missing(value) for name, value in api.public()}
+    assert not {name: missing for name, missing in found.items() if missing}
 
 
-def undocumented(width: int) -> int:
+def undocumented(width: int) -> np.ndarray:
     """Takes, gives and raises."""
     if width < 0:
         raise ValueError("negative")
-    return width
+    return np.zeros(width)
+
+
+def documented(width: int) -> np.ndarray:
+    """Takes and gives.
+
+    Args:
+        width: int.
+
+    Returns:
+        [width] float array.
+
+    Example: `documented(3)`.
+    """
+    return np.zeros(width)
 
 
 class Undocumented:
@@ -39,14 +48,20 @@ class Undocumented:
         if width < 0:
             raise ValueError("negative")
 
+    @property
+    def width(self):
+        """No example."""
+
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (undocumented, ["Args", "Returns", "Raises", "Example"]),
-        (Undocumented, ["Example", "Raises", "Args"]),
+        (undocumented, ["Args", "Returns", "Raises", "shapes", "an example"]),
+        (Undocumented, ["Args", "Raises", "an example"]),
+        (Undocumented.width, ["an example"]),
+        (documented, []),
         (lambda: 0, ["a docstring"]),
     ],
 )
 def test_a_gap_is_found(value, expected):
-    assert api.sections_missing(value, is_method=False) == expected
+    assert api.sections_missing(value) == expected

@@ -27,10 +27,11 @@ RUN = {
     },
     "python examples/train_multiworker.py": "test_examples.py::test_workers",
     "python -m build": "test_release.py::built",
-    "pip install -e '.[docs]' && mkdocs serve": "test_site.py::test_site_builds",
+    "pip install -e '.[docs]' && mkdocs serve": "test_site.py::site",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
 }
 CANNOT_RUN = {
+    "pip install -e '.[demo]'": "a download",
     "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]'": "a download, and minutes; its "
     "script runs on other data in test_quickstart.py",
     "docker run": "docker; tests/serving.py stands in for the server",

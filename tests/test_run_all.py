@@ -91,11 +91,19 @@ def test_page(run_all, tmp_path):
     benchmark = run_all.BENCHMARKS["batch"]
     text = run_all.page.section("batch", benchmark, (), made(["x.py --y"], "other"), tmp_path)
     assert "All rows: dtype float32." in text
-    assert "| library | batch | seconds | growth_mb |" in text
+    assert "| library | batch | seconds | memory growth, MB |" in text
+    assert "**keras_lit takes 1.00 to 1.00 of open_clip's time.**" in text
     assert "| open_clip | 32 | 0.032 | 1,234 |" in text
     assert "2026-01-02, A processor, 2 cores, 8 GB, 1.5 minutes; numpy 2.0. `x.py --y`" in text
     assert (tmp_path / "batch.png").read_bytes().startswith(b"\x89PNG")
     assert "open_clip was not run" not in text
+
+
+def test_what_came_out_is_said(run_all):
+    """With the numbers of the rows; nothing where a row that it names was not measured."""
+    rows = [{"library": "keras_lit", "ratio": 2.5}]
+    assert run_all.page.found(rows, "{0[ratio]:.1f} times.") == ["**2.5 times.**", ""]
+    assert run_all.page.found(rows, "{1[ratio]:.1f} times.") == []
 
 
 def test_what_was_not_run_has_no_numbers(run_all, tmp_path):

@@ -1,20 +1,40 @@
 """The page that `run_all.py` writes: a table, and where cost grows a plot, for each benchmark."""
 
+import contextlib
 import pathlib
 from typing import Any
 
 HEAD = """# Benchmarks
 
-Written by `examples/benchmarks/run_all.py`, whose JSON files lie in the folder beside this page.
-The rows of one table were measured in turns, each case in a process of its own; `growth_mb` is by
-how much the process grew, `late_growth_mb` in the last part of it, `writing_growth` and
-`reading_growth` as a part of what it had after the start. Rows of `open_clip` are its own code in
-PyTorch, on the same machine and the same data; `plain` is the same written down directly (the loss
-in TensorFlow; the input pipeline in one process with PIL, NumPy and SentencePiece). `share` is that
-of the matrix multiplication's own rate, `growth_of_file` the growth over the size of the file. The
-loss works on at most 64 MB of logits at a time: batches of up to 4,096 are computed whole.
+What things cost on one machine, beside open_clip and plain code where these do the same. Under each
+title stands what came out, then the numbers. `python examples/benchmarks/run_all.py --quick`
+measures a few things on your machine; without `--quick` it writes this page, beside open_clip with
+`--peer PYTHON`.
+
+How to read the tables: the rows of one were measured in turns, each in a process of its own.
+"Memory growth" is by how much the process grew during the work. Rows of open_clip are its own code
+in PyTorch, on the same machine and the same data; "plain" is the same written down directly (the
+loss in TensorFlow, the input pipeline in one process with PIL, NumPy and SentencePiece). "Share" is
+that of the speed of a bare matrix multiplication.
 
 """
+# What a column is called on the page, where its name alone does not say it.
+WORDS = {
+    "growth_mb": "memory growth, MB",
+    "late_growth_mb": "memory growth in the last part, MB",
+    "peak_mb": "peak memory, MB",
+    "writing_mb": "memory while writing, MB",
+    "reading_mb": "memory while reading, MB",
+    "writing_growth": "growth while writing, part",
+    "reading_growth": "growth while reading, part",
+    "file_mb": "file, MB",
+    "growth_of_file": "memory growth / file",
+    "of_keras_nlp": "/ keras_nlp",
+    "jit": "XLA",
+    "request_ms": "request, ms",
+    "forward_ms": "forward pass, ms",
+    "overhead_percent": "overhead, %",
+}
 # Constants that say nothing of the work.
 QUIET = ("repeats", "rounds", "what", "rate_seconds", "warm_up")
 
@@ -32,6 +52,7 @@ def section(
         wanted = " and ".join(f"`{command}`" for command in commands)
         lines += [f"Not run yet: {wanted}." if commands else "Not run: not part of --quick."]
     else:
+        lines += found(record["results"], benchmark.found)
         lines += table(record["results"])
         if benchmark.growth:
             plot(record["results"], benchmark.growth, folder / f"{name}.png")
@@ -54,12 +75,44 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     columns = [name for name in names if name not in shared]
     lines = []
     if shared:
-        settings = ", ".join(f"{name} {show(results[0][name])}" for name in shared)
+        settings = ", ".join(f"{words(name)} {show(results[0][name])}" for name in shared)
         lines += [f"All rows: {settings}.", ""]
-    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    heads = " | ".join(words(name) for name in columns)
+    lines += [f"| {heads} |", "|---" * len(columns) + "|"]
     for row in results:
         lines.append("| " + " | ".join(show(row.get(name, "")) for name in columns) + " |")
     return lines
+
+
+def words(name: str) -> str:
+    """The head of a column."""
+    return WORDS.get(name, name.replace("_per_second", "/s").replace("_", " "))
+
+
+def found(results: list[dict[str, Any]], sentence: str) -> list[str]:
+    """What came out: the benchmark's own sentence, and the times beside those of open_clip."""
+    said = []
+    with contextlib.suppress(IndexError, KeyError, ValueError):  # Fewer cases were measured.
+        said += [sentence.format(*results)]
+    ours, theirs = (
+        [row for row in results if row.get("library") == library and row.get("loss") != "plain"]
+        for library in ("keras_lit", "open_clip")
+    )
+    ratios = [
+        row["seconds"] / other["seconds"]
+        for row in ours
+        for other in theirs
+        if all(row[name] == other.get(name) for name in row if compared(name, results))
+    ]
+    if ratios:
+        said += [f"keras_lit takes {min(ratios):.2f} to {max(ratios):.2f} of open_clip's time."]
+    said = [line for line in said if line]
+    return ["**" + " ".join(said) + "**", ""] if said else []
+
+
+def compared(name: str, results: list[dict[str, Any]]) -> bool:
+    """Whether rows that are compared should be equal in this."""
+    return is_setting(name, results) and name not in ("library", "loss")
 
 
 def is_setting(name: str, results: list[dict[str, Any]]) -> bool:

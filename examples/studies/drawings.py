@@ -53,7 +53,7 @@ def training(history: dict[str, Any], results: dict[str, Any], path: pathlib.Pat
 
 
 def contact_sheet(model: keras_lit.LiT, queries: list[str], split: Any, path: pathlib.Path) -> None:
-    """Queries with their five nearest pictures; a green frame marks those of that very caption."""
+    """Queries, each over its five nearest pictures; a green frame marks those of that caption."""
     right = np.array([[query in texts.values() for texts in split.captions] for query in queries])
     rows = evaluation.sheets.nearest_pictures(
         queries,
@@ -63,21 +63,22 @@ def contact_sheet(model: keras_lit.LiT, queries: list[str], split: Any, path: pa
         evaluation.Images(split.pairs, ()),
         size=128,
     )
-    figure, grid = plt.subplots(len(rows), 6, figsize=(9.5, 1.5 * len(rows)), squeeze=False)
-    for line, row in zip(grid, rows, strict=True):
-        line[0].text(1, 0.5, row.query, ha="right", va="center", wrap=True, fontsize=10)
-        line[0].axis("off")
-        for axes in line[1:]:
+    lines = -(-len(rows) // 2)
+    figure = plt.figure(figsize=(11, 1.35 * lines))
+    # The first half of the queries on the left.
+    parts = figure.subfigures(lines, 2, wspace=0.03, squeeze=False).T.ravel()
+    for part, row in zip(parts, rows, strict=False):
+        part.text(0.03, 0.84, row.query, fontsize=12, weight="bold")
+        grid = part.subplots(1, 5, gridspec_kw={"wspace": 0.08})
+        part.subplots_adjust(left=0.03, right=0.99, bottom=0.02, top=0.79)
+        for axes in grid:
             axes.axis("off")
-        for axes, hit in zip(line[1:], row.hits, strict=False):
+        for axes, hit in zip(grid, row.hits, strict=False):
             axes.axis("on")
             axes.imshow(hit.pixels)
             axes.set(xticks=[], yticks=[])
-            axes.set_xlabel(f"{hit.similarity:.2f}", fontsize=7, labelpad=2)
             for spine in axes.spines.values():
                 colour, width = (COLOURS["LiT"], 4) if hit.right else ("lightgrey", 1)
                 spine.set(color=colour, linewidth=width)
-    figure.suptitle("Sentences and their five nearest test pictures")
-    figure.tight_layout()
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -31,7 +31,7 @@ class Alignment:
     Args:
         method: "cca" or "ridge".
         image_penalty: float, in multiples of the mean variance of the image features.
-        text_penalty: float, likewise; None for ridge.
+        text_penalty: float, in multiples of that of the text features; None for ridge.
         dim: int, the width of the embeddings.
         temperature: float, the multiplier of cosines for which the loss of held-out pairs is least,
             in batches of up to 512.
@@ -44,7 +44,14 @@ class Alignment:
         held_out: int, the mean number of different groups that a recall searched among.
         heads: `Heads`, made of all pairs.
 
-    Example: see `keras_lit.LiT.align`.
+    Example:
+
+    >>> features = np.random.default_rng(0).normal(size=[60, 4])
+    >>> folds = keras_lit.alignment.Folds(4, 4, count=2)
+    >>> folds.add(features, features)
+    >>> found = keras_lit.alignment.choose(folds, verbose=0)
+    >>> found.method, found.dim, found.pairs, sorted(found.recalls)[0]
+    ('cca', 4, 60, 'image_to_text_recall@1')
     """
 
     method: str
@@ -61,7 +68,16 @@ class Alignment:
 
     @property
     def mean_recall(self) -> float:
-        """The mean of the six recalls."""
+        """The mean of the six recalls.
+
+        Example:
+
+        >>> features = np.random.default_rng(0).normal(size=[60, 4])
+        >>> folds = keras_lit.alignment.Folds(4, 4, count=2)
+        >>> folds.add(features, features)
+        >>> keras_lit.alignment.choose(folds, verbose=0).mean_recall > 0.9
+        True
+        """
         return float(np.mean([*self.recalls.values()]))
 
 
@@ -96,7 +112,13 @@ def choose(
         ValueError: unknown method, a penalty that is not positive, too few different groups to
             hold out, a `dim` that is too large, or with "ridge".
 
-    Example: see `keras_lit.alignment.Folds`.
+    Example:
+
+    >>> features = np.random.default_rng(0).normal(size=[60, 4])
+    >>> folds = keras_lit.alignment.Folds(4, 4, count=2)
+    >>> folds.add(features, features)
+    >>> keras_lit.alignment.choose(folds, "ridge", penalties=[0.1, 1.0], verbose=0).method
+    'ridge'
     """
     checks.check_one_of(method, get_args(Method), "method")
     for penalty in penalties:
@@ -222,7 +244,7 @@ class _Trials:
 
 
 def _at_most(texts: int, rows: Rows) -> Rows:
-    """The first images, with so many texts in all: each trial compares all of them."""
+    """The first images, with at most `texts` texts in all: each trial compares all of them."""
     counts = np.cumsum(np.bincount(rows.owners, minlength=len(rows.keys)))
     return rows.take(np.arange(max(2, int(np.searchsorted(counts, texts, side="right")))))
 

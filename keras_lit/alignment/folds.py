@@ -90,6 +90,13 @@ class Folds:
 
         Raises:
             ValueError: other shapes; NaN or infinite values.
+
+        Example:
+
+        >>> folds = keras_lit.alignment.Folds(8, 4)
+        >>> folds.add(np.ones([3, 8]), np.ones([3, 4]), groups=["cat", "cat", "dog"])
+        >>> sum(moments.count for moments in folds.moments)
+        3
         """
         images = np.asarray(images, "float32")
         texts = np.asarray(texts, "float32").reshape(len(images), -1, self.moments[0].text_dim)
@@ -113,6 +120,15 @@ class Folds:
 
         Raises:
             ValueError: other widths, another number of folds or of what they keep.
+
+        Example:
+
+        >>> first, second = (keras_lit.alignment.Folds(8, 4) for _ in range(2))
+        >>> for folds in (first, second):
+        ...     folds.add(np.ones([3, 8]), np.ones([3, 4]), groups=["cat", "cat", "dog"])
+        >>> first.merge(second)
+        >>> sum(moments.count for moments in first.moments)
+        6
         """
         numbers = [(len(x.moments), x.held_out) for x in (self, other)]
         if numbers[0] != numbers[1]:
@@ -127,6 +143,14 @@ class Folds:
         Args:
             gather: a function that all processes call with an array [n, ...] each, of an n of its
                 own, and that gives each the list of all, in the same order.
+
+        Example:
+
+        >>> folds = keras_lit.alignment.Folds(8, 4)
+        >>> folds.add(np.ones([3, 8]), np.ones([3, 4]))
+        >>> folds.join(lambda array: [array, array])  # As if a second process had seen the same.
+        >>> sum(moments.count for moments in folds.moments)
+        6
         """
         for fold, own in enumerate(self.moments):
             known = map(gather, (np.array([own.count]), own.mean, own.scatter))
@@ -150,6 +174,13 @@ class Folds:
         Returns:
             `keys` [n] uint64, equal within a group; `images` [n, image_dim] float32; `texts`
             [texts, text_dim] float32; `owners` [texts], the rows of the texts' images.
+
+        Example:
+
+        >>> folds = keras_lit.alignment.Folds(8, 4, count=2)
+        >>> folds.add(np.ones([3, 8]), np.ones([3, 4]), groups=["cat", "cat", "dog"])
+        >>> sum(len(folds.kept(fold).keys) for fold in range(2))
+        3
         """
         parts = [self._nothing, *self._kept[fold]]
         firsts = np.cumsum([0, *(len(part.keys) for part in parts)])

@@ -33,6 +33,11 @@ class Head(NamedTuple):
 
         Returns:
             [n, dim] array of the features' dtype.
+
+        Example:
+
+        >>> keras_lit.alignment.Head(2 * np.eye(3), np.ones(3)).project(np.ones([1, 3]))
+        array([[3., 3., 3.]])
         """
         return features @ self.kernel.astype(features.dtype) + self.bias.astype(features.dtype)
 
@@ -44,7 +49,14 @@ class Heads(NamedTuple):
         image: `Head`.
         text: `Head`.
 
-    Example: see `keras_lit.alignment.cca`.
+    Example:
+
+    >>> moments = keras_lit.alignment.Moments(8, 6)
+    >>> rng = np.random.default_rng(0)
+    >>> moments.add(rng.normal(size=[50, 8]), rng.normal(size=[50, 6]))
+    >>> heads = keras_lit.alignment.cca(moments, dim=3)
+    >>> heads.image.kernel.shape, heads.text.kernel.shape
+    ((8, 3), (6, 3))
     """
 
     image: Head
@@ -64,7 +76,7 @@ def cca(
         moments: `Moments` of pairs.
         image_penalty: float, added to the variances of the image features in multiples of their
             mean. Small: all directions count alike; large: those of much variance.
-        text_penalty: float, likewise.
+        text_penalty: float, the same for the text features.
         dim: int, how many directions to keep. None: as many as there are.
 
     Returns:
@@ -187,7 +199,7 @@ def regression(moments: Moments, penalty: float) -> np.ndarray:
 
 
 def _penalised(moments: Moments, side: slice, penalty: float) -> np.ndarray:
-    """The covariance of one side, its diagonal raised by so many mean variances."""
+    """The covariance of one side, its diagonal raised by `penalty` mean variances."""
     checks.check_positive(penalty, "penalty")
     if not moments.count:
         raise ValueError("There should be rows to align. Received `Moments` of none.")

@@ -44,19 +44,44 @@ class Moments:
 
     @property
     def count(self) -> int:
-        """The number of pairs."""
+        """The number of pairs.
+
+        Example:
+
+        >>> moments = keras_lit.alignment.Moments(2)
+        >>> moments.add(np.array([[1.0, 2.0], [3.0, 6.0]]))
+        >>> moments.count
+        2
+        """
         self._flush()
         return self._count
 
     @property
     def mean(self) -> np.ndarray:
-        """[image_dim + text_dim] float64."""
+        """[image_dim + text_dim] float64.
+
+        Example:
+
+        >>> moments = keras_lit.alignment.Moments(2)
+        >>> moments.add(np.array([[1.0, 2.0], [3.0, 6.0]]))
+        >>> moments.mean
+        array([2., 4.])
+        """
         self._flush()
         return self._mean
 
     @property
     def scatter(self) -> np.ndarray:
-        """[image_dim + text_dim, image_dim + text_dim] float64: `count` times the covariance."""
+        """[image_dim + text_dim, image_dim + text_dim] float64: `count` times the covariance.
+
+        Example:
+
+        >>> moments = keras_lit.alignment.Moments(2)
+        >>> moments.add(np.array([[1.0, 2.0], [3.0, 6.0]]))
+        >>> moments.scatter
+        array([[2., 4.],
+               [4., 8.]])
+        """
         self._flush()
         return self._scatter
 
@@ -77,6 +102,12 @@ class Moments:
 
         Raises:
             ValueError: other shapes.
+
+        Example:
+
+        >>> moments = keras_lit.alignment.Moments.of(2, 1, 10, np.zeros(3), 10 * np.eye(3))
+        >>> moments.count
+        10
         """
         found = cls(image_dim, text_dim)
         if mean.shape != found._mean.shape or scatter.shape != found._scatter.shape:
@@ -96,6 +127,13 @@ class Moments:
 
         Raises:
             ValueError: other shapes; NaN or infinite values.
+
+        Example:
+
+        >>> moments = keras_lit.alignment.Moments(3, 2)
+        >>> moments.add(np.ones([5, 3]), np.ones([5, 2]))
+        >>> moments.mean
+        array([1., 1., 1., 1., 1.])
         """
         columns = [images] if texts is None else [images, texts]
         rows = np.concatenate(columns, axis=1)
@@ -119,6 +157,15 @@ class Moments:
 
         Raises:
             ValueError: other widths.
+
+        Example:
+
+        >>> first, second = (keras_lit.alignment.Moments(3) for _ in range(2))
+        >>> first.add(np.ones([5, 3]))
+        >>> second.add(np.ones([2, 3]))
+        >>> first.merge(second)
+        >>> first.count
+        7
         """
         widths = [(x.image_dim, x.text_dim) for x in (self, other)]
         if widths[0] != widths[1]:

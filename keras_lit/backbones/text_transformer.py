@@ -230,6 +230,12 @@ class TextTransformer(Backbone):
 
         Raises:
             ValueError: an unknown size.
+
+        Example:
+
+        >>> backbone = keras_lit.backbones.TextTransformer.from_size("Ti", vocabulary_size=100)
+        >>> backbone(np.zeros([2, 16], "int32")).shape
+        TensorShape([2, 16, 192])
         """
         checks.check_one_of(size, SIZES, "size")
         return cls(vocabulary_size, max_sequence_length, *SIZES[size], **kwargs)

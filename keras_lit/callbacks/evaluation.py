@@ -19,7 +19,7 @@ class Evaluation(keras.callbacks.Callback):
     Args:
         every_n_epochs: int. Other epochs have no such metrics, but the first, whose columns Keras'
             `CSVLogger` takes for all.
-        every_n_steps: int, to evaluate after so many training steps as well (the epoch's logs then
+        every_n_steps: int, to evaluate after every n training steps as well (the epoch's logs then
             hold its latest evaluation); or None.
         name: str, before the names of the metrics.
     """
@@ -45,6 +45,16 @@ class Evaluation(keras.callbacks.Callback):
 
         Returns:
             {name of the metric: float}.
+
+        Example:
+
+        >>> model = keras_lit.LiT(
+        ...     keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6), "LL")
+        >>> pairs = {"image_features": np.eye(4, 8, dtype="float32"), "text": ["a", "b", "c", "d"],
+        ...          "text_features": np.eye(4, 6, dtype="float32")}
+        >>> found = keras_lit.callbacks.RetrievalEvaluation(pairs).evaluate(model)
+        >>> "retrieval_image_to_text_recall@1" in found
+        True
         """
         model = self.model if model is None else model
         return {f"{self.name}_{key}": value for key, value in self._evaluate(model).items()}
@@ -192,7 +202,7 @@ class FewShotEvaluation(Evaluation):
 
     Args:
         train: what `evaluation.Images` takes: images with "label", or (image, label).
-        test: likewise.
+        test: what `evaluation.Images` takes, as `train`.
         shots: how many images of each class a probe sees.
         seeds: int, how many draws to average over.
         l2: float, the penalty of the probe's weights.

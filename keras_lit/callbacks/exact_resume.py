@@ -37,9 +37,9 @@ class ExactResume(keras.callbacks.Callback):
             once, as `image_text_pairs` and `features.load` do; it is not where it repeats a
             shuffled dataset, or keeps in a `cache` what the first epoch drew.
 
-    Raises (in `fit`):
-        ValueError: the checkpoint is of another model or dataset; `steps_per_epoch` is used; the
-            dataset's number of batches is unknown.
+    Raises:
+        ValueError: in `fit`, the checkpoint is of another model or dataset; `steps_per_epoch` is
+            used; the dataset's number of batches is unknown.
 
     Example:
 
@@ -77,6 +77,13 @@ class ExactResume(keras.callbacks.Callback):
 
         Raises:
             ValueError: an unknown number of batches; a checkpoint of another run, or a damaged one.
+
+        Example:
+
+        >>> resume = keras_lit.callbacks.ExactResume(tempfile.mkdtemp())
+        >>> batches = resume.continue_data(tf.data.Dataset.range(10).batch(2))
+        >>> next(iter(batches)).numpy()  # There is no checkpoint yet.
+        array([0, 1])
         """
         steps = int(batches.cardinality())
         if steps < 0:

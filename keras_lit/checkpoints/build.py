@@ -106,7 +106,7 @@ def text_tower(
 ) -> TextTower:
     """The text tower, whose arrays' names begin with "txt/".
 
-    `heads` are BERT's, whose shapes do not tell them.
+    `heads` are BERT's, whose shapes do not show them.
     """
     pooling: TextPooling
     if is_bert(arrays):
@@ -130,7 +130,7 @@ def is_bert(arrays: Arrays) -> bool:
 
 
 def text_length(arrays: Arrays) -> int | None:
-    """How many tokens the text tower takes, where its shapes tell."""
+    """How many tokens the text tower takes, where its shapes show it."""
     return None if is_bert(arrays) else _shape(arrays, "txt/pos_embedding", 3)[1]
 
 

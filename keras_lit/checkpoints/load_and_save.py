@@ -38,7 +38,7 @@ def load_lit(
     Args:
         path: an `.npz` file; or "LiT-B16B", "LiT-B16B_2", "LiT-L16L", "LiT-L16S" or "LiT-L16Ti",
             which are downloaded once.
-        text_heads: int, the attention heads of a BERT, which its shapes do not tell. Not needed
+        text_heads: int, the attention heads of a BERT, which its shapes do not show. Not needed
             where the file has the name of a released model.
         tokenizer: a keras-nlp tokenizer, or the path of a vocabulary (a BERT's `.txt`, else a
             SentencePiece `.model`, padded with its own end: `</s>`, Gemma's `<eos>`). None takes
@@ -135,7 +135,7 @@ def save_lit(model: LiT, path: str | os.PathLike, scan: bool = False) -> None:
     """Writes a model's weights as an `.npz` in the layout of the released LiT models.
 
     `load_lit` gives the same weights again, bit by bit, and big_vision reads the file too. What
-    shapes do not tell (the tokenizer, a BERT's heads, preprocessing, dropout) is not in it.
+    shapes do not show (the tokenizer, a BERT's heads, preprocessing, dropout) is not in it.
 
     Args:
         model: a `LiT` whose towers' backbones are of `keras_lit.backbones`.

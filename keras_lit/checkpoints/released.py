@@ -28,7 +28,7 @@ class Released(NamedTuple):
 
     @property
     def text_heads(self) -> int | None:
-        """BERT's attention heads; None for the other text transformer, whose shapes tell."""
+        """BERT's attention heads; None for the other text transformer, whose shapes show them."""
         return BERT_SIZES[self.text][3] if self.text in BERT_SIZES else None
 
     @property
@@ -44,6 +44,7 @@ RELEASED = {
     "LiT-L16S": Released("L/16", "S", 1024),
     "LiT-L16Ti": Released("L/16", "Ti", 1024),
 }
+"""The models that the authors released: {name: how it is made}."""
 
 
 def fetch(name: str, cache_dir: str | os.PathLike | None = None) -> Path:

@@ -61,10 +61,17 @@ class Matches:
 
         Args:
             query_names: the name of each query.
-            reference_names: likewise; None for matches within one set.
+            reference_names: the name of each reference; None for matches within one set.
 
         Returns:
             A list of dicts.
+
+        Example:
+
+        >>> found = np.array([2]), np.array([0]), np.array([0.9])  # Row 2 is like row 0.
+        >>> matches = keras_lit.data.duplicates.Matches(*found)
+        >>> matches.report(["a.jpg", "b.jpg", "c.jpg"])
+        [{'query': 'c.jpg', 'reference': 'a.jpg', 'score': 0.9}]
         """
         queries = list(query_names)
         references = queries if reference_names is None else list(reference_names)
@@ -83,6 +90,13 @@ class Matches:
 
         Returns:
             [images] int array of the groups' numbers.
+
+        Example:
+
+        >>> found = np.array([2]), np.array([0]), np.array([0.9])  # Row 2 is like row 0.
+        >>> matches = keras_lit.data.duplicates.Matches(*found)
+        >>> matches.groups(3)
+        array([0, 1, 0], dtype=int32)
         """
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
@@ -98,6 +112,13 @@ class Matches:
 
         Returns:
             Ascending int array.
+
+        Example:
+
+        >>> found = np.array([2]), np.array([0]), np.array([0.9])  # Row 2 is like row 0.
+        >>> matches = keras_lit.data.duplicates.Matches(*found)
+        >>> matches.repeats(3)
+        array([2])
         """
         first = np.unique(self.groups(images), return_index=True)[1]
         return np.setdiff1d(np.arange(images), first)
@@ -239,9 +260,9 @@ def match_embeddings(
         queries: [n, dim] float array of embeddings; a `np.memmap` is read in parts.
         references: [m, dim] float array; None: match the queries with each other.
         min_similarity: float, the smallest cosine similarity of a match.
-        whiten: float, the `penalty` of `whitening_kernel`, applied before the comparison: it tells
-            images apart that a tower finds much alike.
-        neighbours: int, at most so many matches for each query.
+        whiten: float, the `penalty` of `whitening_kernel`, applied before the comparison: it
+            separates images that a tower finds much alike.
+        neighbours: int, the most matches for each query.
         probes: int, how many cells to look into: more find more of the distant ones.
 
     Returns:

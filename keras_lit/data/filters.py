@@ -136,7 +136,7 @@ def short_side(larger_than: int = 200) -> Filter:
 
 
 def aspect_ratio(smaller_than: float = 3.0) -> Filter:
-    """Keeps images whose longer side is less than so many times the shorter.
+    """Keeps images whose longer side is less than `smaller_than` times the shorter.
 
     Args:
         smaller_than: float.
@@ -158,7 +158,7 @@ def aspect_ratio(smaller_than: float = 3.0) -> Filter:
 
 
 def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
-    """Keeps images that the corpus shows with no more than so many different texts.
+    """Keeps images that the corpus shows with at most `at_most` different texts.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -180,7 +180,7 @@ def texts_per_image(corpus: CorpusStatistics, at_most: int = 1000) -> Filter:
 
 
 def text_length(shortest: int = 3, longest: int = 20) -> Filter:
-    """Keeps texts of so many words, as whitespace divides them.
+    """Keeps texts of `shortest` to `longest` words, as whitespace divides them.
 
     Args:
         shortest: int, words.
@@ -205,7 +205,7 @@ def text_length(shortest: int = 3, longest: int = 20) -> Filter:
 
 
 def images_per_text(corpus: CorpusStatistics, at_most: int = 10) -> Filter:
-    """Keeps texts that no more than so many different images of the corpus share.
+    """Keeps texts that at most `at_most` different images of the corpus share.
 
     Args:
         corpus: of the same pairs, from `statistics.collect`.
@@ -214,7 +214,14 @@ def images_per_text(corpus: CorpusStatistics, at_most: int = 10) -> Filter:
     Returns:
         A `Filter`.
 
-    Example: as for `texts_per_image`.
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices(
+    ...     {"image": ["jpeg 1", "jpeg 2", "jpeg 3"], "text": ["a dog", "a dog", "a cat"]})
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
+    >>> rule = keras_lit.data.filters.images_per_text(corpus, at_most=1)
+    >>> [bool(rule.keep({"text": tf.constant(text)})) for text in ("a dog", "a cat")]
+    [False, True]
     """
     often = corpus.texts.above(at_most)
     name = f"at most {at_most} images a text"
@@ -255,7 +262,7 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
 
 
 def language(languages: Iterable[str], detect: Callable[[str], str]) -> Filter:
-    """Keeps texts in one of the languages, which a Python function tells (any library's).
+    """Keeps texts in one of the languages, as a Python function detects it (any library's).
 
     Args:
         languages: the names of those to keep.
@@ -291,7 +298,12 @@ def align_image_rules(corpus: CorpusStatistics) -> list[Filter]:
     Returns:
         A list of `Filter`s, for `apply`.
 
-    Example: as for `lit_text_rules`.
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
+    >>> len(keras_lit.data.filters.align_image_rules(corpus))
+    3
     """
     return [short_side(200), aspect_ratio(3.0), texts_per_image(corpus, 1000)]
 
@@ -305,7 +317,12 @@ def align_text_rules(corpus: CorpusStatistics) -> list[Filter]:
     Returns:
         A list of `Filter`s, for `apply`.
 
-    Example: as for `lit_text_rules`.
+    Example:
+
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+    >>> corpus = keras_lit.data.statistics.collect(pairs)
+    >>> [rule.name for rule in keras_lit.data.filters.align_text_rules(corpus)][2]
+    '3 to 20 words'
     """
     return [images_per_text(corpus, 10), common_words(corpus), text_length(3, 20)]
 

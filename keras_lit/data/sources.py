@@ -116,8 +116,13 @@ def image_text_pairs(
 
     Example:
 
-    >>> pairs = keras_lit.data.image_text_pairs("photos")  # doctest: +SKIP
-    >>> model.fit(pairs.shuffle(1000).batch(256))  # doctest: +SKIP
+    >>> folder = tempfile.mkdtemp()
+    >>> keras.utils.save_img(f"{folder}/toucan.png", np.zeros([40, 30, 3]))
+    >>> with open(f"{folder}/toucan.txt", "w") as file:
+    ...     print("a toucan on a branch", file=file)
+    >>> pairs = keras_lit.data.image_text_pairs(folder)
+    >>> next(iter(pairs))["text"].numpy()
+    b'a toucan on a branch'
     """
     checks.check_one_of(captions, ("all", "first", "random"), "captions")
     index, count = shard or (0, 1)

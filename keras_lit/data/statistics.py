@@ -93,6 +93,11 @@ class CorpusStatistics:
 
         Args:
             path: of the file, which is there when all of it is.
+
+        Example:
+
+        >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+        >>> keras_lit.data.statistics.collect(pairs).save(tempfile.mkdtemp() + "/corpus.npz")
         """
         arrays: dict[str, Any] = {"pairs": np.array(self.pairs)}
         for name in _TABLES:
@@ -111,6 +116,14 @@ class CorpusStatistics:
 
         Returns:
             `CorpusStatistics`.
+
+        Example:
+
+        >>> pairs = tf.data.Dataset.from_tensor_slices({"image": ["jpeg"], "text": ["a dog"]})
+        >>> path = tempfile.mkdtemp() + "/corpus.npz"
+        >>> keras_lit.data.statistics.collect(pairs).save(path)
+        >>> keras_lit.data.statistics.CorpusStatistics.load(path).pairs
+        1
         """
         with np.load(path, allow_pickle=False) as arrays:
             tables = {}
@@ -135,7 +148,7 @@ def collect(pairs: tf.data.Dataset, capacity: int = 10_000_000) -> CorpusStatist
         capacity: int, how many different keys (pairs, texts, images, n-grams) are counted exactly.
 
     Returns:
-        `CorpusStatistics`; each table's `error` tells by how much its counts may be too low. (They
+        `CorpusStatistics`; each table's `error` bounds by how much its counts may be too low. (They
         may be too high where pairs were forgotten and came again.)
 
     Raises:

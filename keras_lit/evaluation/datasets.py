@@ -77,6 +77,11 @@ class Dataset:
 
         Raises:
             FileNotFoundError: the names are learned with the data, which are not on the disk.
+
+        Example:
+
+        >>> keras_lit.evaluation.datasets.get("imagenet2012").class_names()[:2]
+        ['tench', 'goldfish']
         """
         if isinstance(self.names, str):
             return prompts.class_names(self.names)
@@ -103,6 +108,11 @@ class Dataset:
 
         Returns:
             A list of int, or None.
+
+        Example:
+
+        >>> len(keras_lit.evaluation.datasets.get("imagenet_a").classes())
+        200
         """
         of_imagenet = self.names in ("imagenet_a", "imagenet_r")
         return prompts.imagenet_subset(str(self.names)) if of_imagenet else None
@@ -128,6 +138,8 @@ class Dataset:
         Raises:
             FileNotFoundError: the dataset is not on the disk; the message says how to get it.
             ValueError: it has no such split.
+
+        Example: `keras_lit.evaluation.datasets.get("oxford_iiit_pet").load(download=True)`.
         """
         import tensorflow_datasets as tfds
 
@@ -297,3 +309,4 @@ DATASETS: dict[str, Dataset] = {
     for group, rows in _GROUPS.items()
     for name, settings in rows.items()
 }
+"""The paper's datasets: {name: `Dataset`}; `get` looks one up."""

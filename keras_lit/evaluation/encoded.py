@@ -66,6 +66,12 @@ class Images:
 
         Returns:
             An unbatched tf.data.Dataset.
+
+        Example:
+
+        >>> data = {"image": np.zeros([2, 8, 8, 3], "uint8"), "label": np.array([0, 1])}
+        >>> [int(row["label"]) for row in keras_lit.evaluation.Images(data).rows()]
+        [0, 1]
         """
         return _unbatched(self._rows)
 
@@ -80,6 +86,14 @@ class Images:
 
         Raises:
             ValueError: data of "image_features" for a tower that trains.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> data = {"image_features": np.eye(3, 8, dtype="float32"), "label": np.arange(3)}
+        >>> keras_lit.evaluation.Images(data).features(model).shape
+        (3, 8)
         """
         tower, locked = model.image_tower, model.tuning[0] == "L"
         if not locked and "image_features" in self._rows.element_spec:
@@ -99,6 +113,15 @@ class Images:
 
         Returns:
             A NumPy array.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> data = {"image_features": 5 * np.eye(3, 8, dtype="float32"), "label": np.arange(3)}
+        >>> embeddings = keras_lit.evaluation.Images(data).embeddings(model)
+        >>> np.linalg.norm(embeddings, axis=1)
+        array([1., 1., 1.], dtype=float32)
         """
         features, project = self.features(model), model.image_tower.project
         tiles = [features[i : i + 4096] for i in range(0, len(features), 4096)]
@@ -223,6 +246,16 @@ class ImagesAndTexts:
 
         Raises:
             ValueError: the pairs come in another order each time they are read.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> data = {"image_features": np.eye(3, 8, dtype="float32"), "text": ["a", "b", "c"],
+        ...         "text_features": np.eye(3, 6, dtype="float32")}
+        >>> images, texts = keras_lit.evaluation.ImagesAndTexts(data).embeddings(model)
+        >>> images.shape, texts.shape
+        ((3, 8), (3, 8))
         """
         cached = self._features is not None and model.tuning[1] == "L"
         texts = self._features if cached else self.texts
@@ -230,7 +263,14 @@ class ImagesAndTexts:
 
     @property
     def image_groups(self) -> np.ndarray:
-        """[images] ints for `retrieval_recall`, the same for images with the same (first) text."""
+        """[images] ints for `retrieval_recall`, the same for images with the same (first) text.
+
+        Example:
+
+        >>> data = {"image": np.zeros([3, 8, 8, 3], "uint8"), "text": ["a dog", "a cat", "a dog"]}
+        >>> keras_lit.evaluation.ImagesAndTexts(data).image_groups
+        array([1, 0, 1])
+        """
         first = np.asarray(self.texts)[self._first]
         return np.unique(first, axis=0, return_inverse=True)[1].ravel()
 

@@ -31,7 +31,7 @@ def retrieval_recall(
 
     Args:
         image_embeddings: [images, dim] unit-length floats; others are normalised, with a warning.
-        text_embeddings: [texts, dim] float array, likewise.
+        text_embeddings: [texts, dim] unit-length floats, as above.
         image_index: [texts] int array, `image_index[j]` is the row of text j's image. An image may
             have any number of texts; one that has none is left out of image to text.
         ks: the k to report.

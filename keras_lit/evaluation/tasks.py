@@ -45,8 +45,14 @@ def classify(
 
     Example:
 
-    >>> result = keras_lit.evaluation.classify(model, photos, ["cat", "dog"])  # doctest: +SKIP
-    >>> keras_lit.evaluation.report([result], "report")  # doctest: +SKIP
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a cat", "a dog"], 40)
+    >>> backbone = keras_lit.backbones.TextTransformer(40, 8, 16, 1, 32, 2)
+    >>> model = keras_lit.LiT(tower, keras_lit.TextTower(backbone, tokenizer, 8))
+    >>> photos = {"image": np.zeros([4, 40, 40, 3], "uint8"), "label": np.array([0, 1, 0, 1])}
+    >>> result = keras_lit.evaluation.classify(model, photos, ["cat", "dog"], ["a photo of a {}."])
+    >>> result.count, sorted(result.metrics)[0]
+    (4, 'accuracy@1')
     """
     weights = _weights(model, class_names, templates)
     images = images if isinstance(images, Images) else Images(images)
@@ -106,7 +112,16 @@ def retrieve(
     Raises:
         ValueError: as `retrieval_recall`.
 
-    Example: as for `classify`, with pairs in place of photos.
+    Example:
+
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a cat", "a dog"], 40)
+    >>> backbone = keras_lit.backbones.TextTransformer(40, 8, 16, 1, 32, 2)
+    >>> model = keras_lit.LiT(tower, keras_lit.TextTower(backbone, tokenizer, 8))
+    >>> pairs = {"image": np.zeros([2, 40, 40, 3], "uint8"), "text": ["a cat", "a dog"]}
+    >>> result = keras_lit.evaluation.retrieve(model, pairs)
+    >>> result.metrics["text_to_image_recall@5"]
+    1.0
     """
     pairs = pairs if isinstance(pairs, ImagesAndTexts) else ImagesAndTexts(pairs)
     images, texts = pairs.embeddings(model)
@@ -164,9 +179,15 @@ def select(
 
     Example:
 
-    >>> found = keras_lit.evaluation.select(  # doctest: +SKIP
-    ...     model, dataset.load("validation"), {"own": dataset.class_names()},
-    ...     {name: prompts.templates(name) for name in dataset.templates})
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a cat", "a dog"], 40)
+    >>> backbone = keras_lit.backbones.TextTransformer(40, 8, 16, 1, 32, 2)
+    >>> model = keras_lit.LiT(tower, keras_lit.TextTower(backbone, tokenizer, 8))
+    >>> photos = {"image": np.zeros([4, 40, 40, 3], "uint8"), "label": np.array([0, 1, 0, 1])}
+    >>> templates = {"name": ["{}"], "photo": ["a photo of a {}."]}
+    >>> found = keras_lit.evaluation.select(model, photos, {"own": ["cat", "dog"]}, templates)
+    >>> sorted(choice.templates for choice in found)
+    ['name', 'photo']
 
     Reference: the LiT paper, Appendix I.2.
     """
@@ -214,9 +235,10 @@ def seen_in_training(images: Images, training: Any, max_distance: int = 32) -> n
 
     Example:
 
-    >>> images = keras_lit.evaluation.Images(test)  # doctest: +SKIP
-    >>> seen = keras_lit.evaluation.seen_in_training(images, train)  # doctest: +SKIP
-    >>> keras_lit.evaluation.classify(model, images, names, duplicates=seen)  # doctest: +SKIP
+    >>> pixels = np.random.default_rng(0).integers(0, 256, [3, 64, 64, 3]).astype("uint8")
+    >>> images = keras_lit.evaluation.Images({"image": pixels, "label": np.arange(3)})
+    >>> keras_lit.evaluation.seen_in_training(images, list(pixels[1:2]))
+    array([1])
 
     Reference: the LiT paper, section 5.5 and Table 5.
     """

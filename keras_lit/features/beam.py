@@ -34,10 +34,10 @@ class Precompute(beam.PTransform):
 
     Example:
 
-    >>> with beam.Pipeline() as pipeline:  # doctest: +SKIP
+    >>> with beam.Pipeline() as pipeline:
     ...     numbered = pipeline | ReadMyPairs()
     ...     numbered | keras_lit.features.beam.Precompute(make_tower, dataset, "features")
-    >>> keras_lit.features.merge("features")  # doctest: +SKIP
+    >>> keras_lit.features.merge("features")
     """
 
     def __init__(

@@ -28,7 +28,16 @@ def read(directory: str | os.PathLike, split: str = "train") -> Record:
     Raises:
         FileNotFoundError: there is no such split, or it is not finished.
 
-    Example: see `keras_lit.features.precompute`.
+    Example:
+
+    >>> images = np.zeros([6, 40, 40, 3], "uint8")
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": ["a dog"] * 6})
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> directory = tempfile.mkdtemp()
+    >>> _ = keras_lit.features.precompute(tower, pairs, directory, 4, 2, verbose=False)
+    >>> found = keras_lit.features.manifest(directory)
+    >>> found["pairs"], len(found["shards"])
+    (6, 2)
     """
     path = manifest_path(directory, split)
     if path.exists():

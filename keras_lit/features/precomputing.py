@@ -193,7 +193,7 @@ def begin(
 
 
 def _count_pairs(dataset: tf.data.Dataset, directory: pathlib.Path, split: str) -> int:
-    """Reads the dataset once to count it where nothing else tells."""
+    """Reads the dataset once to count it where its cardinality is unknown."""
     count = int(dataset.cardinality())
     if count == tf.data.INFINITE_CARDINALITY:
         raise ValueError("The dataset should end. Received an infinite one: leave `repeat` out.")
@@ -257,7 +257,15 @@ def merge(
 
     Example:
 
-    >>> keras_lit.features.merge("features", parts=["disk1", "disk2"])  # doctest: +SKIP
+    >>> images = np.zeros([6, 40, 40, 3], "uint8")
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": ["a dog"] * 6})
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> directory = tempfile.mkdtemp()
+    >>> for job in range(2):  # On two machines, say.
+    ...     keras_lit.features.precompute(
+    ...         tower, pairs, directory, 3, 2, shard_index=job, num_shards=2, verbose=False)
+    >>> keras_lit.features.merge(directory)["pairs"]
+    6
     """
     directory = pathlib.Path(directory)
     for part in map(pathlib.Path, parts):

@@ -33,7 +33,7 @@ def load(
         directory: where they are.
         split: str.
         shuffle: bool or int: whether to shuffle, anew in each epoch, the files and, within a
-            buffer of so many pairs (10,000 for True), the pairs.
+            buffer of that many pairs (10,000 for True), the pairs.
         seed: int, of the shuffle and of random captions and views; drawn when None.
         captions: where a pair has several: "random" (one, anew in each epoch), "first" or "all" (a
             pair for each).
@@ -51,7 +51,16 @@ def load(
         FileNotFoundError: no such split, or an unfinished one; a file is missing.
         ValueError: token ids of another preprocessor, or none; no such view.
 
-    Example: see `keras_lit.features.precompute`.
+    Example:
+
+    >>> images = np.zeros([6, 40, 40, 3], "uint8")
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": ["a dog"] * 6})
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> directory = tempfile.mkdtemp()
+    >>> _ = keras_lit.features.precompute(tower, pairs, directory, 4, 2, verbose=False)
+    >>> cached = keras_lit.features.load(directory, shuffle=True, seed=0)
+    >>> next(iter(cached.batch(6)))["image_features"].shape
+    TensorShape([6, 8])
     """
     checks.check_one_of(captions, ("random", "first", "all"), "captions")
     found = manifests.read(directory, split)
@@ -105,7 +114,15 @@ def image_tower(
         `ImageTower.from_features` of their width, which refuses those of another tower;
         `LiT.with_image_tower` puts the real one in its place afterwards.
 
-    Example: see `keras_lit.features.precompute`.
+    Example:
+
+    >>> images = np.zeros([6, 40, 40, 3], "uint8")
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": ["a dog"] * 6})
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> directory = tempfile.mkdtemp()
+    >>> _ = keras_lit.features.precompute(tower, pairs, directory, 4, 2, verbose=False)
+    >>> keras_lit.features.image_tower(directory).feature_dim
+    8
     """
     plan = manifests.read(directory, split)["plan"]
     return ImageTower.from_features(plan["dim"], projection_dim, plan["tower"], head=head)
@@ -134,9 +151,17 @@ def text_tower(
 
     Example:
 
-    >>> cache = keras_lit.features  # Heads alone, on a cache that had a `text_tower`:
-    >>> towers = cache.image_tower("features"), cache.text_tower("features")  # doctest: +SKIP
-    >>> model = keras_lit.LiT(*towers, tuning="LL")  # doctest: +SKIP
+    >>> images = np.zeros([6, 40, 40, 3], "uint8")
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": ["a dog"] * 6})
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog"], 40)
+    >>> backbone = keras_lit.backbones.TextTransformer(40, 8, 16, 1, 32, 2)
+    >>> text_tower = keras_lit.TextTower(backbone, tokenizer, 8)
+    >>> directory = tempfile.mkdtemp()
+    >>> _ = keras_lit.features.precompute(
+    ...     tower, pairs, directory, 4, 2, verbose=False, text_tower=text_tower)
+    >>> keras_lit.features.text_tower(directory, projection_dim=8).feature_dim
+    16
     """
     text = manifests.read(directory, split)["plan"].get("text")
     if text is None:
@@ -161,7 +186,15 @@ def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Reco
         FileNotFoundError: no such split, or an unfinished one.
         ValueError: files that are missing or have changed, by name.
 
-    Example: see `keras_lit.features.precompute`.
+    Example:
+
+    >>> images = np.zeros([6, 40, 40, 3], "uint8")
+    >>> pairs = tf.data.Dataset.from_tensor_slices({"image": images, "text": ["a dog"] * 6})
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+    >>> directory = tempfile.mkdtemp()
+    >>> _ = keras_lit.features.precompute(tower, pairs, directory, 4, 2, verbose=False)
+    >>> keras_lit.features.verify(directory)["pairs"]
+    6
     """
     found = manifests.read(directory, split)
     directory = pathlib.Path(directory)

@@ -28,22 +28,18 @@ def sigmoid_contrastive_loss(
     for each image with each text of its group.
 
     Args:
-        image_embeddings: as for `softmax_contrastive_loss`, like all that is not named here.
-        text_embeddings: likewise.
+        image_embeddings: [images, dim], as for `softmax_contrastive_loss`.
+        text_embeddings: [texts, dim], as for `softmax_contrastive_loss`.
         log_temperature: scalar; SigLIP begins with ln 10.
         bias: scalar, learned; SigLIP begins with -10, as nearly all pairs are negatives.
-        tile_size: likewise.
-        mask: likewise.
-        local: likewise.
-        accuracies: likewise.
-        groups: likewise.
+        tile_size, mask, local, accuracies, groups: as for `softmax_contrastive_loss`.
 
     Returns:
         As `softmax_contrastive_loss`.
 
     Raises:
         ValueError: as `softmax_contrastive_loss`.
-        tf.errors.InvalidArgumentError: likewise.
+        tf.errors.InvalidArgumentError: as `softmax_contrastive_loss`.
 
     Example:
 

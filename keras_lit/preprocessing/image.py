@@ -187,6 +187,14 @@ class ImagePreprocessor(keras.layers.Layer):
 
         Returns:
             [batch, *image_size, 3] float32 tensor, and [batch] bool: whether each image decodes.
+
+        Example:
+
+        >>> preprocessor = keras_lit.preprocessing.ImagePreprocessor(32)
+        >>> good = tf.io.encode_png(np.zeros([40, 30, 3], "uint8"))
+        >>> pixels, valid = preprocessor.with_valid(tf.stack([good, b"no image"]))
+        >>> pixels.shape, valid.numpy()
+        (TensorShape([2, 32, 32, 3]), array([ True, False]))
         """
 
         def all_of_them(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

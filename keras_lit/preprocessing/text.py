@@ -114,6 +114,13 @@ class TextPreprocessor(keras.layers.Layer):
 
         Returns:
             [batch] int64 tensor, special tokens included.
+
+        Example:
+
+        >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog", "a cat"], 40)
+        >>> preprocessor = keras_lit.preprocessing.TextPreprocessor(tokenizer, 8)
+        >>> preprocessor.token_counts(["a dog", "a cat, a dog"]).numpy()  # Letters, [CLS], [SEP].
+        array([ 6, 11])
         """
         internals.keep_alive(self.tokenizer)
         return self._counted(tf.convert_to_tensor(text))

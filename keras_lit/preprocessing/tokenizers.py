@@ -225,7 +225,11 @@ def save(tokenizer: keras.layers.Layer, path: str | os.PathLike) -> pathlib.Path
     Raises:
         ValueError: another tokenizer, or another ending.
 
-    Example: `keras_lit.tokenizers.save(tokenizer, "sea.model")`.
+    Example:
+
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog", "a cat"], 40)
+    >>> keras_lit.tokenizers.save(tokenizer, tempfile.mkdtemp() + "/words.txt").name
+    'words.txt'
     """
     path = pathlib.Path(path)
     if isinstance(tokenizer, keras_nlp.tokenizers.SentencePieceTokenizer):
@@ -260,7 +264,12 @@ def load(path: str | os.PathLike, lowercase: bool = True) -> keras.layers.Layer:
         FileNotFoundError: no such file.
         ValueError: another ending, or no vocabulary.
 
-    Example: `keras_lit.tokenizers.load("lit_vocabulary.txt")`.
+    Example:
+
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog", "a cat"], 40)
+    >>> path = keras_lit.tokenizers.save(tokenizer, tempfile.mkdtemp() + "/words.txt")
+    >>> keras_lit.tokenizers.load(path).vocabulary_size() == tokenizer.vocabulary_size()
+    True
 
     Reference: the LiT model card; vision_transformer's `models_lit`.
     """

@@ -105,7 +105,13 @@ class Tower(keras.Model):
 
     @property
     def embedding_dim(self) -> int:
-        """The width of the tower's output."""
+        """The width of the tower's output.
+
+        Example:
+
+        >>> keras_lit.ImageTower.from_features(768, projection_dim=512).embedding_dim
+        512
+        """
         return self.projection_dim or self.feature_dim
 
     def features(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
@@ -117,6 +123,13 @@ class Tower(keras.Model):
 
         Returns:
             [batch, feature_dim] float tensor.
+
+        Example:
+
+        >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
+        >>> tower = keras_lit.ImageTower(backbone, projection_dim=4)
+        >>> tower.features(np.zeros([2, 224, 224, 3], "float32")).shape
+        TensorShape([2, 8])
         """
         if isinstance(inputs, np.ndarray | list):
             inputs = keras.ops.convert_to_tensor(inputs)
@@ -131,6 +144,12 @@ class Tower(keras.Model):
 
         Returns:
             [batch, embedding_dim] float tensor.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower.from_features(8, projection_dim=4)
+        >>> tower.project(np.zeros([2, 8], "float32")).shape
+        TensorShape([2, 4])
         """
         return features if self.head is None else self.head(features, training=training)
 
@@ -265,6 +284,14 @@ class Tower(keras.Model):
 
         Raises:
             ValueError: the backbone cannot be rebuilt from its config, or is quantised.
+
+        Example:
+
+        >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
+        >>> tower = keras_lit.ImageTower(backbone)
+        >>> fresh = tower.reinitialized()
+        >>> fresh.feature_dim, np.array_equal(fresh.weights[0], tower.weights[0])
+        (8, False)
         """
         quantised = [weight.path for weight in self.backbone.weights if weight.dtype == "int8"]
         if quantised:

@@ -24,7 +24,7 @@ class TextTower(Tower):
             tensor [batch, tokens].
         tokenizer: a keras-nlp tokenizer, for text as strings. Without one (and without
             `preprocessor`) the tower takes token ids only.
-        sequence_length: int, text is cut or padded to so many tokens (16 in the paper).
+        sequence_length: int, the number of tokens that text is cut or padded to (16 in the paper).
         pooling: "first", "last" (the last real token where the backbone takes a padding mask),
             "end" (the highest token id, which in CLIP ends the text), "mean" (over real tokens),
             "max", "map" (attention pooling), "none", or "auto": the first token for BERT's
@@ -196,7 +196,14 @@ class TextTower(Tower):
 
     @property
     def vocabulary_size(self) -> int | None:
-        """The number of token embeddings of the backbone, or None if unknown."""
+        """The number of token embeddings of the backbone, or None if unknown.
+
+        Example:
+
+        >>> backbone = keras_lit.backbones.TextTransformer(100, 16, 12, 1, 24, 3)
+        >>> keras_lit.TextTower(backbone).vocabulary_size
+        100
+        """
         return getattr(self.backbone, "vocabulary_size", None)
 
     def _are_features(self, inputs: Any) -> bool:

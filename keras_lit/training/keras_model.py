@@ -53,8 +53,8 @@ class PairsModel(keras.Model):
                 shard=)`); batches are global ones either way.
             y: not used, the pairs hold both sides.
             batch_size: int, for a dict of arrays (32 by default); a dataset is batched already.
-            epochs, verbose, callbacks, initial_epoch, steps_per_epoch, validation_steps,
-                validation_freq: as in `keras.Model.fit`.
+            epochs, verbose, callbacks, initial_epoch: as in `keras.Model.fit`.
+            steps_per_epoch, validation_steps, validation_freq: as in `keras.Model.fit`.
             validation_data: like `x`; `validation_batch_size` for arrays (`batch_size`).
             shuffle: bool, whether to shuffle arrays, or a PyDataset's batches, in each epoch.
             validation_split, class_weight, sample_weight: refused, with what to do instead.
@@ -69,6 +69,18 @@ class PairsModel(keras.Model):
             ValueError: no pairs, an argument that is not used, pairs that do not suit the towers.
             tf.errors.InvalidArgumentError: a bad row, named in the message: an image that does not
                 decode, an empty caption, NaN, a token id outside of the vocabulary, a batch of 1.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.compile(keras_lit.optimizers.Adam(1e-3))
+        >>> rng = np.random.default_rng(0)
+        >>> pairs = {name: rng.normal(size=[16, dim]).astype("float32")
+        ...          for name, dim in (("image_features", 8), ("text_features", 6))}
+        >>> history = model.fit(pairs, batch_size=8, epochs=2, verbose=0)
+        >>> len(history.history["loss"])
+        2
         """
         _refuse(y=y, validation_split=validation_split or None)
         _refuse(class_weight=class_weight, sample_weight=sample_weight)
@@ -122,6 +134,17 @@ class PairsModel(keras.Model):
 
         Raises:
             ValueError: as `fit`.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.compile(keras_lit.optimizers.Adam(1e-3))
+        >>> pairs = {"image_features": np.eye(4, 8, dtype="float32"),
+        ...          "text_features": np.eye(4, 6, dtype="float32")}
+        >>> logs = model.evaluate(pairs, batch_size=4, verbose=0, return_dict=True)
+        >>> round(logs["chance_loss"], 3)  # ln 4
+        1.386
         """
         _refuse(y=y, sample_weight=sample_weight)
         if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has prepared that.
@@ -155,6 +178,15 @@ class PairsModel(keras.Model):
 
         Raises:
             ValueError: as `fit`.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> pairs = {"image_features": np.eye(4, 8, dtype="float32"),
+        ...          "text_features": np.eye(4, 6, dtype="float32")}
+        >>> model.predict(pairs, verbose=0)["image_embeddings"].shape
+        (4, 8)
         """
         x = self._batches(x, batch_size)
         return _real_rows(super().predict(x, verbose=verbose, steps=steps, callbacks=callbacks))
@@ -193,6 +225,16 @@ class PairsModel(keras.Model):
         Raises:
             ValueError: pairs that do not suit the towers.
             tf.errors.InvalidArgumentError: a bad row, named in the message.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog"], 40)
+        >>> backbone = keras_lit.backbones.TextTransformer(40, 8, 16, 1, 32, 2)
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower(backbone, tokenizer, 8))
+        >>> raw = {"image": np.zeros([1, 40, 30, 3], "uint8"), "text": ["a dog"]}
+        >>> {name: tuple(value.shape) for name, value in model.preprocess(raw).items()}
+        {'image': (1, 224, 224, 3), 'text': (1, 8)}
         """
         towers, locked = (self.image_tower, self.text_tower), self.tuning[1] == "L"
         return pairs.preprocess(x, *towers, training, text_locked=locked)
