@@ -1,11 +1,13 @@
 """From datasets to embeddings, once per evaluation, and once at all where the tower is locked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_lit import checks
+from keras_lit.evaluation.rows import label_numbers
 from keras_lit.model import LiT
 from keras_lit.towers import ImageTower, encoding, fingerprints
 from keras_lit.training import batches, pairs
@@ -20,9 +22,10 @@ class Images:
 
     Args:
         data: a tf.data.Dataset, batched or not, of dicts {"image" or "image_features", ...} or of
-            tuples (image, label); a dict of arrays; a `keras.utils.PyDataset`; or a generator,
-            whose rows stay in memory, since they may be read again. Images may be encoded
-            (strings), uint8 pixels or preprocessed floats.
+            tuples (image, label), such as Keras' image_dataset_from_directory; a dict of arrays (of
+            images also a list of paths or of PIL images); a `keras.utils.PyDataset`; or a
+            generator, whose rows stay in memory, since they may be read again. Images may be
+            encoded (strings), uint8 pixels or preprocessed floats.
         columns: the names of what else to read.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
@@ -48,6 +51,8 @@ class Images:
         count: int | None = None,
     ):
         self._rows = _as_rows(data, columns, batch_size, count)
+        # Of `labelled_images` and Keras' readers.
+        self.class_names: list[str] | None = getattr(data, "class_names", None)
         self._preprocessing = preprocessing or {}
         self._names = columns
         self._batch_size = batch_size
@@ -60,6 +65,45 @@ class Images:
     def __getitem__(self, column: str) -> np.ndarray:
         """A column: [n] array, in the order of the latest embeddings."""
         return self._columns[column]
+
+    def names_of_classes(self, given: Sequence[str] | None = None) -> Sequence[str]:
+        """The names of the classes: those given, or else the data's own.
+
+        Args:
+            given: names, or None.
+
+        Returns:
+            A list of str.
+
+        Raises:
+            ValueError: there are neither.
+        """
+        names = given if given is not None else self.class_names
+        if names is None:
+            raise ValueError(
+                "There should be `class_names`: these data have none of their own, as those of "
+                "`keras_lit.data.labelled_images(folder)` do."
+            )
+        return names
+
+    def labels(
+        self, class_names: Sequence[str], classes: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """The column "label" in numbers.
+
+        Args:
+            class_names: what labels that are strings are among.
+            classes: the numbers of these classes, where they are not 0, 1, 2...
+
+        Returns:
+            An int array, [n] or as wide as the column.
+
+        Raises:
+            ValueError: a label that is none of `class_names`.
+        """
+        labels = self["label"]
+        numbers = label_numbers(labels, class_names, "labels")
+        return numbers if classes is None or numbers is labels else np.asarray(classes)[numbers]
 
     def rows(self) -> tf.data.Dataset:
         """The data as it is, a row at a time.
@@ -244,10 +288,11 @@ def _as_rows(
     spec = rows.element_spec
     images = isinstance(spec, dict) and set(pairs.IMAGE_KEYS) & set(spec)
     if not images or set(columns) - set(spec):
+        keys = sorted(spec) if isinstance(spec, dict) else []
         raise ValueError(
             'The data should be dicts with "image" (or "image_features") and '
-            f"{', '.join(map(repr, columns))}. Received: "
-            f"{sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset."
+            f"{', '.join(map(repr, columns))}. Received: {keys or spec}. "
+            f"{checks.renaming(keys, ('image', *columns)) if keys else 'Map your dataset.'}"
         )
     rows = rows if count is None else _unbatched(rows).take(count)
     return rows.cache() if isinstance(data, Iterator) else rows
