@@ -112,7 +112,9 @@ def as_dataset(
         x = _of_generator(x, columns)
     x = _pixels_of_keras(x)
     if isinstance(x.element_spec, tuple):
-        _without_targets(x.element_spec, columns)  # Raises here rather than inside of a graph.
+        nothing = type(None)  # What a spec of None describes.
+        spec = (None if getattr(y, "value_type", 0) is nothing else y for y in x.element_spec)
+        _without_targets(tuple(spec), columns)  # Raises here, not inside of a graph.
         return x.map(lambda *parts: _without_targets(parts, columns))
     return x
 
