@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_lit import checks, evaluation
+from keras_lit.evaluation.encoded import labels_of, names_of_classes
 from keras_lit.evaluation.zero_shot import check_prompts
 
 
@@ -120,7 +121,7 @@ class ZeroShotEvaluation(Evaluation):
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
         self.images = evaluation.Images(images)
-        self.class_names = list(self.images.names_of_classes(class_names))
+        self.class_names = list(names_of_classes(self.images, class_names))
         check_prompts(self.class_names, templates)
         self.templates = list(templates)
         self.top = top
@@ -133,7 +134,7 @@ class ZeroShotEvaluation(Evaluation):
         embeddings = self.images.embeddings(model)
         return evaluation.zero_shot_accuracy(
             embeddings,
-            self.images.labels(self.class_names, self.classes),
+            labels_of(self.images, self.class_names, self.classes),
             weights,
             self.top,
             self.classes,

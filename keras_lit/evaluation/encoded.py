@@ -66,45 +66,6 @@ class Images:
         """A column: [n] array, in the order of the latest embeddings."""
         return self._columns[column]
 
-    def names_of_classes(self, given: Sequence[str] | None = None) -> Sequence[str]:
-        """The names of the classes: those given, or else the data's own.
-
-        Args:
-            given: names, or None.
-
-        Returns:
-            A list of str.
-
-        Raises:
-            ValueError: there are neither.
-        """
-        names = given if given is not None else self.class_names
-        if names is None:
-            raise ValueError(
-                "There should be `class_names`: these data have none of their own, as those of "
-                "`keras_lit.data.labelled_images(folder)` do."
-            )
-        return names
-
-    def labels(
-        self, class_names: Sequence[str], classes: Sequence[int] | None = None
-    ) -> np.ndarray:
-        """The column "label" in numbers.
-
-        Args:
-            class_names: what labels that are strings are among.
-            classes: the numbers of these classes, where they are not 0, 1, 2...
-
-        Returns:
-            An int array, [n] or as wide as the column.
-
-        Raises:
-            ValueError: a label that is none of `class_names`.
-        """
-        labels = self["label"]
-        numbers = label_numbers(labels, class_names, "labels")
-        return numbers if classes is None or numbers is labels else np.asarray(classes)[numbers]
-
     def rows(self) -> tf.data.Dataset:
         """The data as it is, a row at a time.
 
@@ -172,6 +133,26 @@ class Images:
         columns = dict(zip(self._names, values, strict=True))
         _check_order(columns, self._order)
         return features, columns
+
+
+def names_of_classes(images: Images, given: Sequence[str] | None) -> Sequence[str]:
+    """The class names that are given, or else the data's own."""
+    names = given if given is not None else images.class_names
+    if names is None:
+        raise ValueError(
+            "There should be `class_names`: these data have none of their own, as those of "
+            "`keras_lit.data.labelled_images(folder)` do."
+        )
+    return names
+
+
+def labels_of(
+    images: Images, class_names: Sequence[str], classes: Sequence[int] | None = None
+) -> np.ndarray:
+    """The column "label" in numbers; strings are among `class_names`, which stand for `classes`."""
+    labels = images["label"]
+    numbers = label_numbers(labels, class_names, "labels")
+    return numbers if classes is None or numbers is labels else np.asarray(classes)[numbers]
 
 
 def is_row(images: Images, number: int, row: Mapping[str, Any]) -> bool:

@@ -9,7 +9,13 @@ import numpy as np
 
 from keras_lit.data import duplicates as near_duplicates
 from keras_lit.evaluation import retrieval, sheets, zero_shot
-from keras_lit.evaluation.encoded import Images, ImagesAndTexts, rows_in_order
+from keras_lit.evaluation.encoded import (
+    Images,
+    ImagesAndTexts,
+    labels_of,
+    names_of_classes,
+    rows_in_order,
+)
 from keras_lit.model import LiT
 
 
@@ -81,10 +87,10 @@ def classify(
     >>> keras_lit.evaluation.report([result], "report")  # doctest: +SKIP
     """
     images = images if isinstance(images, Images) else Images(images)
-    class_names = images.names_of_classes(class_names)
+    class_names = names_of_classes(images, class_names)
     weights = _weights(model, class_names, templates)
     numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
-    embeddings, labels = images.embeddings(model), images.labels(class_names, classes)
+    embeddings, labels = images.embeddings(model), labels_of(images, class_names, classes)
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         arguments = embeddings[chosen], labels[chosen], weights
@@ -223,7 +229,7 @@ def select(
         for (names, prompts), kernel in weights.items():
             found = zero_shot.zero_shot_accuracy(
                 embeddings,
-                rows.labels(class_names[names], classes),
+                labels_of(rows, class_names[names], classes),
                 kernel,
                 top=(1,),
                 classes=classes,

@@ -112,9 +112,9 @@ def as_dataset(
         x = _of_generator(x, columns)
     x = _pixels_of_keras(x)
     if isinstance(x.element_spec, tuple):
-        nothing = type(None)  # What a spec of None describes.
-        spec = (None if getattr(y, "value_type", 0) is nothing else y for y in x.element_spec)
-        _without_targets(tuple(spec), columns)  # Raises here, not inside of a graph.
+        kinds = (dict, tuple, tf.TensorSpec, tf.RaggedTensorSpec)  # None has a spec of its own.
+        spec = tuple(part if isinstance(part, kinds) else None for part in x.element_spec)
+        _without_targets(spec, columns)  # Raises here, not inside of a graph.
         return x.map(lambda *parts: _without_targets(parts, columns))
     return x
 
