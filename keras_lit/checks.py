@@ -1,10 +1,17 @@
 """Checks that raise: every message says what was expected, what came and what to do."""
 
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import tensorflow as tf
+
+# What others call the columns of pairs and of labelled images; also a part of a name.
+_CALLED = {
+    "image": ("image", "img", "picture", "photo", "pixels", "jpg", "png", "file", "path"),
+    "text": ("text", "caption", "txt", "title", "description", "sentence", "comment", "alt"),
+    "label": ("label", "class", "target", "category", "species"),
+}
 
 
 def check_one_of(value: Any, choices: Collection[Any], name: str) -> None:
@@ -43,3 +50,18 @@ def check_same_shape(
             f"`{first_name}` and `{second_name}` should have the same shape, one row a pair. "
             f"Received: {first.shape} and {second.shape}."
         )
+
+
+def renaming(columns: Iterable[str], wanted: Iterable[str]) -> str:
+    """The line that renames the columns of a dataset, for messages.
+
+    >>> renaming(["caption", "image"], ["image", "text"])
+    'Rename its columns: `dataset.map(lambda x: {"image": x["image"], "text": x["caption"]})`.'
+    """
+    columns = list(columns)
+    found = {}
+    for name in wanted:
+        called = [x for part in _CALLED.get(name, ()) for x in columns if part in x.lower()]
+        found[name] = name if name in columns else next(iter(called), "...")
+    items = ", ".join(f'"{name}": x["{column}"]' for name, column in found.items())
+    return f"Rename its columns: `dataset.map(lambda x: {{{items}}})`."

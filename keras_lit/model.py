@@ -675,11 +675,12 @@ class LiT(PairsModel):
         """Embeds images.
 
         Args:
-            images: a list of file names (str or path), of encoded images (bytes) or of uint8 arrays
-                [height, width, channels], which may differ in size; or an array or tensor of
+            images: one image, or a list or an iterator of images: file names (str or path), encoded
+                images (bytes), PIL images or uint8 arrays [height, width, channels], which may
+                differ in size; a glob ("photos/*.jpg", its files by name); an array or tensor of
                 encoded images [n], uint8 pixels [n, height, width, channels] or preprocessed floats
                 [n, height, width, 3] or precomputed features [n, feature_dim]; or batches of these
-                (but file names), or of pairs that hold them, in any form that `fit` takes.
+                (but file names), of (image, label) or of pairs, in any form that `fit` takes.
             batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
@@ -709,9 +710,9 @@ class LiT(PairsModel):
         """Embeds text.
 
         Args:
-            text: a list, array or tensor of strings [n], or token ids [n, sequence_length], or
-                precomputed features [n, feature_dim]; or batches of these, or of pairs that hold
-                them, in any form that `fit` takes.
+            text: a string, or a list, an iterator, array or tensor of strings [n], or token ids
+                [n, sequence_length], or precomputed features [n, feature_dim]; or batches of these,
+                or of pairs that hold them, in any form that `fit` takes.
             batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_lit import checks, evaluation
+from keras_lit.evaluation.encoded import labels_of, names_of_classes
 from keras_lit.evaluation.zero_shot import check_prompts
 
 
@@ -94,7 +95,8 @@ class ZeroShotEvaluation(Evaluation):
 
     Args:
         images: what `evaluation.Images` takes: images with "label", or (image, label).
-        class_names: the names of the classes, in the order of their labels.
+        class_names: the names of the classes, in the order of their labels. None:
+            `images.class_names`, see `evaluation.classify`.
         templates: prompts with one `{}` for the name.
         top: the k of the accuracies.
         classes: the labels that `class_names` stand for, where these are not 0, 1, 2...
@@ -121,7 +123,7 @@ class ZeroShotEvaluation(Evaluation):
     def __init__(
         self,
         images: Any,
-        class_names: Sequence[str],
+        class_names: Sequence[str] | None = None,
         templates: Sequence[str] = ("{}",),
         top: Sequence[int] = (1, 5),
         classes: Sequence[int] | None = None,
@@ -130,9 +132,9 @@ class ZeroShotEvaluation(Evaluation):
         name: str = "zero_shot",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
-        check_prompts(class_names, templates)
         self.images = evaluation.Images(images)
-        self.class_names = list(class_names)
+        self.class_names = list(names_of_classes(self.images, class_names))
+        check_prompts(self.class_names, templates)
         self.templates = list(templates)
         self.top = top
         self.classes = classes
@@ -143,7 +145,11 @@ class ZeroShotEvaluation(Evaluation):
         )
         embeddings = self.images.embeddings(model)
         return evaluation.zero_shot_accuracy(
-            embeddings, self.images["label"], weights, self.top, self.classes
+            embeddings,
+            labels_of(self.images, self.class_names, self.classes),
+            weights,
+            self.top,
+            self.classes,
         )
 
 

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from keras_lit.data import captions, duplicates, filters, mixtures, shards, statistics, yfcc
-from keras_lit.data.class_folders import class_pairs
+from keras_lit.data.class_folders import class_pairs, labelled_images
 from keras_lit.data.duplicates import whitening_kernel
 from keras_lit.data.sources import image_text_pairs
 
@@ -20,6 +20,7 @@ __all__ = [
     "duplicates",
     "filters",
     "image_text_pairs",
+    "labelled_images",
     "mixtures",
     "shards",
     "statistics",

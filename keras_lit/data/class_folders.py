@@ -5,13 +5,15 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from keras_lit import checks
 from keras_lit.data.captions import draw
 from keras_lit.data.shards import IS_SHARD
 from keras_lit.data.table_formats import TABLE_SUFFIXES
-from keras_lit.data.tables import CAPTION_FILES
+from keras_lit.data.tables import CAPTION_FILES, split_number
 from keras_lit.preprocessing.formats import SUFFIXES
 
 # What tells the captions of pictures, beside a picture or for a folder.
@@ -41,8 +43,8 @@ def class_pairs(
             such folders in "train", "val" and "test".
         templates: captions with "{}" for the name of the class, one of which is drawn for each
             picture, anew in each epoch; for example `keras_lit.evaluation.prompts.templates()`.
-        class_names: the names of the classes in the order of their folders' names. None: these,
-            with spaces for underscores.
+        class_names: the names of the classes in the order of their folders' names. None: these, as
+            words: "polar bear" of "polar_bear".
         split: "train", "validation" or "test". None: "train" where there are such folders.
         shuffle: bool, whether to shuffle the files, anew in each epoch: they lie class by class.
         seed: int, of the order and of the templates.
@@ -72,7 +74,97 @@ def class_pairs(
             f"Received: {without or templates}."
         )
     folders = split_folders(path)
-    split = split or ("" if "" in folders else "train")
+    classes = _classes_of(path, split or ("" if "" in folders else "train"), folders)
+    names = [*map(in_words, classes)] if class_names is None else class_names
+    if len(names) != len(classes):
+        raise ValueError(
+            f"`class_names` should name {len(classes)} classes, those of {list(classes)}. "
+            f"Received: {len(names)}."
+        )
+    texts = tf.constant([[x.replace("{}", name) for x in templates] for name in names])
+    rows = _rows(classes, "group")
+    pairs = rows.shuffle(len(rows), seed=seed) if shuffle else rows
+    pairs = draw(pairs.map(lambda pair: {**pair, "text": texts[pair["group"]]}), seed=seed)
+    return pairs.map(_read, tf.data.AUTOTUNE)
+
+
+def labelled_images(
+    path: str | os.PathLike, split: str | None = None, test_fraction: float = 0.0
+) -> tf.data.Dataset:
+    """Labelled pictures, in a folder for each class: to evaluate on, and to take few shots of.
+
+    The class is the first folder below `path` (or below its "train", "test"...), and the labels
+    follow the order of these folders' names, as in `keras.utils.image_dataset_from_directory` and
+    in TensorFlow Datasets' `ImageFolder`; the classes are those of all splits.
+
+    Args:
+        path: a folder with two or more folders of pictures, without captions beside them; or with
+            such folders in "train", "val" and "test".
+        split: "train", "validation" or "test". None: all of what is not divided.
+        test_fraction: float in 0..1, the part of the pictures of undivided folders that is "test";
+            a hash of the path below `path` decides, as in `image_text_pairs`.
+
+    Returns:
+        A tf.data.Dataset of {"image": scalar string (an encoded image), "label": scalar int64,
+        "name": scalar string (the file)}, class by class, not batched. Its `.class_names` is a list
+        of str, the folders' names as words: "polar bear" of "polar_bear", "Laysan Albatross" of
+        "001.Laysan_Albatross". (Datasets that are made of it, by `map` or `batch`, have none.)
+
+    Raises:
+        ValueError: `path` is no such folder, several splits and none chosen, no such split, a class
+            without pictures, pictures of a kind that is not read.
+
+    Example:
+
+    >>> folder = tempfile.mkdtemp()
+    >>> for name in ("cat", "polar_bear"):
+    ...     tf.io.gfile.makedirs(f"{folder}/{name}")
+    ...     keras.utils.save_img(f"{folder}/{name}/1.png", np.zeros([8, 8, 3]))
+    >>> images = keras_lit.data.labelled_images(folder)
+    >>> images.class_names, [int(row["label"]) for row in images]
+    (['cat', 'polar bear'], [0, 1])
+    """
+    folders = split_folders(path)
+    if split is None and len(folders) > 1:
+        raise ValueError(
+            f"{path} is divided into {', '.join(sorted(folders))}. Choose one with `split`, for "
+            f"example split={next(iter(folders))!r}."
+        )
+    if "" in folders and bool(split) != bool(test_fraction):
+        raise ValueError(
+            f"{path} is not divided into {', '.join(_SPLITS)}: pass `split` and `test_fraction`, "
+            f"which divides it, or neither. Received: {split!r} and {test_fraction}."
+        )
+    if not 0 <= test_fraction <= 1 or (test_fraction and "" not in folders):
+        raise ValueError(
+            "`test_fraction` should be in 0..1, and divide folders of classes, not those of "
+            f"splits. Received: {test_fraction} for {_listed(path)}."
+        )
+    chosen = "" if "" in folders else split or next(iter(folders))
+    classes = _classes_of(path, chosen, folders)
+    if test_fraction:
+        checks.check_one_of(split, ("train", "test"), "split")
+        for name, files in classes.items():
+            is_test = [split_number(str(x), path) < test_fraction for x in files]
+            classes[name] = [
+                x for x, y in zip(files, is_test, strict=True) if y == (split == "test")
+            ]
+        if not any(classes.values()):
+            raise ValueError(
+                f"No picture of {path} is in {split!r} at `test_fraction`={test_fraction}."
+            )
+    # Those of all splits, so that a label is the same class in each.
+    names = sorted({x.name for folder in folders.values() for x in _folders(folder)})
+    classes = {name: classes.get(name, []) for name in names}
+    images: Any = read_labelled(classes)
+    images.class_names = [*map(in_words, classes)]  # As Keras' readers have it.
+    return images
+
+
+def _classes_of(
+    path: str | os.PathLike, split: str, folders: dict[str, pathlib.Path]
+) -> dict[str, list[pathlib.Path]]:
+    """The `class_folders` of a split, "" for undivided ones; raises ValueError without any."""
     classes = class_folders(folders[split]) if split in folders else {}
     if not classes:
         raise ValueError(
@@ -80,24 +172,37 @@ def class_pairs(
             f"pictures, one for each class, without captions. Received: {_listed(path)}. Read "
             "pictures with captions by `image_text_pairs`."
         )
-    names = [name.replace("_", " ") for name in classes] if class_names is None else class_names
-    if len(names) != len(classes):
-        raise ValueError(
-            f"`class_names` should name {len(classes)} classes, those of {list(classes)}. "
-            f"Received: {len(names)}."
-        )
-    texts = tf.constant([[x.replace("{}", name) for x in templates] for name in names])
+    return classes
+
+
+def _rows(classes: dict[str, list[pathlib.Path]], label: str) -> tf.data.Dataset:
+    """{"name": a file, `label`: the number of its class}, class by class."""
     rows = [(os.fsencode(file), i) for i, x in enumerate(classes.values()) for file in x]
-    files, groups = (list(column) for column in zip(*rows, strict=True))
-    pairs = tf.data.Dataset.from_tensor_slices(
-        {"name": files, "group": tf.constant(groups, tf.int64)}
+    names, numbers = (list(column) for column in zip(*rows, strict=True))
+    return tf.data.Dataset.from_tensor_slices(
+        {"name": names, label: tf.constant(numbers, tf.int64)}
     )
-    if shuffle:
-        pairs = pairs.shuffle(len(files), seed=seed)
-    pairs = draw(pairs.map(lambda pair: {**pair, "text": texts[pair["group"]]}), seed=seed)
-    return pairs.map(
-        lambda pair: {"image": tf.io.read_file(pair["name"]), **pair}, tf.data.AUTOTUNE
-    )
+
+
+def _read(row: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {"image": tf.io.read_file(row["name"]), **row}
+
+
+def read_labelled(classes: dict[str, list[pathlib.Path]]) -> tf.data.Dataset:
+    """{"image", "label", "name"} of `class_folders`."""
+    return _rows(classes, "label").map(_read, tf.data.AUTOTUNE)
+
+
+def in_words(name: str) -> str:
+    """A class name of a file or folder as one would say it.
+
+    >>> [in_words(name) for name in ("polar_bear", "001.Laysan_Albatross", "SeaLake")]
+    ['polar bear', 'Laysan Albatross', 'Sea Lake']
+    """
+    name = re.sub(r"^(/\w/|n\d{8}-|\d+\.)(?=.)", "", name)
+    if re.fullmatch(r"([A-Z][a-z]{2,}){2,}", name):
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return " ".join(re.sub(r"[_/]", " ", name).rstrip("?").split())
 
 
 def _listed(path: str | os.PathLike) -> str:

@@ -49,6 +49,11 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
         if halves or lone:
             first = (halves or [f"{lone[0]}: {_NO_IMAGE}"])[0]
             message = f"{path}: no pair among {len(halves) + len(lone)} files, first {first}."
+            if len({os.path.dirname(x) for x in halves}) > 1 and not lone:
+                message += (
+                    " A folder for each class is read by `keras_lit.data.labelled_images`, and as "
+                    "pairs, with captions of templates, by `class_pairs`."
+                )
             raise ValueError(shown(message))
     for half in halves:
         note_bad(half, skipped)

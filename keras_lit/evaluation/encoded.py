@@ -1,11 +1,13 @@
 """From datasets to embeddings, once per evaluation, and once at all where the tower is locked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from keras_lit import checks
+from keras_lit.evaluation.rows import label_numbers
 from keras_lit.model import LiT
 from keras_lit.towers import ImageTower, encoding, fingerprints
 from keras_lit.training import batches, pairs
@@ -20,9 +22,10 @@ class Images:
 
     Args:
         data: a tf.data.Dataset, batched or not, of dicts {"image" or "image_features", ...} or of
-            tuples (image, label); a dict of arrays; a `keras.utils.PyDataset`; or a generator,
-            whose rows stay in memory, since they may be read again. Images may be encoded
-            (strings), uint8 pixels or preprocessed floats.
+            tuples (image, label), such as Keras' image_dataset_from_directory; a dict of arrays (of
+            images also a list of paths or of PIL images); a `keras.utils.PyDataset`; or a
+            generator, whose rows stay in memory, since they may be read again. Images may be
+            encoded (strings), uint8 pixels or preprocessed floats.
         columns: the names of what else to read.
         batch_size: int, how many images to encode at a time where `data` is not batched.
         verbose: 0 or 1: a progress bar.
@@ -48,6 +51,8 @@ class Images:
         count: int | None = None,
     ):
         self._rows = _as_rows(data, columns, batch_size, count)
+        # Of `labelled_images` and Keras' readers.
+        self.class_names: list[str] | None = getattr(data, "class_names", None)
         self._preprocessing = preprocessing or {}
         self._names = columns
         self._batch_size = batch_size
@@ -151,6 +156,26 @@ class Images:
         columns = dict(zip(self._names, values, strict=True))
         _check_order(columns, self._order)
         return features, columns
+
+
+def names_of_classes(images: Images, given: Sequence[str] | None) -> Sequence[str]:
+    """The class names that are given, or else the data's own."""
+    names = given if given is not None else images.class_names
+    if names is None:
+        raise ValueError(
+            "There should be `class_names`: these data have none of their own, as those of "
+            "`keras_lit.data.labelled_images(folder)` do."
+        )
+    return names
+
+
+def labels_of(
+    images: Images, class_names: Sequence[str], classes: Sequence[int] | None = None
+) -> np.ndarray:
+    """The column "label" in numbers; strings are among `class_names`, which stand for `classes`."""
+    labels = images["label"]
+    numbers = label_numbers(labels, class_names, "labels")
+    return numbers if classes is None or numbers is labels else np.asarray(classes)[numbers]
 
 
 def is_row(images: Images, number: int, row: Mapping[str, Any]) -> bool:
@@ -284,10 +309,11 @@ def _as_rows(
     spec = rows.element_spec
     images = isinstance(spec, dict) and set(pairs.IMAGE_KEYS) & set(spec)
     if not images or set(columns) - set(spec):
+        keys = sorted(spec) if isinstance(spec, dict) else []
         raise ValueError(
             'The data should be dicts with "image" (or "image_features") and '
-            f"{', '.join(map(repr, columns))}. Received: "
-            f"{sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset."
+            f"{', '.join(map(repr, columns))}. Received: {keys or spec}. "
+            f"{checks.renaming(keys, ('image', *columns)) if keys else 'Map your dataset.'}"
         )
     rows = rows if count is None else _unbatched(rows).take(count)
     return rows.cache() if isinstance(data, Iterator) else rows

@@ -1,12 +1,12 @@
 """Few-shot linear probes on frozen representations, in closed form."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_lit import checks
-from keras_lit.evaluation.rows import check_same_width, class_labels, finite_rows
+from keras_lit.evaluation.rows import check_same_width, class_labels, finite_rows, label_numbers
 
 # So large that the bias is all but free of the penalty (big_vision's fewshot_lsr).
 _BIAS = 100.0
@@ -26,9 +26,10 @@ def linear_probe_accuracy(
 
     Args:
         train_features: [train, dim] float array, of any length.
-        train_labels: [train] int array, 0, 1, ...: each class up to the largest label has a row.
+        train_labels: [train] int array, 0, 1, ...: each class up to the largest label has a row; or
+            strings.
         test_features: [test, dim] float array.
-        test_labels: [test] int array of the same classes.
+        test_labels: [test] of the same kind and classes.
         l2: the penalty of the weights (big_vision: 1024), or several.
 
     Returns:
@@ -67,9 +68,9 @@ def few_shot_accuracy(
 
     Args:
         train_features: [train, dim] float array: what the locked tower gives, before any head.
-        train_labels: [train] int array, 0, 1, ...
+        train_labels: [train] int array, 0, 1, ..., or strings.
         test_features: [test, dim] float array.
-        test_labels: [test] int array.
+        test_labels: [test] of the same kind.
         shots: how many images of each class; of a class with fewer, all are taken.
         seeds: int, how many draws to average over; draw s is big_vision's with seed s.
         l2: float, the penalty of the weights.
@@ -123,6 +124,7 @@ def _checked(
     train = finite_rows(train, "train_features")
     test = finite_rows(test, "test_features")
     check_same_width(train, test, "Train and test features")
+    train_labels, test_labels = _numbered(train_labels, test_labels)
     largest = int(np.max(train_labels, initial=0))
     train_labels = class_labels(train_labels, len(train), largest + 1, "train_labels")
     counts = np.bincount(train_labels)
@@ -135,6 +137,24 @@ def _checked(
         )
     test_labels = class_labels(test_labels, len(test), len(counts), "test_labels")
     return _Data(train, train_labels, test, test_labels, len(counts))
+
+
+def _numbered(train_labels: Any, test_labels: Any) -> tuple[Any, Any]:
+    """Labels that are strings as numbers in the order of the alphabet."""
+    of_train, of_test = (np.asarray(labels) for labels in (train_labels, test_labels))
+    strings = [labels.dtype.kind in "OSU" for labels in (of_train, of_test)]
+    if strings[0] != strings[1]:
+        raise ValueError(
+            "Labels of training and test should both be integers or both strings. Received: "
+            f"{of_train.dtype} and {of_test.dtype}."
+        )
+    if not strings[0]:
+        return train_labels, test_labels
+    names = sorted({x.decode() if isinstance(x, bytes) else str(x) for x in of_train.ravel()})
+    return tuple(
+        label_numbers(labels, names, name)
+        for labels, name in ((of_train, "train_labels"), (of_test, "test_labels"))
+    )
 
 
 def _probe(data: _Data, rows: np.ndarray, penalties: Sequence[float]) -> list[float]:

@@ -31,12 +31,7 @@ class _Folder(Dataset):
                 f"{folder} should have the classes of the {self.split} split, {self.names}. "
                 f"Received: {list(classes)}."
             )
-        files = [(str(file), i) for i, x in enumerate(classes.values()) for file in x]
-        names, numbers = zip(*files, strict=True)
-        rows = {"name": list(names), "label": tf.constant(numbers, tf.int64)}
-        return tf.data.Dataset.from_tensor_slices(rows).map(
-            lambda row: {**row, "image": tf.io.read_file(row["name"])}, tf.data.AUTOTUNE
-        )
+        return class_folders.read_labelled(classes)
 
 
 def dataset_of_folder(path: str | os.PathLike, split: str | None = None) -> Dataset | None:

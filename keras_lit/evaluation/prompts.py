@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_lit import checks
+from keras_lit.data.class_folders import in_words
 
 __all__ = ["class_names", "templates"]
 
@@ -112,7 +113,7 @@ def as_words(names: Sequence[str]) -> list[str]:
     (['Sea Lake', 'pink dahlia'], ['tench'])
     """
     if not all(_IDENTIFIER.fullmatch(name) for name in names):
-        return [_as_words(name) for name in names]
+        return [in_words(name) for name in names]
     from keras_lit.data import builders  # Imported lazily: takes a second.
 
     identifiers = builders.builder("imagenet2012").info.features["label"].names
@@ -124,13 +125,6 @@ def as_words(names: Sequence[str]) -> list[str]:
             f"Received: {', '.join(unknown[:5])}. Name the classes in words."
         )
     return [of_imagenet[name] for name in names]
-
-
-def _as_words(name: str) -> str:
-    name = re.sub(r"^(/\w/|n\d{8}-|\d+\.)(?=.)", "", name)
-    if re.fullmatch(r"([A-Z][a-z]{2,}){2,}", name):
-        name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return " ".join(re.sub(r"[_/]", " ", name).rstrip("?").split())
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """What every evaluation asks of the rows it gets: shape, finite numbers, unit length."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,11 @@ def class_labels(labels: Any, count: int, classes: int, name: str) -> np.ndarray
     """Checks labels: one for each of `count` rows, integers in [0, classes)."""
     array = np.asarray(labels)
     if array.shape != (count,):
+        remedy = ' Read them with `label_mode="int"`, or pass `labels.argmax(axis=1)`.'
+        remedy = remedy if array.ndim == 2 else ""
         raise ValueError(
             f"`{name}` should hold one label an image. Received: {count} images and labels of "
-            f"shape {array.shape}."
+            f"shape {array.shape}.{remedy}"
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"`{name}` should be integers. Received: {array.dtype}.")
@@ -77,3 +80,19 @@ def class_labels(labels: Any, count: int, classes: int, name: str) -> np.ndarray
             f"{array.max()}."
         )
     return array
+
+
+def label_numbers(labels: Any, names: Sequence[str], name: str) -> Any:
+    """Labels that are strings as their places in `names`; labels that are numbers as they are."""
+    array = np.asarray(labels)
+    if array.dtype.kind not in "OSU":
+        return labels
+    found = [x.decode() if isinstance(x, bytes) else str(x) for x in array.ravel()]
+    numbers = {x: i for i, x in enumerate(names)}
+    unknown = sorted(set(found) - set(numbers))
+    if unknown:
+        raise ValueError(
+            f"`{name}` should be numbers, or among {list(numbers)[:10]}. Received {len(unknown)} "
+            f"others: {unknown[:5]}."
+        )
+    return np.array([numbers[x] for x in found]).reshape(array.shape)

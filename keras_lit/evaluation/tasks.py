@@ -8,7 +8,13 @@ import numpy as np
 
 from keras_lit.data import duplicates as near_duplicates
 from keras_lit.evaluation import retrieval, sheets, zero_shot
-from keras_lit.evaluation.encoded import Images, ImagesAndTexts, rows_in_order
+from keras_lit.evaluation.encoded import (
+    Images,
+    ImagesAndTexts,
+    labels_of,
+    names_of_classes,
+    rows_in_order,
+)
 from keras_lit.evaluation.results import Result
 from keras_lit.model import LiT
 
@@ -16,7 +22,7 @@ from keras_lit.model import LiT
 def classify(
     model: LiT,
     images: Any,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None = None,
     templates: Sequence[str] = ("{}",),
     dataset: str = "",
     classes: Sequence[int] | None = None,
@@ -28,8 +34,11 @@ def classify(
 
     Args:
         model: a `LiT`.
-        images: `Images` with "label", or the data for them.
-        class_names: the names of the classes.
+        images: `Images` with "label", or the data for them, raw or not: of
+            `keras_lit.data.labelled_images`, of `keras.utils.image_dataset_from_directory`, of
+            TensorFlow Datasets (`as_supervised=True`, or with "image" and "label"), or a dict
+            {"image": paths, "label": labels}. Labels are numbers, or strings among `class_names`.
+        class_names: the names of the classes. None: `images.class_names`, which the first two have.
         templates: prompts with one `{}`.
         dataset: str, its name in the report.
         classes: as for `zero_shot_accuracy`.
@@ -54,10 +63,11 @@ def classify(
     >>> result.count, sorted(result.metrics)[0]
     (4, 'accuracy@1')
     """
-    weights = _weights(model, class_names, templates)
     images = images if isinstance(images, Images) else Images(images)
-    embeddings, labels = images.embeddings(model), images["label"]
+    class_names = names_of_classes(images, class_names)
+    weights = _weights(model, class_names, templates)
     numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
+    embeddings, labels = images.embeddings(model), labels_of(images, class_names, classes)
 
     def evaluate(chosen: np.ndarray) -> dict[str, float]:
         arguments = embeddings[chosen], labels[chosen], weights
@@ -210,7 +220,11 @@ def select(
         embeddings = rows.embeddings(model)
         for (names, prompts), kernel in weights.items():
             found = zero_shot.zero_shot_accuracy(
-                embeddings, rows["label"], kernel, top=(1,), classes=classes
+                embeddings,
+                labels_of(rows, class_names[names], classes),
+                kernel,
+                top=(1,),
+                classes=classes,
             )
             choices.append(Choice(found["accuracy@1"], how, names, prompts))
     return sorted(choices, key=lambda choice: -choice.accuracy)

@@ -2,8 +2,8 @@
 
 import collections
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ _TILE_ELEMENTS = 2**24
 
 
 def zero_shot_weights(
-    encode_text: Callable[[list[str]], np.ndarray],
+    encode_text: Any,
     class_names: Sequence[str],
     templates: Sequence[str] = ("{}",),
     renormalize: bool = True,
@@ -33,8 +33,8 @@ def zero_shot_weights(
     """The embedding of each class: its prompts' embeddings, averaged and made unit length.
 
     Args:
-        encode_text: strings [n] -> [n, dim] rows (made unit length before they are averaged), for
-            example `model.encode_text`.
+        encode_text: a `LiT`, or a function of strings [n] to [n, dim] rows (made unit length before
+            they are averaged), such as `model.encode_text`.
         class_names: the names of the classes, each another one: classes of one name have one
             embedding, which is right for neither of them (a warning names them).
         templates: prompts with one `{}` for the name, see `keras_lit.evaluation.prompts`.
@@ -59,6 +59,7 @@ def zero_shot_weights(
 
     Reference: the LiT paper, Appendix I.1 (CLIP's prompt ensembling).
     """
+    encode_text = getattr(encode_text, "encode_text", encode_text)
     check_prompts(class_names, templates)
     checks.check_positive(batch_size, "batch_size")
     _say_what_is_equal(class_names)

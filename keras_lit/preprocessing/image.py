@@ -432,7 +432,8 @@ def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.T
     described = tf.gather(images, bad)[:_NAMED]
     reasons = tf.map_fn(why_not, described)
     if names is None:
-        label, described = "first bytes and reasons:", first_bytes(described)
+        label = "(Names of files? Map `tf.io.read_file` over them.) First bytes and reasons:"
+        described = first_bytes(described)
     else:
         label = "names and reasons:"
         described = tf.strings.as_string(tf.gather(names, bad)[:_NAMED])

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import keras_nlp
+import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, files, internals
@@ -31,8 +32,9 @@ def train_sentencepiece(
     """Trains a unigram SentencePiece vocabulary.
 
     Args:
-        captions: strings, or a tf.data.Dataset of strings or of pairs with "text" (with all
-            captions of an image: of one that draws some a warning says so); read once, as a stream.
+        captions: strings, or pairs with "text", as a tf.data.Dataset, batched or not, an iterable
+            or a dict of arrays (with all captions of an image: of a dataset that draws some a
+            warning says so); read once, as a stream.
         vocabulary_size: int, the number of pieces at most (the paper uses 32,000, the released
             small models 16,000); a warning says how many there are where the captions do not yield
             so many.
@@ -127,16 +129,26 @@ def train_wordpiece(
     """
     checks.check_count(vocabulary_size, "vocabulary_size")
     _warn_of_draws(captions)
-    dataset = tf.data.Dataset.from_generator(
-        lambda: _strings(captions), output_signature=tf.TensorSpec([], tf.string)
-    )
-    vocabulary = keras_nlp.tokenizers.compute_word_piece_vocabulary(
-        dataset.batch(1000),
-        vocabulary_size,
-        lowercase=lowercase,
-        strip_accents=lowercase,
-        reserved_tokens=list(_BERT_TOKENS),
-    )
+    wrong: list[ValueError] = []
+
+    def strings() -> Iterator[str]:
+        try:
+            yield from _strings(captions)
+        except ValueError as error:
+            wrong.append(error)
+            raise
+
+    dataset = tf.data.Dataset.from_generator(strings, output_signature=tf.TensorSpec([], tf.string))
+    try:
+        vocabulary = keras_nlp.tokenizers.compute_word_piece_vocabulary(
+            dataset.batch(1000),
+            vocabulary_size,
+            lowercase=lowercase,
+            strip_accents=lowercase,
+            reserved_tokens=list(_BERT_TOKENS),
+        )
+    except tf.errors.InvalidArgumentError as error:
+        raise (wrong[0] if wrong else error) from None
     if abs(len(vocabulary) - vocabulary_size) > vocabulary_size / 10:  # It is only aimed at.
         _warn_of_size(len(vocabulary), vocabulary_size)
     return keras_nlp.models.BertTokenizer(
@@ -195,21 +207,55 @@ def _warn_of_draws(captions: Any) -> None:
         )
 
 
-def _strings(captions: Iterable[str | bytes] | tf.data.Dataset) -> Iterator[str]:
-    if isinstance(captions, tf.data.Dataset):
-        if isinstance(captions.element_spec, dict) and "text" in captions.element_spec:
-            captions = captions.map(lambda pair: pair["text"])
-        captions = captions.as_numpy_iterator()
+def _strings(captions: Any) -> Iterator[str]:
     caption = None
+    for caption in _each(_texts_of(captions)):
+        yield caption if isinstance(caption, str) else caption.decode("utf-8")
+    if caption is None:
+        raise ValueError("There are no captions to train a vocabulary on.")
+
+
+def _texts_of(captions: Any) -> Any:
+    """The captions of pairs, in any form; strings as they are."""
+    if isinstance(captions, str | bytes):
+        raise ValueError(
+            f"Captions should be several strings. Received one: {captions[:99]!r}. Pass a list; of "
+            "a file its lines, `open(path)`."
+        )
+    if isinstance(captions, tf.data.Dataset):
+        if isinstance(captions.element_spec, dict):
+            _texts_of(captions.element_spec)  # Raises here, not inside of a graph.
+            captions = captions.map(_texts_of)
+        return captions.as_numpy_iterator()
+    if isinstance(captions, dict):
+        texts = [captions[name] for name in ("text", "texts") if name in captions]
+        if not texts:
+            raise ValueError(
+                f'Pairs should have their captions as "text". Received: {sorted(captions)}. '
+                + checks.renaming(captions, ["text"])
+            )
+        return texts[0]
+    return captions
+
+
+def _each(captions: Iterable[Any]) -> Iterator[str | bytes]:
+    """The strings among strings, lists or arrays of them, and pairs."""
     for caption in captions:
-        if not isinstance(caption, str | bytes):
+        if isinstance(caption, str | bytes):
+            yield caption
+        elif isinstance(caption, dict | list | np.ndarray):
+            texts = _texts_of(caption)
+            yield from [texts] if isinstance(texts, str | bytes) else _each(texts)
+        elif isinstance(caption, tuple):
+            raise ValueError(
+                f"Captions should be strings. Received a tuple of {len(caption)}: map your "
+                "dataset, for example `dataset.map(lambda image, text: text)`."
+            )
+        else:
             raise ValueError(
                 f"Captions should be strings. Received: {str(caption)[:99]} "
                 f"({type(caption).__name__})."
             )
-        yield caption if isinstance(caption, str) else caption.decode("utf-8")
-    if caption is None:
-        raise ValueError("There are no captions to train a vocabulary on.")
 
 
 def save(tokenizer: keras.layers.Layer, path: str | os.PathLike) -> pathlib.Path:

@@ -6,17 +6,17 @@ import itertools
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution, internals
+from keras_lit import checks, distribution, internals
 from keras_lit.data.captions import is_utf8
 from keras_lit.towers import ImageTower, TextTower
-from keras_lit.training import pairs
+from keras_lit.training import pairs, pictures
 from keras_lit.training.pairs import Pairs
 
 _LOOKED_AT = 4  # Batches whose captions are counted before they are cut.
@@ -94,10 +94,15 @@ def as_dataset(
         x = _without_targets(x, columns)
     if isinstance(x, dict):
         return _of_arrays(x, batch_size or 32, shuffle)
+    if isinstance(x, str | os.PathLike):
+        raise ValueError(
+            f"Pairs should be {_KINDS}. Received a path: read it first, by `keras_lit.data."
+            f"image_text_pairs({str(x)!r})`, or folders of classes by `labelled_images`."
+        )
     if not isinstance(x, _Stream):
         raise ValueError(
-            f"Pairs should be {_KINDS}. Received: {type(x).__name__}. "
-            'Pass lists and arrays as {"image": images, "text": texts}.'
+            f"Pairs should be {_KINDS}. Received: {type(x).__name__}. Pass lists, arrays and "
+            'columns of a table as {"image": images, "text": texts}.'
         )
     if batch_size is not None:
         raise ValueError("`batch_size` goes with arrays. A dataset is batched by itself.")
@@ -105,9 +110,25 @@ def as_dataset(
         x = _of_py_dataset(x, shuffle, columns)
     elif isinstance(x, Iterator):
         x = _of_generator(x, columns)
+    x = _pixels_of_keras(x)
     if isinstance(x.element_spec, tuple):
+        kinds = (dict, tuple, tf.TensorSpec, tf.RaggedTensorSpec)  # None has a spec of its own.
+        spec = tuple(part if isinstance(part, kinds) else None for part in x.element_spec)
+        _without_targets(spec, columns)  # Raises here, not inside of a graph.
         return x.map(lambda *parts: _without_targets(parts, columns))
     return x
+
+
+def _pixels_of_keras(x: tf.data.Dataset) -> tf.data.Dataset:
+    """`keras.utils.image_dataset_from_directory` gives floats in 0..255: here they become uint8."""
+    if not hasattr(x, "file_paths"):
+        return x
+
+    def as_uint8(images: tf.Tensor, *labels: tf.Tensor) -> Any:
+        images = tf.cast(tf.round(images), tf.uint8)
+        return (images, *labels) if labels else images
+
+    return x.map(as_uint8, tf.data.AUTOTUNE)
 
 
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:
@@ -117,17 +138,18 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Datase
     """
 
     def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> Any:
-        features = batch.dtype.is_floating and batch.shape.rank == 2
-        if features:
-            pairs.check_features(batch, tower, "image")
-        else:
-            pairs.check_image(batch, tower)
         row = {"image_features" if features else "image": batch}
         row = row if names is None else {**row, "name": names}
         found = pairs.ready_image(row, tower.preprocessor)
         return found if features else found["image"]
 
     batches = _raw_images(images, batch_size)
+    spec = tf.nest.flatten(batches.element_spec)[0]
+    features = spec.dtype.is_floating and spec.shape.rank == 2
+    if features:
+        pairs.check_features(spec, tower, "image")
+    else:
+        pairs.check_image(spec, tower)
     return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -138,18 +160,39 @@ def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> tf.da
     """
 
     def prepare(batch: tf.Tensor) -> Any:
-        if batch.dtype.is_floating and batch.shape.rank == 2:
-            pairs.check_features(batch, tower, "text")
+        if features:
             return pairs.ready_features({"text_features": batch}, "text")
-        pairs.check_text(batch, tower)
         return pairs.ready_text(batch, tower)
 
-    text = _column(text, *(("text_features", "text") if locked else ("text",)))
+    text = _column(text, ("text",), *(("text_features", "text") if locked else ("text",)))
     if not isinstance(text, tf.data.Dataset):
-        text = [text] if isinstance(text, str | bytes) else text
-        _check_some(text, "text")
-        text = tf.data.Dataset.from_tensor_slices(pairs.as_array(text))
-    return _batched(text, batch_size).map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        text = tf.data.Dataset.from_tensor_slices(_texts(text))
+    text = _batched(text, batch_size)
+    spec = text.element_spec
+    features = spec.dtype.is_floating and spec.shape.rank == 2
+    if features:
+        pairs.check_features(spec, tower, "text")
+    else:
+        pairs.check_text(spec, tower)
+    return text.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _texts(text: Any) -> Any:
+    """A string, or strings, token ids or features in a list or array -> what holds several."""
+    if isinstance(text, str | bytes) or (tf.is_tensor(text) and text.shape.rank == 0):
+        text = [text]
+    if isinstance(text, set) or not isinstance(text, Iterable):
+        raise ValueError(
+            "Text should be a string, or strings, token ids or features in a list or array, or "
+            f"batches of them. Received: {type(text).__name__}."
+        )
+    text = text if hasattr(text, "__array__") else list(text)
+    _check_some(text, "text")
+    if any(isinstance(x, str | bytes) for x in text):
+        bad = {type(x).__name__ for x in text if not isinstance(x, str | bytes)}
+        if bad:
+            raise ValueError(f"Text should be strings. Received some of {', '.join(bad)} as well.")
+    return pairs.as_array(text)
 
 
 def _known_columns(look_at: Callable[[np.ndarray], bool]) -> Callable[[tf.Tensor, Pairs], Pairs]:
@@ -218,11 +261,22 @@ def _of_arrays(x: Pairs, batch_size: int, shuffle: bool) -> tf.data.Dataset:
     counts = {name: len(values) for name, values in x.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"There should be as many images as texts. Received: {counts}.")
-    x = {name: pairs.as_array(values) for name, values in x.items()}
-    dataset = tf.data.Dataset.from_tensor_slices(x)
+    images = pictures.columns(x["image"]) if "image" in x else {}
+    x = {name: pairs.as_array(values) for name, values in x.items() if name != "image"}
+    dataset = tf.data.Dataset.from_tensor_slices({**x, **images})
     if shuffle:
         dataset = dataset.shuffle(len(dataset), seed=distribution.agreed(pairs.draw_seed()))
+    if "file" in images:
+        _check_there(images["file"])
+        dataset = dataset.map(_with_image, tf.data.AUTOTUNE)
     return dataset.batch(batch_size)
+
+
+def _with_image(row: Pairs) -> Pairs:
+    """Reads the image of a row's "file", which is its "name" where it has none."""
+    file = row["file"]
+    others = {name: x for name, x in row.items() if name != "file"}
+    return {"name": file, **others, "image": tf.io.read_file(file)}
 
 
 def _of_py_dataset(
@@ -277,7 +331,7 @@ def _of_python(
 
     def arrays(batch: Any) -> Pairs:
         batch = _without_targets(batch, columns) if isinstance(batch, tuple) else batch
-        if columns and len(columns) == 1 and not isinstance(batch, dict):
+        if columns and not isinstance(batch, dict):
             batch = {columns[0]: batch}
         if not isinstance(batch, dict):
             raise ValueError(f"Pairs should be {_KINDS}. Received batches: {type(batch).__name__}.")
@@ -294,16 +348,21 @@ def _of_python(
     return tf.data.Dataset.from_generator(lambda: map(arrays, epoch()), output_signature=signature)
 
 
-def _column(x: Any, *names: str) -> Any:
+def _column(x: Any, of_tuples: tuple[str, ...], *names: str) -> Any:
     """The first of these columns, of pairs in any form; what has no columns is one itself."""
     if isinstance(x, dict):
         found = [x[name] for name in names if name in x]
         if not found:
-            raise ValueError(f"There should be a column {names[-1]!r}. Received: {sorted(x)}.")
+            hint = checks.renaming(x, names[-1:])
+            raise ValueError(
+                f"There should be a column {names[-1]!r}. Received: {sorted(x)}. {hint}"
+            )
         return found[0]
     if isinstance(x, _Stream):
-        x = as_dataset(x, columns=names[-1:])
-        return x.map(lambda row: _column(row, *names)) if isinstance(x.element_spec, dict) else x
+        x = as_dataset(x, columns=of_tuples)
+        if isinstance(x.element_spec, dict):
+            _column(x.element_spec, of_tuples, *names)  # Raises here, not inside of a graph.
+            return x.map(lambda row: _column(row, of_tuples, *names))
     return x
 
 
@@ -316,24 +375,19 @@ def _batched(rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 
 def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:
     """Batches of images, or of (images, names) where names are known."""
-    images = _column(images, *pairs.IMAGE_KEYS[::-1])
+    images = _column(pictures.listed(images), ("image", "label"), *pairs.IMAGE_KEYS[::-1])
     if isinstance(images, tf.data.Dataset):
         return _batched(images, batch_size)
-    if isinstance(images, str | bytes | os.PathLike):
-        images = [images]
-    _check_some(images, "images")
-    if isinstance(images, list | tuple):
-        if all(isinstance(image, str | os.PathLike) for image in images):
-            names = [os.fsencode(image) for image in images]  # In any encoding.
-            _check_there(names)
-            files = tf.data.Dataset.from_tensor_slices(names)
-            return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
-        if not all(isinstance(image, bytes) for image in images):
-            return _ragged_batches(images, batch_size)
-    return tf.data.Dataset.from_tensor_slices(pairs.as_array(images)).batch(batch_size)
+    found = pictures.columns(pictures.listed(images))
+    _check_some(next(iter(found.values())), "images")
+    if "file" in found:
+        _check_there(found["file"])
+        files = tf.data.Dataset.from_tensor_slices(found["file"])
+        return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
+    return tf.data.Dataset.from_tensor_slices(found["image"]).batch(batch_size)
 
 
-def _check_there(names: list[bytes]) -> None:
+def _check_there(names: Iterable[bytes]) -> None:
     """Looks for files whose names are not UTF-8: TensorFlow cannot say that they are missing."""
     for name in names:
         if not is_utf8(os.fsdecode(name)):
@@ -341,29 +395,6 @@ def _check_there(names: list[bytes]) -> None:
                 open(name, "rb").close()
             except OSError as error:
                 raise tf.errors.NotFoundError(None, None, str(error)) from error
-
-
-def _ragged_batches(images: Any, batch_size: int) -> tf.data.Dataset:
-    """Batches of images of different sizes, as PNG, which loses nothing."""
-    arrays = [np.asarray(image) for image in images]
-    wrong = {
-        f"{array.dtype} of shape {array.shape}"
-        for array in arrays
-        if array.dtype != np.uint8 or array.ndim != 3
-    }
-    if wrong:
-        raise ValueError(
-            "A list of images should hold file names, or encoded images as bytes, or uint8 arrays "
-            f"[height, width, channels]. Received: {', '.join(sorted(wrong))}."
-        )
-    signature = tf.TensorSpec([None, None, None], tf.uint8)
-    dataset = tf.data.Dataset.from_generator(lambda: iter(arrays), output_signature=signature)
-    cardinality = tf.data.experimental.assert_cardinality(len(arrays))
-    return (
-        dataset.apply(cardinality)
-        .map(lambda x: tf.io.encode_png(x, compression=0))
-        .batch(batch_size)
-    )
 
 
 def _check_some(values: Any, name: str) -> None:

@@ -40,7 +40,9 @@ class PairsModel(keras.Model):
 
         Args:
             x: batches of {"image", "text"}, as a tf.data.Dataset, a keras.utils.PyDataset (which
-                threads read) or a Python generator; or a dict of arrays. Images may be encoded
+                threads read) or a Python generator; or a dict of arrays, lists or columns of a
+                table (whose images may be file names, read in each epoch, or PIL images, too).
+                Images may be encoded
                 (strings of JPEG, PNG, GIF, BMP, WebP), uint8 pixels, or preprocessed floats, or
                 "image_features" (pooled output of the locked tower); text strings or token ids, or
                 "text_features", which a locked tower takes where there are both. Raw ones are

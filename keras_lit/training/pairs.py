@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lit import checks
 from keras_lit.data import captions
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.preprocessing.image import value_bounds
@@ -24,6 +25,10 @@ NO_GROUP = (
     "`group` should not be empty: strangers would be positives of each other. Give each pair "
     "that has none one of its own, for example its name."
 )
+_SHOULD_BE = (
+    'Pairs should be dicts {"image": ..., "text": ...} (or "image_features" for "image", '
+    '"text_features" for "text"). '
+)
 EMPTY = "The dataset of pairs is empty. Check its source, filters and `take`."
 Pairs = dict[str, Any]
 
@@ -32,6 +37,8 @@ def as_array(values: Any) -> Any:
     """Keeps bytes whole: NumPy's own string arrays cut trailing zero bytes off."""
     if isinstance(values, list | tuple) and values and isinstance(values[0], str | bytes):
         return np.array(values, dtype=object)
+    if not tf.is_tensor(values) and hasattr(values, "__array__"):  # Columns of tables.
+        return np.asarray(values)
     return values
 
 
@@ -157,14 +164,17 @@ def ready_image(pair: Pairs, preprocessor: ImagePreprocessor, training: bool = F
 
 def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> None:
     """Raises ValueError unless dtypes and shapes of the pairs suit the towers."""
-    is_pair = isinstance(spec, dict) and all(set(k) & set(spec) for k in (TEXT_KEYS, IMAGE_KEYS))
-    if not is_pair:
+    if not isinstance(spec, dict):
         raise ValueError(
-            'Pairs should be dicts {"image": ..., "text": ...} (or "image_features" for "image", '
-            '"text_features" for "text"). '
-            f"Received: {sorted(spec) if isinstance(spec, dict) else spec}. Map your dataset, for "
-            'example `dataset.map(lambda image, text: {"image": image, "text": text})`.'
+            f"{_SHOULD_BE}Received: {spec}. Map your dataset, for example "
+            '`dataset.map(lambda image, text: {"image": image, "text": text})`.'
         )
+    if not all(set(keys) & set(spec) for keys in (TEXT_KEYS, IMAGE_KEYS)):
+        if "label" in spec:
+            remedy = "Folders of classes are read as pairs by `keras_lit.data.class_pairs`."
+        else:
+            remedy = checks.renaming(sorted(spec), ("image", "text"))
+        raise ValueError(f"{_SHOULD_BE}Received: {sorted(spec)}. {remedy}")
     if "text_features" in spec:
         check_features(spec["text_features"], text_tower, "text")
     elif "texts" in spec:

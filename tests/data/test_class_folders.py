@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit.data import class_pairs
+from keras_lit.data import class_pairs, image_text_pairs, labelled_images
 from tests.small import make_model
 
 TEMPLATES = ["a photo of a {}.", "a drawing of a {}."]
@@ -71,3 +71,42 @@ def test_it_trains(animals):
     model.compile("sgd", jit_compile=False)
     history = model.fit(class_pairs(animals, TEMPLATES).batch(6), verbose=0).history
     np.testing.assert_allclose(history["chance_loss"], np.log(6), rtol=1e-6)
+
+
+def test_labelled_images_are_files_with_numbers(animals):
+    images = labelled_images(animals)
+    assert images.class_names == ["ant", "cat", "polar bear"] and len(images) == 12
+    rows = list(images.as_numpy_iterator())
+    assert [row["label"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
+    for row, path in zip(rows, sorted(animals.glob("*/*.png")), strict=True):
+        assert row["name"].decode() == str(path) and row["image"] == path.read_bytes()
+    parts = [labelled_images(animals, split, test_fraction=0.5) for split in ("train", "test")]
+    names = [{row["name"] for row in part.as_numpy_iterator()} for part in parts]
+    assert names[0] | names[1] == {row["name"] for row in rows} and all(names)
+    assert not names[0] & names[1]
+
+
+def test_a_label_is_the_same_class_in_every_split(animals, tmp_path_factory):
+    path = tmp_path_factory.mktemp("divided")
+    (path / "train").symlink_to(animals)
+    for name in ("cat", "polar_bear"):
+        (path / "test").mkdir(exist_ok=True)
+        (path / "test" / name).symlink_to(animals / name)
+    test = labelled_images(path, "test")
+    assert test.class_names == ["ant", "cat", "polar bear"]
+    assert {int(row["label"]) for row in test} == {1, 2}
+    with pytest.raises(ValueError, match="divided into test, train. Choose one with `split`"):
+        labelled_images(path)
+    with pytest.raises(ValueError, match="`test_fraction`.*not those of splits"):
+        labelled_images(path, "test", test_fraction=0.5)
+
+
+def test_what_labelled_images_cannot_read_is_named(animals):
+    with pytest.raises(ValueError, match="is not divided.*`test_fraction`.*'test' and 0"):
+        labelled_images(animals, "test")
+    with pytest.raises(ValueError, match="no picture in 'test'|No picture of"):
+        labelled_images(animals, "test", test_fraction=1e-9)
+    with pytest.raises(ValueError, match="two or more folders"):
+        labelled_images(animals / "cat")
+    with pytest.raises(ValueError, match="no pair among 12 files.*labelled_images.*class_pairs"):
+        image_text_pairs(animals)

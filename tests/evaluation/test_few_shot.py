@@ -103,3 +103,20 @@ def test_bad_settings():
     for name, value in {"shots": (0,), "seeds": 0, "l2": -1.0}.items():
         with pytest.raises(ValueError, match=f"`{name}` should be a positive number"):
             few_shot_accuracy(*arguments, **{name: value})
+
+
+def test_labels_may_be_strings():
+    features = np.array([[0.0], [1.0], [10.0], [11.0]])
+    numbers, names = [1, 1, 0, 0], np.array(["owl", "owl", "cat", "cat"])
+    expected = few_shot_accuracy(features, numbers, features, [1, 0, 0, 0], shots=(1,))
+    for given in (names, names.astype("S"), list(names)):
+        test = np.array(["owl", "cat", "cat", "cat"])
+        assert few_shot_accuracy(features, given, features, test, shots=(1,)) == expected
+    with pytest.raises(
+        ValueError, match=r"`test_labels` should be.*\['cat', 'owl'\].*1 others.*dog"
+    ):
+        few_shot_accuracy(features, names, features, ["dog", "owl", "cat", "cat"])
+    with pytest.raises(ValueError, match="both be integers or both strings"):
+        few_shot_accuracy(features, names, features, numbers)
+    with pytest.raises(ValueError, match=r'shape \(4, 2\). Read them with `label_mode="int"`'):
+        few_shot_accuracy(features, np.eye(2)[numbers], features, numbers)

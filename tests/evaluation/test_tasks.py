@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lit import callbacks, evaluation
+from keras_lit.data import labelled_images
 from keras_lit.evaluation.tasks import _with_and_without
 from keras_lit.preprocessing import ImagePreprocessor
 from tests.small import make_model, make_pairs
@@ -196,3 +197,41 @@ def test_labels_of_a_subset(model):
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="something to choose from.*0 of templates"):
         evaluation.select(None, None, NAMES, {})
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for name, value in (("cat", 30), ("dog", 220)):
+        for i in range(3):
+            pixels = np.random.default_rng(i).integers(value - 20, value + 20, [8, 8, 3])
+            (tmp_path / name).mkdir(exist_ok=True)
+            keras.utils.save_img(tmp_path / name / f"{i}.png", pixels, scale=False)
+    return tmp_path
+
+
+def test_what_people_hold_is_classified_alike(classes):
+    """Class folders by our reader, Keras' and TensorFlow's tuples, names of files, pixels."""
+    model, names = make_model("LU"), ["a red dog", "a white cat"]
+    files = sorted(classes.glob("*/*.png"))
+    pixels = np.stack([tf.io.decode_png(x.read_bytes()).numpy() for x in files])
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    weights = evaluation.zero_shot_weights(model, names)
+    embeddings = model.encode_image(pixels)
+    expected = float(np.mean((embeddings @ weights.T).argmax(axis=1) == labels))
+    words = [names[i] for i in labels]
+    options = {"image_size": (8, 8), "shuffle": False, "verbose": False}
+    for data in (
+        labelled_images(classes),
+        keras.utils.image_dataset_from_directory(classes, **options),
+        tf.data.Dataset.from_tensor_slices((pixels, labels)),
+        {"image": files, "label": labels},
+        {"image": pixels, "label": words},
+    ):
+        result = evaluation.classify(model, data, names)
+        assert result.count == 6 and result.metrics["accuracy@1"] == expected
+    of_folders = evaluation.classify(model, labelled_images(classes))
+    assert [row.query for row in of_folders.sheet] == ["cat", "dog"]
+    with pytest.raises(ValueError, match="should be `class_names`.*labelled_images"):
+        evaluation.classify(model, {"image": pixels, "label": labels})
+    with pytest.raises(ValueError, match='"label": x\\["class"\\]'):
+        evaluation.classify(model, {"image": pixels, "class": labels}, names)

@@ -254,5 +254,24 @@ def test_pairs_give_their_text():
     )
     found, expected = (tokenizers.train_sentencepiece(x, 30) for x in (pairs, CORPUS))
     assert found.proto == expected.proto
-    with pytest.raises(ValueError, match=r"^Captions should be strings.{0,150}$"):
+    with pytest.raises(ValueError, match=r'^Pairs should have their captions as "text".{0,150}$'):
         tokenizers.train_sentencepiece([{"image": b"\x89PNG" * 999}])
+
+
+@pytest.mark.parametrize("train", [tokenizers.train_sentencepiece, tokenizers.train_wordpiece])
+def test_captions_are_found_in_pairs(train):
+    captions = ["a red balloon over the sea", "a green balloon", "the sea and the sun"] * 3
+    pairs = {"image": [b"\xff\xd8"] * 9, "text": captions}
+    dataset = tf.data.Dataset.from_tensor_slices(pairs)
+    expected = train(captions, 40).get_vocabulary()
+    for given in (pairs, dataset, dataset.batch(4), dataset.as_numpy_iterator()):
+        assert train(given, 40).get_vocabulary() == expected
+    renamed = dataset.map(lambda x: {"image": x["image"], "caption": x["text"]})
+    with pytest.raises(
+        ValueError, match=r"Received: \['caption', 'image'\].*\"text\": x\[\"caption\"\]"
+    ):
+        train(renamed, 40)
+    with pytest.raises(ValueError, match="a tuple of 2: map your dataset"):
+        train(dataset.map(lambda x: (x["image"], x["text"])), 40)
+    with pytest.raises(ValueError, match="several strings. Received one: 'a red"):
+        train(captions[0], 40)

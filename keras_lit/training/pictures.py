@@ -1,0 +1,108 @@
+"""Pictures as people hold them (paths, globs, PIL's, arrays, bytes) as what datasets take."""
+
+import glob
+import io
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_SHOULD_BE = (
+    "Images should be file names, encoded images as bytes, PIL images or uint8 arrays [height, "
+    "width, channels], all of one kind in a list; or an array or batches of them. Received: {}."
+)
+# What PNG holds as it is.
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+_ORIENTATION = 0x0112  # EXIF's tag.
+
+
+def listed(images: Any) -> Any:
+    """One picture, the pictures of a glob, files of an iterator as a list; others as they are.
+
+    An iterator of PIL images or of arrays becomes one of encoded images.
+    """
+    if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+        raise ValueError(
+            f"{str(images)!r} is a folder. Pass the pictures in it, for example as a glob, "
+            f"{os.path.join(images, '*.jpg')!r}."
+        )
+    if isinstance(images, str) and glob.has_magic(images) and not os.path.exists(images):
+        found = sorted(glob.glob(images, recursive=True))
+        if not found:
+            raise ValueError(f"There are no files {images!r}.")
+        return found
+    if isinstance(images, str | bytes | os.PathLike) or _is_pil(images) or _rank(images) == 3:
+        return [images]
+    if isinstance(images, Iterator):
+        first = next(images, None)
+        images = itertools.chain([] if first is None else [first], images)
+        if _is_file(first):
+            return list(images)
+        return map(_encoded, images) if _is_pil(first) or _is_pixels(first) else images
+    return images
+
+
+def columns(images: Any) -> dict[str, Any]:
+    """Pictures in a list, array or tensor as {"file": names} or {"image": strings or numbers}.
+
+    Raises ValueError for what is no such collection.
+    """
+    if tf.is_tensor(images):
+        return {"image": images}
+    if isinstance(images, set | dict) or not isinstance(images, Iterable):
+        raise ValueError(_SHOULD_BE.format(type(images).__name__))
+    if hasattr(images, "__array__"):  # NumPy's arrays, columns of tables.
+        images = np.asarray(images)
+        if images.dtype.kind not in "OU":
+            return {"image": images}
+    images = list(images)
+    if images and all(map(_is_file, images)):
+        return {"file": np.array([os.fsencode(x) for x in images], object)}  # In any encoding.
+    if all(isinstance(x, bytes) or _is_pil(x) or _is_pixels(x) for x in images):
+        found = [x if isinstance(x, bytes) else _encoded(x) for x in images]
+        return {"image": np.array(found, object)}
+    shapes = {np.shape(x) if _rank(x) is not None else type(x).__name__ for x in images}
+    if len(shapes) > 1 or isinstance(next(iter(shapes)), str):
+        raise ValueError(_SHOULD_BE.format(f"a list of {', '.join(sorted(map(str, shapes)))}"))
+    return {"image": np.stack(images)}
+
+
+def _is_file(image: Any) -> bool:
+    """Encoded images are bytes."""
+    return isinstance(image, str | os.PathLike)
+
+
+def _is_pil(image: Any) -> bool:
+    pil = sys.modules.get("PIL.Image")  # Without it nobody can hold one.
+    return pil is not None and isinstance(image, pil.Image)
+
+
+def _is_pixels(image: Any) -> bool:
+    """A uint8 array [height, width] or [height, width, channels]."""
+    return _rank(image) in (2, 3) and image.dtype == np.uint8
+
+
+def _rank(image: Any) -> int | None:
+    """Of an array or tensor."""
+    return len(image.shape) if isinstance(image, np.ndarray) or tf.is_tensor(image) else None
+
+
+def _encoded(image: Any) -> bytes:
+    """Pixels or a PIL image as PNG, which loses nothing, with what EXIF says of its orientation."""
+    if not _is_pil(image):
+        pixels = np.asarray(image)
+        pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+        return tf.io.encode_png(pixels, compression=0).numpy()
+    if image.mode == "F":
+        raise ValueError('PIL images should hold whole numbers: `image.convert("L")`. Received: F.')
+    exif = type(image.getexif())()
+    exif[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+    if image.mode not in _PNG_MODES:
+        image = image.convert("RGBA" if image.getbands()[-1].lower() == "a" else "RGB")
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1, exif=exif)
+    return file.getvalue()
