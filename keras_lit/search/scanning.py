@@ -1,0 +1,111 @@
+"""Exact search: each vector is looked at, a tile at a time, and the best are scored once more.
+
+XLA casts codes while it multiplies, so that 16 or 8 bits a number are read and no more: a scan is
+as fast as memory is.
+"""
+
+import concurrent.futures
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.search.store import STEP, Snapshot
+
+TILE = 16 * STEP
+# As many queries as are scanned at a time; a single one is a shape of its own.
+QUERIES = 32
+# Of codes so many times k are scored once more with the vectors themselves, and some.
+_TIMES, _MORE = 4, 64
+
+Found = tuple[np.ndarray, np.ndarray]
+
+
+class Scanner:
+    """Scans the vectors of a snapshot (or their codes), which stay on the disk, mapped.
+
+    Args:
+        snapshot: of `Store.reading`.
+    """
+
+    def __init__(self, snapshot: Snapshot):
+        self.vectors = snapshot.arrays["vectors"]
+        self._scales = snapshot.arrays.get("scales")
+        self._rounded = "codes" in snapshot.arrays
+        codes = snapshot.arrays.get("codes", self.vectors)
+        whole = len(codes) // TILE * TILE
+        self._tiles = [_tensor(codes[i : i + TILE]) for i in range(0, whole, TILE)]
+        self._tiles += [_tensor(codes[i : i + STEP]) for i in range(whole, len(codes), STEP)]
+
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> Found:
+        """The rows of the best k of those `allowed`, and their scores, best first.
+
+        Args:
+            queries: [n, dim] float32, of unit length.
+            k: int.
+            allowed: [rows] bool.
+
+        Returns:
+            [n, k] int64 rows and [n, k] float32 cosines, of equals the first row first; fewer than
+            k where fewer are allowed.
+        """
+        k = min(k, int(allowed.sum()))
+        rows, scores = (
+            np.zeros([len(queries), k], np.int64),
+            np.zeros([len(queries), k], np.float32),
+        )
+        for first in range(0, len(queries) if k else 0, QUERIES):
+            some = slice(first, first + QUERIES)
+            candidates = self._candidates(queries[some], k, allowed)
+            rows[some], scores[some] = best_of(self.vectors, queries[some], candidates, k)
+        return rows, scores
+
+    def _candidates(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:
+        count = min(_TIMES * k + _MORE if self._rounded else k, int(allowed.sum()))
+        scores = self.products(queries)[:, : len(allowed)]
+        if not allowed.all():
+            scores[:, ~allowed] = -np.inf
+        if count < scores.shape[1]:
+            return np.argpartition(scores, -count, axis=1)[:, -count:]
+        return np.broadcast_to(np.arange(count), [len(queries), count])
+
+    def products(self, queries: np.ndarray, first: int = 0) -> np.ndarray:
+        """[n, dim] float32 -> [n, rows of all tiles], n at most `QUERIES`; of codes about."""
+        count = 1 if len(queries) == 1 else QUERIES
+        with tf.device("CPU"):
+            filled = tf.constant(np.pad(queries, [(0, count - len(queries)), (0, 0)]))
+        parts = [*_pool().map(lambda tile: _products(tile, filled).numpy(), self._tiles)]
+        scores = np.concatenate(parts, axis=1)[: len(queries)]
+        if self._scales is not None:
+            scores *= self._scales[:, 0]
+        return scores
+
+
+def best_of(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
+    """The best k of each query's candidates [n, m] (-1: none) by the vectors themselves."""
+    scores = np.empty(rows.shape, np.float32)
+    for query, candidates, of_query in zip(queries, rows, scores, strict=True):
+        np.matmul(vectors[candidates], query, out=of_query)
+    scores[rows < 0] = -np.inf
+    order = np.lexsort([rows, -scores])[:, :k]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _products(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
+    """[rows, dim] of any dtype, [n, dim] -> [n, rows]."""
+    if queries.shape[0] == 1:
+        return tf.linalg.matvec(tf.cast(tile, tf.float32), queries[0])[tf.newaxis]
+    return tf.linalg.matmul(queries, tf.cast(tile, tf.float32), transpose_b=True)
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """The same memory as a tensor."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+@functools.cache
+def _pool() -> Any:
+    return concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
