@@ -42,6 +42,8 @@ class Query:
 
     __array_ufunc__ = None  # `picture + query` is a sum of ours, not NumPy's.
 
+    terms: list[tuple[float, Any]]
+
     def __init__(self, content: Any, weight: float = 1.0):
         if not np.isfinite(weight):
             raise ValueError(f"`weight` should be a finite number. Received: {weight}.")
@@ -137,9 +139,7 @@ def _checked(content: Any) -> Any:
         try:
             content.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
-                f"A sentence should be Unicode text. Received: {content!r}."
-            ) from error
+            raise ValueError(f"A sentence should be Unicode. Received: {content!r}.") from error
         return content
     if isinstance(content, os.PathLike):
         try:

@@ -1,9 +1,10 @@
 """The pictures to be indexed, from a folder or a dataset, one at a time."""
 
+import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,7 +47,7 @@ def _files(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[Source]:
         yield Source(path.relative_to(folder).as_posix(), stamp, "{}", path.read_bytes)
 
 
-def of_pairs(rows: Iterable[Any]) -> Iterator[Source]:
+def of_pairs(rows: Any) -> Iterator[Source]:
     """The pictures of an unbatched dataset of {"image", "name", ...}, or of such dicts."""
     names: set[str] = set()
     for number, row in enumerate(_rows(rows)):
@@ -62,10 +63,10 @@ def of_pairs(rows: Iterable[Any]) -> Iterator[Source]:
         names.add(name)
         others = {k: _plain(v) for k, v in row.items() if k not in ("image", "name")}
         metadata = json.dumps({k: v for k, v in others.items() if v is not None}, sort_keys=True)
-        yield Source(name, None, metadata, lambda image=image: _encoded(image))
+        yield Source(name, None, metadata, functools.partial(_encoded, image))
 
 
-def _rows(rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
+def _rows(rows: Any) -> Iterator[dict[str, Any]]:
     if isinstance(rows, tf.data.Dataset):
         spec = rows.element_spec
         if isinstance(spec, dict) and "image" in spec and spec["image"].shape.rank in (1, 4):

@@ -1,4 +1,4 @@
-"""The files of an index: vectors that are only appended to, and SQLite that says which of them count.
+"""The files of an index: vectors, only ever appended to, and SQLite that says which count.
 
 A picture has an id for as long as its name (or, renamed, its content) is there, and a row: the
 place of its vector in the files. Rows beyond the last that SQLite knows are of a killed process,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.features import feature_rows
+from keras_lit import distribution
 from keras_lit.preprocessing.image import why_not
 from keras_lit.search.sources import Source
 from keras_lit.search.store import STEP, Picture, Writer, stored
@@ -63,9 +63,8 @@ def update(
 ) -> Changes:
     """Makes the pictures of the index those of `sources`; what is done when killed stays done."""
     found = _Found(writer)
-    encode = feature_rows.encoder(tower, batch_size)
     for batch, images, valid in _decoded(found.fresh(sources), decode, batch_size):
-        vectors = unit_length(tower.project(encode(images))).numpy()
+        vectors = encode(tower, images, batch_size)
         good = [x.picture for x, decodes in zip(batch, valid, strict=True) if decodes]
         if good:
             writer.append(good, vectors[valid])
@@ -76,6 +75,16 @@ def update(
                 found.refuse(x.picture, why_not(tf.constant(x.content)).numpy().decode())
     found.settle(remove_missing)
     return Changes(**found.counts)
+
+
+def encode(tower: ImageTower, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Preprocessed images to [n, dim] float32, always of so many, whose last do not count.
+
+    What a picture's vector is does then not depend on how many are encoded with it.
+    """
+    missing = [(0, batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)]
+    filled = tf.constant(np.pad(images, missing))
+    return unit_length(distribution.on_replicas(tower.inference(), filled)[: len(images)]).numpy()
 
 
 def _decoded(

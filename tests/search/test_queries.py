@@ -23,7 +23,7 @@ def test_sums():
     ("content", "error", "message"),
     [
         (" \n", ValueError, "should not be empty"),
-        ("\ud800", ValueError, "should be Unicode text"),
+        ("\ud800", ValueError, "should be Unicode"),
         (pathlib.Path("/nowhere/x.png"), ValueError, "cannot be read: .*No such file"),
         (np.zeros([4, 4, 3]), TypeError, "A query should be.*Received: float64 \\[4, 4, 3\\]"),
         (np.zeros([4]), ValueError, "finite and not zero"),
