@@ -16,9 +16,11 @@ import tqdm
 
 from keras_lit import checks
 from keras_lit.model import LiT
+from keras_lit.search import approximate as approximate_lib
 from keras_lit.search import queries as queries_lib
 from keras_lit.search import sources
-from keras_lit.search.scanning import Found, Scanner
+from keras_lit.search.approximate import Lists
+from keras_lit.search.scanning import Scanner
 from keras_lit.search.store import Snapshot, Store, named
 from keras_lit.search.updating import Changes, update
 from keras_lit.towers import fingerprints
@@ -89,7 +91,7 @@ class Index:
     def __init__(self, directory: str | os.PathLike, model: LiT | None = None):
         self._store = Store(pathlib.Path(directory))
         self._model = model
-        self._scanner: tuple[Snapshot, Scanner] | None = None
+        self._searches: tuple[Snapshot, Scanner, tuple[Lists, int] | None] | None = None
         if model is not None:
             _check_same(self._store, _identity(model))
 
@@ -101,6 +103,7 @@ class Index:
         directory: str | os.PathLike,
         *,
         dtype: Literal["float32", "float16", "int8"] = "float32",
+        approximate: bool | None = None,
         batch_size: int = 64,
         verbose: Any = "auto",
     ) -> "Index":
@@ -117,6 +120,9 @@ class Index:
             dtype: what is compared with the query. "float16" and "int8" are kept beside the
                 vectors and read in their place, a half and a quarter of the memory; the best are
                 then compared once more, by the vectors themselves.
+            approximate: bool, whether a query looks at the likely vectors only, by faiss (extra
+                `[data]`): what `update` has added since it made lists of them is searched exactly,
+                and so is a search with `where`. None: from 500,000 pictures on, if faiss is there.
             batch_size: int, how many pictures to encode at a time; each batch is on the disk before
                 the next.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
@@ -130,6 +136,8 @@ class Index:
             RuntimeError: another process is writing to it.
         """
         checks.check_one_of(dtype, DTYPES, "dtype")
+        if approximate:
+            approximate_lib.check_available()
         identity = _identity(model)
         folder = _folder(source)
         store = Store.create(
@@ -139,6 +147,7 @@ class Index:
                 "dtype": dtype,
                 "tower": identity,
                 "folder": folder and str(folder.resolve()),
+                "approximate": approximate,
             },
         )
         _check_same(store, identity)
@@ -149,6 +158,9 @@ class Index:
             )
         index = cls(directory)
         index._model = model
+        if approximate != store.settings["approximate"]:
+            with store.writing() as writer:
+                writer.set(approximate=approximate)
         index.update(source, batch_size=batch_size, verbose=verbose)
         return index
 
@@ -202,6 +214,8 @@ class Index:
                 writer.set(folder=str(folder.resolve()))
             bar = tqdm.tqdm(found, "index", total, unit=" pictures", disable=not verbose)
             changes = update(writer, bar, tower, self._decode, batch_size, remove_missing)
+            if _wants_lists(writer.settings, len(self)):
+                writer.make_lists(bool(verbose))
         self._store.settings = self._store.read_settings()
         if changes.refused:
             name, reason = next(iter(self.refused.items()))
@@ -212,7 +226,13 @@ class Index:
             )
         return changes
 
-    def search(self, query: Any, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exact: bool | None = None,
+    ) -> list[Hit]:
         """The pictures that are nearest to a query.
 
         Args:
@@ -221,6 +241,7 @@ class Index:
             k: int, how many to find.
             where: which pictures may be found: {field of the metadata: value, or list of values,
                 one of which it should have}; "name" takes a pattern, {"name": "2024/*.jpg"}.
+            exact: bool, whether to compare all vectors; None: unless the index is approximate.
 
         Returns:
             A list of `Hit`s, best first; fewer than k where there are fewer pictures.
@@ -229,16 +250,20 @@ class Index:
             ValueError: an empty sentence, a picture that does not decode, terms that cancel.
             TypeError: another kind of query.
         """
-        return self.search_many([query], k, where)[0]
+        return self.search_many([query], k, where, exact)[0]
 
     def search_many(
-        self, queries: Sequence[Any], k: int = 10, where: Mapping[str, Any] | None = None
+        self,
+        queries: Sequence[Any],
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exact: bool | None = None,
     ) -> list[list[Hit]]:
         """The same for several queries at once, which is faster.
 
         Args:
             queries: a list of what `search` takes, or a float array [n, dim].
-            k, where: as for `search`.
+            k, where, exact: as for `search`.
 
         Returns:
             A list of `Hit`s for each query.
@@ -252,7 +277,9 @@ class Index:
         embeddings = self._embed(list(queries))
         with self._store.reading() as (database, snapshot):
             allowed = snapshot.alive if not where else _allowed(database, snapshot, where)
-            rows, scores = self._nearest(snapshot, embeddings, k, allowed)
+            scanner, lists = self._opened(snapshot)
+            lists = None if exact or where else lists
+            rows, scores = scanner.search(embeddings, k, allowed, lists)
             return [
                 self._hits(database, of_query.tolist(), found.tolist())
                 for of_query, found in zip(rows, scores, strict=True)
@@ -269,16 +296,34 @@ class Index:
         decode = self._model and self._decode
         return queries_lib.embed(self._model, decode, queries, self._store.settings["dim"])
 
-    def _nearest(
-        self, snapshot: Snapshot, embeddings: np.ndarray, k: int, allowed: np.ndarray
-    ) -> Found:
-        return self._scan(snapshot).search(embeddings, k, allowed)
+    def recall(self, queries: Sequence[Any], k: int = 10) -> float:
+        """Which part of the true best k an approximate search finds.
 
-    def _scan(self, snapshot: Snapshot) -> Scanner:
-        known = self._scanner
-        if known is None or known[0].arrays is not snapshot.arrays:
-            self._scanner = known = (snapshot, Scanner(snapshot))
-        return known[1]
+        Args:
+            queries: as for `search_many`: such as will be asked.
+            k: int.
+
+        Returns:
+            The mean over the queries, a float in 0..1.
+        """
+        found, true = (self.search_many(queries, k, exact=exact) for exact in (None, True))
+        both = [
+            len({x.id for x in a} & {x.id for x in b}) for a, b in zip(found, true, strict=True)
+        ]
+        return sum(both) / sum(map(len, true))
+
+    def _opened(self, snapshot: Snapshot) -> tuple[Scanner, tuple[Lists, int] | None]:
+        """What searches in a snapshot."""
+        opened = self._searches
+        if opened is None or opened[0].arrays is not snapshot.arrays:
+            opened = (snapshot, Scanner(snapshot), None)
+        if opened[0].lists != snapshot.lists or self._searches is not opened:
+            lists = None
+            if snapshot.lists and approximate_lib.available() and snapshot.lists[0].exists():
+                lists = Lists(snapshot.lists[0]), snapshot.lists[1]
+            opened = (snapshot, opened[1], lists)
+        self._searches = opened
+        return opened[1:]
 
     def _hits(
         self, database: sqlite3.Connection, rows: list[int], scores: list[float]
@@ -286,6 +331,8 @@ class Index:
         folder = self._store.settings["folder"]
         hits = []
         for row, score in zip(rows, scores, strict=True):
+            if row < 0:
+                break
             query = "SELECT id, name, metadata FROM pictures WHERE row = ?"
             number, name, metadata = database.execute(query, (row,)).fetchone()
             name = named(name)
@@ -304,6 +351,14 @@ class Index:
         with self._store.reading() as (database, _):
             found = database.execute("SELECT name, reason FROM refused ORDER BY name").fetchall()
         return {named(name): reason for name, reason in found}
+
+
+def _wants_lists(settings: dict[str, Any], pictures: int) -> bool:
+    """Whether lists are to be made, or made anew: a fifth of the rows is in none."""
+    wanted = settings["approximate"]
+    if wanted is None:
+        wanted = pictures >= approximate_lib.AT_LEAST and approximate_lib.available()
+    return bool(wanted and pictures) and settings["lists"] < 0.8 * settings["rows"]
 
 
 def _folder(source: Any) -> pathlib.Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lit.search import approximate
 from keras_lit.search.store import STEP, Snapshot
 
 TILE = 16 * STEP
@@ -36,20 +37,27 @@ class Scanner:
         self._rounded = "codes" in snapshot.arrays
         codes = snapshot.arrays.get("codes", self.vectors)
         whole = len(codes) // TILE * TILE
-        self._tiles = [_tensor(codes[i : i + TILE]) for i in range(0, whole, TILE)]
-        self._tiles += [_tensor(codes[i : i + STEP]) for i in range(whole, len(codes), STEP)]
+        self._tiles = [(i, _tensor(codes[i : i + TILE])) for i in range(0, whole, TILE)]
+        self._tiles += [(i, _tensor(codes[i : i + STEP])) for i in range(whole, len(codes), STEP)]
 
-    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> Found:
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        allowed: np.ndarray,
+        lists: tuple[approximate.Lists, int] | None = None,
+    ) -> Found:
         """The rows of the best k of those `allowed`, and their scores, best first.
 
         Args:
             queries: [n, dim] float32, of unit length.
             k: int.
             allowed: [rows] bool.
+            lists: where to look for the first so many rows; None: in all of them.
 
         Returns:
             [n, k] int64 rows and [n, k] float32 cosines, of equals the first row first; fewer than
-            k where fewer are allowed.
+            k where fewer are allowed. With `lists` a row may be -1: none.
         """
         k = min(k, int(allowed.sum()))
         rows, scores = (
@@ -58,28 +66,36 @@ class Scanner:
         )
         for first in range(0, len(queries) if k else 0, QUERIES):
             some = slice(first, first + QUERIES)
-            candidates = self._candidates(queries[some], k, allowed)
+            candidates = self._candidates(queries[some], k, allowed, lists[1] if lists else 0)
+            if lists:
+                of_lists = lists[0].candidates(queries[some], _TIMES * k + _MORE, allowed)
+                candidates = np.concatenate([of_lists, candidates], axis=1)
             rows[some], scores[some] = best_of(self.vectors, queries[some], candidates, k)
         return rows, scores
 
-    def _candidates(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:
+    def _candidates(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray, first: int
+    ) -> np.ndarray:
+        """The likely best among the rows from `first` on: [n, m] int64."""
+        allowed = allowed[first:]
         count = min(_TIMES * k + _MORE if self._rounded else k, int(allowed.sum()))
-        scores = self.products(queries)[:, : len(allowed)]
+        if not count:
+            return np.zeros([len(queries), 0], np.int64)
+        scores = self._products(queries, first)[:, : len(allowed)]
         if not allowed.all():
             scores[:, ~allowed] = -np.inf
-        if count < scores.shape[1]:
-            return np.argpartition(scores, -count, axis=1)[:, -count:]
-        return np.broadcast_to(np.arange(count), [len(queries), count])
+        return first + np.argpartition(scores, -count, axis=1)[:, -count:]
 
-    def products(self, queries: np.ndarray, first: int = 0) -> np.ndarray:
-        """[n, dim] float32 -> [n, rows of all tiles], n at most `QUERIES`; of codes about."""
+    def _products(self, queries: np.ndarray, first: int) -> np.ndarray:
+        """[n, dim] -> [n, rows from `first` on], n at most `QUERIES`; of codes about."""
         count = 1 if len(queries) == 1 else QUERIES
         with tf.device("CPU"):
             filled = tf.constant(np.pad(queries, [(0, count - len(queries)), (0, 0)]))
-        parts = [*_pool().map(lambda tile: _products(tile, filled).numpy(), self._tiles)]
-        scores = np.concatenate(parts, axis=1)[: len(queries)]
+        tiles = [(i, tile) for i, tile in self._tiles if i + len(tile) > first]
+        parts = [*_pool().map(lambda tile: _products(tile, filled).numpy(), [x for _, x in tiles])]
+        scores = np.concatenate(parts, axis=1)[: len(queries), first - tiles[0][0] :]
         if self._scales is not None:
-            scores *= self._scales[:, 0]
+            scores *= self._scales[first:, 0]
         return scores
 
 

@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-# Files are longer than their rows, by a multiple of so many: few shapes for the compiler.
+from keras_lit.search import approximate
+
+# Files hold a multiple of so many rows: few shapes for the compiler. Part of the format.
 STEP = 1024
 FORMAT = 1
 _SCHEMA = """
@@ -51,6 +53,7 @@ class Snapshot:
     generation: int
     alive: np.ndarray
     arrays: dict[str, np.ndarray]
+    lists: tuple[pathlib.Path, int] | None  # for an approximate search, of so many rows
 
 
 class Store:
@@ -79,7 +82,14 @@ class Store:
             if not _has_tables(database):
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     database.execute(statement)
-                first = {"format": FORMAT, "generation": 0, "rows": 0, "revision": 0, **settings}
+                first = {
+                    "format": FORMAT,
+                    "generation": 0,
+                    "rows": 0,
+                    "revision": 0,
+                    **settings,
+                    "lists": 0,
+                }
                 _set(database, first)
         return cls(directory)
 
@@ -140,7 +150,9 @@ class Store:
             alive = np.zeros(rows, bool)
             found = database.execute("SELECT row FROM pictures")
             alive[np.fromiter((row for (row,) in found), np.int64)] = True
-            self._snapshot = Snapshot(settings["revision"], generation, alive, arrays)
+            of_lists = settings["lists"]
+            lists = of_lists and (self.path(f"lists-{of_lists}", generation), of_lists)
+            self._snapshot = Snapshot(settings["revision"], generation, alive, arrays, lists)
             return self._snapshot
 
     def _mapped(self, generation: int, steps: int) -> dict[str, np.ndarray]:
@@ -196,10 +208,7 @@ class Writer:
     def __init__(self, store: Store):
         self.store, self.database = store, store.database
         self.settings = _get(self.database)
-        current = {store.path(kind, self.settings["generation"]) for kind in store.kinds}
-        for kind in store.kinds:  # Of compactions that were killed, or that others have done.
-            for path in set(store.directory.glob(f"{kind}-[0-9]*")) - current:
-                path.unlink()
+        self._remove_old()
 
     def append(self, pictures: Sequence[Picture], vectors: np.ndarray) -> None:
         """Adds pictures and their [n, dim] float32 vectors; one with a known name replaces it."""
@@ -234,19 +243,35 @@ class Writer:
 
     def compact(self) -> None:
         """Writes the files anew without the rows that no picture has."""
-        old, new = self.settings["generation"], self.settings["generation"] + 1
+        new = self.settings["generation"] + 1
         with self.store.reading() as (_, snapshot):
             rows = np.flatnonzero(snapshot.alive)
             for first in range(0, len(rows), STEP):
                 vectors = snapshot.arrays["vectors"][rows[first : first + STEP]]
                 self._write(new, first, vectors)
-        with self._transaction({"generation": new, "rows": len(rows)}):
+        with self._transaction({"generation": new, "rows": len(rows), "lists": 0}):
             # In ascending order no new place is taken yet.
             self.database.executemany(
                 "UPDATE pictures SET row = ? WHERE row = ?", enumerate(rows.tolist())
             )
-        for kind in self.store.kinds:
-            self.store.path(kind, old).unlink(missing_ok=True)
+        self._remove_old()
+
+    def make_lists(self, verbose: bool) -> None:
+        """For an approximate search of the rows that there are now."""
+        rows = self.settings["rows"]
+        with self.store.reading() as (_, snapshot):
+            path = self.store.path(f"lists-{rows}", snapshot.generation)
+            approximate.build(path, snapshot.arrays["vectors"], snapshot.alive, verbose)
+        self.set(lists=rows)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Files of other generations, of lists before, and what killed processes left."""
+        kinds = (*self.store.kinds, f"lists-{self.settings['lists']}")
+        kept = {self.store.path(kind, self.settings["generation"]) for kind in kinds}
+        for kind in (*self.store.kinds, "lists"):
+            for path in set(self.store.directory.glob(f"{kind}-[0-9]*")) - kept:
+                path.unlink()
 
     def set(self, **settings: Any) -> None:
         """Changes settings."""

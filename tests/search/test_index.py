@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit.search import Changes, Index, Query, updating
+from keras_lit.search import Changes, Index, Query, approximate, updating
 from tests import small
 
 
@@ -282,3 +282,28 @@ def test_damage_is_named(model, vectors, folder):
     (directory / "index.sqlite").write_bytes(b"something else" * 1000)
     with pytest.raises(ValueError, match="damaged or no index"):
         Index(directory, model)
+
+
+def test_approximate(model, vectors, folder, monkeypatch):
+    monkeypatch.setattr(approximate, "_POINTS", 1)
+    index = build(model, folder, approximate=True, dtype="int8")
+    directory = folder.parent / "index"
+    assert [x.name for x in directory.glob("lists*")] == ["lists-12-0"]
+    expected = cosines(vectors, folder, vectors["a dog"])
+    assert_found(index.search("a dog", k=3, exact=True), expected)
+    assert_found(index.search("a dog", k=3, where={"name": "*"}), expected)
+    # One list of twelve is looked at.
+    assert 1 <= len(index.search("a dog", k=12)) < 12
+    assert 0 < index.recall(["a dog", "a cat"], k=12) < 1
+    monkeypatch.setattr(approximate, "_PART", 1.0)
+    assert index.recall(["a dog", "a cat"]) == 1
+    assert_found(index.search("a dog", k=3), expected)
+    for i, pair in enumerate(small.encoded_pairs(16).skip(12).as_numpy_iterator()):
+        (folder / f"new{i}.png").write_bytes(pair["image"])
+    index.update(verbose=0)
+    assert_found(index.search("a dog", k=16), cosines(vectors, folder, vectors["a dog"]))
+    assert [x.name for x in directory.glob("lists*")] == ["lists-16-0"]
+    monkeypatch.setattr(approximate, "available", lambda: False)
+    assert len(Index(directory, model).search("a dog", k=16)) == 16
+    with pytest.raises(ImportError, match=r"needs faiss: `pip install keras_lit\[data\]`"):
+        build(model, folder, approximate=True, dtype="int8")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_lit.search import scanning, store
+from keras_lit.search import approximate, scanning, store
 from keras_lit.search.store import Picture, Store
 
 DIM = 24
@@ -80,7 +80,31 @@ def test_nothing_is_copied(tmp_path):
     """The tensors that are scanned are the memory of the file's mapping."""
     vectors = unit(np.random.default_rng(3).normal(size=[10, DIM]))
     with made(tmp_path, vectors, "float32").reading() as (_, snapshot):
-        tile = scanning.Scanner(snapshot)._tiles[0]
+        tile = scanning.Scanner(snapshot)._tiles[0][1]
     snapshot.arrays["vectors"][0] = 7  # Copy on write: the file stays as it is.
     assert tile[0, 0].numpy() == 7
     np.testing.assert_array_equal(np.fromfile(tmp_path / "vectors-0", "float32", DIM), vectors[0])
+
+
+def test_lists_and_what_came_since(tmp_path, monkeypatch):
+    """With all lists looked at, an approximate search finds the best, of those that are alive."""
+    monkeypatch.setattr(approximate, "_PART", 1.0)
+    rng = np.random.default_rng(4)
+    vectors, queries = unit(rng.normal(size=[700, DIM])), unit(rng.normal(size=[3, DIM]))
+    found = made(tmp_path, vectors[:500], "int8")
+    with found.writing() as writer:
+        writer.make_lists(verbose=False)
+        writer.append([Picture("new", b"", None, "{}")] * 1, vectors[500:501])
+        writer.append([Picture(f"n{i}", b"", None, "{}") for i in range(199)], vectors[501:])
+        writer.change(("DELETE FROM pictures WHERE row = ?", [(i,) for i in range(0, 700, 3)]))
+    with found.reading() as (_, snapshot):
+        path, rows = snapshot.lists
+        assert rows == 500
+        lists = approximate.Lists(path)
+        scanner = scanning.Scanner(snapshot)
+        best, scores = scanner.search(queries, 9, snapshot.alive, (lists, rows))
+    allowed = np.arange(700) % 3 > 0
+    truth, cosines = expected(vectors, queries, 9, allowed)
+    np.testing.assert_array_equal(best, truth)
+    np.testing.assert_allclose(scores, cosines, atol=1e-6)
+    assert (truth < 500).any() and (truth >= 500).any()
