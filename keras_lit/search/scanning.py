@@ -19,7 +19,7 @@ TILE = 16 * STEP
 # As many queries as are scanned at a time; a single one is a shape of its own.
 QUERIES = 32
 # Of codes so many times k are scored once more with the vectors themselves, and some.
-_TIMES, _MORE = 4, 64
+_TIMES, _MORE = 4, 16
 
 Found = tuple[np.ndarray, np.ndarray]
 
@@ -92,8 +92,11 @@ class Scanner:
         with tf.device("CPU"):
             filled = tf.constant(np.pad(queries, [(0, count - len(queries)), (0, 0)]))
         tiles = [(i, tile) for i, tile in self._tiles if i + len(tile) > first]
-        parts = [*_pool().map(lambda tile: _products(tile, filled).numpy(), [x for _, x in tiles])]
-        scores = np.concatenate(parts, axis=1)[: len(queries), first - tiles[0][0] :]
+        each = max(-(-len(tiles) // _threads()), 2)
+        shares = [tiles[i : i + each] for i in range(0, len(tiles), each)]
+        others = [_pool().submit(_multiplied, share, filled) for share in shares[1:]]
+        parts = [_multiplied(shares[0], filled), *(other.result() for other in others)]
+        scores = np.concatenate(sum(parts, []), axis=1)[: len(queries), first - tiles[0][0] :]
         if self._scales is not None:
             scores *= self._scales[first:, 0]
         return scores
@@ -117,11 +120,19 @@ def _products(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matmul(queries, tf.cast(tile, tf.float32), transpose_b=True)
 
 
+def _multiplied(tiles: list[tuple[int, tf.Tensor]], queries: tf.Tensor) -> list[np.ndarray]:
+    return [_products(tile, queries).numpy() for _, tile in tiles]
+
+
 def _tensor(array: np.ndarray) -> tf.Tensor:
     """The same memory as a tensor."""
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 @functools.cache
 def _pool() -> Any:
-    return concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    return concurrent.futures.ThreadPoolExecutor(_threads())

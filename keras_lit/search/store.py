@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import mmap
 import os
 import pathlib
 import sqlite3
@@ -159,16 +160,21 @@ class Store:
         found = {}
         for kind, (dtype, width) in self.kinds.items():
             path, shape = self.path(kind, generation), (steps * STEP, width)
-            if steps and path.stat().st_size < np.dtype(dtype).itemsize * shape[0] * width:
-                raise ValueError(
-                    f"{str(path)!r} is damaged: it should hold {shape[0]} rows of {width} {dtype} "
-                    f"numbers. Received {path.stat().st_size} bytes. Build the index anew in "
-                    "another directory."
-                )
-            # Copy on write: nothing is written, but TensorFlow takes no read-only memory.
-            found[kind] = (
-                np.memmap(path, dtype, "c", shape=shape) if steps else np.zeros(shape, dtype)
-            )
+            if not steps:
+                found[kind] = np.zeros(shape, dtype)
+                continue
+            size = np.dtype(dtype).itemsize * shape[0] * width
+            with open(path, "rb") as file:
+                if (received := os.fstat(file.fileno()).st_size) < size:
+                    raise ValueError(
+                        f"{str(path)!r} is damaged: it should hold {size} bytes. Received: "
+                        f"{received}. Build the index anew in another directory."
+                    )
+                # Copy on write: nothing is written, but TensorFlow takes no read-only memory.
+                memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+            if kind == "vectors" and "codes" in self.kinds:  # Of which few are read.
+                memory.madvise(mmap.MADV_RANDOM)
+            found[kind] = np.frombuffer(memory, dtype).reshape(shape)
         return found
 
     @property
