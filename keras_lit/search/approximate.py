@@ -36,7 +36,7 @@ def check_available() -> None:
         )
 
 
-def build(path: pathlib.Path, vectors: np.ndarray, alive: np.ndarray, verbose: bool) -> None:
+def build(path: pathlib.Path, vectors: Any, alive: np.ndarray, verbose: bool) -> None:
     """Writes lists of the rows of `vectors` [rows, dim] that are alive."""
     import faiss
 
@@ -68,14 +68,15 @@ class Lists:
     def __init__(self, path: pathlib.Path):
         import faiss
 
-        self._index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        read: Any = faiss.read_index  # Its types are those of C++.
+        self._index = read(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         self._index.parallel_mode = 1  # Over the lists of a query.
 
     def candidates(self, queries: np.ndarray, count: int, alive: np.ndarray) -> np.ndarray:
         """[n, dim] -> [n, count] int64 rows of those alive; -1 where fewer are found."""
         import faiss
 
-        selector: Any = faiss.IDSelectorBitmap  # Its types are those of C++.
+        selector: Any = faiss.IDSelectorBitmap
         options: dict[str, Any] = {"nprobe": math.ceil(self._index.nlist * _PART)}
         if not np.all(alive):
             options["sel"] = selector(np.packbits(alive, bitorder="little"))

@@ -93,7 +93,7 @@ class Index:
         self._model = model
         self._searches: tuple[Snapshot, Scanner, tuple[Lists, int] | None] | None = None
         if model is not None:
-            _check_same(self._store, _identity(model))
+            self.check_model(model)
 
     @classmethod
     def build(
@@ -344,6 +344,26 @@ class Index:
         """How many pictures are in the index."""
         with self._store.reading() as (_, snapshot):
             return int(snapshot.alive.sum())
+
+    def contents(self) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """All pictures, in the order in which equals are found.
+
+        Returns:
+            [n] int64 ids, n names, and [n, dim] float32 vectors of unit length.
+        """
+        with self._store.reading() as (database, snapshot):
+            found = database.execute("SELECT id, name, row FROM pictures ORDER BY row").fetchall()
+            vectors = snapshot.arrays["vectors"][[row for _, _, row in found]]
+        ids = np.array([number for number, _, _ in found], np.int64)
+        return ids, [named(name) for _, name, _ in found], vectors
+
+    def check_model(self, model: LiT) -> None:
+        """Raises ValueError unless the pictures were encoded with a model's image tower.
+
+        Args:
+            model: a `LiT`.
+        """
+        _check_same(self._store, _identity(model))
 
     @property
     def refused(self) -> dict[str, str]:

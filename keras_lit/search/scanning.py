@@ -96,17 +96,17 @@ class Scanner:
         shares = [tiles[i : i + each] for i in range(0, len(tiles), each)]
         others = [_pool().submit(_multiplied, share, filled) for share in shares[1:]]
         parts = [_multiplied(shares[0], filled), *(other.result() for other in others)]
-        scores = np.concatenate(sum(parts, []), axis=1)[: len(queries), first - tiles[0][0] :]
+        scores = np.concatenate(parts, axis=1)[: len(queries), first - tiles[0][0] :]
         if self._scales is not None:
             scores *= self._scales[first:, 0]
         return scores
 
 
-def best_of(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
+def best_of(vectors: Any, queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
     """The best k of each query's candidates [n, m] (-1: none) by the vectors themselves."""
     scores = np.empty(rows.shape, np.float32)
     for query, candidates, of_query in zip(queries, rows, scores, strict=True):
-        np.matmul(vectors[candidates], query, out=of_query)
+        np.matmul(vectors[np.maximum(candidates, 0)], query, out=of_query)
     scores[rows < 0] = -np.inf
     order = np.lexsort([rows, -scores])[:, :k]
     return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
@@ -120,8 +120,8 @@ def _products(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matmul(queries, tf.cast(tile, tf.float32), transpose_b=True)
 
 
-def _multiplied(tiles: list[tuple[int, tf.Tensor]], queries: tf.Tensor) -> list[np.ndarray]:
-    return [_products(tile, queries).numpy() for _, tile in tiles]
+def _multiplied(tiles: list[tuple[int, tf.Tensor]], queries: tf.Tensor) -> np.ndarray:
+    return np.concatenate([_products(tile, queries).numpy() for _, tile in tiles], axis=1)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

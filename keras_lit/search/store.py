@@ -48,12 +48,12 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """What a reader sees of the files: `alive` [rows] bool, and mapped arrays by kind."""
+    """What a reader sees of the files: `alive` [rows] bool, and arrays by kind."""
 
     revision: int
     generation: int
     alive: np.ndarray
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Any]
     lists: tuple[pathlib.Path, int] | None  # for an approximate search, of so many rows
 
 
@@ -156,8 +156,8 @@ class Store:
             self._snapshot = Snapshot(settings["revision"], generation, alive, arrays, lists)
             return self._snapshot
 
-    def _mapped(self, generation: int, steps: int) -> dict[str, np.ndarray]:
-        found = {}
+    def _mapped(self, generation: int, steps: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for kind, (dtype, width) in self.kinds.items():
             path, shape = self.path(kind, generation), (steps * STEP, width)
             if not steps:
@@ -172,9 +172,10 @@ class Store:
                     )
                 # Copy on write: nothing is written, but TensorFlow takes no read-only memory.
                 memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-            if kind == "vectors" and "codes" in self.kinds:  # Of which few are read.
-                memory.madvise(mmap.MADV_RANDOM)
-            found[kind] = np.frombuffer(memory, dtype).reshape(shape)
+            if kind == "vectors" and "codes" in self.kinds:
+                found[kind] = FewRows(path, shape)
+            else:
+                found[kind] = np.frombuffer(memory, dtype).reshape(shape)
         return found
 
     @property
@@ -206,6 +207,27 @@ class Store:
                     "finished: one can write at a time, any number can search."
                 ) from error
             yield Writer(self)
+
+
+class FewRows:
+    """[rows, dim] float32 in a file, read where they are asked for: mapped, all would be in memory.
+
+    Args:
+        path: the file.
+        shape: of it.
+    """
+
+    def __init__(self, path: pathlib.Path, shape: tuple[int, int]):
+        self._file, self.shape = open(path, "rb"), shape  # noqa: SIM115 (open as long as this)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        found = np.empty([len(rows), self.shape[1]], np.float32)
+        for row, out in zip(np.asarray(rows).tolist(), found, strict=True):
+            os.preadv(self._file.fileno(), [out], row * out.nbytes)
+        return found
 
 
 class Writer:
