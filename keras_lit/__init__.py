@@ -78,6 +78,7 @@ __all__ = [
     "optimizers",
     "preprocessing",
     "recipes",
+    "search",
     "tokenizers",
 ]
 __dir__ = __all__.copy

@@ -157,6 +157,7 @@ def test_prepare_data(photos, run, form, tmp_path):
     ("script", "arguments", "cases"),
     [
         ("duplicates", "--images 6000", 4),
+        ("search", "--count 1500 --dim 8 --queries 5 --dtypes float32 int8 --approximate", 2),
         ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1 --rate-size 256", 1),
         ("loss", "--batches 16 --dims 8 --dtypes bfloat16", 3),
         ("train_step", "--batch 4 --rounds 1 --layers 1 --width 64", 3),
@@ -315,3 +316,20 @@ def test_benchmark_of_heads(benchmark, tmp_path):
     results = json.loads((tmp_path / "out.json").read_text())
     assert [result["tuning"] for result in results] == ["LL", "LL", "LU"]
     assert all(result["ratio_per_second"] > 0 for result in results)
+
+
+def test_search(photos, run, tmp_path):
+    """The first time it encodes all pictures, then only what is new."""
+    make_model().save(tmp_path / "model.keras")
+    command = f"{photos} 'a red dog' --model model.keras --count 3 --index index"
+    found = run("search.py", command).splitlines()
+    assert len(found) == 3
+    assert [float(line.split()[0]) for line in found] == sorted(
+        (float(line.split()[0]) for line in found), reverse=True
+    )
+    liked = photos / "odd" / "7.png"
+    found = run(
+        "search.py", f"{command} --like {liked} {liked} {liked} --minus dog --where 'odd/*'"
+    )
+    assert len(found.splitlines()) == 3 and "/even/" not in found
+    run("search.py", f"{command} --dtype float32")

@@ -277,6 +277,11 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
+def pictures_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures of a folder at any depth, by path; hidden ones left out, links followed once."""
+    return [file for file in _files(folder) if _is_picture(file)]
+
+
 def _is_picture(file: pathlib.Path) -> bool:
     return file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
 

@@ -15,6 +15,7 @@ from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
 from keras_lit.export.signatures import FILLS, Signature, make_signatures
 from keras_lit.model import LiT
+from keras_lit.search import Index
 from keras_lit.training import pairs
 
 # Rows of the warm-up requests of each signature.
@@ -36,6 +37,7 @@ def save(
     weights: Literal["float32", "float16", "bfloat16"] = "float32",
     on_corrupt: Literal["fail", "nan", "zero"] = "fail",
     top_k: int = 5,
+    index: Index | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes `directory/<version>/`, a SavedModel that takes raw strings and image bytes.
@@ -51,6 +53,9 @@ cosines |
 [n, m] |
     | `classify` | `image_bytes` [n] | `scores` [n, classes], `classes` (their names, for each \
 row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
+    | `search` | `text` string [n] | `ids` int64, `names` string and `scores` float32 [n, top_k]: \
+the pictures of an index, best first |
+    | `search_image` | `image_bytes` [n] | the same |
 
     `serving_default` is `encode_text`, or `encode_image` where there is no text tower. `classify`
     needs `class_names`, whose prompts are encoded once, now. Scores are probabilities: a softmax
@@ -77,7 +82,9 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
             the row; "nan", NaN in that row (no class: index -1, name ""), and an output `valid`
             (bool [n]) wherever `image_bytes` are taken; "zero", the same with 0 in place of NaN,
             which JSON does not have (a client over REST reads it with a strict parser).
-        top_k: int, how many classes `classify` lists.
+        top_k: int, how many classes `classify` lists, and pictures `search`.
+        index: a `keras_lit.search.Index` of this model's, of at most 1 GB of vectors, for `search`
+            and `search_image`: its pictures as they now are.
         card: what the model card (`README.md`) says beside what the model knows of itself:
             section -> text or mapping, above all "data", "metrics" and "limits".
 
@@ -85,8 +92,8 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
         The path of the version.
 
     Raises:
-        ValueError: the text tower has no tokenizer; the version exists or is not positive; a
-            template without a slot; an unknown option.
+        ValueError: the text tower has no tokenizer; the index is another model's; the version
+            exists or is not positive; a template without a slot; an unknown option.
 
     Example:
 
@@ -106,7 +113,11 @@ row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
     templates = ("{}",) if templates is None else tuple(templates)
     check_prompts(["a label"] if class_names is None else class_names, templates)
     _check_can_encode(model, towers, class_names)
-    signatures = make_signatures(model, towers, weights, on_corrupt, class_names, templates, top_k)
+    if index is not None:
+        index.check_model(model)
+    signatures = make_signatures(
+        model, towers, weights, on_corrupt, class_names, templates, top_k, index
+    )
 
     def write(path: pathlib.Path) -> None:
         # Variables that the signatures use are written anyway; tracked ones a second time.

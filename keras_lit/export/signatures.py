@@ -11,9 +11,11 @@ import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.evaluation.zero_shot import zero_shot_weights
+from keras_lit.export.searching import searchers
 from keras_lit.model import LiT
 from keras_lit.preprocessing.decoding import MAX_PIXELS
 from keras_lit.preprocessing.image import first_bytes
+from keras_lit.search import Index
 from keras_lit.towers import Tower
 from keras_lit.towers.encoding import unit_length
 
@@ -81,6 +83,7 @@ def make_signatures(
     class_names: Sequence[str] | None,
     templates: Sequence[str],
     top_k: int,
+    index: Index | None,
 ) -> dict[str, Signature]:
     """The signatures of an artifact by name, for the arguments of `keras_lit.export.save`."""
     both = {"image": model.image_tower, "text": model.text_tower}
@@ -111,6 +114,16 @@ def make_signatures(
         kernel = kept.keep("class_weights", embeddings)
         classify = _classifier(scores_of, encode_image, class_names, kernel, top_k)
         signatures["classify"] = Signature(classify, (IMAGE_BYTES,))
+    if index is not None:
+        encoders: dict[str, Encoder] = {}
+        if towers != "image":
+            encoders["text"] = encode_text
+        if towers != "text":
+            encoders["image"] = encode_image
+        fill = FILLS.get(on_corrupt)
+        inputs = {"search": (TEXT,), "search_image": (IMAGE_BYTES,)}
+        for name, function in searchers(encoders, index, kept.keep, top_k, fill).items():
+            signatures[name] = Signature(function, inputs[name])
     default = "encode_image" if towers == "image" else "encode_text"
     return {**signatures, "serving_default": signatures[default]}
 

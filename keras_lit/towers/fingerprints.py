@@ -61,6 +61,14 @@ def fingerprint(tower: Tower) -> Fingerprint | None:
     }
 
 
+def of_embeddings(tower: Tower) -> Fingerprint | None:
+    """Tells apart the embeddings of different towers: `fingerprint`, and the "head"."""
+    found, head = fingerprint(tower), tower.head
+    if found is None or head is None:
+        return found
+    return {**found, "head": _hash([_canonical(head), _weights([head])])}
+
+
 def of_preprocessor(preprocessor: keras.layers.Layer) -> str:
     """The hash of a preprocessor's configuration, a tokenizer's vocabulary included."""
     parts = [_canonical(preprocessor)]

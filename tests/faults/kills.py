@@ -1,7 +1,7 @@
 """Kills a job again and again: python -m tests.faults.kills JOB DIRECTORY KILLS SEED.
 
-The job ("precompute", "train" or "prepare") runs in a forked process, which is killed (-9) after a random time,
-KILLS times, and then runs to its end (DIRECTORY-0, and so on, when it came there before). Once before that it
+The job ("precompute", "train", "prepare" or "index") runs in a forked process, which is killed (-9) after a random
+time, KILLS times, and then runs to its end (DIRECTORY-0, and so on, when it came there before). Once before that it
 runs undisturbed (DIRECTORY-whole).
 """
 
@@ -19,8 +19,10 @@ import keras
 import numpy as np
 
 import keras_lit
+from keras_lit.search import store, updating
 from tests import small
 
+store.STEP = updating.STEP = 8  # So that a few pictures leave holes to be closed.
 EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 
 
@@ -53,10 +55,34 @@ def prepare(directory):
     runpy.run_path(str(EXAMPLES / "prepare_data.py"), run_name="__main__")
 
 
+def index(directory):
+    """Pictures that are indexed, then others: most are removed, so that the files are written anew."""
+    built = directory / "built"
+    before, after = (directory.parent / name for name in ("before", "after"))
+    options = {"batch_size": 4, "verbose": 0}
+    if not built.exists():
+        keras_lit.search.Index.build(small.make_model(), before, directory / "index", **options)
+        built.touch()
+    keras_lit.search.Index(directory / "index", small.make_model()).update(after, **options)
+
+
+def check_index(directory):
+    """It can be read at once, and holds what is whole."""
+    if not (directory / "index" / "index.sqlite").exists():
+        return
+    try:
+        found = store.Store(directory / "index")
+    except FileNotFoundError:  # Killed before the first picture.
+        return
+    with found.reading() as (_, snapshot):
+        rows = snapshot.arrays["vectors"][: len(snapshot.alive)][snapshot.alive]
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+
+
 def progress(directory):
-    return len(list(directory.rglob("*"))), sum(
-        p.stat().st_mtime_ns for p in directory.rglob("*.npz")
-    )
+    """Changes with each file, and each transaction of an index."""
+    changed = (*directory.rglob("*.npz"), *directory.rglob("vectors-*"), *directory.rglob("*-wal"))
+    return len(list(directory.rglob("*"))), sum(p.stat().st_mtime_ns for p in changed)
 
 
 def run_child(job, directory):
@@ -67,7 +93,7 @@ def run_child(job, directory):
     return pid
 
 
-JOBS = {"precompute": precompute, "train": train, "prepare": prepare}
+JOBS = {"precompute": precompute, "train": train, "prepare": prepare, "index": index}
 
 
 def kill_once(job, directory):
@@ -106,6 +132,8 @@ if __name__ == "__main__":
         directory.mkdir(parents=True, exist_ok=True)
         if kill_once(job, directory):
             killed += 1
+            if job == "index":
+                check_index(directory)
             print(f"kill {killed}: {len(list(directory.rglob('*')))} files", flush=True)
         else:
             put_away(directory, finished)

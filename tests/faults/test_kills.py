@@ -1,10 +1,13 @@
 """Killed (-9) at random moments, again and again: nothing is lost and nothing is done twice.
 
-KERAS_LIT_KILLS=50 python -m pytest -m slow tests/faults/test_kills.py    # 28 in all by default
+KERAS_LIT_KILLS=50 python -m pytest -m slow tests/faults/test_kills.py    # 33 in all by default
 """
 
+import contextlib
 import os
 import pathlib
+import shutil
+import sqlite3
 import subprocess
 import sys
 
@@ -16,7 +19,7 @@ from tests.small import files, precompute
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # A start of the cheapest takes seconds. Two more kills are in tests/export/test_publishing.py.
-KILLS = {"precompute": 9, "train": 5, "prepare": 14}
+KILLS = {"precompute": 9, "train": 5, "prepare": 14, "index": 5}
 if "KERAS_LIT_KILLS" in os.environ:
     KILLS = dict.fromkeys(KILLS, int(os.environ["KERAS_LIT_KILLS"]))
 
@@ -57,3 +60,31 @@ def test_train(tmp_path):
         found = np.load(directory / "weights.npz")
         for name in expected.files:
             np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_index(tmp_path):
+    """What is in the database, and its vectors, are those of an undisturbed run."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    contents = [x["image"] for x in small.encoded_pairs(48).as_numpy_iterator()]
+    for i, content in enumerate(contents[:40]):
+        (before / f"{i:02}.png").write_bytes(content)
+    after.mkdir()
+    for i in range(32, 40):
+        shutil.copy(before / f"{i}.png", after / f"{i + i % 2}{'n' * (i % 2)}.png")
+    for i, content in enumerate([*contents[40:], contents[39]]):
+        (after / f"new{i}.png").write_bytes(content)
+    whole, killed = run("index", tmp_path / "killed", KILLS["index"])
+
+    def rows(directory):
+        with contextlib.closing(sqlite3.connect(directory / "index" / "index.sqlite")) as database:
+            query = "SELECT name, hash, row FROM pictures ORDER BY name"
+            names, hashes, numbers = zip(*database.execute(query).fetchall(), strict=True)
+        (file,) = (directory / "index").glob("vectors-*")
+        return names, hashes, np.fromfile(file, "float32").reshape(-1, 16)[list(numbers)]
+
+    names, hashes, vectors = rows(whole)
+    assert names == tuple(sorted(path.name for path in after.iterdir()))
+    for directory in killed:
+        assert rows(directory)[:2] == (names, hashes)
+        np.testing.assert_array_equal(rows(directory)[2], vectors)

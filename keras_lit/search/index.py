@@ -1,0 +1,426 @@
+"""`Index`: the pictures of a folder or a dataset, found by sentences, pictures and sums of both."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import sqlite3
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from keras_lit import checks
+from keras_lit.model import LiT
+from keras_lit.search import approximate as approximate_lib
+from keras_lit.search import queries as queries_lib
+from keras_lit.search import sources
+from keras_lit.search.approximate import Lists
+from keras_lit.search.scanning import Scanner
+from keras_lit.search.store import Snapshot, Store, named
+from keras_lit.search.updating import Changes, update
+from keras_lit.towers import fingerprints
+from keras_lit.training import pairs
+
+DTYPES = ("float32", "float16", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A picture that was found.
+
+    Args:
+        name: str; of a folder the path below it, with slashes.
+        score: float, the cosine of the query and the picture.
+        id: int, which the picture keeps while it is in the index, renamed or changed.
+        path: `pathlib.Path` of the file where the index is of a folder, else None.
+        metadata: dict, the other fields of a dataset.
+
+    Example: see `Index`.
+    """
+
+    name: str
+    score: float
+    id: int
+    path: pathlib.Path | None = None
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Index:
+    """An index of pictures on disk, opened to search in it.
+
+    Vectors are memory-mapped; all of them are compared with the query, so that the best k are
+    found and no others. One process at a time can write (`build`, `update`) while any number
+    search; they see each batch when it is whole. A process that is killed loses nothing that was
+    whole.
+
+    Args:
+        directory: where `build` wrote.
+        model: the `LiT` that encodes queries. Its image tower and head should be those that the
+            pictures were encoded with; its text tower may have been trained further. None: queries
+            are embeddings.
+
+    Raises:
+        FileNotFoundError: there is no index.
+        ValueError: the pictures were encoded with another image tower; the index is damaged.
+
+    Example:
+
+    >>> folder, directory = tempfile.mkdtemp(), tempfile.mkdtemp()
+    >>> for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, [3, 8, 8, 3])):
+    ...     keras.utils.save_img(f"{folder}/{i}.png", pixels, scale=False)
+    >>> backbone = keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)])
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a red balloon", "the sea"], 27)
+    >>> text_tower = keras_lit.TextTower.from_size("Ti", tokenizer)
+    >>> model = keras_lit.LiT(keras_lit.ImageTower(backbone), text_tower)
+    >>> index = keras_lit.search.Index.build(model, folder, directory, verbose=0)
+    >>> len(index), len(index.search("a red balloon", k=2))
+    (3, 2)
+    >>> hit = index.search(pathlib.Path(folder, "1.png"), k=1)[0]
+    >>> hit.name, round(hit.score, 4)
+    ('1.png', 1.0)
+    >>> os.rename(f"{folder}/0.png", f"{folder}/zero.png")
+    >>> index.update(verbose=0)
+    Changes(added=0, changed=0, renamed=1, removed=0, encoded=0, refused=0)
+    """
+
+    def __init__(self, directory: str | os.PathLike, model: LiT | None = None):
+        self._store = Store(pathlib.Path(directory))
+        self._model = model
+        self._searches: tuple[Snapshot, Scanner, tuple[Lists, int] | None] | None = None
+        if model is not None:
+            self.check_model(model)
+
+    @classmethod
+    def build(
+        cls,
+        model: LiT,
+        source: Any,
+        directory: str | os.PathLike,
+        *,
+        dtype: Literal["float32", "float16", "int8"] = "float32",
+        approximate: bool | None = None,
+        batch_size: int = 64,
+        verbose: Any = "auto",
+    ) -> "Index":
+        """Encodes pictures, and writes an index of them; begun before, it goes on.
+
+        Pictures that do not decode are left out, warned of, and listed in `refused`.
+
+        Args:
+            model: a `LiT`.
+            source: a folder, whose pictures are taken at any depth; or an unbatched
+                tf.data.Dataset, or any iterable, of {"image": bytes of a file or uint8 pixels,
+                "name": string}, whose other fields are kept as metadata.
+            directory: where to write.
+            dtype: what is compared with the query. "float16" and "int8" are kept beside the
+                vectors and read in their place, a half and a quarter of the memory; the best are
+                then compared once more, by the vectors themselves.
+            approximate: bool, whether a query looks at the likely vectors only, by faiss (extra
+                `[data]`): what `update` has added since it made lists of them is searched exactly,
+                and so is a search with `where`. None: from 500,000 pictures on, if faiss is there.
+            batch_size: int, how many pictures to encode at a time; each batch is on the disk before
+                the next.
+            verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
+
+        Returns:
+            An `Index`.
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: no pictures, or `directory` holds an index of another model or dtype.
+            RuntimeError: another process is writing to it.
+        """
+        checks.check_one_of(dtype, DTYPES, "dtype")
+        if approximate:
+            approximate_lib.check_available()
+        identity = _identity(model)
+        folder = _folder(source)
+        store = Store.create(
+            pathlib.Path(directory),
+            {
+                "dim": model.image_tower.embedding_dim,
+                "dtype": dtype,
+                "tower": identity,
+                "folder": folder and str(folder.resolve()),
+                "approximate": approximate,
+            },
+        )
+        _check_same(store, identity)
+        if store.settings["dtype"] != dtype:
+            raise ValueError(
+                f"{str(directory)!r} holds an index of {store.settings['dtype']}. Received "
+                f"`dtype`: {dtype!r}. Build that in another directory."
+            )
+        index = cls(directory)
+        index._model = model
+        if approximate != store.settings["approximate"]:
+            with store.writing() as writer:
+                writer.set(approximate=approximate)
+        index.update(source, batch_size=batch_size, verbose=verbose)
+        return index
+
+    def update(
+        self,
+        source: Any = None,
+        *,
+        remove_missing: bool = True,
+        batch_size: int = 64,
+        verbose: Any = "auto",
+    ) -> Changes:
+        """Brings the index up to date; only a content that it does not have is encoded.
+
+        A file is read when its size or a time of it has changed, and encoded when its content has.
+        A renamed one keeps its id.
+
+        Args:
+            source: as for `build`. None: the folder that the index was built from.
+            remove_missing: bool, whether pictures that are not in `source` go.
+            batch_size: int, how many pictures to encode at a time.
+            verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
+
+        Returns:
+            `Changes`, the numbers of pictures that came, changed and went.
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: no pictures; no `source` for an index that is not of a folder; no model.
+            RuntimeError: another process is writing.
+        """
+        checks.check_count(batch_size, "batch_size")
+        if self._model is None:
+            raise ValueError("Open the index with its model, `Index(directory, model)`, to update.")
+        settings = self._store.settings
+        source = settings["folder"] if source is None else source
+        if source is None:
+            raise ValueError(
+                "The index was not built from a folder, so `update` needs a `source`: the pictures "
+                "as they now are, or, with `remove_missing=False`, the new ones."
+            )
+        total: int | None = None
+        if (folder := _folder(source)) is not None:
+            found, total = sources.of_folder(folder)
+        else:
+            found = sources.of_pairs(source)
+        if verbose == "auto":
+            verbose = total is None or total > 10 * batch_size
+        tower = self._model.image_tower
+        with self._store.writing() as writer, tower.distribute_strategy.scope():
+            if folder is not None and str(folder.resolve()) != settings["folder"]:
+                writer.set(folder=str(folder.resolve()))
+            bar = tqdm.tqdm(found, "index", total, unit=" pictures", disable=not verbose)
+            changes = update(writer, bar, tower, self._decode, batch_size, remove_missing)
+            if _wants_lists(writer.settings, len(self)):
+                writer.make_lists(bool(verbose))
+        self._store.settings = self._store.read_settings()
+        if changes.refused:
+            name, reason = next(iter(self.refused.items()))
+            warnings.warn(
+                f"{changes.refused} pictures are not in the index; see its `refused`. The first: "
+                f"{name!r}: {reason}",
+                stacklevel=2,
+            )
+        return changes
+
+    def search(
+        self,
+        query: Any,
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exact: bool | None = None,
+    ) -> list[Hit]:
+        """The pictures that are nearest to a query.
+
+        Args:
+            query: str, a sentence; `pathlib.Path`, bytes of a file or uint8 [height, width,
+                channels], a picture; float [dim], an embedding; or a `Query`, a sum of these.
+            k: int, how many to find.
+            where: which pictures may be found: {field of the metadata: value, or list of values,
+                one of which it should have}; "name" takes a pattern, {"name": "2024/*.jpg"}.
+            exact: bool, whether to compare all vectors; None: unless the index is approximate.
+
+        Returns:
+            A list of `Hit`s, best first; fewer than k where there are fewer pictures.
+
+        Raises:
+            ValueError: an empty sentence, a picture that does not decode, terms that cancel.
+            TypeError: another kind of query.
+        """
+        return self.search_many([query], k, where, exact)[0]
+
+    def search_many(
+        self,
+        queries: Sequence[Any],
+        k: int = 10,
+        where: Mapping[str, Any] | None = None,
+        exact: bool | None = None,
+    ) -> list[list[Hit]]:
+        """The same for several queries at once, which is faster.
+
+        Args:
+            queries: a list of what `search` takes, or a float array [n, dim].
+            k, where, exact: as for `search`.
+
+        Returns:
+            A list of `Hit`s for each query.
+
+        Raises:
+            ValueError, TypeError: as for `search`.
+        """
+        checks.check_count(k, "k")
+        if isinstance(queries, str | bytes) or not isinstance(queries, Iterable):
+            raise TypeError(f"`queries` should be a list of queries. Received: {queries!r:.80}.")
+        embeddings = self._embed(list(queries))
+        with self._store.reading() as (database, snapshot):
+            allowed = snapshot.alive if not where else _allowed(database, snapshot, where)
+            scanner, lists = self._opened(snapshot)
+            lists = None if exact or where else lists
+            rows, scores = scanner.search(embeddings, k, allowed, lists)
+            return [
+                self._hits(database, of_query.tolist(), found.tolist())
+                for of_query, found in zip(rows, scores, strict=True)
+            ]
+
+    @functools.cached_property
+    def _decode(self) -> Any:
+        """`with_valid` of the preprocessor, compiled: it takes a second to trace."""
+        assert self._model is not None
+        spec = tf.TensorSpec([None], tf.string)
+        return tf.function(self._model.image_tower.preprocessor.with_valid, [spec], autograph=False)
+
+    def _embed(self, queries: list[Any]) -> np.ndarray:
+        decode = self._model and self._decode
+        return queries_lib.embed(self._model, decode, queries, self._store.settings["dim"])
+
+    def recall(self, queries: Sequence[Any], k: int = 10) -> float:
+        """Which part of the true best k an approximate search finds.
+
+        Args:
+            queries: as for `search_many`: such as will be asked.
+            k: int.
+
+        Returns:
+            The mean over the queries, a float in 0..1.
+        """
+        found, true = (self.search_many(queries, k, exact=exact) for exact in (None, True))
+        both = [
+            len({x.id for x in a} & {x.id for x in b}) for a, b in zip(found, true, strict=True)
+        ]
+        return sum(both) / sum(map(len, true))
+
+    def _opened(self, snapshot: Snapshot) -> tuple[Scanner, tuple[Lists, int] | None]:
+        """What searches in a snapshot."""
+        opened = self._searches
+        if opened is None or opened[0].arrays is not snapshot.arrays:
+            opened = (snapshot, Scanner(snapshot), None)
+        if opened[0].lists != snapshot.lists or self._searches is not opened:
+            lists = None
+            if snapshot.lists and approximate_lib.available() and snapshot.lists[0].exists():
+                lists = Lists(snapshot.lists[0]), snapshot.lists[1]
+            opened = (snapshot, opened[1], lists)
+        self._searches = opened
+        return opened[1:]
+
+    def _hits(
+        self, database: sqlite3.Connection, rows: list[int], scores: list[float]
+    ) -> list[Hit]:
+        folder = self._store.settings["folder"]
+        hits = []
+        for row, score in zip(rows, scores, strict=True):
+            if row < 0:
+                break
+            query = "SELECT id, name, metadata FROM pictures WHERE row = ?"
+            number, name, metadata = database.execute(query, (row,)).fetchone()
+            name = named(name)
+            path = pathlib.Path(folder, name) if folder else None
+            hits.append(Hit(name, score, number, path, json.loads(metadata)))
+        return hits
+
+    def __len__(self) -> int:
+        """How many pictures are in the index."""
+        with self._store.reading() as (_, snapshot):
+            return int(snapshot.alive.sum())
+
+    def contents(self) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """All pictures, in the order in which equals are found.
+
+        Returns:
+            [n] int64 ids, n names, and [n, dim] float32 vectors of unit length.
+        """
+        with self._store.reading() as (database, snapshot):
+            found = database.execute("SELECT id, name, row FROM pictures ORDER BY row").fetchall()
+            vectors = snapshot.arrays["vectors"][[row for _, _, row in found]]
+        ids = np.array([number for number, _, _ in found], np.int64)
+        return ids, [named(name) for _, name, _ in found], vectors
+
+    def check_model(self, model: LiT) -> None:
+        """Raises ValueError unless the pictures were encoded with a model's image tower.
+
+        Args:
+            model: a `LiT`.
+        """
+        _check_same(self._store, _identity(model))
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """{name: why it does not decode} of the pictures that are left out."""
+        with self._store.reading() as (database, _):
+            found = database.execute("SELECT name, reason FROM refused ORDER BY name").fetchall()
+        return {named(name): reason for name, reason in found}
+
+
+def _wants_lists(settings: dict[str, Any], pictures: int) -> bool:
+    """Whether lists are to be made, or made anew: a fifth of the rows is in none."""
+    wanted = settings["approximate"]
+    if wanted is None:
+        wanted = pictures >= approximate_lib.AT_LEAST and approximate_lib.available()
+    return bool(wanted and pictures) and settings["lists"] < 0.8 * settings["rows"]
+
+
+def _folder(source: Any) -> pathlib.Path | None:
+    return pathlib.Path(source) if isinstance(source, str | os.PathLike) else None
+
+
+def _identity(model: LiT) -> dict[str, str]:
+    pairs.check_has_backbone(model.image_tower)
+    found = fingerprints.of_embeddings(model.image_tower)
+    assert found is not None
+    return found
+
+
+def _check_same(store: Store, identity: dict[str, str]) -> None:
+    if found := fingerprints.differences(store.settings["tower"], identity):
+        raise ValueError(
+            f"The pictures in {str(store.directory)!r} were encoded with another image tower. Pass "
+            "that model, or build an index in another directory. Nothing was changed. Differences: "
+            f"{'; '.join(found)}."
+        )
+
+
+def _allowed(
+    database: sqlite3.Connection, snapshot: Snapshot, where: Mapping[str, Any]
+) -> np.ndarray:
+    """[rows] bool: those that `where` allows."""
+    conditions, values = [], []
+    for field, wanted in where.items():
+        if field == "name":
+            conditions.append("name GLOB ?")
+            values.append(str(wanted))
+            continue
+        if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+            wanted = [wanted]
+        conditions.append(
+            "EXISTS (SELECT 1 FROM json_each(metadata) AS field, json_each(CASE field.type WHEN "
+            "'array' THEN field.value ELSE json_array(field.value) END) AS item, json_each(?) AS "
+            "wanted WHERE field.key = ? AND item.value IS wanted.value)"
+        )
+        values += [json.dumps([x.item() if hasattr(x, "item") else x for x in wanted]), field]
+    query = f"SELECT row FROM pictures WHERE {' AND '.join(conditions)}"
+    rows = [row for (row,) in database.execute(query, values)]
+    allowed = np.zeros_like(snapshot.alive)
+    allowed[rows] = True
+    return allowed

@@ -1,0 +1,138 @@
+"""Exact search: each vector is looked at, a tile at a time, and the best are scored once more.
+
+XLA casts codes while it multiplies, so that 16 or 8 bits a number are read and no more: a scan is
+as fast as memory is.
+"""
+
+import concurrent.futures
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.search import approximate
+from keras_lit.search.store import STEP, Snapshot
+
+TILE = 16 * STEP
+# As many queries as are scanned at a time; a single one is a shape of its own.
+QUERIES = 32
+# Of codes so many times k are scored once more with the vectors themselves, and some.
+_TIMES, _MORE = 4, 16
+
+Found = tuple[np.ndarray, np.ndarray]
+
+
+class Scanner:
+    """Scans the vectors of a snapshot (or their codes), which stay on the disk, mapped.
+
+    Args:
+        snapshot: of `Store.reading`.
+    """
+
+    def __init__(self, snapshot: Snapshot):
+        self.vectors = snapshot.arrays["vectors"]
+        self._scales = snapshot.arrays.get("scales")
+        self._rounded = "codes" in snapshot.arrays
+        codes = snapshot.arrays.get("codes", self.vectors)
+        whole = len(codes) // TILE * TILE
+        self._tiles = [(i, _tensor(codes[i : i + TILE])) for i in range(0, whole, TILE)]
+        self._tiles += [(i, _tensor(codes[i : i + STEP])) for i in range(whole, len(codes), STEP)]
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int,
+        allowed: np.ndarray,
+        lists: tuple[approximate.Lists, int] | None = None,
+    ) -> Found:
+        """The rows of the best k of those `allowed`, and their scores, best first.
+
+        Args:
+            queries: [n, dim] float32, of unit length.
+            k: int.
+            allowed: [rows] bool.
+            lists: where to look for the first so many rows; None: in all of them.
+
+        Returns:
+            [n, k] int64 rows and [n, k] float32 cosines, of equals the first row first; fewer than
+            k where fewer are allowed. With `lists` a row may be -1: none.
+        """
+        k = min(k, int(allowed.sum()))
+        rows, scores = (
+            np.zeros([len(queries), k], np.int64),
+            np.zeros([len(queries), k], np.float32),
+        )
+        for first in range(0, len(queries) if k else 0, QUERIES):
+            some = slice(first, first + QUERIES)
+            candidates = self._candidates(queries[some], k, allowed, lists[1] if lists else 0)
+            if lists:
+                of_lists = lists[0].candidates(queries[some], _TIMES * k + _MORE, allowed)
+                candidates = np.concatenate([of_lists, candidates], axis=1)
+            rows[some], scores[some] = best_of(self.vectors, queries[some], candidates, k)
+        return rows, scores
+
+    def _candidates(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray, first: int
+    ) -> np.ndarray:
+        """The likely best among the rows from `first` on: [n, m] int64."""
+        allowed = allowed[first:]
+        count = min(_TIMES * k + _MORE if self._rounded else k, int(allowed.sum()))
+        if not count:
+            return np.zeros([len(queries), 0], np.int64)
+        scores = self._products(queries, first)[:, : len(allowed)]
+        if not allowed.all():
+            scores[:, ~allowed] = -np.inf
+        return first + np.argpartition(scores, -count, axis=1)[:, -count:]
+
+    def _products(self, queries: np.ndarray, first: int) -> np.ndarray:
+        """[n, dim] -> [n, rows from `first` on], n at most `QUERIES`; of codes about."""
+        count = 1 if len(queries) == 1 else QUERIES
+        with tf.device("CPU"):
+            filled = tf.constant(np.pad(queries, [(0, count - len(queries)), (0, 0)]))
+        tiles = [(i, tile) for i, tile in self._tiles if i + len(tile) > first]
+        each = max(-(-len(tiles) // _threads()), 2)
+        shares = [tiles[i : i + each] for i in range(0, len(tiles), each)]
+        others = [_pool().submit(_multiplied, share, filled) for share in shares[1:]]
+        parts = [_multiplied(shares[0], filled), *(other.result() for other in others)]
+        scores = np.concatenate(parts, axis=1)[: len(queries), first - tiles[0][0] :]
+        if self._scales is not None:
+            scores *= self._scales[first:, 0]
+        return scores
+
+
+def best_of(vectors: Any, queries: np.ndarray, rows: np.ndarray, k: int) -> Found:
+    """The best k of each query's candidates [n, m] (-1: none) by the vectors themselves."""
+    scores = np.empty(rows.shape, np.float32)
+    for query, candidates, of_query in zip(queries, rows, scores, strict=True):
+        np.matmul(vectors[np.maximum(candidates, 0)], query, out=of_query)
+    scores[rows < 0] = -np.inf
+    order = np.lexsort([rows, -scores])[:, :k]
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _products(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
+    """[rows, dim] of any dtype, [n, dim] -> [n, rows]."""
+    if queries.shape[0] == 1:
+        return tf.linalg.matvec(tf.cast(tile, tf.float32), queries[0])[tf.newaxis]
+    return tf.linalg.matmul(queries, tf.cast(tile, tf.float32), transpose_b=True)
+
+
+def _multiplied(tiles: list[tuple[int, tf.Tensor]], queries: tf.Tensor) -> np.ndarray:
+    return np.concatenate([_products(tile, queries).numpy() for _, tile in tiles], axis=1)
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """The same memory as a tensor."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def _pool() -> Any:
+    return concurrent.futures.ThreadPoolExecutor(_threads())

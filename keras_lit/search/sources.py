@@ -1,0 +1,107 @@
+"""The pictures to be indexed, from a folder or a dataset, one at a time."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.data.class_folders import pictures_below
+from keras_lit.preprocessing.formats import SUFFIXES
+
+
+class Source(NamedTuple):
+    """A picture that may have to be read; `stamp` is None where only its content tells."""
+
+    name: str
+    stamp: str | None
+    metadata: str  # JSON
+    read: Callable[[], bytes]
+
+
+def of_folder(folder: pathlib.Path) -> tuple[Iterator[Source], int]:
+    """The pictures of a folder by name (the path below it, with slashes), and how many."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}. Nothing was changed.")
+    paths = pictures_below(folder)
+    if not paths:
+        raise ValueError(
+            f"{str(folder)!r} should hold pictures ({', '.join(SUFFIXES)}), at any depth. Received "
+            "none. Nothing was changed."
+        )
+    return _files(folder, paths), len(paths)
+
+
+def _files(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[Source]:
+    for path in paths:
+        try:
+            of_file = path.stat()
+        except OSError:  # A link that leads nowhere, or deleted meanwhile.
+            continue
+        # The last of these changes with any write, whatever a program does to the others.
+        stamp = f"{of_file.st_size} {of_file.st_mtime_ns} {of_file.st_ctime_ns}"
+        yield Source(path.relative_to(folder).as_posix(), stamp, "{}", path.read_bytes)
+
+
+def of_pairs(rows: Any) -> Iterator[Source]:
+    """The pictures of an unbatched dataset of {"image", "name", ...}, or of such dicts."""
+    names: set[str] = set()
+    for number, row in enumerate(_rows(rows)):
+        image = row["image"]
+        name = _plain(row.get("name", str(number)))
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                f'"name" should be a string that is not empty. Received: {name!r}, of picture '
+                f"{number}."
+            )
+        if name in names:  # An image with several captions.
+            continue
+        names.add(name)
+        others = {k: _plain(v) for k, v in row.items() if k not in ("image", "name")}
+        metadata = json.dumps({k: v for k, v in others.items() if v is not None}, sort_keys=True)
+        yield Source(name, None, metadata, functools.partial(_encoded, image))
+
+
+def _rows(rows: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(rows, tf.data.Dataset):
+        spec = rows.element_spec
+        if isinstance(spec, dict) and "image" in spec and spec["image"].shape.rank in (1, 4):
+            rows = rows.unbatch()
+        rows = rows.as_numpy_iterator()
+    for row in rows:
+        if not isinstance(row, dict) or "image" not in row:
+            raise ValueError(
+                'Pictures should be dicts {"image": bytes of a file or uint8 pixels, "name": ...}. '
+                f"Received: {sorted(row) if isinstance(row, dict) else type(row).__name__}."
+            )
+        yield row
+
+
+def _encoded(image: Any) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+        raise ValueError(
+            '"image" should be the bytes of a file, or uint8 pixels [height, width, channels]. '
+            f"Received: {array.dtype} {list(array.shape)}."
+        )
+    return tf.io.encode_png(array).numpy()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: strings, numbers, lists of them; None of anything else."""
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    if isinstance(value, np.generic | np.ndarray | tf.Tensor):
+        value = np.asarray(value)
+        if value.ndim > 1 or value.size > 1000:
+            return None
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(x) for x in value]
+    return value if isinstance(value, str | bool | int | float | None) else None

@@ -1,0 +1,206 @@
+"""Brings an index up to date: encodes what is new or changed, and nothing else."""
+
+import collections
+import concurrent.futures
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit import distribution
+from keras_lit.preprocessing.image import why_not
+from keras_lit.search.sources import Source
+from keras_lit.search.store import STEP, Picture, Writer, stored
+from keras_lit.towers import ImageTower
+from keras_lit.towers.encoding import unit_length
+
+# `ImagePreprocessor.with_valid`, compiled.
+Decode = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+# So many batches are decoded while one is encoded.
+_AHEAD = 2
+
+
+class Changes(NamedTuple):
+    """What an update did, in numbers of pictures.
+
+    Args:
+        added: int, with a name that was not there.
+        changed: int, with another content under a name that was there.
+        renamed: int, with a name that was not there and the content of one that has gone.
+        removed: int, that are not there any more.
+        encoded: int, that the image tower has seen; a copy of what was there it need not see.
+        refused: int, that do not decode.
+
+    Example: see `Index`.
+    """
+
+    added: int = 0
+    changed: int = 0
+    renamed: int = 0
+    removed: int = 0
+    encoded: int = 0
+    refused: int = 0
+
+
+class _Fresh(NamedTuple):
+    """A picture to encode; `kind` is "added" or "changed"."""
+
+    picture: Picture
+    content: bytes
+    kind: str
+
+
+def update(
+    writer: Writer,
+    sources: Iterable[Source],
+    tower: ImageTower,
+    decode: Decode,
+    batch_size: int,
+    remove_missing: bool,
+) -> Changes:
+    """Makes the pictures of the index those of `sources`; what is done when killed stays done."""
+    found = _Found(writer)
+    for batch, images, valid in _decoded(found.fresh(sources), decode, batch_size):
+        vectors = encode(tower, images, batch_size)
+        good = [x.picture for x, decodes in zip(batch, valid, strict=True) if decodes]
+        if good:
+            writer.append(good, vectors[valid])
+        for x, decodes in zip(batch, valid, strict=True):
+            if decodes:
+                found.counts.update([x.kind, "encoded"])
+            else:
+                found.refuse(x.picture, why_not(tf.constant(x.content)).numpy().decode())
+    found.settle(remove_missing)
+    return Changes(**found.counts)
+
+
+def encode(tower: ImageTower, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Preprocessed images to [n, dim] float32, always of so many, whose last do not count.
+
+    What a picture's vector is does then not depend on how many are encoded with it.
+    """
+    missing = [(0, batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)]
+    filled = tf.constant(np.pad(images, missing))
+    return unit_length(distribution.on_replicas(tower.inference(), filled)[: len(images)]).numpy()
+
+
+def _decoded(
+    fresh: Iterator[_Fresh], decode: Decode, batch_size: int
+) -> Iterator[tuple[list[_Fresh], np.ndarray, np.ndarray]]:
+    """Batches, their pixels as the tower takes them, and which of them decode."""
+
+    def work(batch: list[_Fresh]) -> list[np.ndarray]:
+        return [x.numpy() for x in decode(tf.constant([x.content for x in batch]))]
+
+    with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: collections.deque[tuple[list[_Fresh], Any]] = collections.deque()
+        for batch in iter(lambda: list(itertools.islice(fresh, batch_size)), []):
+            waiting.append((batch, pool.submit(work, batch)))
+            if len(waiting) > _AHEAD:
+                first, decoded = waiting.popleft()
+                yield first, *decoded.result()
+        for first, decoded in waiting:
+            yield first, *decoded.result()
+
+
+class _Found:
+    """What an update has come across, and what is still to be done about it."""
+
+    def __init__(self, writer: Writer):
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._writer = writer
+        self._find = writer.database.execute
+        self._last = self._find("SELECT max(id) FROM pictures").fetchone()[0] or 0
+        self._seen: set[int] = set()  # Ids up to that.
+        self._refused: set[str | bytes] = set()
+        self._same: list[tuple[str | None, str, int]] = []  # Stamps and metadata to note, ids.
+        self._known: list[tuple[Picture, int, str]] = []  # Of a content that the index has.
+
+    def fresh(self, sources: Iterable[Source]) -> Iterator[_Fresh]:
+        """The pictures whose content the index does not have."""
+        for source in sources:
+            name = (stored(source.name),)
+            query = "SELECT id, hash, stamp, metadata FROM pictures WHERE name = ?"
+            number, digest, *before = self._find(query, name).fetchone() or (0, b"", None, "")
+            now = (source.stamp, source.metadata)
+            self._seen.add(number)
+            if source.stamp is not None and tuple(before) == now:
+                continue
+            query = "SELECT 1 FROM refused WHERE name = ? AND stamp = ?"
+            if self._find(query, (*name, source.stamp)).fetchone():
+                self._refused.add(*name)
+                self.counts["refused"] += 1
+                continue
+            picture = Picture(source.name, b"", *now)
+            try:
+                content = source.read()
+            except OSError as error:
+                self.refuse(picture, f"It cannot be read: {error}.")
+                continue
+            picture = Picture(source.name, hashlib.sha256(content).digest(), *now)
+            kind = "changed" if number else "added"
+            query = "SELECT row FROM pictures WHERE hash = ?"
+            if digest == picture.hash:
+                if tuple(before) != now:
+                    self._same.append((*now, number))
+            elif row := self._find(query, (picture.hash,)).fetchone():
+                self._known.append((picture, row[0], kind))
+            else:
+                yield _Fresh(picture, content, kind)
+
+    def refuse(self, picture: Picture, reason: str) -> None:
+        """Notes why a picture is not in the index."""
+        name = stored(picture.name)
+        self._refused.add(name)
+        self.counts["refused"] += 1
+        self._writer.change(
+            ("DELETE FROM pictures WHERE name = ?", [(name,)]),
+            ("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", [(name, picture.stamp, reason)]),
+        )
+
+    def settle(self, remove_missing: bool) -> None:
+        """Renames, copies and removes, now that all names are known."""
+        gone = self._gone() if remove_missing else {}
+        names, copies = [], []
+        for picture, row, kind in self._known:
+            if ids := gone.get(picture.hash):
+                values = (stored(picture.name), picture.stamp, picture.metadata, ids.pop())
+                names.append(values)
+                self.counts["renamed"] += 1
+            else:
+                copies.append((picture, row))
+                self.counts[kind] += 1
+        self._writer.change(
+            ("UPDATE pictures SET stamp = ?, metadata = ? WHERE id = ?", self._same),
+            # Renamed onto others, which are not there any more.
+            ("DELETE FROM pictures WHERE name = ?", [x[:1] for x in names]),
+            ("UPDATE pictures SET name = ?, stamp = ?, metadata = ? WHERE id = ?", names),
+        )
+        for i in range(0, len(copies), STEP):
+            pictures, rows = zip(*copies[i : i + STEP], strict=True)
+            self._writer.append(pictures, self._writer.vectors(rows))
+        removed = [(number,) for ids in gone.values() for number in ids]
+        self.counts["removed"] += len(removed)
+        self._writer.change(
+            ("DELETE FROM pictures WHERE id = ?", removed),
+            ("DELETE FROM refused WHERE name = ?", self._not_refused(remove_missing)),
+        )
+        alive = self._find("SELECT count(*) FROM pictures").fetchone()[0]
+        if self._writer.settings["rows"] > 2 * alive + STEP:
+            self._writer.compact()
+
+    def _gone(self) -> dict[bytes, list[int]]:
+        """The ids of pictures that were there and are not, by hash, the first last."""
+        found: dict[bytes, list[int]] = {}
+        query = "SELECT id, hash FROM pictures WHERE id <= ? ORDER BY id DESC"
+        for number, digest in self._find(query, (self._last,)):
+            if number not in self._seen:
+                found.setdefault(digest, []).append(number)
+        return found
+
+    def _not_refused(self, remove_missing: bool) -> list[tuple[str | bytes]]:
+        names = self._find("SELECT name FROM refused").fetchall() if remove_missing else []
+        return [x for x in names if x[0] not in self._refused]

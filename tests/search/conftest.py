@@ -1,0 +1,42 @@
+import pytest
+import tensorflow as tf
+
+from keras_lit.search import Index
+from tests import small
+
+SENTENCES = ["a red dog", "the moon", "a cat", "a dog"]
+
+
+@pytest.fixture(scope="session")
+def model():
+    return small.make_model()
+
+
+@pytest.fixture(scope="session")
+def decode(model):
+    spec = tf.TensorSpec([None], tf.string)
+    return tf.function(model.image_tower.preprocessor.with_valid, [spec], autograph=False)
+
+
+@pytest.fixture(autouse=True)
+def traced_once(decode, monkeypatch):
+    """To trace all formats of pictures takes seconds; the preprocessor is the same in all tests."""
+    monkeypatch.setattr(Index, "_decode", property(lambda self: decode))
+
+
+@pytest.fixture(scope="session")
+def vectors(model):
+    """The embeddings of sentences and of the files of pictures, by themselves."""
+    files = [pair["image"] for pair in small.encoded_pairs(42).as_numpy_iterator()]
+    found = dict(zip(files, model.encode_image(files), strict=True))
+    return found | dict(zip(SENTENCES, model.encode_text(SENTENCES), strict=True))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve pictures at two depths, of noise."""
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    for i, pair in enumerate(small.encoded_pairs(12).as_numpy_iterator()):
+        (folder / ("deep" if i % 2 else ".") / f"{i}.png").write_bytes(pair["image"])
+    return folder
