@@ -13,7 +13,6 @@ DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 RUN = {
     "python3 -m venv .venv && .venv/bin/pip install -e '.[test]'": "../.ci/run",
     "python examples/search.py": "test_examples.py::test_search",
-    "python examples/benchmarks/search.py": "test_examples.py::test_benchmark",
     "python examples/evaluate.py": "test_examples.py::test_evaluate",
     "python examples/serve/rest_client.py": "export/test_serving.py::test_rest_client",
     "python examples/serve/grpc_client.py": "export/test_serving.py::test_grpc_client",
