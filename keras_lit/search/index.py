@@ -40,7 +40,10 @@ class Hit:
         path: `pathlib.Path` of the file where the index is of a folder, else None.
         metadata: dict, the other fields of a dataset.
 
-    Example: see `Index`.
+    Example:
+
+    >>> keras_lit.search.Hit("2024/sea.jpg", 0.31, 7)
+    Hit(name='2024/sea.jpg', score=0.31, id=7, path=None, metadata={})
     """
 
     name: str
@@ -134,6 +137,16 @@ class Index:
             FileNotFoundError: no such folder.
             ValueError: no pictures, or `directory` holds an index of another model or dtype.
             RuntimeError: another process is writing to it.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> len(index)
+        4
         """
         checks.check_one_of(dtype, DTYPES, "dtype")
         if approximate:
@@ -190,6 +203,17 @@ class Index:
             FileNotFoundError: no such folder.
             ValueError: no pictures; no `source` for an index that is not of a folder; no model.
             RuntimeError: another process is writing.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> more = [{"image": 255 - pixels[0], "name": "negative.png"}]
+        >>> index.update(more, remove_missing=False, verbose=0).added
+        1
         """
         checks.check_count(batch_size, "batch_size")
         if self._model is None:
@@ -249,6 +273,18 @@ class Index:
         Raises:
             ValueError: an empty sentence, a picture that does not decode, terms that cancel.
             TypeError: another kind of query.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> [hit.name for hit in index.search(pixels[2], k=1)]
+        ['2.png']
+        >>> [hit.name for hit in index.search(pixels[2], k=1, where={"name": "3*"})]
+        ['3.png']
         """
         return self.search_many([query], k, where, exact)[0]
 
@@ -270,6 +306,16 @@ class Index:
 
         Raises:
             ValueError, TypeError: as for `search`.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> [hits[0].name for hits in index.search_many([pixels[0], pixels[3]], k=1)]
+        ['0.png', '3.png']
         """
         checks.check_count(k, "k")
         if isinstance(queries, str | bytes) or not isinstance(queries, Iterable):
@@ -305,6 +351,16 @@ class Index:
 
         Returns:
             The mean over the queries, a float in 0..1.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> index.recall([pixels[0], pixels[3]], k=2)  # It is exact.
+        1.0
         """
         found, true = (self.search_many(queries, k, exact=exact) for exact in (None, True))
         both = [
@@ -350,6 +406,17 @@ class Index:
 
         Returns:
             [n] int64 ids, n names, and [n, dim] float32 vectors of unit length.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> ids, names, vectors = index.contents()
+        >>> names, vectors.shape
+        (['0.png', '1.png', '2.png', '3.png'], (4, 8))
         """
         with self._store.reading() as (database, snapshot):
             found = database.execute("SELECT id, name, row FROM pictures ORDER BY row").fetchall()
@@ -362,12 +429,32 @@ class Index:
 
         Args:
             model: a `LiT`.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> index.check_model(model)
         """
         _check_same(self._store, _identity(model))
 
     @property
     def refused(self) -> dict[str, str]:
-        """{name: why it does not decode} of the pictures that are left out."""
+        """{name: why it does not decode} of the pictures that are left out.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(model, pictures, tempfile.mkdtemp(), verbose=0)
+        >>> index.refused
+        {}
+        """
         with self._store.reading() as (database, _):
             found = database.execute("SELECT name, reason FROM refused ORDER BY name").fetchall()
         return {named(name): reason for name, reason in found}

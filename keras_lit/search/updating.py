@@ -34,7 +34,10 @@ class Changes(NamedTuple):
         encoded: int, that the image tower has seen; a copy of what was there it need not see.
         refused: int, that do not decode.
 
-    Example: see `Index`.
+    Example:
+
+    >>> keras_lit.search.Changes(added=2, encoded=2)
+    Changes(added=2, changed=0, renamed=0, removed=0, encoded=2, refused=0)
     """
 
     added: int = 0
