@@ -104,7 +104,7 @@ def test_the_demo_starts_with_the_wheel_alone(outside):
 def test_the_code_of_the_readme_runs_with_the_wheel_alone(outside):
     """By its own test, of which a copy finds no package beside it."""
     folder, python = outside
-    for name in ("test_house.py", "api.py", "small.py", "conftest.py"):
+    for name in ("test_house.py", "api.py", "reader.py", "small.py", "conftest.py"):
         (folder / "tests").mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / name, folder / "tests")
     shutil.copy(ROOT / "README.md", folder)
