@@ -602,7 +602,9 @@ class LiT(PairsModel):
         8 (image_dim + text_dim)² bytes for each fold, and up to 2,000 pairs of each.
 
         The heads become linear and as wide as the embeddings; compile after it, as other weights
-        train. They train or not as `tuning` and `lock_heads` say.
+        train. They train or not as `tuning` and `lock_heads` say. A
+        `keras_lit.backbones.ResidualHead` keeps its width, which then is the default of `dim`; its
+        linear part is set, and the rest adds nothing until it is trained.
 
         Args:
             x: batches of pairs, in any form that `fit` takes: raw, preprocessed or features. Each
@@ -659,8 +661,6 @@ class LiT(PairsModel):
                 loss=self.loss_name,
                 **options,
             )
-            aligning.set_head(self.image_tower, found.heads.image)
-            aligning.set_head(self.text_tower, found.heads.text)
             most = self.max_temperature or math.inf
             self.log_temperature.assign(math.log(min(found.temperature, most)))
             if found.bias is not None:

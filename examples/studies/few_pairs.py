@@ -11,6 +11,7 @@ and run once, and so is MiniLM's lower half; all of it where a method locks both
 import argparse
 import functools
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -33,31 +34,32 @@ TITLES = {
     "start": "validation after align, %",
 }
 METHODS = ("ridge", "CCA", "align, fit", "LU", "ShareLock's MLP")
-# By size: learning rate, rounds (after each of which validation decides), epochs of a round, and
-# noise: what `align` adds to the variances of the image features as a penalty, `fit` adds as noise.
+# By size: learning rate, rounds (after each of which validation decides), steps, batch size.
 SETTINGS = {
     "align, fit": {
-        100: (1e-4, 4, 2, 3.0),
-        300: (1e-4, 4, 2, 3.0),
-        1000: (1e-4, 4, 1, 2.0),
-        3000: (3e-4, 4, 1, 1.0),
-        ALL: (4e-4, 5, 1, 1.0),
+        100: (1e-4, 6, 10, 100),
+        300: (1e-4, 6, 15, 300),
+        1000: (1e-3, 6, 30, 512),
+        3000: (1e-3, 5, 40, 512),
+        ALL: (1e-3, 4, 50, 1024),
     },
     "LU": {
-        100: (4e-4, 4, 4, 0.0),
-        300: (4e-4, 4, 4, 0.0),
-        1000: (4e-4, 4, 2, 0.0),
-        3000: (4e-4, 4, 1, 0.0),
-        ALL: (4e-4, 3, 1, 0.0),
+        100: (4e-4, 4, 4, 100),
+        300: (4e-4, 4, 4, 256),
+        1000: (4e-4, 4, 6, 256),
+        3000: (4e-4, 4, 11, 256),
+        ALL: (4e-4, 3, 22, 256),
     },
     "ShareLock's MLP": {
-        100: (1e-3, 5, 10, 0.0),
-        300: (1e-3, 5, 10, 0.0),
-        1000: (1e-3, 5, 5, 0.0),
-        3000: (1e-3, 5, 4, 0.0),
-        ALL: (1e-3, 5, 4, 0.0),
+        100: (1e-3, 8, 10, 100),
+        300: (1e-3, 8, 10, 300),
+        1000: (1e-3, 8, 20, 512),
+        3000: (1e-3, 5, 44, 256),
+        ALL: (1e-3, 5, 88, 256),
     },
 }
+# What multiplies the variances that `align` chose for the noise of images and of text.
+NOISE = {100: (0.3, 0.3), 300: (0.5, 0.5), 1000: (1, 2), 3000: (1, 1), ALL: (1, 3)}
 
 Part = dict[str, np.ndarray]
 
@@ -158,10 +160,11 @@ def cached(path: pathlib.Path, directory: str, split: str) -> Part:
     return dict(np.load(path))
 
 
-def features_only(part: Part, head: Any = "linear") -> keras_lit.LiT:
-    """A LiT of both towers' features."""
-    image_tower = keras_lit.ImageTower.from_features(part["features"].shape[-1])
-    text_tower = keras_lit.TextTower.from_features(part["text_features"].shape[-1], head=head)
+def features_only(part: Part, image_head: Any, text_head: Any) -> keras_lit.LiT:
+    """A LiT of both towers' features with these heads, of images and of text."""
+    image_dim, text_dim = (part[name].shape[-1] for name in ("features", "text_features"))
+    image_tower = keras_lit.ImageTower.from_features(image_dim, head=image_head)
+    text_tower = keras_lit.TextTower.from_features(text_dim, head=text_head)
     return keras_lit.LiT(image_tower, text_tower, "LL")
 
 
@@ -170,15 +173,14 @@ def closed_form(data: "Data", size: int, method: Any) -> keras_lit.LiT:
     path = data.folder / f"few_pairs_{method}_{size}.keras"
     if not path.exists():
         part = data.few(size)
-        model = features_only(part)
-        # Of so few pairs a fold is too small to tell which of narrower heads are good.
-        dim = None if method == "ridge" else 384
+        # The full width: of so few pairs a fold is too small to tell which narrower ones are good.
+        model = features_only(part, *(keras_lit.backbones.ResidualHead(384) for _ in range(2)))
         pairs = {
             "image_features": np.repeat(part["features"], 2, axis=0),
             "text_features": np.concatenate(part["text_features"]),
             "group": np.repeat(part["group"], 2),
         }
-        print(size, model.align(pairs, method, dim, batch_size=512, verbose=0), flush=True)
+        print(size, model.align(pairs, method, batch_size=512, verbose=0), flush=True)
         model.save(path)
     return keras.models.load_model(path)
 
@@ -221,27 +223,22 @@ def fit(
     seed: int,
     rate: float,
     rounds: int,
-    epochs: int,
-    noise: float,
-    batch_size: int = 256,
+    steps: int,
+    batch_size: int,
 ) -> list[float]:
     """Trains on captions with and without keywords; returns the validation recalls."""
     size, locked = len(part["features"]), model.tuning[1] == "L"
     key, name = ("text_features",) * 2 if locked else ("text", "token_ids")
     given = [tf.constant(part[x]) for x in ("features", name, "group")]
-    deviation = np.sqrt(noise * part["features"].var(axis=0).mean())
-    batch_size = min(batch_size, size)
 
     def pairs(rows: tf.Tensor, draws: tf.Tensor) -> dict[str, tf.Tensor]:
         images, texts, groups = (tf.gather(x, rows) for x in given)
-        images += deviation * tf.random.normal(tf.shape(images))
         texts = tf.gather(texts, tf.cast(draws, tf.int32), batch_dims=1)
         return {"image_features": images, key: texts, "group": groups}
 
     order = tf.data.Dataset.range(size).shuffle(size, seed).repeat()
     draws = tf.data.Dataset.random(seed).map(lambda x: x % 2)
     batches = tf.data.Dataset.zip(order, draws).batch(batch_size, drop_remainder=True).map(pairs)
-    steps = epochs * (size // batch_size)
     schedule = keras_lit.optimizers.WarmupSchedule(rate, rounds * steps, rounds * steps // 10)
     optimizer = keras_lit.optimizers.Adam(schedule, weight_decay=0.1, global_clipnorm=1.0)
     model.compile(optimizer, jit_compile=False)
@@ -250,21 +247,18 @@ def fit(
     return best.history
 
 
-def start(method: str, data: Data, size: int) -> keras_lit.LiT:
+def start(method: str, data: Data, size: int, noise: Iterable[float]) -> keras_lit.LiT:
     """What `fit` starts from."""
-    if method in ("ridge", "CCA"):
-        return closed_form(data, size, method.lower())
+    if method == "LU":
+        return data.unlocked()
     if method == "ShareLock's MLP":
         dim = data.parts["train"]["features"].shape[-1]
-        return features_only(data.few(1), keras_lit.backbones.MLPHead(dim, 1024, 3))
-    model = data.unlocked()
-    if method == "align, fit":
-        aligned = closed_form(data, size, "cca")
-        for side in ("image_tower", "text_tower"):
-            tower, known = getattr(model, side), getattr(aligned, side)
-            tower.add_head(known.embedding_dim)
-            tower.head.set_weights(known.head.get_weights())
-        model.log_temperature.assign(aligned.log_temperature)
+        return features_only(data.few(1), "linear", keras_lit.backbones.MLPHead(dim, 1024, 3))
+    model = closed_form(data, size, "ridge" if method == "ridge" else "cca")
+    for tower, factor in zip((model.image_tower, model.text_tower), noise, strict=True):
+        known = tower.head  # Whose MLP has initial values of another seed.
+        tower.add_head(head=keras_lit.backbones.ResidualHead(known.dim, noise=factor))
+        tower.head.start(*known.linear.get_weights(), known.variance)
     return model
 
 
@@ -272,7 +266,7 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
     """One cell."""
     method, number = variant.split(" of ")
     size = min(int(number), len(data.parts["train"]["text"]))
-    model = start(method, data, size)
+    model = start(method, data, size, NOISE[int(number)])
     history = [recall(model, data.parts["validation"])]
     if method in SETTINGS:
         settings = SETTINGS[method][int(number)]

@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution
 from keras_lit.alignment.choosing import Alignment, choose
-from keras_lit.alignment.folds import Folds
+from keras_lit.alignment.folds import Folds, total
 from keras_lit.alignment.heads import Head, whitening
 from keras_lit.alignment.moments import Moments
+from keras_lit.backbones import ResidualHead
 from keras_lit.towers import ImageTower, TextTower, encoding
 from keras_lit.towers.base import Tower
 from keras_lit.training import batches, pairs
@@ -25,12 +26,20 @@ def align(
     verbose: int | Literal["auto"],
     **options: Any,
 ) -> Alignment:
-    """`LiT.align` but for setting the heads; `options` are those of `choose`."""
-    for tower in (image_tower, text_tower):
+    """`LiT.align` but for the temperature; `options` are those of `choose`."""
+    towers = (image_tower, text_tower)
+    for tower in towers:
         check_linear(tower)
+        if isinstance(tower.head, ResidualHead) and options["method"] == "cca":
+            options["dim"] = options["dim"] or tower.head.dim
     folds = Folds(image_tower.feature_dim, text_tower.feature_dim, count)
     gather(x, image_tower, text_tower, folds, options["method"], batch_size, verbose)
-    return choose(folds, verbose=verbose, **options)
+    found = choose(folds, verbose=verbose, **options)
+    sides = np.split(total(folds.moments).variances, [image_tower.feature_dim])
+    penalties = (found.image_penalty, found.text_penalty or 0.0)
+    for tower, head, penalty, variances in zip(towers, found.heads, penalties, sides, strict=True):
+        set_head(tower, head, penalty * float(variances.mean()))
+    return found
 
 
 def whiten(
@@ -77,18 +86,26 @@ def whiten(
 
 
 def check_linear(tower: Tower) -> None:
-    """Raises ValueError for a tower whose head is another than a linear one."""
-    if tower.head is not None and not isinstance(tower.head, keras.layers.Dense):
+    """Raises ValueError for a tower whose head has no linear part to set."""
+    if tower.head is not None and not isinstance(tower.head, keras.layers.Dense | ResidualHead):
         raise ValueError(
             f"A head in closed form is linear. The {type(tower).__name__} has a head of its own, "
-            f"{type(tower.head).__name__}: give it a linear one by `add_head(dim)`, or leave "
-            "`align` out."
+            f"{type(tower.head).__name__}: give it a linear one by `add_head(dim)`, a "
+            "`keras_lit.backbones.ResidualHead`, or leave `align` out."
         )
 
 
-def set_head(tower: Tower, head: Head) -> None:
+def set_head(tower: Tower, head: Head, noise_variance: float = 0.0) -> None:
     """Gives a tower this head; a linear head of its width keeps its place, a frozen one is so."""
     dim, own = head.kernel.shape[1], tower.head
+    if isinstance(own, ResidualHead):
+        if own.dim != dim:
+            raise ValueError(
+                f"The head in closed form is {dim} wide and the ResidualHead of the "
+                f"{type(tower).__name__} {own.dim}. Give both towers a `ResidualHead({dim})`."
+            )
+        own.start(*head, noise_variance)
+        return
     # LoRA adds weights to a layer.
     if own is None or own.units != dim or len(own.weights) != 2:
         tower.add_head(dim)

@@ -85,6 +85,11 @@ class Moments:
         self._flush()
         return self._scatter
 
+    @property
+    def variances(self) -> np.ndarray:
+        """[image_dim + text_dim] float64, of each feature."""
+        return np.diag(self.scatter) / self.count
+
     @classmethod
     def of(
         cls, image_dim: int, text_dim: int, count: int, mean: np.ndarray, scatter: np.ndarray

@@ -5,6 +5,7 @@ from keras_lit.backbones.bert_and_t5 import BertEncoder, t5_encoder
 from keras_lit.backbones.bit_resnet import BiTResNet
 from keras_lit.backbones.mlp_head import MLPHead
 from keras_lit.backbones.mlp_mixer import MLPMixer
+from keras_lit.backbones.residual_head import ResidualHead
 from keras_lit.backbones.sentence_encoder import UniversalSentenceEncoder
 from keras_lit.backbones.text_transformer import TextTransformer
 from keras_lit.backbones.vision_transformer import VisionTransformer
@@ -15,6 +16,7 @@ __all__ = [
     "BiTResNet",
     "MLPHead",
     "MLPMixer",
+    "ResidualHead",
     "TextTransformer",
     "UniversalSentenceEncoder",
     "VisionTransformer",
