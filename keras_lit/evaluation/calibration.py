@@ -272,7 +272,7 @@ def fit_calibration(
     )
     confidences = fitted._confidences(logits).ravel()
     right = _right(logits, labels).ravel()
-    found = {}
+    found: dict[str, Any] = {}
     if precision is not None:
         found["threshold"] = fits.for_precision(confidences, right, precision)
     if recall is not None:
