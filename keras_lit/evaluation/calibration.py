@@ -27,6 +27,8 @@ class Calibration:
         temperature: float, what logits are multiplied by, as `model.temperature` is; Guo et al.
             divide by theirs.
         bias: float, added to them afterwards; 0 for one label a row, where it changes nothing.
+        none_logit: float, with one label a row the logit of "none of these", after the temperature;
+            None if that was not fitted.
         multi_label: bool, whether each class is a yes or no of its own: sigmoid, not softmax.
         threshold: float in 0..1, the probability from which an answer is accepted.
         set_threshold: float in 0..1, the probability from which a class belongs to a set.
@@ -37,7 +39,7 @@ class Calibration:
         rows: int, how many there were.
 
     Raises:
-        ValueError: a temperature or bias that is not finite, or no temperature above zero.
+        ValueError: a number that is not finite, or no temperature above zero.
 
     Example:
 
@@ -51,6 +53,7 @@ class Calibration:
 
     temperature: float
     bias: float = 0.0
+    none_logit: float | None = None
     multi_label: bool = False
     threshold: float | None = None
     set_threshold: float | None = None
@@ -62,14 +65,16 @@ class Calibration:
 
     def __post_init__(self) -> None:
         checks.check_positive(self.temperature, "temperature")
-        if not (math.isfinite(self.temperature) and math.isfinite(self.bias)):
+        if not np.isfinite([self.temperature, self.bias, self.none_logit or 0]).all():
             raise ValueError(
-                "`temperature` and `bias` should be finite. Received: "
-                f"{self.temperature} and {self.bias}."
+                "`temperature`, `bias` and `none_logit` should be finite. Received: "
+                f"{self.temperature}, {self.bias} and {self.none_logit}."
             )
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Softmax, or for several labels a row sigmoid, of the scaled logits.
+
+        Rows add up to 1, or with a `none_logit` to 1 less the probability of "none of these".
 
         Args:
             logits: [rows, classes] float array.
@@ -80,7 +85,11 @@ class Calibration:
         from scipy import special
 
         scaled = self.temperature * _logits(logits) + self.bias
-        return special.expit(scaled) if self.multi_label else special.softmax(scaled, axis=1)
+        if self.multi_label:
+            return special.expit(scaled)
+        none = -np.inf if self.none_logit is None else self.none_logit
+        every = np.pad(scaled, [(0, 0), (0, 1)], constant_values=none)
+        return special.softmax(every, axis=1)[:, :-1]
 
     def accepted(self, logits: np.ndarray) -> np.ndarray:
         """Which answers to give; a row whose answer is not accepted is "none of these".
@@ -136,8 +145,9 @@ class Calibration:
         Returns:
             "ece" and "ece_noise" (of `reliability`); "precision", "recall" and "accepted", the part
             of the answers that are (all of 0..1; recall counts right answers among the rows that
-            have a class); "coverage" and "set_size" (a mean); "none_auroc": how well the top
-            probability tells rows of a class from rows of none. What was not fitted is left out.
+            have a class); "coverage" and "set_size" (a mean); "none_auroc": how well
+            "none of these" (without a `none_logit` the top probability) tells rows of a class from
+            rows of none. What was not fitted is left out.
         """
         logits = _logits(logits)
         labels = _labels(labels, logits)
@@ -150,7 +160,9 @@ class Calibration:
         confidences = self._confidences(logits)
         right = _right(logits, labels)
         known = np.full(labels.shape, True) if self.multi_label else labels >= 0
-        curve = reliability(confidences[known], right[known])
+        # Where there is no probability of none, those of rows of none cannot be right.
+        counted = known if self.none_logit is None else np.full_like(known, True)
+        curve = reliability(confidences[counted], right[counted])
         found = {"ece": curve.ece, "ece_noise": curve.ece_noise}
         if self.threshold is not None:
             accepted = confidences >= self.threshold
@@ -165,7 +177,10 @@ class Calibration:
         if not known.all():
             from scipy import stats
 
-            above = stats.mannwhitneyu(confidences[known], confidences[~known]).statistic
+            some = confidences
+            if self.none_logit is not None:
+                some = self.probabilities(logits).sum(axis=1)
+            above = stats.mannwhitneyu(some[known], some[~known]).statistic
             found["none_auroc"] = float(above / (known.sum() * (~known).sum()))
         return found
 
@@ -221,8 +236,9 @@ def fit_calibration(
 
     Args:
         logits: [rows, classes] float array, cosine similarities or logits; some hundred rows.
-        labels: [rows] int array in [0, classes), or -1 for a row of none of the classes (it counts
-            for the precision alone). For several labels a row [rows, classes] bool or 0 and 1.
+        labels: [rows] int array in [0, classes), or -1 for a row of none of the classes: then "none
+            of these" gets a probability, too. For several labels a row [rows, classes] bool, or 0
+            and 1.
         precision: float in 0..1, the wished part of right ones among accepted answers; None.
         recall: float in 0..1, the wished part of the rows (of several labels: of the labels) whose
             right answer is accepted, with `precision=None`.
@@ -259,11 +275,12 @@ def fit_calibration(
         )
     multi_label = labels.ndim == 2
     known = slice(None) if multi_label else labels >= 0
-    temperature, bias = fits.temperature_and_bias(logits[known], labels[known])
+    temperature, bias = fits.temperature_and_bias(logits, labels)
     fitted = Calibration(
         temperature,
-        bias,
-        multi_label,
+        bias if multi_label else 0.0,
+        none_logit=None if multi_label or labels.min() >= 0 else bias,
+        multi_label=multi_label,
         precision=precision,
         recall=recall,
         coverage=None if multi_label else coverage,

@@ -6,16 +6,25 @@ import numpy as np
 
 
 def temperature_and_bias(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Temperature and bias of the least cross-entropy, of softmax or of sigmoid."""
+    """Those of the least cross-entropy: of sigmoid, or of softmax with labels of -1 as a class.
+
+    With one label a row the "bias" is the logit of that class, the same for all rows; without rows
+    of it, it is not fitted.
+    """
     from scipy import optimize, special
 
     multi_label = labels.ndim == 2
-    targets = labels if multi_label else labels[:, np.newaxis] == np.arange(logits.shape[1])
-    if not len(logits) or not logits.std() or targets.all() or not targets.any():
+    classes = np.append(np.arange(logits.shape[1]), -1)
+    targets = labels if multi_label else labels[:, np.newaxis] == classes
+    has_none = not multi_label and min(labels) < 0
+    one_kind = targets.all() or not targets.any()
+    if not multi_label:
+        one_kind = max(labels) < 0 or logits.shape[1] + has_none == 1
+    if one_kind or not logits.std():
         raise ValueError(
-            "A calibration should be fitted on logits that differ, of two classes or more, with "
-            f"rows that have a label and rows or classes without. Received: {len(logits)} rows of "
-            f"{logits.shape[1]} classes, {int(targets.sum())} labels."
+            "A calibration should be fitted on logits that differ, with labels of the classes and "
+            f"rows or classes without them. Received: {len(logits)} rows of {logits.shape[1]} "
+            f"classes, {int((labels if multi_label else labels >= 0).sum())} labels."
         )
     # Of unit deviation, so that cosines and logits of hundreds are as easy to fit.
     mean, deviation = logits.mean(), logits.std()
@@ -23,23 +32,27 @@ def temperature_and_bias(logits: np.ndarray, labels: np.ndarray) -> tuple[float,
 
     def objective(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         log_temperature, bias = parameters
-        z = np.exp(log_temperature) * scaled + bias
+        z = np.exp(log_temperature) * scaled
         if multi_label:
-            loss = (np.logaddexp(0, z) - targets * z).sum()
-            slope = special.expit(z) - targets
+            slope = special.expit(z + bias) - targets
+            loss = (np.logaddexp(0, z + bias) - targets * (z + bias)).sum()
+            by_bias = slope.sum()
         else:
-            loss = (special.logsumexp(z, axis=1) - z[targets]).sum()
-            slope = special.softmax(z, axis=1) - targets
+            none = np.full([len(z), 1], bias if has_none else -np.inf)
+            every = np.concatenate([z, none], axis=1)
+            slope = special.softmax(every, axis=1) - targets
+            loss = (special.logsumexp(every, axis=1) - every[targets]).sum()
+            slope, by_bias = slope[:, :-1], slope[:, -1].sum()
         # A weak prior: without it rows that are all right have an infinite temperature.
         loss += log_temperature**2 / 18
-        gradient = [(slope * (z - bias)).sum() + log_temperature / 9, slope.sum()]
+        gradient = [(slope * z).sum() + log_temperature / 9, by_bias]
         return loss / len(z), np.array(gradient) / len(z)
 
     log_temperature, bias = optimize.minimize(
         objective, np.zeros(2), jac=True, method="L-BFGS-B", options={"ftol": 1e-12, "gtol": 1e-7}
     ).x
     temperature = float(np.exp(log_temperature) / deviation)
-    return temperature, float(bias - temperature * mean) if multi_label else 0.0
+    return temperature, float(bias + (-1 if multi_label else 1) * temperature * mean)
 
 
 def for_precision(confidences: np.ndarray, right: np.ndarray, precision: float) -> float:
