@@ -10,7 +10,8 @@ Rows are halved at random --repeats times; one half fits, the other measures; th
 - zero-shot: pictures of OpenPictures' validation and test split against the names of 17 categories.
 - class means: the same against the mean embedding of each category's training pictures.
 - "..., 3 left out": the last three categories have no name, and their pictures are none of these:
-  how well the top probability tells them from others, and how well the top logit does.
+  `none_auroc` is how well their probability tells them from others; after it, how well the top
+  logit does, and the top probability of a softmax without that class.
 
 `ece_before` is that of the model's own temperature; `ece_noise` what perfect probabilities would
 have on as many rows. `off` is the mean distance of a half's precision from the wished one, and
@@ -89,6 +90,9 @@ def measure(
             top = logits[rest].max(axis=1)
             above = stats.mannwhitneyu(top[~none], top[none]).statistic
             row["top_logit_auroc"] = above / (none.sum() * (~none).sum())
+            few = labels[fit] >= 0
+            softmax = calibration.fit_calibration(logits[fit][few], labels[fit][few], None)
+            row["softmax_auroc"] = softmax.measure(logits[rest], labels[rest])["none_auroc"]
         if "precision" in row:
             row["off"] = abs(row["precision"] - args.precision)
         rows.append(row)

@@ -138,6 +138,11 @@ BENCHMARKS = {
         tuple(f"duplicates.py --images {n}" for n in (10_000, 20_000, 40_000)),
         growth=("images", "seconds", "peak_mb"),
     ),
+    "calibration": Benchmark(
+        "Calibrated scores, on halves that they were not fitted on",
+        ("calibration.py",),
+        ("calibration.py --rows 300 --repeats 2 --precision 0.7",),
+    ),
     "import_time": Benchmark(
         "`import keras_lit`, beside `import keras_nlp`",
         ("import_time.py --rounds 5",),
