@@ -148,6 +148,10 @@ class Calibration:
             have a class); "coverage" and "set_size" (a mean); "none_auroc": how well
             "none of these" (without a `none_logit` the top probability) tells rows of a class from
             rows of none. What was not fitted is left out.
+
+        Raises:
+            ValueError: logits or labels that `fit_calibration` refuses, or labels of another form
+                than those of the fit.
         """
         logits = _logits(logits)
         labels = _labels(labels, logits)
