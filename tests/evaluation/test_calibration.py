@@ -63,8 +63,13 @@ def test_several_labels_have_a_temperature_and_a_bias():
 
 def test_rows_that_are_all_right_have_a_finite_temperature():
     labels = np.arange(30) % 3
-    found = fit_calibration(np.eye(3)[labels] * 0.2, labels)
-    assert 20 < found.temperature < 1e4
+    logits = np.eye(3)[labels] * 0.2
+    found = fit_calibration(logits, labels)
+    # 30 times log(1 + 2 exp(-0.2 t)), and a prior of deviation 3 on log(t * deviation of logits).
+    grid = np.linspace(1, 200, 20000)
+    prior = np.log(grid * logits.std()) ** 2 / (2 * 3**2)
+    best = grid[np.argmin(30 * np.log1p(2 * np.exp(-0.2 * grid)) + prior)]
+    assert found.temperature == pytest.approx(best, rel=1e-2)
     assert found.probabilities(np.eye(3) * 0.2).max() > 0.99
 
 
