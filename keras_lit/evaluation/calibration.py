@@ -98,8 +98,8 @@ class Calibration:
             logits: [rows, classes] float array.
 
         Returns:
-            [rows] bool array: the most probable class reaches `threshold`. For several labels a
-            row [rows, classes]: the class does.
+            [rows] bool array: the most probable class reaches `threshold`, and is no less probable
+            than "none of these". For several labels a row [rows, classes]: the class reaches it.
 
         Raises:
             ValueError: no threshold was fitted.
@@ -109,7 +109,8 @@ class Calibration:
                 "This calibration has no `threshold`. Pass `precision` or `recall` to "
                 "`fit_calibration`."
             )
-        return self._confidences(logits) >= self.threshold
+        confidences, answered = self._answers(logits)
+        return answered & (confidences >= self.threshold)
 
     def sets(self, logits: np.ndarray) -> np.ndarray:
         """The classes of each row that hold its label in `coverage` of all rows.
@@ -161,7 +162,7 @@ class Calibration:
                 f"{'[rows, classes]' if self.multi_label else '[rows]'}. Received shape: "
                 f"{labels.shape}."
             )
-        confidences = self._confidences(logits)
+        confidences, answered = self._answers(logits)
         right = _right(logits, labels)
         known = np.full(labels.shape, True) if self.multi_label else labels >= 0
         # Where there is no probability of none, those of rows of none cannot be right.
@@ -169,7 +170,7 @@ class Calibration:
         curve = reliability(confidences[counted], right[counted])
         found = {"ece": curve.ece, "ece_noise": curve.ece_noise}
         if self.threshold is not None:
-            accepted = confidences >= self.threshold
+            accepted = answered & (confidences >= self.threshold)
             hits = (accepted & right).sum()
             found["precision"] = float(hits / accepted.sum()) if accepted.any() else math.nan
             found["recall"] = float(hits / wanted) if (wanted := _wanted(labels)) else math.nan
@@ -217,10 +218,13 @@ class Calibration:
             )
         return cls(**fields)
 
-    def _confidences(self, logits: np.ndarray) -> np.ndarray:
-        """Of each answer: of the top class, or for several labels of every class."""
+    def _answers(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of the top class, or for several labels of all; whether none is less."""
         probabilities = self.probabilities(logits)
-        return probabilities if self.multi_label else probabilities.max(axis=1)
+        if self.multi_label:
+            return probabilities, np.full(probabilities.shape, True)
+        top = probabilities.max(axis=1)
+        return top, top >= 1 - probabilities.sum(axis=1)
 
 
 def fit_calibration(
@@ -291,8 +295,9 @@ def fit_calibration(
         fitted_on=fitted_on,
         rows=len(logits),
     )
-    confidences = fitted._confidences(logits).ravel()
-    right = _right(logits, labels).ravel()
+    confidences, answered = fitted._answers(logits)
+    confidences = np.where(answered, confidences, 0).ravel()
+    right = (answered & _right(logits, labels)).ravel()
     found: dict[str, Any] = {}
     if precision is not None:
         found["threshold"] = fits.for_precision(confidences, right, precision)

@@ -148,14 +148,17 @@ def test_none_of_these_has_a_probability():
 
 def test_measured_by_hand():
     logits, labels = with_none(300)
-    found = fit_calibration(logits, labels, precision=0.8)
+    found = fit_calibration(logits, labels, precision=0.6)
     measured = found.measure(logits, labels)
     known = labels >= 0
     probabilities = found.probabilities(logits)
     some = probabilities.sum(axis=1)
     auroc = (some[known][:, None] > some[~known]).mean()
     assert measured["none_auroc"] == pytest.approx(auroc) and auroc > 0.6
-    taken = probabilities.max(axis=1) >= found.threshold
+    top = probabilities.max(axis=1)
+    taken = (top >= found.threshold) & (top >= 1 - some)
+    assert (top[top < 1 - some] >= found.threshold).any()  # The second condition matters.
+    np.testing.assert_array_equal(found.accepted(logits), taken)
     right = probabilities.argmax(axis=1) == labels
     assert measured["precision"] == pytest.approx((taken & right).sum() / taken.sum())
     assert measured["recall"] == pytest.approx((taken & right).sum() / known.sum())
