@@ -156,6 +156,7 @@ def test_prepare_data(photos, run, form, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "cases"),
     [
+        ("calibration", "--rows 300 --precision 0.7 --quickstart none", 2),
         ("duplicates", "--images 6000", 4),
         ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1 --rate-size 256", 1),
         ("loss", "--batches 16 --dims 8 --dtypes bfloat16", 3),

@@ -149,6 +149,11 @@ BENCHMARKS = {
         found="{8[images]:,} images: embeddings {8[seconds]:.1f} s (all pairs {9[seconds]:.1f} s), "
         "hashes {10[seconds]:.1f} s (all pairs {11[seconds]:.1f} s).",
     ),
+    "calibration": Benchmark(
+        "Calibrated scores, on halves that they were not fitted on",
+        ("calibration.py",),
+        ("calibration.py --rows 300 --repeats 2 --precision 0.7",),
+    ),
     "import_time": Benchmark(
         "`import keras_lit`, beside `import keras_nlp`",
         ("import_time.py --rounds 5",),

@@ -1,6 +1,6 @@
 """Evaluation as in the paper: pure functions over embeddings."""
 
-from keras_lit.evaluation import datasets, prompts, sheets
+from keras_lit.evaluation import calibration, datasets, prompts, sheets
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.folders import dataset_of_folder
@@ -19,6 +19,7 @@ __all__ = [
     "Images",
     "ImagesAndTexts",
     "Result",
+    "calibration",
     "classify",
     "dataset_of_folder",
     "datasets",
