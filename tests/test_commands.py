@@ -29,6 +29,7 @@ RUN = {
     "python examples/train_multiworker.py": "test_examples.py::test_workers",
     "python -m build": "test_release.py::built",
     "pip install -e '.[docs]' && mkdocs serve": "test_site.py::site",
+    "python examples/benchmarks/calibration.py": "test_examples.py::test_benchmark_of_calibration",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
 }
 CANNOT_RUN = {

@@ -156,7 +156,6 @@ def test_prepare_data(photos, run, form, tmp_path):
 @pytest.mark.parametrize(
     ("script", "arguments", "cases"),
     [
-        ("calibration", "--rows 300 --precision 0.7 --quickstart none", 2),
         ("duplicates", "--images 6000", 4),
         ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1 --rate-size 256", 1),
         ("loss", "--batches 16 --dims 8 --dtypes bfloat16", 3),
@@ -179,6 +178,12 @@ def test_benchmarks_in_processes(run, script, arguments, cases, tmp_path):
     """As many devices as the case has replicas."""
     run(f"benchmarks/{script}.py", f"{arguments} --repeats 1 --output out.json")
     assert_measured(tmp_path, cases)
+
+
+def test_benchmark_of_calibration(benchmark, tmp_path):
+    arguments = "--rows 300 --precision 0.7 --quickstart none --repeats 1 --output out.json"
+    benchmark("calibration", arguments)
+    assert_measured(tmp_path, 2)
 
 
 def assert_measured(tmp_path, cases):

@@ -356,7 +356,8 @@ def test_what_a_subclass_has_beside_the_towers_is_kept(tmp_path):
         x = rng.normal(size=[3, 6]).astype("float32")
         assert again.image_tower.head.compute_dtype == "bfloat16"
         expected = features.project(x)
-        np.testing.assert_allclose(again.image_tower.project(x), expected, rtol=0.01, atol=0.01)
+        # Of values up to 4, bfloat16 has steps of 0.016.
+        np.testing.assert_allclose(again.image_tower.project(x), expected, rtol=0.01, atol=0.02)
 
 
 class Added(keras.layers.Layer):

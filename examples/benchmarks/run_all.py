@@ -149,6 +149,10 @@ BENCHMARKS = {
         found="{8[images]:,} images: embeddings {8[seconds]:.1f} s (all pairs {9[seconds]:.1f} s), "
         "hashes {10[seconds]:.1f} s (all pairs {11[seconds]:.1f} s).",
     ),
+    "search": Benchmark(
+        "Searching 100,000 vectors of 512 exactly, beside bare calls",
+        ("search.py --peers numpy faiss",),
+    ),
     "calibration": Benchmark(
         "Calibrated scores, on halves that they were not fitted on",
         ("calibration.py",),

@@ -87,7 +87,14 @@ class Moments:
 
     @property
     def variances(self) -> np.ndarray:
-        """[image_dim + text_dim] float64, of each feature."""
+        """[image_dim + text_dim] float64, of each feature.
+
+        Example:
+
+        >>> moments = keras_lit.alignment.Moments.of(1, 1, 4, np.zeros(2), 4 * np.eye(2))
+        >>> moments.variances.tolist()
+        [1.0, 1.0]
+        """
         return np.diag(self.scatter) / self.count
 
     @classmethod

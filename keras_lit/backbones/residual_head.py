@@ -100,6 +100,14 @@ class ResidualHead(keras.layers.Layer):
             kernel: [feature_dim, dim] float array.
             bias: [dim] float array.
             variance: float, of the noise before it is multiplied by `noise`.
+
+        Example:
+
+        >>> head = keras_lit.backbones.ResidualHead(2)
+        >>> head.build((None, 3))
+        >>> head.start(np.ones([3, 2]), np.zeros([2]))
+        >>> np.asarray(head(np.ones([1, 3], "float32"))).tolist()
+        [[3.0, 3.0]]
         """
         self.linear.set_weights([kernel, bias])
         for weight in self.outer.weights:

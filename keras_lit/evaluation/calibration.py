@@ -81,6 +81,12 @@ class Calibration:
 
         Returns:
             [rows, classes] float64 array in 0..1.
+
+        Example:
+
+        >>> from keras_lit.evaluation.calibration import Calibration
+        >>> Calibration(temperature=2.0).probabilities(np.array([[0.5, 0.0]])).round(2).tolist()
+        [[0.73, 0.27]]
         """
         from scipy import special
 
@@ -103,6 +109,13 @@ class Calibration:
 
         Raises:
             ValueError: no threshold was fitted.
+
+        Example:
+
+        >>> from keras_lit.evaluation.calibration import Calibration
+        >>> calibration = Calibration(temperature=2.0, threshold=0.7)
+        >>> calibration.accepted(np.array([[0.5, 0.0], [0.1, 0.0]])).tolist()
+        [True, False]
         """
         if self.threshold is None:
             raise ValueError(
@@ -128,6 +141,13 @@ class Calibration:
             ValueError: no sets were fitted.
 
         Reference: Sadinle et al., "Least ambiguous set-valued classifiers" (arXiv 1609.00451).
+
+        Example:
+
+        >>> from keras_lit.evaluation.calibration import Calibration
+        >>> calibration = Calibration(temperature=2.0, set_threshold=0.3)
+        >>> calibration.sets(np.array([[0.5, 0.0], [0.1, 0.0]])).tolist()
+        [[True, False], [True, True]]
         """
         if self.set_threshold is None:
             raise ValueError(
@@ -153,6 +173,14 @@ class Calibration:
         Raises:
             ValueError: logits or labels that `fit_calibration` refuses, or labels of another form
                 than those of the fit.
+
+        Example:
+
+        >>> from keras_lit.evaluation.calibration import Calibration
+        >>> calibration = Calibration(temperature=2.0, threshold=0.7)
+        >>> found = calibration.measure(np.array([[0.5, 0.0], [0.1, 0.0]]), np.array([0, 1]))
+        >>> found["precision"], found["recall"], found["accepted"]
+        (1.0, 0.5, 0.5)
         """
         logits = _logits(logits)
         labels = _labels(labels, logits)
@@ -194,6 +222,12 @@ class Calibration:
 
         Returns:
             What `from_dict` takes.
+
+        Example:
+
+        >>> from keras_lit.evaluation.calibration import Calibration
+        >>> Calibration(temperature=2.0, rows=99).to_dict()["temperature"]
+        2.0
         """
         return dataclasses.asdict(self)
 
@@ -209,6 +243,13 @@ class Calibration:
 
         Raises:
             ValueError: a name that is no field, or no temperature.
+
+        Example:
+
+        >>> from keras_lit.evaluation.calibration import Calibration
+        >>> fields = Calibration(temperature=2.0, rows=99).to_dict()
+        >>> Calibration.from_dict(fields).rows
+        99
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if "temperature" not in fields or not names.issuperset(fields):

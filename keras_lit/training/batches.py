@@ -246,10 +246,10 @@ def _says_what_is_cut(text_tower: TextTower) -> Callable[[np.ndarray], bool]:
 
 def _without_targets(x: tuple[Any, ...], columns: tuple[str, ...] | None) -> Any:
     """(pairs,) and (pairs, None) -> pairs; with `columns`, (image, label) -> a dict of them."""
-    if columns and len(x) == len(columns):
-        return dict(zip(columns, x, strict=True))
     if len(x) and all(part is None for part in x[1:]):
         return x[0]
+    if columns and len(x) == len(columns):
+        return dict(zip(columns, x, strict=True))
     raise ValueError(
         f"Pairs should be {_KINDS}. Received a tuple of {len(x)}; LiT takes no targets and no "
         "weights of samples beside them. Map your dataset, for example "

@@ -65,9 +65,12 @@ def columns(images: Any) -> dict[str, Any]:
     if all(isinstance(x, bytes) or _is_pil(x) or _is_pixels(x) for x in images):
         found = [x if isinstance(x, bytes) else _encoded(x) for x in images]
         return {"image": np.array(found, object)}
-    shapes = {np.shape(x) if _rank(x) is not None else type(x).__name__ for x in images}
-    if len(shapes) > 1 or isinstance(next(iter(shapes)), str):
-        raise ValueError(_SHOULD_BE.format(f"a list of {', '.join(sorted(map(str, shapes)))}"))
+    kinds = {
+        type(x).__name__ if _rank(x) is None else f"{x.dtype} of shape {tuple(x.shape)}"
+        for x in images
+    }
+    if len(kinds) > 1 or not all(_rank(x) == 1 for x in images):  # One kind of features is left.
+        raise ValueError(_SHOULD_BE.format(f"a list of {', '.join(sorted(kinds))}"))
     return {"image": np.stack(images)}
 
 

@@ -1,5 +1,6 @@
 """An artifact in a C program, through the library of TensorFlow's wheel: no Python in the process."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -46,11 +47,20 @@ def ask(program, artifact, name, contents, folder, operations):
         file.write_bytes(content)
     libraries = [TEXT_OPS / f"{x}.so" for x in operations]
     arguments = [artifact, folder / "out", *libraries, "--", *ends, *files]
-    result = subprocess.run([program, *arguments], capture_output=True, text=True)
+    kernels = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}  # As in the process of the tests.
+    result = subprocess.run([program, *arguments], capture_output=True, text=True, env=kernels)
     if result.returncode:
         return result.returncode, None, result.stderr
     rows = np.fromfile(folder / "out", "float32").reshape([int(x) for x in result.stdout.split()])
     return 0, rows, result.stderr
+
+
+@pytest.fixture(autouse=True)
+def optimized():
+    """Graphs as the program has them, bit for bit."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 WORDPIECE = ("_regex_split_ops", "_normalize_ops", "_fast_wordpiece_tokenizer")
