@@ -418,7 +418,7 @@ def test_each_side_is_encoded_from_all_that_fit_takes(model):
     with pytest.raises(ValueError, match="a column 'image'. Received: .'text'"):
         model.encode_image({"text": CAPTIONS})
     with pytest.raises(ValueError, match="takes no targets"):
-        model.encode_image(rows.map(lambda pair: (pair["image"], pair["text"])).batch(5))
+        model.encode_image(rows.map(lambda pair: (pair["image"], pair["text"], 1)).batch(5))
 
 
 def test_bytes_may_end_in_zeros(model):
