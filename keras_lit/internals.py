@@ -17,6 +17,8 @@ from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 # Attributes of a tf.function that tf.data runs on one device, without optimising its graph anew.
 FOR_ONE_DEVICE = {"experimental_ints_on_device": True, "_tf_data_function": True}
+# Of one that stays one node of the graph that calls it, and is not optimised with that.
+APART = {"_noinline": True, "_tf_data_function": True}
 
 # Keras' layers and variables.
 

@@ -94,9 +94,10 @@ def nested():
 
 
 def test_attributes_of_a_function_reach_its_definition():
-    function = tf.function(lambda: 1, experimental_attributes=internals.FOR_ONE_DEVICE)
-    attributes = function.get_concrete_function().function_def.attr
-    assert attributes["experimental_ints_on_device"].b and attributes["_tf_data_function"].b
+    for names in (internals.FOR_ONE_DEVICE, internals.APART):
+        function = tf.function(lambda: 1, experimental_attributes=names)
+        attributes = function.get_concrete_function().function_def.attr
+        assert all(attributes[name].b for name in names)
 
 
 def test_a_layer_forgets_a_layer_whose_place_another_takes():

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from keras_lit import internals
+
 _LONGEST = 2**16  # of a TIFF header with its first directory: a JPEG's segment has no room for more
 _ORIENTATION, _LONG = 0x0112, 4
 _EOI, _SOS, _APP1 = 0xD9, 0xDA, 0xE1
@@ -16,12 +18,12 @@ _MAX_SEGMENTS = 2**10
 
 def apart(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
     """Makes a function one node of the graph: what it holds costs the pictures that do not need it
-    nothing.
+    nothing, and the start of an epoch no optimisation.
     """
     return tf.function(
         input_signature=signature or None,
         autograph=False,
-        experimental_attributes={"_noinline": True},
+        experimental_attributes=internals.APART,
     )
 
 
