@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_lit.model import LiT
 from keras_lit.preprocessing.image import why_not
+from keras_lit.search.sources import as_png
 from keras_lit.towers.encoding import unit_length
 from keras_lit.training import pairs
 
@@ -151,13 +152,8 @@ def _checked(content: Any) -> Any:
     if isinstance(content, tf.Tensor) and content.dtype == tf.string and content.shape.rank == 0:
         return _checked(content.numpy())  # A picture out of a dataset.
     array = np.asarray(content)
-    if (
-        array.dtype == np.uint8
-        and array.ndim == 3
-        and array.size
-        and array.shape[2] in (1, 2, 3, 4)
-    ):
-        return tf.io.encode_png(array).numpy()
+    if (png := as_png(array)) is not None:
+        return png
     if array.dtype.kind == "f" and array.ndim == 1:
         length = np.linalg.norm(array)
         if not (np.isfinite(length) and length > 0):

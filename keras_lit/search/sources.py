@@ -85,12 +85,19 @@ def _encoded(image: Any) -> bytes:
     if isinstance(image, bytes):
         return image
     array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4):
+    if (png := as_png(array)) is None:
         raise ValueError(
             '"image" should be the bytes of a file, or uint8 pixels [height, width, channels]. '
             f"Received: {array.dtype} {list(array.shape)}."
         )
-    return tf.io.encode_png(array).numpy()
+    return png
+
+
+def as_png(pixels: np.ndarray) -> bytes | None:
+    """uint8 pixels [height, width, 1 to 4] as a file; None of anything else."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or not pixels.size or pixels.shape[2] > 4:
+        return None
+    return tf.io.encode_png(pixels).numpy()
 
 
 def _plain(value: Any) -> Any:

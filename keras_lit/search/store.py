@@ -170,11 +170,11 @@ class Store:
                         f"{str(path)!r} is damaged: it should hold {size} bytes. Received: "
                         f"{received}. Build the index anew in another directory."
                     )
+                if kind == "vectors" and "codes" in self.kinds:
+                    found[kind] = FewRows(path, shape)
+                    continue
                 # Copy on write: nothing is written, but TensorFlow takes no read-only memory.
                 memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-            if kind == "vectors" and "codes" in self.kinds:
-                found[kind] = FewRows(path, shape)
-            else:
                 found[kind] = np.frombuffer(memory, dtype).reshape(shape)
         return found
 
