@@ -53,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test-fraction", type=float, default=0.0, help="of folders and tables")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/features"))
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--shards", type=int, default=8)
+    parser.add_argument("--shards", type=int, help="the number of files, 16 by default")
     parser.add_argument("--dtype", default="float16", choices=["float16", "float32"])
     parser.add_argument("--text", action="store_true", help="captions too, through MiniLM")
     parser.add_argument("--skip-bad-images", action="store_true")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -24,9 +24,9 @@ _BATCH = 512  # Held-out pairs whose loss the temperature should make least.
 _RANGE = (1.0, 100.0)  # Of the temperature.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Alignment:
-    """Heads in closed form, and what cross-validation chose for them.
+    """Heads in closed form, and what cross-validation chose for them; prints as a table.
 
     Args:
         method: "cca" or "ridge".
@@ -52,6 +52,13 @@ class Alignment:
     >>> found = keras_lit.alignment.choose(folds, verbose=0)
     >>> found.method, found.dim, found.pairs, sorted(found.recalls)[0]
     ('cca', 4, 60, 'image_to_text_recall@1')
+    >>> print(found)
+    cca of 60 pairs, 4 wide, temperature 100.0
+      penalties: 0.03 for images, 0.03 for texts; the best of 21 tries
+      held-out pairs  recall@1  recall@5  recall@10
+      image to text    100.00%   100.00%    100.00%
+      text to image    100.00%   100.00%    100.00%
+      mean 100.00%, each searched among 30
     """
 
     method: str
@@ -61,10 +68,10 @@ class Alignment:
     temperature: float
     bias: float | None
     recalls: dict[str, float]
-    scores: dict[Choice, float] = dataclasses.field(repr=False)
+    scores: dict[Choice, float]
     pairs: int
     held_out: int
-    heads: Heads = dataclasses.field(repr=False)
+    heads: Heads
 
     @property
     def mean_recall(self) -> float:
@@ -79,6 +86,53 @@ class Alignment:
         True
         """
         return float(np.mean([*self.recalls.values()]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the heads, as `json.dump` takes it.
+
+        Returns:
+            {"method", "image_penalty", ..., "recalls", "pairs", "held_out", "mean_recall",
+            "scores": [{"image_penalty", "text_penalty", "dim", "mean_recall"}]}.
+
+        Example:
+
+        >>> features = np.random.default_rng(0).normal(size=[60, 4])
+        >>> folds = keras_lit.alignment.Folds(4, 4, count=2)
+        >>> folds.add(features, features)
+        >>> found = keras_lit.alignment.choose(folds, "ridge", verbose=0).to_dict()
+        >>> found["method"], found["pairs"], len(found["scores"])
+        ('ridge', 60, 7)
+        """
+        names = ("image_penalty", "text_penalty", "dim", "mean_recall")
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del found["heads"]
+        return {
+            **found,
+            "recalls": dict(self.recalls),
+            "mean_recall": self.mean_recall,
+            "scores": [
+                dict(zip(names, (*choice, recall), strict=True))
+                for choice, recall in self.scores.items()
+            ],
+        }
+
+    def __repr__(self) -> str:
+        title = f"{self.method} of {self.pairs:,} pairs, {self.dim} wide"
+        text = "" if self.text_penalty is None else f", {self.text_penalty:g} for texts"
+        lines = [
+            f"{title}, temperature {self.temperature:.1f}"
+            + ("" if self.bias is None else f", bias {self.bias:.1f}"),
+            f"  penalties: {self.image_penalty:g} for images{text}; "
+            f"the best of {len(self.scores)} tries",
+            "  held-out pairs" + "".join(f"  recall@{k}" for k in KS),
+        ]
+        for way in ("image_to_text", "text_to_image"):
+            cells = [f"{self.recalls[f'{way}_recall@{k}']:.2%}" for k in KS]
+            widths = [len(f"  recall@{k}") for k in KS]
+            values = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
+            lines.append(f"  {way.replace('_', ' ')} " + "".join(values))
+        searched = f"each searched among {self.held_out:,}"
+        return "\n".join([*lines, f"  mean {self.mean_recall:.2%}, {searched}"])
 
 
 def choose(

@@ -19,13 +19,15 @@ from keras_lit.features import feature_rows, manifests, tfrecords
 from keras_lit.towers import ImageTower, TextTower, fingerprints
 from keras_lit.training import pairs
 
+_SHARDS = 16  # By default, where there are as many batches.
+
 
 def precompute(
     image_tower: ImageTower,
     dataset: tf.data.Dataset,
     directory: str | os.PathLike,
     batch_size: int = 64,
-    shards: int = 16,
+    shards: int | None = None,
     split: str = "train",
     dtype: Literal["float16", "float32"] = "float16",
     views: int = 1,
@@ -49,7 +51,8 @@ def precompute(
             shuffle a seed). Other fields (an id, a name, several captions [None]) are stored too.
         directory: where to write; `tfds.builder_from_directory` opens it.
         batch_size: int, how many images to encode at a time.
-        shards: int, the number of files, at most the number of batches.
+        shards: int, the number of files, at most the number of batches. None: 16, or the number of
+            batches if that is less.
         split: str, the name of this part; a directory can hold several, of one tower.
         dtype: "float16" or "float32", as which the features are stored.
         views: int, how many random crops and flips of an image to store; 1: the plain image.
@@ -94,7 +97,8 @@ def precompute(
     plan, finished = begin(image_tower, dataset, directory, *options)
     if finished is not None:
         return finished
-    mine = range(shards * shard_index // num_shards, shards * (shard_index + 1) // num_shards)
+    count = plan["shards"]
+    mine = range(count * shard_index // num_shards, count * (shard_index + 1) // num_shards)
     missing = [shard for shard in manifests.missing_shards(directory, plan) if shard in mine]
     encode = feature_rows.encoder(image_tower, batch_size)
     of_text = text_tower and feature_rows.text_encoder(text_tower, batch_size)
@@ -126,7 +130,7 @@ def begin(
     dataset: tf.data.Dataset,
     directory: pathlib.Path,
     batch_size: int = 64,
-    shards: int = 16,
+    shards: int | None = None,
     split: str = "train",
     dtype: str = "float16",
     views: int = 1,
@@ -142,7 +146,8 @@ def begin(
             f"{split!r}. Take a part of a source where you read it."
         )
     for name, value in {"batch_size": batch_size, "shards": shards, "views": views}.items():
-        checks.check_positive(value, name)
+        if value is not None:
+            checks.check_positive(value, name)
     feature_rows.check_dataset(dataset, image_tower, views)
     first = next(iter(dataset.take(1)), None)
     if first is None:
@@ -182,7 +187,9 @@ def begin(
         "first_input": int(feature_rows.hash_of(first)),
     }
     batches = _batch_count(plan)
-    if shards > batches:
+    if shards is None:
+        plan["shards"] = min(_SHARDS, batches)
+    elif shards > batches:
         raise ValueError(
             f"`shards` should be at most {batches}, the number of batches of {batch_size} pairs. "
             f"Received: {shards}."

@@ -1,5 +1,7 @@
 """What cross-validation chooses is what naive loops find best."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,17 @@ def folds():
 @pytest.fixture(scope="module")
 def result(folds):
     return choose(folds, penalties=(0.1, 1.0, 10.0), verbose=0)
+
+
+def test_prints_as_a_table_and_goes_to_json(result):
+    lines = str(result).splitlines()
+    assert len(lines) == 6 and lines[0].startswith("cca of 240 pairs, ")
+    recall = f"{result.recalls['text_to_image_recall@10']:.2%}"
+    assert lines[4].startswith("  text to image") and lines[4].endswith(recall)
+    found = json.loads(json.dumps(result.to_dict()))
+    assert "heads" not in found and found["recalls"] == result.recalls
+    best = {name: found[name] for name in ("image_penalty", "text_penalty", "mean_recall")}
+    assert any(best.items() <= tried.items() for tried in found["scores"])
 
 
 def held_out_recalls(folds, make):

@@ -293,6 +293,12 @@ def test_splits_share_a_directory(tmp_path, whole):
         precompute(tmp_path, split="test", pairs=encoded_pairs(id=np.arange(22)))
 
 
+@pytest.mark.parametrize(("batch_size", "shards"), [(4, 6), (1, 16)])
+def test_default_shards_are_16_or_the_batches(batch_size, shards, tmp_path):
+    plan, finished = precomputing.begin(make_tower(), encoded_pairs(), tmp_path, batch_size)
+    assert plan["shards"] == shards and finished is None
+
+
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="`shards` should be at most 6, the number of batches"):
         precompute(tmp_path, shards=7)
