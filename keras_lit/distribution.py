@@ -34,8 +34,8 @@ def all_gather(rows: tf.Tensor) -> tf.Tensor:
     gathered = tf.distribute.get_replica_context().all_gather(rows, axis=0)
     expected = replicas * tf.shape(rows)[0]
     message = (
-        "All replicas should hold equally many pairs. Batch the dataset with a multiple of the "
-        f"{replicas} replicas and `drop_remainder=True`. Received (expected, found):"
+        "All replicas should hold the same number of pairs. Batch the dataset with a multiple of "
+        f"the {replicas} replicas and `drop_remainder=True`. Received (expected, found):"
     )
     equal = tf.shape(gathered)[0] == expected
     assertion = tf.debugging.Assert(equal, [message, expected, tf.shape(gathered)[0]])
@@ -101,7 +101,7 @@ def arrays_of_workers(array: np.ndarray) -> list[np.ndarray]:
 
 
 def in_turns(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """What this worker takes of a dataset that all read; its part is its own already."""
+    """This worker's batches of a dataset that all workers read; a part stays as it is."""
     if not has_workers() or is_part(dataset):
         return dataset
     strategy = tf.distribute.get_strategy()
@@ -110,7 +110,7 @@ def in_turns(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def agreed(number: int) -> int:
-    """The first worker's number, on all workers: for the seeds of what they do alike."""
+    """The first worker's number, on all workers: for seeds that they should share."""
     return of_workers(number)[0]
 
 
@@ -134,7 +134,7 @@ def is_part(dataset: tf.data.Dataset) -> bool:
 def share_out(
     batches: tf.data.Dataset, whole_batches: bool
 ) -> tuple[tf.data.Dataset, Callable[..., tf.data.Dataset]]:
-    """Makes batches that the replicas divide, and tells how a worker cuts them into its own rows.
+    """Makes batches that the replicas divide, and a function that cuts out a worker's own rows.
 
     A batch that the replicas do not divide is filled up with its first row; the "mask" is False
     for such rows. All workers read the same batches, unless each has its part (`is_part`), of which

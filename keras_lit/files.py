@@ -14,7 +14,7 @@ from typing import Any
 def whole(
     path: str | os.PathLike, directory: str | os.PathLike | None = None
 ) -> Iterator[pathlib.Path]:
-    """Yields another path to write to, which becomes `path` when all of it is on the disk.
+    """Yields a temporary path to write to, which becomes `path` once it is complete on the disk.
 
     A process that is killed leaves `path` as it was, and a file `NAME.PID.tmp` behind, in the
     `directory` (on the same disk; by default beside the file).
@@ -40,7 +40,7 @@ def whole(
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike, first_stays: bool = False) -> Iterator[pathlib.Path]:
-    """Yields another, empty folder to fill, which becomes `path` when all of it is there.
+    """Yields an empty temporary folder to fill, which becomes `path` once it is complete.
 
     A process that is killed leaves `path` as it was, and a folder `NAME.PID.tmp` beside it. Where
     another process has filled `path` meanwhile that is an OSError, unless `first_stays`.

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks, ops
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
-# Attributes of a tf.function that tf.data runs on one device, without optimising its graph anew.
+# Attributes of a tf.function that tf.data runs on one device, without optimising its graph again.
 FOR_ONE_DEVICE = {"experimental_ints_on_device": True, "_tf_data_function": True}
 # Of one that stays one node of the graph that calls it, and is not optimised with that.
 APART = {"_noinline": True, "_tf_data_function": True}
@@ -40,7 +40,7 @@ def own_weights(layer: keras.Layer) -> list[keras.Variable]:
 
 
 def own_parameters(layer: keras.Layer) -> list[keras.Variable]:
-    """What can be trained of these, frozen or not."""
+    """The parameters among these weights, frozen or not."""
     return [*layer._trainable_variables]
 
 
@@ -109,10 +109,10 @@ def attend(attention: Any, query: Any, key: Any, value: Any, training: bool | No
 
 
 def with_cardinality(dataset: Any, count: Any) -> Any:
-    """A dataset, distributed or not, that now tells Keras it has so many batches (int or scalar).
+    """A dataset, distributed or not, with its number of batches (int or scalar) for Keras.
 
-    Of a distributed one TensorFlow would count the rows of all local replicas; of a resumed one it
-    knows nothing.
+    For a distributed one TensorFlow would count the rows of all local replicas; for a resumed one
+    it does not know the number.
     """
     if isinstance(dataset, tf.data.Dataset):
         dataset.cardinality = lambda: tf.constant(count, tf.int64)
@@ -130,7 +130,7 @@ def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
 
 
 def custom_gradient(function: Callable) -> Callable:
-    """`tf.custom_gradient` that goes with its graph.
+    """`tf.custom_gradient` that is freed with its graph.
 
     TensorFlow's own keeps each one that it traced for good, and so the weights of its model.
     """
@@ -162,7 +162,7 @@ def apply_gradients(optimizer: Any, gradients: Any, weights: list[Any]) -> None:
 
 
 def made_from(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:
-    """A dataset, that which it was mapped, batched or shuffled from, and so on."""
+    """A dataset, the one it was mapped, batched or shuffled from, and so on."""
     yield dataset
     for source in dataset._inputs():
         yield from made_from(source)

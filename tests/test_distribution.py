@@ -150,7 +150,9 @@ def test_replicas_of_unequal_size_are_refused():
         lambda context: tf.ones([2 + context.replica_id_in_sync_group, 3])
     )
     step = tf.function(lambda x: losses.softmax_contrastive_loss(x, x, 0.0))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="replicas should hold equally many"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="replicas should hold the same number"
+    ):
         strategy.run(step, args=(rows,))
 
 

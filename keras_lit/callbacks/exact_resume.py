@@ -88,7 +88,7 @@ class ExactResume(keras.callbacks.Callback):
         steps = int(batches.cardinality())
         if steps < 0:
             raise ValueError(
-                "`ExactResume` needs a dataset with a known number of batches. Tell it with "
+                "`ExactResume` needs a dataset with a known number of batches. Set it with "
                 "`dataset.apply(tf.data.experimental.assert_cardinality(batches))`, and cut an "
                 "endless one with `take`."
             )
@@ -101,7 +101,7 @@ class ExactResume(keras.callbacks.Callback):
         if self.replay and epochs:
             logging.info("ExactResume reads the data of %d epochs that are over.", epochs)
 
-        def parts() -> Iterator[tuple[int, int]]:  # Asked anew in each epoch.
+        def parts() -> Iterator[tuple[int, int]]:  # Asked in each epoch.
             yield from [passed.pop(0) for _ in list(passed)] or [(0, -1)]
 
         signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64))
@@ -146,7 +146,7 @@ class ExactResume(keras.callbacks.Callback):
         internals.set_initial_epoch(self.model, None)
 
     def _variables(self) -> dict[str, Any]:
-        """All that training changes, which a locked tower is not."""
+        """All variables that training changes; those of a locked tower it does not."""
         locked = locked_variables(self.model)
         metrics = [variable for metric in self.model.metrics for variable in metric.variables]
         variables = [*self.model.variables, *metrics, *self.model.optimizer.variables]
@@ -188,7 +188,7 @@ class ExactResume(keras.callbacks.Callback):
         except Exception as error:  # What NumPy and zipfile raise depends on the byte.
             raise ValueError(
                 f"{str(self.path)!r} is damaged ({type(error).__name__}: {error}). Put a copy of "
-                "it back, or delete it to begin the run anew."
+                "it back, or delete it to start the run over."
             ) from error
         self._saved = saved
         if self._position["steps_per_epoch"] != steps:

@@ -89,7 +89,7 @@ def _check_positions(arrays: Arrays, kernel: str, positions: str) -> None:
     if positions not in arrays:
         raise ValueError(
             f"The checkpoint lacks {positions!r}. A ViT of fixed positions (big_vision's "
-            '`posemb="sincos2d"`) is none of the kinds that load; take one of learned positions.'
+            '`posemb="sincos2d"`) cannot be loaded; take one with learned positions.'
         )
     shape = arrays[positions].shape
     if len(arrays[kernel].shape) == 2 or (len(shape) == 3 and shape[0] != 1):
@@ -147,7 +147,7 @@ def _text_transformer(
 def _bert(arrays: Arrays, heads: int | None) -> BertEncoder:
     if heads is None:
         raise ValueError(
-            "The shapes of a BERT do not tell its attention heads. Pass `text_heads` (12 for "
+            "The shapes of a BERT do not show its attention heads. Pass `text_heads` (12 for "
             "BERT-base, 16 for BERT-large), or keep the released file's name."
         )
     (words, width), (longest, _), (segments, _) = (

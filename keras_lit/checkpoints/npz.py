@@ -160,7 +160,7 @@ class Archive:
 
 
 def _check_kind(members: set[str]) -> None:
-    """Raises for the zip files of others."""
+    """Raises for zip files of other programs."""
     if "model.weights.h5" in members:
         raise ValueError("it is a model saved by Keras, which `keras.saving.load_model` reads")
     if any(name.endswith("/data.pkl") for name in members):
@@ -251,7 +251,7 @@ def _shape_now(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _with_single_positions(arrays: dict[str, Array]) -> dict[str, Array]:
-    """Some old text towers added positions twice: the sum is as good."""
+    """Some old text towers added two tables of positions: their sum is equivalent."""
     second = arrays.pop("txt/Encoder_0/pos_embedding", None)
     if second is None or (first := arrays.setdefault("txt/pos_embedding", second)) is second:
         return arrays

@@ -184,7 +184,7 @@ def _attention(prefix: str, layer: keras.layers.MultiHeadAttention) -> Slots:
 
 
 def _dense(prefix: str, layer: Any, inputs: int | None = None) -> Slots:
-    """With `inputs`, so many axes of the kernel are rows of a matrix: flaxformer joins heads."""
+    """With `inputs`, the kernel's first axes become rows of a matrix: flaxformer joins heads."""
     kernel, bias = layer.kernel.shape, layer.bias.shape
     if inputs is not None:
         kernel, bias = (math.prod(kernel[:inputs]), math.prod(kernel[inputs:])), (math.prod(bias),)

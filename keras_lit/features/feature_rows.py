@@ -79,7 +79,7 @@ def prepare(
 
 
 def hash_of(pair: Batch) -> tf.Tensor:
-    """What tells one raw pair from another: a scalar int64."""
+    """A hash of a raw pair: a scalar int64."""
     parts = [tf.io.serialize_tensor(value) for _, value in sorted(pair.items())]
     return tf.strings.to_hash_bucket_fast(tf.strings.join(parts, "\0"), 2**62)
 
@@ -132,7 +132,7 @@ def text_encoder(tower: TextTower, batch_size: int) -> Callable[[tf.Tensor], np.
 
 
 def _weights_in_compute_dtype(tower: Tower) -> list[tuple[keras.Variable, tf.Variable]]:
-    """Copies of the weights of layers that compute in 16 bits, which else cast them every batch."""
+    """Copies of weights of layers that compute in 16 bits, which cast them for every batch."""
     found = []
     for layer in internals.flat_layers(tower):
         dtype = tf.as_dtype(layer.compute_dtype)
@@ -148,8 +148,8 @@ def _weights_in_compute_dtype(tower: Tower) -> list[tuple[keras.Variable, tf.Var
 class Rows:
     """Encodes batches and hands out their rows, with notes of what was seen.
 
-    `encode` is of `encoder`; `skip` leaves out images that do not decode, which else are errors;
-    `encode_texts`, of `text_encoder`, is there for text features.
+    `encode` comes from `encoder`; `skip` leaves out images that do not decode, which are errors
+    otherwise; `encode_texts`, from `text_encoder`, is for text features.
     """
 
     encode: Callable[[np.ndarray], np.ndarray]
@@ -176,7 +176,7 @@ class Rows:
                 raise ValueError(ANOTHER_NUMBER.format(self.plan["pairs"], found))
             if after is not None and int(batch["previous_hash"][0]) != after:
                 raise ValueError(
-                    f"Pair {index - 1} of the dataset is another than when this began: the order "
+                    f"Pair {index - 1} of the dataset differs from when this began: the order "
                     "or the pairs have changed. Pass the same pairs in the same order (a shuffle "
                     "needs a seed), or write to another directory. Nothing was changed."
                 )
@@ -286,5 +286,5 @@ def check_dataset(dataset: Any, tower: ImageTower, views: int) -> None:
     if views > 1 and (spec["image"].dtype.is_floating or not random):
         raise ValueError(
             "Several `views` need raw images, and a tower whose `ImagePreprocessor` has a "
-            f"`random_crop` or `random_flip` (otherwise all were the same). Received: {views}."
+            f"`random_crop` or `random_flip` (or all would be the same). Received: {views}."
         )

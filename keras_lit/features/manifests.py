@@ -21,7 +21,7 @@ def read(directory: str | os.PathLike, split: str = "train") -> Record:
         split: str.
 
     Returns:
-        {"plan": what was asked for (with the image tower's fingerprint as "tower", and of text
+        {"plan": what was asked for (with the image tower's fingerprint as "tower", and with text
         features "text": {"dim", "tower"}), "pairs", "bytes", "skipped": [{"index", "name",
         "reason"}], "shards": [{"file", "pairs", "bytes", "sha256", ...}]}.
 
@@ -64,7 +64,7 @@ def manifest_path(directory: str | os.PathLike, split: str) -> pathlib.Path:
 
 
 def working_directory(directory: str | os.PathLike, split: str) -> pathlib.Path:
-    """Holds what is not finished, and goes when the split is."""
+    """Holds what is not finished; removed when the split is."""
     return pathlib.Path(directory) / f".precompute-{split}"
 
 
@@ -142,7 +142,7 @@ def missing_shards(directory: pathlib.Path, plan: Record) -> list[int]:
             raise ValueError(
                 f"Shard {shard} in {str(directory)!r} was written by a job with another tower, "
                 "dataset or choice of arguments. Delete "
-                f"{str(file)!r} and run that job again with those of the others."
+                f"{str(file)!r} and run that job again with the arguments of the others."
             )
     return missing
 

@@ -21,7 +21,8 @@ def latent_mixup(
     Args:
         batches: batches of "image_features" [batch, dim] and "text_features" [batch, dim], as
             `keras_lit.features.load(...).batch(n, drop_remainder=True)` gives them, shuffled.
-        alpha: float, above 0. 1 draws any share alike, less mostly shares near 0 and 1.
+        alpha: float, above 0. With 1 all shares are equally likely, below 1 mostly those near 0 and
+            1.
         seed: int, of the shares; drawn when None.
 
     Returns:

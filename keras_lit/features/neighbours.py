@@ -20,11 +20,12 @@ def hard_batches(
 ) -> tf.data.Dataset:
     """Batches of pairs whose features are near each other, so that negatives are hard.
 
-    In each epoch the pairs are read anew (captions and views that `load` draws are drawn anew) and
-    halved along random directions, each the difference of two pairs, until a part is a batch; then
-    the batches are shuffled. What is no negative is no hard one: pairs of one "group" (without it
-    of one text) or of one image are never in the same batch, but in the next ones, which are near,
-    too. Pairs that fill no batch are left out, others in each epoch.
+    In each epoch the pairs are read again (and captions and views that `load` draws are drawn
+    again) and halved along random directions, each the difference of two pairs, until a part is a
+    batch; then the batches are shuffled. Pairs that are not negatives of each other (those of one
+    "group", or else of one text, or of one image) are never in the same batch: they go to the next
+    batches, which are near as well. Pairs that do not fill a batch are left out, different ones in
+    each epoch.
 
     All features, and the other columns, are in memory during an epoch.
 
@@ -93,7 +94,7 @@ def hard_batches(
 
 
 def _what_is_apart(spec: dict[str, Any]) -> list[str]:
-    """The columns of which equal values are never in one batch."""
+    """The columns whose equal values are never in one batch."""
     names = ("group", *pairs_lib.TEXT_KEYS)
     return [next(x for x in names if x in spec), *({"image_features"} & set(spec))]
 
@@ -108,7 +109,7 @@ def _numbered(column: np.ndarray) -> list[int]:
 def _near_each_other(
     features: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """The numbers of all rows, in parts of neighbours, of which those side by side are near too."""
+    """The numbers of all rows in parts of neighbours; parts side by side are near too."""
     centred = features.astype("float32") - features.mean(axis=0, dtype="float32")
     centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
 
@@ -124,7 +125,7 @@ def _near_each_other(
 
 
 def _filled(parts: list[np.ndarray], apart: list[list[int]], batch_size: int) -> list[list[int]]:
-    """Full batches of rows in this order; what may not be in one goes to the next with room."""
+    """Full batches of rows in this order; a row that one may not hold goes to the next."""
     batches: list[list[int]] = []
     first, last = 0, [dict[int, int]() for _ in apart]  # Not full; the last batch of each number.
     for row in np.concatenate(parts).tolist():

@@ -157,7 +157,7 @@ def begin(
     if text_preprocessor is not None:
         if fields.get("text") != {"dtype": "string", "shape": []}:
             raise ValueError(
-                "Token ids are stored of one caption a pair. Received text: "
+                "Token ids are stored for one caption a pair. Received text: "
                 f"{fields.get('text')}. Leave `text_preprocessor` out, or choose a caption."
             )
         tokens = {
@@ -182,7 +182,7 @@ def begin(
         "fields": fields,
         "tokens": tokens,
         "tower": fingerprints.fingerprint(image_tower),
-        **text,  # Plans of before know nothing of it.
+        **text,  # Earlier plans do not have it.
         "augmentation": crops if views > 1 else None,
         "first_input": int(feature_rows.hash_of(first)),
     }

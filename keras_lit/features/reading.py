@@ -32,12 +32,12 @@ def load(
     Args:
         directory: where they are.
         split: str.
-        shuffle: bool or int: whether to shuffle, anew in each epoch, the files and, within a
-            buffer of that many pairs (10,000 for True), the pairs.
+        shuffle: bool or int: whether to shuffle in each epoch: the files and, within a buffer of
+            that many pairs (10,000 for True), the pairs.
         seed: int, of the shuffle and of random captions and views; drawn when None.
-        captions: where a pair has several: "random" (one, anew in each epoch), "first" or "all" (a
+        captions: where a pair has several: "random" (one, drawn in each epoch), "first" or "all" (a
             pair for each).
-        view: where an image has several: "random" (one, anew in each epoch) or the number of one.
+        view: where an image has several: "random" (one, drawn in each epoch) or its number.
         text_preprocessor: the `TextPreprocessor` that `precompute` was given: "text" then is the
             stored token ids, so that an epoch does no tokenisation.
 

@@ -141,7 +141,7 @@ def finish(directory: pathlib.Path, plan: manifests.Record) -> manifests.Record:
     for before, after in itertools.pairwise(records):
         if after.get("input_before", 0) not in (0, before["last_input"]):
             raise ValueError(
-                f"{before['file']} and {after['file']} were written from other orders of the "
+                f"{before['file']} and {after['file']} were written from different orders of the "
                 "dataset, so that pairs would be missing and others twice. Delete both, and run "
                 "their jobs again with the same pairs in the same order (a shuffle needs a seed)."
             )

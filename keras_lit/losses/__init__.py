@@ -5,7 +5,7 @@ all rows once, walks over the logits of its images and all texts, a tile of rows
 learns its rows' log-sum-exps and its part of the columns'. Once those vectors are gathered too, the
 gradient of the *global* loss with respect to I_r and T_r is complete here:
 
-    dL/dT_r = s / (2B) * [(softmax over texts + softmax over images)^T I - 2 I_r],  I_r likewise,
+    dL/dT_r = s / (2B) * [(softmax over texts + softmax over images)^T I - 2 I_r],  same for I_r,
 
 so nothing is communicated in the backward pass, and the sum over replicas that the optimizer takes
 of the weights' gradients is exactly the gradient of one device. Logits exist only a tile of rows at

@@ -26,7 +26,7 @@ def checked(
         if not groups.dtype.is_integer or not groups.shape.is_compatible_with(image.shape[:1]):
             raise ValueError(
                 f"`groups` should be [batch] integers, one for each of {image.shape[0]} pairs. "
-                f"Received: {groups.dtype.name} of shape {groups.shape}. Of strings take "
+                f"Received: {groups.dtype.name} of shape {groups.shape}. Hash strings by "
                 "`tf.strings.to_hash_bucket_fast(groups, 2**63 - 1)`."
             )
     return image, text
@@ -38,7 +38,7 @@ def float32(x: Any) -> tf.Tensor:
 
 
 def first_order(x: tf.Tensor) -> tf.Tensor:
-    """Passes on what a gradient written by hand is made of: nobody may differentiate it again."""
+    """Passes on the inputs of a hand-written gradient, which cannot be differentiated again."""
     return tf.raw_ops.PreventGradient(input=x, message="The loss has no second derivative.")
 
 

@@ -10,7 +10,7 @@ from keras_lit.losses.tiles import length
 
 # What a masked logit becomes; unlike an infinity it leaves no NaN behind in a difference.
 NEVER = -1e30
-# Cosines that differ by less are equal: what float32 makes of a sum in another order.
+# Cosines that differ by less are equal: float32 sums in another order differ by as much.
 EPSILON = 1e-6
 
 

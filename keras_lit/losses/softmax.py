@@ -42,8 +42,8 @@ def softmax_contrastive_loss(
         Scalar float32. Under a strategy this replica's share: the SUM over the replicas is the loss
         of the global batch. With `accuracies` the pair (loss, {"image_to_text_accuracy",
         "text_to_image_accuracy"}): scalar float32, the share of the images (texts) of the global
-        batch to which their own text (image), or another one of their group, is nearest, and none
-        outside of it as near, again to be summed over replicas.
+        batch whose nearest text (image) is their own or of their group, where ties count as wrong;
+        again to be summed over replicas.
 
     Raises:
         ValueError: embeddings that are not of rank 2 or differ in shape; `tile_size` below 1;

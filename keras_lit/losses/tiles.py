@@ -9,7 +9,7 @@ from keras_lit import internals
 
 # Logits that exist at one time when `tile_size` is None: 64 MB in float32.
 TILE_ELEMENTS = 2**24
-# From so many logits on, those of the softmax loss are faster under XLA even in one tile.
+# From this many logits on the softmax loss is faster under XLA even in one tile.
 COMPILED_ELEMENTS = 2**20
 
 

@@ -29,8 +29,8 @@ def decode_image(
         [height, width, 3] uint8 tensor.
 
     Raises:
-        tf.errors.InvalidArgumentError: another format, or too large by its header (nothing is
-            decoded then).
+        tf.errors.InvalidArgumentError: an unknown format, or an image that is too large by its
+            header (nothing is decoded then).
 
     Example:
 
@@ -103,7 +103,7 @@ def inspect(contents: tf.Tensor) -> Seen:
 
 
 def _refuse(seen: Seen) -> list[tf.Operation]:
-    """Fails with the sentence that tells why an image is not to be decoded."""
+    """Fails with the reason why an image should not be decoded."""
     if not tf.executing_eagerly():
         return [tf.debugging.Assert(seen.refusal == "", [seen.refusal])]
     if reason := seen.refusal.numpy():

@@ -17,8 +17,8 @@ _MAX_SEGMENTS = 2**10
 
 
 def apart(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
-    """Makes a function one node of the graph: what it holds costs the pictures that do not need it
-    nothing, and the start of an epoch no optimisation.
+    """Makes a function one node of the graph: it costs nothing for pictures that do not need it,
+    and is not optimised at the start of an epoch.
     """
     return tf.function(
         input_signature=signature or None,

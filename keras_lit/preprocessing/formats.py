@@ -12,7 +12,7 @@ _MAX_GIF_BLOCKS = 2**16
 # Encoders write some ten; each pass over all pixels costs an attacker a few bytes.
 _MAX_JPEG_SCANS = 100
 _BIT_FIELDS = 3
-# What people have that is not read: name, where it begins with what.
+# Common formats that are not read: the name, and which bytes are where.
 _OTHERS = (
     ("a JPEG XL", 0, b"\xff\x0a"),
     ("a JPEG XL", 4, b"JXL "),
@@ -74,13 +74,13 @@ def _decode_png(seen: Seen, background: tf.Tensor) -> tf.Tensor:
 def _jpeg(contents: tf.Tensor) -> Seen:
     shape = tf.image.extract_jpeg_shape(contents, tf.int64)
     orientation, scans = exif.of_jpeg(contents, _MAX_JPEG_SCANS)
-    message = f"A JPEG should have at most {_MAX_JPEG_SCANS} scans: save it anew. Received: more."
+    message = f"A JPEG should have at most {_MAX_JPEG_SCANS} scans: save it again. Received: more."
     refusal = tf.where(scans > _MAX_JPEG_SCANS, message, "")
     return Seen(shape[:2], contents, refusal, orientation)
 
 
 def is_plain_jpeg(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Whether it is a JPEG of three colours with nothing that is to be looked at more closely."""
+    """Whether it is a JPEG of three colours that needs no closer look."""
 
     def is_plain() -> tf.Tensor:
         shape = tf.image.extract_jpeg_shape(contents, tf.int64)

@@ -30,7 +30,7 @@ _VALUE_RANGES: dict[str, tuple[Any, Any]] = {
 # How many bad images an error names.
 _NAMED = 10
 _DAMAGED = "It is cut off or damaged."
-# So many times the sides of what is kept, at most, does a picture have while it is scaled.
+# While a picture is scaled, its sides are at most this many times those of what is kept.
 _SPARE = 16
 
 
@@ -71,7 +71,7 @@ class ImagePreprocessor(keras.layers.Layer):
         [batch, *image_size, 3] (or [*image_size, 3]) float32 tensor.
 
     Raises:
-        ValueError: another dtype or rank.
+        ValueError: an unsupported dtype or rank.
         tf.errors.InvalidArgumentError: an image does not decode; the message names the row.
 
     Example:
@@ -228,7 +228,7 @@ class ImagePreprocessor(keras.layers.Layer):
         """uint8 -> float32 in the tower's range of values, a row for each image."""
         pixels = tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3])
         mean, deviation = _mean_and_deviation(self.value_range)
-        # Times and plus, because a graph turns a division into a product, eager code does not.
+        # Multiplied and added: a graph turns a division into a product, eager code does not.
         scale = 1.0 / deviation
         return tf.cast(pixels, tf.float32) * scale - mean * scale
 
@@ -276,7 +276,7 @@ class ImagePreprocessor(keras.layers.Layer):
         return self._scale(pixels, height, width)
 
     def _middle(self, pixels: tf.Tensor) -> tf.Tensor:
-        """Of a very thin picture the middle, more than "crop" keeps: the whole, scaled, is huge."""
+        """The middle of a very thin picture, more than "crop" keeps; scaled whole it is huge."""
         size, wanted = tf.shape(pixels)[-3:-1], tf.constant(self.image_size, tf.float32)
         scale = tf.reduce_min(tf.cast(size, tf.float32) / wanted) * self.crop_fraction
         most = tf.cast(tf.math.ceil(_SPARE * scale * wanted), tf.int32)
@@ -346,7 +346,7 @@ class ImagePreprocessor(keras.layers.Layer):
             "random_crop random_flip"
         )
         config = {**super().get_config(), **{name: getattr(self, name) for name in names.split()}}
-        # Where it is not there, a file is older than the option, and gives what it gave.
+        # A file without it is older than the option, and keeps its results.
         return {**config, **({"exif_orientation": True} if self.exif_orientation else {})}
 
     @classmethod

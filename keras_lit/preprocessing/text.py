@@ -18,7 +18,7 @@ class TextPreprocessor(keras.layers.Layer):
     or None for none. "auto" asks the tokenizer: BERT's gives [CLS] and [SEP] around the text and
     pads with [PAD]; T5's gives `</s>` at the end; a plain SentencePiece tokenizer follows LiT: no
     start and no end token, the text cut to `sequence_length - 1` and padded with its end (`</s>`,
-    Gemma's `<eos>`), so that the last token always is that. The released BERT LiT models want
+    Gemma's `<eos>`), so that the last token is always the end. The released BERT LiT models want
     `end_token_id=None`.
 
     Args:

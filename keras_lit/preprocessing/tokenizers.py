@@ -36,11 +36,11 @@ def train_sentencepiece(
             or a dict of arrays (with all captions of an image: of a dataset that draws some a
             warning says so); read once, as a stream.
         vocabulary_size: int, the number of pieces at most (the paper uses 32,000, the released
-            small models 16,000); a warning says how many there are where the captions do not yield
-            so many.
+            small models 16,000); a warning gives their number if the captions yield fewer.
         lowercase: bool, whether the vocabulary itself folds case.
-        **options: of `sentencepiece.SentencePieceTrainer`. Without a "model_type" a small corpus of
-            which the unigram model makes fewer pieces, nearly letters, gets byte-pair encoding.
+        **options: of `sentencepiece.SentencePieceTrainer`. Without a "model_type", a small corpus
+            from which the unigram model makes fewer pieces (nearly letters) gets byte-pair
+            encoding.
 
     Returns:
         A keras-nlp tokenizer, with `</s>` for the end and the padding of a text.
@@ -110,7 +110,7 @@ def train_wordpiece(
     Args:
         captions: as for `train_sentencepiece`.
         vocabulary_size: int, the number of pieces to aim at, special tokens included; a warning
-            says how many there are where that is another by more than a tenth.
+            gives their number if it differs by more than a tenth.
         lowercase: bool, whether to lower-case and to strip accents, as BERT's uncased vocabulary.
 
     Returns:
@@ -219,8 +219,8 @@ def _texts_of(captions: Any) -> Any:
     """The captions of pairs, in any form; strings as they are."""
     if isinstance(captions, str | bytes):
         raise ValueError(
-            f"Captions should be several strings. Received one: {captions[:99]!r}. Pass a list; of "
-            "a file its lines, `open(path)`."
+            f"Captions should be several strings. Received one: {captions[:99]!r}. Pass a list, or "
+            "the lines of a file, `open(path)`."
         )
     if isinstance(captions, tf.data.Dataset):
         if isinstance(captions.element_spec, dict):
@@ -259,7 +259,7 @@ def _each(captions: Iterable[Any]) -> Iterator[str | bytes]:
 
 
 def save(tokenizer: keras.layers.Layer, path: str | os.PathLike) -> pathlib.Path:
-    """Writes a vocabulary as the file that other programs read, too.
+    """Writes a vocabulary to a file that other programs read as well.
 
     Args:
         tokenizer: a SentencePiece or WordPiece tokenizer of keras-nlp.
@@ -269,7 +269,7 @@ def save(tokenizer: keras.layers.Layer, path: str | os.PathLike) -> pathlib.Path
         The path.
 
     Raises:
-        ValueError: another tokenizer, or another ending.
+        ValueError: an unsupported tokenizer or suffix.
 
     Example:
 
@@ -308,7 +308,7 @@ def load(path: str | os.PathLike, lowercase: bool = True) -> keras.layers.Layer:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another ending, or no vocabulary.
+        ValueError: an unknown suffix, or not a vocabulary.
 
     Example:
 

@@ -168,7 +168,7 @@ class PairsModel(keras.Model):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> dict[str, np.ndarray]:
-        """The embeddings of pairs, like `keras.Model.predict`; of images or text alone `encode_*`.
+        """The embeddings of pairs, like `keras.Model.predict`; `encode_*` take one side.
 
         Args:
             x: as for `fit`.
@@ -214,7 +214,7 @@ class PairsModel(keras.Model):
         return _real_rows(super().predict_on_batch(self._batch(x)))
 
     def preprocess(self, x: Any, training: bool = False) -> Any:
-        """Makes of raw pairs what `call` takes; `fit` does this by itself.
+        """Turns raw pairs into the inputs of `call`; `fit` does this by itself.
 
         Args:
             x: a tf.data.Dataset of pairs, batched or not, or one batch of them as a dict.
@@ -242,7 +242,7 @@ class PairsModel(keras.Model):
         return pairs.preprocess(x, *towers, training, text_locked=locked)
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """Writes the whole model, to go on with, as a .keras file, like `keras.Model.save`.
+        """Writes the whole model and its optimizer as a .keras file, like `keras.Model.save`.
 
         Args:
             filepath: str or path, ending in ".keras".

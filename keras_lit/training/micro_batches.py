@@ -72,7 +72,7 @@ def _features(tower: Any, images: tf.Tensor, size: int) -> tf.Tensor:
 def _gradients(
     model: keras.Model, data: Tensors, of_rows: Tensors, weights: list[tf.Variable], size: int
 ) -> list[tf.Tensor | None]:
-    """The sum over the chunks of what their embeddings' gradients say of the weights."""
+    """The gradients of the weights, from those of the embeddings, summed over the chunks."""
     apart: set[int] = set()  # Weights that no embedding depends on; as without chunks, None.
 
     def add(sums: list[tf.Tensor], chunk: Tensors, gradients: Tensors) -> list[tf.Tensor]:

@@ -43,7 +43,7 @@ def as_array(values: Any) -> Any:
 
 
 def for_locked(side: str) -> str:
-    """What to say of features for a tower that trains."""
+    """The message for features of a tower that trains."""
     return FOR_LOCKED.format(side, '"L."' if side == "image" else '".L"')
 
 
@@ -108,12 +108,11 @@ def ready(
     They hold "image" or "image_features", and "text" or "text_features".
 
     What is raw (strings, uint8 pixels) is preprocessed, what is not passes through. A "seed"
-    decides random crops and flips, a string "name" is what an error calls a bad row by,
-    "fingerprint" and "text_fingerprint" (from `features.load`) tell whose features they are; other
-    keys are left out.
-    "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length]. The "mask"
-    is False for rows that only fill a batch up [batch], and for texts that were "" [batch, n].
-    A "group", whose pairs are positives of each other, becomes an int64 (of strings a hash).
+    decides random crops and flips, a string "name" names a bad row in errors, "fingerprint" and
+    "text_fingerprint" (from `features.load`) say which tower the features are of; other keys are
+    left out. "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length]. The
+    "mask" is False for rows that only fill a batch up [batch], and for texts that were "" [batch,
+    n]. A "group", whose pairs are positives of each other, becomes an int64 (of strings a hash).
     """
     mask = pair.get("mask")
     if "text_features" in pair:

@@ -1,4 +1,4 @@
-"""Pictures as people hold them (paths, globs, PIL's, arrays, bytes) as what datasets take."""
+"""Pictures as paths, globs, PIL images, arrays or bytes, made into columns of datasets."""
 
 import glob
 import io

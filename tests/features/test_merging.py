@@ -98,5 +98,7 @@ def test_shards_of_other_orders_are_not_joined(tmp_path):
     precompute(
         tmp_path, pairs=tf.data.Dataset.from_tensor_slices(other), shard_index=0, num_shards=2
     )
-    with pytest.raises(ValueError, match="written from other orders of the dataset.*Delete both"):
+    with pytest.raises(
+        ValueError, match="written from different orders of the dataset.*Delete both"
+    ):
         keras_lit.features.merge(tmp_path)
