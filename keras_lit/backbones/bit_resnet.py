@@ -127,5 +127,5 @@ class BiTResNet(Backbone):
         name, _, times = size.partition("x")
         checks.check_one_of(name, BIT_DEPTHS, "size")
         if not times.isdecimal():
-            raise ValueError(f'`size` should tell the width, as "R50x1" does. Received: {size!r}.')
+            raise ValueError(f'`size` should name the width, as "R50x1" does. Received: {size!r}.')
         return cls(BIT_DEPTHS[name], 64 * int(times), **kwargs)

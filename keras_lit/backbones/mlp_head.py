@@ -11,9 +11,9 @@ from keras_lit import checks
 class MLPHead(keras.layers.Layer):
     """Pooled features to embeddings: dense layers with batch norm, ReLU and dropout between them.
 
-    For features that were computed once, where heads are all that trains. `head="mlp"` of the
-    towers is this one as it is here; ShareLock's is `MLPHead(dim, 4096, 4)` on the text side, with
-    no head on the image side.
+    For features that were computed once, where only heads train. `head="mlp"` of the towers is this
+    one with its defaults; ShareLock's is `MLPHead(dim, 4096, 4)` on the text side, with no head on
+    the image side.
 
     Args:
         dim: int, the width of the embeddings.

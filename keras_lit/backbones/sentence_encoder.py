@@ -16,7 +16,7 @@ class UniversalSentenceEncoder(Backbone):
 
     Each piece and its neighbours go through two convolutions a kernel size; their sum over the text
     is divided by the root of its length, and a small network with shortcuts makes the embedding.
-    No piece sees further than two convolutions reach, so a text costs what its length says.
+    No piece sees further than two convolutions reach, so the cost grows with a text's length.
 
     Args:
         vocabulary_size: int, the number of token ids.
@@ -25,7 +25,7 @@ class UniversalSentenceEncoder(Backbone):
         intermediate_dim: int, the width inside the network.
         output_dim: int, the width of the embedding.
         kernel_sizes: ints, how many pieces a convolution sees.
-        dropout: float, the dropout of what the network is given and of its inner layer.
+        dropout: float, the dropout of the network's input and of its inner layer.
         lock_table: bool, whether the table of pieces is a `QuantizedEmbedding`, a quarter of the
             memory, which never trains and is zero until it is given weights. By default it is a
             `keras.layers.Embedding`.

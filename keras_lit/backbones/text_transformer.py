@@ -22,7 +22,7 @@ Position = Literal["first", "last"]
 
 
 class Backbone(keras_nlp.models.Backbone):
-    """keras-nlp's, whose config is the arguments that the constructor kept."""
+    """keras-nlp's, with the constructor's arguments as its config."""
 
     def _keep(self, **arguments: Any) -> None:
         """Makes the constructor's arguments attributes."""

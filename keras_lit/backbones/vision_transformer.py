@@ -100,7 +100,7 @@ class PatchBackbone(Backbone):
         name, _, patch = size.partition("/")
         checks.check_one_of(name, cls._sizes, "size")
         if not patch.isdecimal():
-            raise ValueError(f'`size` should tell the patch, as "B/16" does. Received: {size!r}.')
+            raise ValueError(f'`size` should name the patch, as "B/16" does. Received: {size!r}.')
         return cls(image_size, int(patch), *cls._sizes[name], **kwargs)
 
 
@@ -108,8 +108,8 @@ class PatchBackbone(Backbone):
 class VisionTransformer(PatchBackbone):
     """Images [batch, height, width, 3] in -1..1 -> tokens [batch, tokens, hidden_dim].
 
-    keras-hub's `ViTBackbone` cannot hold these weights, for it computes GELU exactly; here it is
-    the tanh approximation, as in the reference. Pooling is the tower's: "first" with a class token
+    keras-hub's `ViTBackbone` cannot hold these weights: it computes GELU exactly, and the reference
+    uses the tanh approximation, as here. Pooling is the tower's: "first" with a class token
     (big_vision's "tok"), "mean" ("gap") or "map" without.
 
     Args:
