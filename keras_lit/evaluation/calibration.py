@@ -24,7 +24,7 @@ class Calibration:
     on: cosine similarities `images @ weights.T`, or the model's logits.
 
     Args:
-        temperature: float, what logits are multiplied by, as `model.temperature` is; Guo et al.
+        temperature: float, the multiplier of the logits, like `model.temperature`; Guo et al.
             divide by theirs.
         bias: float, added to them afterwards; 0 for one label a row, where it changes nothing.
         none_logit: float, with one label a row the logit of "none of these", after the temperature;
@@ -126,7 +126,7 @@ class Calibration:
         return answered & (confidences >= self.threshold)
 
     def sets(self, logits: np.ndarray) -> np.ndarray:
-        """The classes of each row that hold its label in `coverage` of all rows.
+        """Sets of classes that hold the label of a row in `coverage` of all rows.
 
         They are those whose probability is `set_threshold` at least, the smallest sets that do;
         a row that is unlike those of the fit may have none.
@@ -233,7 +233,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Calibration":
-        """The calibration of which `to_dict` gave the fields.
+        """The calibration whose `to_dict` gave the fields.
 
         Args:
             fields: a mapping of names to values.
@@ -288,9 +288,9 @@ def fit_calibration(
         labels: [rows] int array in [0, classes), or -1 for a row of none of the classes: then "none
             of these" gets a probability, too. For several labels a row [rows, classes] bool, or 0
             and 1.
-        precision: float in 0..1, the wished part of right ones among accepted answers; None.
-        recall: float in 0..1, the wished part of the rows (of several labels: of the labels) whose
-            right answer is accepted, with `precision=None`.
+        precision: float in 0..1, the wanted part of right ones among accepted answers; None.
+        recall: float in 0..1, the wanted part of the rows (with several labels: of the labels)
+            whose right answer is accepted, with `precision=None`.
         coverage: float in 0..1, of the sets; None. Several labels a row have no sets.
         fitted_on: str, what the rows are, to be kept with the result.
 
@@ -299,7 +299,8 @@ def fit_calibration(
 
     Raises:
         ValueError: shapes or labels do not match, NaN, all logits or labels equal, both
-            `precision` and `recall`, or a wish that no threshold fulfils on these rows.
+            `precision` and `recall`, or a `precision` or `recall` that no threshold reaches on
+            these rows.
 
     Example:
 

@@ -205,7 +205,7 @@ def _check_order(found: Mapping[str, np.ndarray], wanted: Columns) -> None:
     if any(not np.array_equal(found[name], np.asarray(wanted[name])) for name in wanted):
         raise ValueError(
             "The data should come in the same order each time they are read. Received another one "
-            "the second time. Leave `shuffle` away, or pass it a seed and "
+            "the second time. Leave `shuffle` out, or pass it a seed and "
             "`reshuffle_each_iteration=False`."
         )
 

@@ -163,7 +163,7 @@ def _probe(data: _Data, rows: np.ndarray, penalties: Sequence[float]) -> list[fl
     With X = whitened rows and Y = targets the weights are (X'X + l2)^-1 X'Y, or, where there are
     fewer rows than features, X'(XX' + l2)^-1 Y; either matrix is Q diag(e) Q'.
 
-    Float32 and LAPACK's `ssyevd` from SciPy are what JAX takes on a CPU. With about as many rows as
+    JAX takes float32 and LAPACK's `ssyevd` on a CPU, as SciPy does here. With about as many rows as
     features and a small penalty the rounding, large because of the bias, decides over some images.
     """
     import scipy.linalg

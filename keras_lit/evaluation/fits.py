@@ -6,7 +6,7 @@ import numpy as np
 
 
 def temperature_and_bias(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Those of the least cross-entropy: of sigmoid, or of softmax with labels of -1 as a class.
+    """Minimise the cross-entropy, of sigmoid, or of softmax with the label -1 as a class.
 
     With one label a row the "bias" is the logit of that class, the same for all rows; without rows
     of it, it is not fitted.
@@ -56,7 +56,7 @@ def temperature_and_bias(logits: np.ndarray, labels: np.ndarray) -> tuple[float,
 
 
 def for_precision(confidences: np.ndarray, right: np.ndarray, precision: float) -> float:
-    """The lowest confidence from which on this part of the answers is right.
+    """The lowest confidence above which this part of the answers is right.
 
     One wrong answer more than was seen is counted, as conformal selection does (Jin and Candès,
     arXiv 2210.01408): it makes up for taking the best of many thresholds.
@@ -74,7 +74,7 @@ def for_precision(confidences: np.ndarray, right: np.ndarray, precision: float) 
 
 
 def for_recall(confidences: np.ndarray, right: np.ndarray, wanted: int, recall: float) -> float:
-    """The highest confidence from which on this part of the `wanted` answers is there and right."""
+    """The highest confidence above which this part of the `wanted` answers is given and right."""
     ordered, hits, last = _in_order(confidences, right)
     parts = hits / wanted
     enough = parts >= recall - 1e-12
@@ -87,7 +87,7 @@ def for_recall(confidences: np.ndarray, right: np.ndarray, wanted: int, recall: 
 
 
 def for_coverage(probabilities: np.ndarray, coverage: float) -> float:
-    """What ceil((rows + 1) * coverage) of the labels' probabilities reach: split conformal."""
+    """The value that ceil((rows + 1) * coverage) labels' probabilities reach: split conformal."""
     rank = math.ceil(round((len(probabilities) + 1) * coverage, 9))
     if rank > len(probabilities):
         least = math.ceil(round(coverage / (1 - coverage), 9))

@@ -1,4 +1,4 @@
-"""Own pictures in a folder for each class, as a dataset that is evaluated like the paper's."""
+"""A user's class folders, as a dataset that is evaluated like the paper's."""
 
 import dataclasses
 import os

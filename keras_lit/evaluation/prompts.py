@@ -105,7 +105,7 @@ def canonicalize(text: str, keep: str = "") -> str:
 
 
 def as_words(names: Sequence[str]) -> list[str]:
-    """Class names of files or folders as one would say them; of WordNet's identifiers ImageNet's.
+    """Names of files or folders as words; WordNet's identifiers become ImageNet's names.
 
     >>> as_words(["/c/church/indoor", "n02085620-japanese_spaniel", "001.Laysan_Albatross"])
     ['church indoor', 'japanese spaniel', 'Laysan Albatross']

@@ -27,7 +27,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = 15) -> R
 
     Returns:
         A `Reliability`: `.confidences`, `.accuracies`, `.counts` ([bins] arrays), `.ece`, and
-        `.ece_noise`: the ECE to expect on so many rows if every probability were right.
+        `.ece_noise`: the ECE to expect on as many rows if every probability were right.
 
     Raises:
         ValueError: shapes that do not match, no answers, values outside of 0..1.

@@ -83,7 +83,7 @@ def shown(metrics: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def in_columns(cells: list[tuple[str, str]], most: int) -> list[str]:
-    """At most so many lines of names and values, column by column."""
+    """At most `most` lines of names and values, column by column."""
     columns = max(math.ceil(len(cells) / most), 1 + (len(cells) > 4))
     height = math.ceil(len(cells) / columns)
     lines = [""] * height

@@ -101,7 +101,7 @@ def recall_by_language(
         {language: {"images": their number, "image_to_text_recall@1": ..., ...}}, by name.
 
     Raises:
-        ValueError: as many captions as images are wanted.
+        ValueError: the number of captions is not that of the images.
 
     Example:
 
@@ -137,7 +137,7 @@ def _wrong_before_right(
     text_groups: np.ndarray,
     verbose: int | Literal["auto"],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of images, and of texts, that have a right answer: how many wrong ones come before it.
+    """For images, and texts, with a right answer: how many wrong answers come before it.
 
     Rows are walked in the order of their groups, so that right answers lie in few tiles.
     """

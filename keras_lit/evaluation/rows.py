@@ -1,4 +1,4 @@
-"""What every evaluation asks of the rows it gets: shape, finite numbers, unit length."""
+"""Checks of the rows that every evaluation gets: shape, finite numbers, unit length."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _TOLERANCE = 1e-2
 
 
 def unit_rows(embeddings: np.ndarray, name: str) -> np.ndarray:
-    """[rows, dim] -> float32 of unit length, with a warning where they had another; checked."""
+    """[rows, dim] -> float32 of unit length, checked; a warning if the length was different."""
     array = float_rows(embeddings, name)
     lengths = np.sqrt(np.einsum("nd,nd->n", array, array))
     wanted, found = "finite and no row all zeros", "NaN, infinite values or only zeros"
@@ -83,7 +83,7 @@ def class_labels(labels: Any, count: int, classes: int, name: str) -> np.ndarray
 
 
 def label_numbers(labels: Any, names: Sequence[str], name: str) -> Any:
-    """Labels that are strings as their places in `names`; labels that are numbers as they are."""
+    """Strings become their places in `names`; labels that are numbers stay as they are."""
     array = np.asarray(labels)
     if array.dtype.kind not in "OSU":
         return labels

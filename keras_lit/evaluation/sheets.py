@@ -1,4 +1,4 @@
-"""What a person looks at: nearest pictures of a few texts, and matrices of similarities."""
+"""Pictures for people to look at: the nearest of a few texts, and matrices of similarities."""
 
 import warnings
 from collections.abc import Sequence
@@ -125,7 +125,7 @@ def thumbnails(images: Images, wanted: set[int], size: int = 96) -> dict[int, np
         if not is_row(images, i, row):
             warnings.warn(
                 "No pictures are shown, for the data came in another order when they were read "
-                "once more. Leave `shuffle` away, or pass it `reshuffle_each_iteration=False`.",
+                "again. Leave `shuffle` out, or pass it `reshuffle_each_iteration=False`.",
                 stacklevel=2,
             )
             return {}

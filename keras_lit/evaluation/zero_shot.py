@@ -35,11 +35,11 @@ def zero_shot_weights(
     Args:
         encode_text: a `LiT`, or a function of strings [n] to [n, dim] rows (made unit length before
             they are averaged), such as `model.encode_text`.
-        class_names: the names of the classes, each another one: classes of one name have one
-            embedding, which is right for neither of them (a warning names them).
+        class_names: the names of the classes, all different: two classes of one name have the same
+            embedding, which counts as wrong for both (a warning names them).
         templates: prompts with one `{}` for the name, see `keras_lit.evaluation.prompts`.
         renormalize: bool, whether the averages are made unit length, as CLIP and big_vision do. The
-            LiT authors' Colab leaves them, which favours classes whose prompts agree.
+            LiT authors' Colab does not, which favours classes whose prompts agree.
         batch_size: int, about how many prompts to hand to `encode_text` at a time.
         verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
@@ -290,7 +290,7 @@ def _ranks_and_rivals(
     weights: np.ndarray,
     classes: Sequence[int] | np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each image, checked: its row of `weights`, that one's rank (from 0), the best other."""
+    """For each image, checked: its row of `weights`, that row's rank (from 0), the best other."""
     images, weights = _check_images_and_weights(image_embeddings, weights)
     labels = _positions(labels, len(images), len(weights), classes)
     ranks, rivals = np.zeros(len(images), int), np.zeros(len(images), int)
