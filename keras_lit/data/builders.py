@@ -32,7 +32,7 @@ from keras_lit.preprocessing.image import decodes
 CC12M_ROWS_PER_SHARD = 10_000  # img2dataset's default
 Found = tuple[str, dict[str, Any], bytes | None, str]  # name, texts, image, what is wrong
 
-# Named and not imported by a statement: the demo's room stands above this one.
+# By name rather than an import statement: the demo's room comes after this one.
 TuxPaintStamps = importlib.import_module("keras_lit.demo.tux_paint").TuxPaintStamps
 """Tux Paint's stamps, as a tfds builder: see `keras_lit.demo.tux_paint.TuxPaintStamps`."""
 importlib.import_module("keras_lit.demo.open_pictures")  # For its name, "open_pictures".
@@ -109,7 +109,7 @@ def _get(example: dict[str, Any], key: str) -> Any:
 class _ManualBuilder(  # type: ignore[call-arg]  # of tfds, which mypy does not read
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-    """A folder of the user's, and pairs that are left out by name."""
+    """A folder of the user's; pairs that are left out are listed by name."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -172,10 +172,10 @@ class CC12M(_ManualBuilder):
     """Conceptual 12M: web images and their alt-texts, as a tfds builder over your own files.
 
     Each example holds `image`, `caption` and `name` (nine digits: the row of cc12m.tsv). The split
-    "minival" is the first 50,000 rows, whatever of them could be downloaded, "train" the others.
+    "minival" is the first 50,000 rows, as far as they could be downloaded, "train" the others.
     Images that are missing or do not decode and captions that are empty or not UTF-8 are left out,
-    counted and named by `left_out`; so are images whose own caption (.txt or .json) is another than
-    their row's.
+    counted and named by `left_out`; so are images whose own caption (.txt or .json) differs from
+    that of their row.
 
     Args:
         manual_dir: folder with cc12m.tsv (url, tab, caption; a line of titles does not count) and

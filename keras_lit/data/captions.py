@@ -1,4 +1,4 @@
-"""One caption of several, drawn anew each epoch: any, of a language, or a back-translation.
+"""One caption of several, drawn in each epoch: any, of a language, or a back-translation.
 
 Sections are those of the LiT paper.
 """
@@ -57,7 +57,8 @@ def draw_language(
         examples: unbatched tf.data.Dataset of dicts with "captions": {"language": [n] string,
             "text": [n] string}, as `TuxPaintStamps` has, or with `key` in place of "captions".
         languages: which may be drawn, for example ["en", "fr"]; or how often, in any unit:
-            {"en": 2.0, "fr": 1.0}. None: all alike. An image that has none of them is left out.
+            {"en": 2.0, "fr": 1.0}. None: all equally often. An image that has none of them is left
+            out.
         seed: int, of the draws.
         key: str, which entry holds the captions: "translations" of `demo.OpenPictures`.
 
@@ -132,7 +133,7 @@ def with_alternatives(
 
 
 def _drawn(examples: tf.data.Dataset) -> tf.data.Dataset:
-    examples.draws_captions = True  # Which `tokenizers` says to who trains a vocabulary on them.
+    examples.draws_captions = True  # `tokenizers` warns whoever trains a vocabulary on them.
     return examples
 
 

@@ -16,7 +16,7 @@ from keras_lit.data.table_formats import TABLE_SUFFIXES
 from keras_lit.data.tables import CAPTION_FILES, split_number
 from keras_lit.preprocessing.formats import SUFFIXES
 
-# What tells the captions of pictures, beside a picture or for a folder.
+# Suffixes of caption files, beside a picture or for a folder.
 _CAPTIONS = (*CAPTION_FILES, ".json")
 _SPLITS = {
     "test": ("test", "testing"),
@@ -42,11 +42,11 @@ def class_pairs(
         path: a folder with two or more folders of pictures, without captions beside them; or with
             such folders in "train", "val" and "test".
         templates: captions with "{}" for the name of the class, one of which is drawn for each
-            picture, anew in each epoch; for example `keras_lit.evaluation.prompts.templates()`.
+            picture in each epoch; for example `keras_lit.evaluation.prompts.templates()`.
         class_names: the names of the classes in the order of their folders' names. None: these, as
             words: "polar bear" of "polar_bear".
         split: "train", "validation" or "test". None: "train" where there are such folders.
-        shuffle: bool, whether to shuffle the files, anew in each epoch: they lie class by class.
+        shuffle: bool, whether to shuffle the files in each epoch: they lie class by class.
         seed: int, of the order and of the templates.
 
     Returns:
@@ -246,12 +246,12 @@ def class_folders(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
             if kind.startswith("image/") and not _is_picture(file):
                 raise ValueError(
                     f"{file}: images of this kind are not read, but {', '.join(SUFFIXES)}. Convert "
-                    "it, or take it away."
+                    "it, or remove it."
                 )
         if not pictures[name]:
             raise ValueError(
                 f"{path / name} should hold pictures of its class, as the folders beside it do. "
-                "Received none. Take it away, or put pictures there."
+                "Received none. Remove it, or put pictures there."
             )
     return pictures
 

@@ -49,7 +49,7 @@ class Matches:
     scores: np.ndarray
 
     def __or__(self, other: "Matches") -> "Matches":
-        """What either found; of what both found this one's score."""
+        """The matches of either; of a match in both, this one's score."""
         pairs = np.concatenate([self._rows(), other._rows()], axis=1)
         unique, first = np.unique(pairs, axis=1, return_index=True)
         return Matches(unique[0], unique[1], np.concatenate([self.scores, other.scores])[first])

@@ -38,7 +38,7 @@ class Filter:
     """A predicate of pairs that has a name; `&`, `|` and `~` make new ones.
 
     Args:
-        name: str, what a pair that stays has; counts go by it.
+        name: str, the property of a pair that stays, under which it is counted.
         keep: from an unbatched pair {"image", "text", ...} to a scalar bool tensor, in a graph.
 
     Example:
@@ -253,7 +253,7 @@ def common_words(corpus: CorpusStatistics, commonest: int = 100_000_000) -> Filt
     if corpus.ngrams.error and commonest > len(corpus.ngrams.keys):
         raise ValueError(
             f"The statistics had to forget: they hold {len(corpus.ngrams.keys):,} of the words and "
-            f"pairs of words, and cannot tell the {commonest:,} commonest. Collect them with a "
+            f"pairs of words, and not the {commonest:,} commonest. Collect them with a "
             "larger `capacity`, or ask for fewer."
         )
     common = corpus.ngrams.commonest(commonest)

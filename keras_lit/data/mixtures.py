@@ -50,7 +50,7 @@ def sample_examples(
 
     Args:
         datasets: unbatched tf.data.Datasets of the same structure. Each is repeated without end.
-        weights: how often to draw from each, in any unit; alike by default.
+        weights: how often to draw from each, in any unit; equally by default.
         seed: int, of the draws, which go on from epoch to epoch.
 
     Returns:

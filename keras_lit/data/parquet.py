@@ -109,7 +109,7 @@ def rows(
         try:
             yield from _rows_of(_Table(path, layout), layout, split, skipped)
         except OSError as error:
-            note_bad(f"{path}: cannot be read on: {error}", skipped)
+            note_bad(f"{path}: cannot be read further: {error}", skipped)
 
 
 def _rows_of(

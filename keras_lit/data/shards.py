@@ -86,9 +86,9 @@ def read_shards(
 
     The key of an image, a text or a "group" (there with `group_key` alone) is an extension, a
     feature or a key of the .json. To `skipped` go bad records (half a pair, text that is empty or
-    not UTF-8) and shards that cannot be read on; without it the first of them comes as a record of
-    no captions, with what is wrong as its "name". (A TFRecord that was cut off between two records
-    looks whole.)
+    not UTF-8) and shards that cannot be read to their end; without it the first of them comes as a
+    record without captions, whose "name" is the error. (A TFRecord that was cut off between two
+    records looks whole.)
     """
 
     def records(file: bytes) -> Iterator[dict[str, Any]]:
@@ -109,7 +109,7 @@ def read_shards(
                 yield row
         except (OSError, tarfile.TarError, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
-            note_bad(f"{path}: cannot be read on after {count} records: {what}", skipped)
+            note_bad(f"{path}: cannot be read further after {count} records: {what}", skipped)
 
     def told(file: bytes) -> Iterator[dict[str, Any]]:
         # Raised, TensorFlow would bury the reason in a traceback.
@@ -149,7 +149,7 @@ def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes]]]:
 
 
 class _Member(tarfile.TarInfo):
-    """Lets a tar end at its mark of the end alone; tarfile would end it at any damaged header."""
+    """Ends a tar at its end mark only; tarfile would end it at any damaged header."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_Member":

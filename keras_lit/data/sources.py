@@ -75,17 +75,17 @@ def image_text_pairs(
         text_key: the same for the text ("captions/text" for nested features). None: the first of
             "text", "caption", "captions", "captions/text", "title", "description".
         captions: "all" makes a pair of each caption of an image, "first" takes the first, "random"
-            draws one anew in each epoch. The rows of an image are one image in folders and tables;
-            in shards, Parquet files with the images inside and TensorFlow datasets, which are read
-            as a stream, each record is an image of its own, with the captions that it holds.
+            draws one in each epoch. Rows of the same image are one image in folders and tables; in
+            shards, Parquet files with the images inside and TensorFlow datasets, which are read as
+            a stream, each record is an image of its own, with the captions that it holds.
         shuffle_buffer: int, how many pairs to draw from at random, in a new order each epoch; 0
             for none. Files are shuffled before they are read, so that a buffer as large as the
             dataset costs little.
         seed: int, of the shuffling.
         skipped: None: an image that is missing or does not decode is an error, and so is a caption
-            that is missing, empty or not UTF-8; a .txt without an image is warned of. A set: all
-            such are left out and named in it, an image that does not decode by its name, others as
-            "where: what is wrong". Of folders and tables each image is decoded once before the
+            that is missing, empty or not UTF-8; a .txt without an image brings a warning. A set:
+            all such are left out and named in it, an image that does not decode by its name, others
+            as "where: what is wrong". Of folders and tables each image is decoded once before the
             first pair is read, so that the number of pairs is known; of shards and TensorFlow
             datasets once more whenever it is read.
         data_dir: where TensorFlow Datasets keeps the data of a name.
@@ -94,7 +94,7 @@ def image_text_pairs(
             name; of its bytes, if they are in a Parquet file) decides, so that an image keeps its
             split, with all of its captions, when others are added. At 0 all are "train".
         shard: (index, count), to read one part of `count` equal ones, the same in each epoch, as
-            one of so many jobs or workers: `LiT.fit` sees that it is a part. Shards are dealt out
+            one of that many jobs or workers: `LiT.fit` sees that it is a part. Shards are dealt out
             as whole files.
         separator: str, between the columns of a table; None: a tab in .tsv, a comma in others.
         encoding: str, of a table or of the .txt files; None: UTF-8.
@@ -110,7 +110,7 @@ def image_text_pairs(
 
     Raises:
         ValueError: no pairs, no such column or split, an empty caption or one that is no string;
-            an argument that says nothing of this source.
+            an argument that does not apply to this source.
         FileNotFoundError: a source or an image is missing.
         ImportError: pyarrow is missing.
 
@@ -166,7 +166,7 @@ def image_text_pairs(
     if shards:
         if len(shards) < count:
             raise ValueError(
-                f"{count} workers need at least so many shards. Received: {len(shards)} files."
+                f"{count} workers need at least as many shards. Received: {len(shards)} files."
             )
         options: Any = {"skipped": skipped, "shuffle": bool(shuffle_buffer), "seed": seed}
         pairs = read(shards[index::count], **options, group_key=group_key)
@@ -212,7 +212,7 @@ def _files(source: Any, find: Callable[[Any], list[str]]) -> list[str]:
     parts = [find(x) for x in source] if isinstance(source, list | tuple) else [find(source)]
     if any(parts) and not all(parts):
         raise ValueError(
-            f"{str(source[parts.index([])])!r} names no such files as the rest of the list does "
+            f"{str(source[parts.index([])])!r} names no files of the kind that the others name "
             f"({next(filter(None, parts))[0]!r}). Leave it out, or read it by itself."
         )
     return [file for part in parts for file in part]

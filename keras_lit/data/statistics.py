@@ -64,7 +64,7 @@ class KeyCounter:
 
 @dataclass
 class CorpusStatistics:
-    """What the filters ask of a corpus: how many images share a text, and so on.
+    """The counts that the filters need: how many images share a text, and so on.
 
     `collect` makes one. A table has `keys`, `counts` and the `error` by which they may be too low.
 

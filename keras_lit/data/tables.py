@@ -129,7 +129,7 @@ def _note_missing(missing: list[tuple[str, str]], count: int, skipped: set[str] 
         if len(missing) < count:
             return
     if "\\" in missing[0][1]:
-        remedy = 'Write "/" between folders, for "\\" as on Windows'
+        remedy = 'Write "/" between folders in place of Windows\' "\\"'
     elif len(missing) == count:
         remedy = "Pass `image_dir`, the folder that the names in the table begin at"
     else:

@@ -13,10 +13,10 @@ Example = dict[str, Any]
 
 
 def usable_title(title: str) -> bool:
-    """Whether a title may say something of its photo: the paper's rule, case included.
+    """Whether a title may describe its photo: the paper's rule, which is case-sensitive.
 
-    Not what is empty, begins with "DSC", "IMG" or "Picture", is the word "image", or consists of
-    digits for more than a half.
+    Dropped are titles that are empty, begin with "DSC", "IMG" or "Picture", are the word "image",
+    or consist of digits for more than a half.
 
     Args:
         title: str.

@@ -213,7 +213,7 @@ def test_what_is_no_parquet_file_and_what_reads_it(tmp_path, monkeypatch):
     path.write_bytes(b"PAR1")
     with pytest.raises(ValueError, match=r"x\.parquet is no Parquet file that can be read"):
         read(path)
-    with pytest.raises(ValueError, match=r"`columns` says nothing of Parquet files.*x\.parquet"):
+    with pytest.raises(ValueError, match=r"`columns` does not apply to Parquet files.*x\.parquet"):
         read(path, columns=("image", "text"))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ImportError, match=r"x\.parquet is read with.*`pip install pyarrow`"):

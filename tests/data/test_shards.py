@@ -178,8 +178,8 @@ def test_a_truncated_shard_loses_its_rest_only(suffix, shards):
     assert set(found) >= {*ALL[:20], *ALL[30:]} and 22 <= len(found) - 10 < 38
     assert found == sorted(set(found)) and set(found) <= set(ALL)
     (message,) = skipped
-    assert message.startswith(f"{path}: cannot be read on after ")
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"2.{suffix}: cannot be read on"):
+    assert message.startswith(f"{path}: cannot be read further after ")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"2.{suffix}: cannot be read further"):
         texts(image_text_pairs(shards))
 
 
@@ -187,14 +187,14 @@ def test_a_missing_shard_does_not_stop_the_others(shards):
     files = [*map(str, sorted(shards.iterdir())), f"{shards}/gone.tar"]
     skipped = set()
     assert sorted(texts(image_text_pairs(files, skipped=skipped))) == ALL
-    assert len(skipped) == 1 and "gone.tar: cannot be read on after 0 records" in skipped.pop()
+    assert len(skipped) == 1 and "gone.tar: cannot be read further after 0 records" in skipped.pop()
 
 
 def test_workers_read_disjoint_parts(shards):
     parts = [texts(image_text_pairs(shards, shard=(i, 2))) for i in range(2)]
     assert sorted(parts[0] + parts[1]) == ALL and len(parts[0]) == 20
     assert texts(image_text_pairs(shards, shard=(1, 2))) == parts[1]
-    with pytest.raises(ValueError, match="5 workers need at least so many shards. Received: 4"):
+    with pytest.raises(ValueError, match="5 workers need at least as many shards. Received: 4"):
         image_text_pairs(shards, shard=(0, 5))
     with pytest.raises(ValueError, match=r"index below count. Received: \(2, 2\)"):
         image_text_pairs(shards, shard=(2, 2))

@@ -80,7 +80,7 @@ def test_groups_of_tables(folder):
     with pytest.raises(ValueError, match="expected 'label'.*Pass `group_key`"):
         image_text_pairs(table, group_key="label")
     table.unlink()
-    with pytest.raises(ValueError, match="`group_key` says nothing of a folder of pictures"):
+    with pytest.raises(ValueError, match="`group_key` does not apply to a folder of pictures"):
         groups(folder)
     rows = [{"path": x, "text": y, "product": z or None} for x, y, z in lines]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -645,13 +645,13 @@ def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factor
     (other / "a.tar").write_bytes(b"")
     for source, option, value, message in (
         (other / "k.json", "test_fraction", 0.2, r"k\.json is divided already, into 'train'"),
-        (other / "k.json", "encoding", "latin-1", "`encoding` says nothing of COCO's"),
-        (other / "t.jsonl", "separator", ";", "`separator` says nothing of JSON"),
+        (other / "k.json", "encoding", "latin-1", "`encoding` does not apply to COCO's"),
+        (other / "t.jsonl", "separator", ";", "`separator` does not apply to JSON"),
         (other / "a.tar", "encoding", "latin-1", r"nothing of shards: leave it out for '.*a\.tar'"),
-        (other / "a.tar", "image_dir", other, "`image_dir` says nothing of shards"),
-        (folder, "image_dir", other, "`image_dir` says nothing of a folder of pictures"),
-        (folder, "text_key", "caption", "`text_key` says nothing of a folder"),
-        ("two_captions", "columns", ("image", "text"), "`columns` says nothing of a TensorFlow"),
+        (other / "a.tar", "image_dir", other, "`image_dir` does not apply to shards"),
+        (folder, "image_dir", other, "`image_dir` does not apply to a folder of pictures"),
+        (folder, "text_key", "caption", "`text_key` does not apply to a folder"),
+        ("two_captions", "columns", ("image", "text"), "`columns` does not apply to a TensorFlow"),
     ):
         with pytest.raises(ValueError, match=message):
             image_text_pairs(source, **{option: value})
