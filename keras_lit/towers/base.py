@@ -277,7 +277,7 @@ class Tower(keras.Model):
         return [summaries.Row(f"{self.name}: {name}", *others) for name, *others in rows]
 
     def reinitialized(self) -> "Tower":
-        """A tower of the same make with freshly initialised weights; this one stays as it is.
+        """A tower of the same architecture with new initial weights; this one stays as it is.
 
         Returns:
             A tower of the same class.
@@ -296,7 +296,7 @@ class Tower(keras.Model):
         quantised = [weight.path for weight in self.backbone.weights if weight.dtype == "int8"]
         if quantised:
             raise ValueError(
-                "A 'u' in `tuning` needs weights that can be drawn anew and trained. Received: "
+                "A 'u' in `tuning` needs weights that can be initialised and trained. Received: "
                 f"{quantised[0]}, which is of int8. Choose 'L' or 'U', or pass a backbone that is "
                 "not quantised."
             )
@@ -364,7 +364,7 @@ class Tower(keras.Model):
         tower = cls(**{k: v for k, v in config.items() if k != "layers"} | parts)
         if "layers" in config:
             settings.apply(tower._all_layers(), config["layers"])
-        elif not tower.backbone.trainable_variables:  # So files of before say locked.
+        elif not tower.backbone.trainable_variables:  # Older files say locked.
             for layer in internals.flat_layers(tower.backbone):
                 layer.trainable = layer.name != "pooled_dense"
         return tower

@@ -30,7 +30,7 @@ class FeaturesOnly(keras.Model):
 
     @property
     def refusal(self) -> str:
-        """What to say to who brings pictures or text."""
+        """The message for pictures or text."""
         words = {"image": ("ImageTower", "images"), "text": ("TextTower", "text")}
         return NO_BACKBONE.format(self.side, *words[self.side])
 

@@ -16,7 +16,7 @@ __all__ = ["fingerprint"]
 
 Fingerprint = dict[str, str]
 # What a config holds that does not change what an inference computes. The compute dtype has an
-# entry of its own, since not every config tells it.
+# entry of its own, since not every config holds it.
 _IGNORED = {
     *("name", "dtype", "trainable", "seed", "build_config", "compile_config"),
     *("shared_object_id", "registered_name", "batch_shape", "batch_input_shape"),

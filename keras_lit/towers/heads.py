@@ -1,4 +1,4 @@
-"""What stands between a tower's features and its embeddings."""
+"""The layer between a tower's features and its embeddings."""
 
 from typing import Any, Literal, TypeAlias
 

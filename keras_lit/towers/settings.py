@@ -1,4 +1,4 @@
-"""What was done to a tower's layers by hand: frozen, LoRA, quantised. Keras saves little of it."""
+"""Layers that were frozen, quantised or given LoRA by hand. Keras saves little of it."""
 
 import functools
 from typing import Any
@@ -52,10 +52,9 @@ def save_lora(layers: list[keras.Layer], store: Any) -> None:
 
 
 def load_lora(layers: list[keras.Layer], store: Any) -> None:
-    """Has the layers take them out of the kernels again, which Keras loads after this.
-
-    Keras makes both zero, so that neither would ever train. Where a file has none, the first is
-    what it was: new.
+    """Makes the layers subtract them from the kernels again, which Keras loads after this. Keras
+    makes both zero, so that neither would ever train. If a file has none, the first keeps its
+    initial values.
     """
     known = [*store.keys()]
     for i, layer in enumerate(layers):
@@ -66,7 +65,7 @@ def load_lora(layers: list[keras.Layer], store: Any) -> None:
 
 
 def without_lora(store: Any) -> dict[str, Any]:
-    """What else a tower's own part of a file holds."""
+    """The rest of a tower's own part of a file."""
     return {name: store[name] for name in [*store.keys()] if not name.startswith("lora_")}
 
 

@@ -1,4 +1,4 @@
-"""What `print` and `summary` say of towers and models: Keras' own know no shapes and no tuning."""
+"""The text of `print` and `summary` for towers and models: Keras' own lacks shapes and tuning."""
 
 import math
 from collections.abc import Callable, Iterable

@@ -250,7 +250,7 @@ class TextTower(Tower):
 
 
 def _known_vocabulary_size(preprocessor: TextPreprocessor | None) -> int | None:
-    """None while a model is being loaded: the tokenizer gets its words after it was built."""
+    """None while a model is being loaded: the tokenizer gets its vocabulary after it is built."""
     try:
         return preprocessor.tokenizer.vocabulary_size() if preprocessor else None
     except (AttributeError, ValueError, NotImplementedError):
