@@ -157,7 +157,7 @@ def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
 
 
 def groups_of(batch: dict[str, tf.Tensor]) -> np.ndarray:
-    """What is right for each other: their "group", else equal first captions."""
+    """The group of each pair: its "group", or else its first caption."""
     if "group" in batch:
         return batch["group"].numpy()
     captions = batch["text_features" if "text_features" in batch else "text"].numpy()

@@ -18,7 +18,7 @@ Method = Literal["cca", "ridge"]
 Choice = tuple[float, float | None, int | None]  # image penalty, text penalty, dim
 PENALTIES = (0.03, 0.1, 0.2, 0.3, 1.0, 3.0, 10.0)
 KS = (1, 5, 10)
-_FIRST = 0.3  # The text penalty while the image penalty is first sought.
+_FIRST = 0.3  # The text penalty during the first search for the image penalty.
 _TEXTS = 4000  # Of a fold's held-out images, in a recall.
 _BATCH = 512  # Held-out pairs whose loss the temperature should make least.
 _RANGE = (1.0, 100.0)  # Of the temperature.
@@ -147,7 +147,7 @@ def choose(
 
     One penalty is sought after the other until neither changes, then the width: the full one, or
     its half, quarter or eighth where that is better by more than the standard error over the folds,
-    for with few pairs a fold holds few out. What counts is the mean of recall@1, 5 and 10, both
+    as with few pairs a fold holds few out. The criterion is the mean of recall@1, 5 and 10, both
     ways, over the folds; a group is found at k if fewer than k others come before it or are as
     near.
 
@@ -214,7 +214,7 @@ def _search(trial: "_Trials", penalties: list[float], dim: int | None) -> Choice
         image = best([(choice, found[1], dim) for choice in penalties])[0]
         before, found = found, best([(image, choice, dim) for choice in penalties])
         if found[1] == before[1]:
-            break  # So the images' line would be the same again.
+            break  # The search over image penalties would find the same again.
     if dim is None:
         most = trial.most
         dims = sorted({max(1, most // part) for part in (8, 4, 2)} - {most})

@@ -33,9 +33,9 @@ class Rows(NamedTuple):
 class Folds:
     """What cross-validation needs of pairs of features, gathered in one pass.
 
-    A hash of the group decides the fold, so that what is equal never is in two. Each fold keeps
-    its `Moments`, and those of its images whose hashes are smallest, for recalls: which ones does
-    not depend on the order, the batches or the parts in which they came.
+    A hash of the group decides the fold, so that equal pairs are never in two of them. Each fold
+    keeps its `Moments`, and those of its images whose hashes are smallest, for recalls: which ones
+    does not depend on the order, the batches or the parts in which they came.
 
     Args:
         image_dim: int, the width of the image features.
@@ -84,8 +84,8 @@ class Folds:
         Args:
             images: [n, image_dim] floats.
             texts: [n, text_dim] floats, or [n, captions, text_dim]: each is a pair with the image.
-            groups: [n] strings, ints or rows of ints: what is right for each other, and belongs
-                into one fold. None: pairs whose (first) texts are equal.
+            groups: [n] strings, ints or rows of ints: pairs that are right for each other, which
+                belong in one fold. None: pairs whose (first) texts are equal.
             given: [n, captions] bool, False for captions that only fill up. None: all count.
 
         Raises:

@@ -88,7 +88,7 @@ def probe(
     data = batches.as_dataset(x, batch_size)
 
     def own_text(pair: dict[str, Any], text_tower: TextTower) -> dict[str, Any]:
-        """Cached features are of one tower; the others read the text beside them."""
+        """Cached features belong to one tower; the others read the text beside them."""
         return pairs.one_text(pair, isinstance(text_tower.backbone, FeaturesOnly))
 
     for image_tower in image_towers.values():
@@ -124,7 +124,7 @@ def probe(
                 images[i] = aligning.image_features(image_towers[i], batch)
             if t not in texts:
                 texts[t] = aligning.text_features(text_towers[t], batch), aligning.given_of(batch)
-        # Tokenizers differ in which captions they hold to be equal: the first decides for all.
+        # Captions that are equal to one tokenizer differ to another: the first decides for all.
         groups = aligning.groups_of(ready[0])
         for i, t in names:
             found[i, t].add(images[i], texts[t][0], groups, texts[t][1])
