@@ -1,4 +1,4 @@
-"""Search in your own pictures: an index on disk that grows, and answers sentences and pictures."""
+"""Search your own pictures: an index on disk that grows, asked with sentences and pictures."""
 
 from keras_lit.search.index import Hit, Index
 from keras_lit.search.queries import Query

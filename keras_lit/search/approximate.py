@@ -1,6 +1,6 @@
-"""Approximate search for millions: faiss' inverted lists, of which a query looks at the nearest.
+"""Approximate search for millions: faiss' inverted lists, of which a query reads the nearest.
 
-The codes in the lists have 8 bits; whoever searches scores the candidates with the vectors.
+The codes in the lists have 8 bits; the caller scores the candidates by their vectors.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import tqdm
 
 from keras_lit import files
 
-# A scan of so many is fast enough.
+# A scan of this many is fast enough.
 AT_LEAST = 500_000
 # A query looks at this part of the lists.
 _PART = 1 / 16
@@ -45,7 +45,7 @@ def build(path: pathlib.Path, vectors: Any, alive: np.ndarray, verbose: bool) ->
     kind, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, lists, kind, metric)
     index.cp.niter, index.cp.seed = _ROUNDS, 1
-    index.cp.min_points_per_centroid = 1  # It is as it should be; faiss would print.
+    index.cp.min_points_per_centroid = 1  # Intended here, and faiss would print a warning.
     count = min(len(rows), _POINTS * lists)
     sample = np.random.default_rng(0).choice(rows, count, replace=False)
     index.train(np.ascontiguousarray(vectors[np.sort(sample)]))

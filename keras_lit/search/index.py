@@ -112,7 +112,7 @@ class Index:
     ) -> "Index":
         """Encodes pictures, and writes an index of them; begun before, it goes on.
 
-        Pictures that do not decode are left out, warned of, and listed in `refused`.
+        Pictures that do not decode are left out with a warning, and listed in `refused`.
 
         Args:
             model: a `LiT`.
@@ -124,8 +124,9 @@ class Index:
                 vectors and read in their place, a half and a quarter of the memory; the best are
                 then compared once more, by the vectors themselves.
             approximate: bool, whether a query looks at the likely vectors only, by faiss (extra
-                `[data]`): what `update` has added since it made lists of them is searched exactly,
-                and so is a search with `where`. None: from 500,000 pictures on, if faiss is there.
+                `[data]`). Pictures that `update` has added since the lists were made are searched
+                exactly, and so is all of a search with `where`. None: from 500,000 pictures on, if
+                faiss is there.
             batch_size: int, how many pictures to encode at a time; each batch is on the disk before
                 the next.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
@@ -185,10 +186,10 @@ class Index:
         batch_size: int = 64,
         verbose: Any = "auto",
     ) -> Changes:
-        """Brings the index up to date; only a content that it does not have is encoded.
+        """Brings the index up to date; only contents that are new to it are encoded.
 
-        A file is read when its size or a time of it has changed, and encoded when its content has.
-        A renamed one keeps its id.
+        A file is read if its size or one of its times has changed, and encoded if its content has.
+        A renamed file keeps its id.
 
         Args:
             source: as for `build`. None: the folder that the index was built from.
@@ -461,7 +462,7 @@ class Index:
 
 
 def _wants_lists(settings: dict[str, Any], pictures: int) -> bool:
-    """Whether lists are to be made, or made anew: a fifth of the rows is in none."""
+    """Whether to make the lists, or make them again: a fifth of the rows is in none."""
     wanted = settings["approximate"]
     if wanted is None:
         wanted = pictures >= approximate_lib.AT_LEAST and approximate_lib.available()

@@ -1,4 +1,4 @@
-"""What one searches for: sentences, pictures, embeddings, and sums of these."""
+"""Queries: sentences, pictures, embeddings, and sums of these."""
 
 import os
 import pathlib

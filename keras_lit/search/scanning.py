@@ -1,7 +1,7 @@
 """Exact search: each vector is looked at, a tile at a time, and the best are scored once more.
 
-XLA casts codes while it multiplies, so that 16 or 8 bits a number are read and no more: a scan is
-as fast as memory is.
+XLA casts codes while it multiplies, so that only 16 or 8 bits a number are read: memory decides how
+fast a scan is.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ from keras_lit.search.store import STEP, Snapshot
 TILE = 16 * STEP
 # As many queries as are scanned at a time; a single one is a shape of its own.
 QUERIES = 32
-# Of codes so many times k are scored once more with the vectors themselves, and some.
+# With codes, this many times k candidates, and some more, are scored again by the vectors.
 _TIMES, _MORE = 4, 16
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -53,7 +53,7 @@ class Scanner:
             queries: [n, dim] float32, of unit length.
             k: int.
             allowed: [rows] bool.
-            lists: where to look for the first so many rows; None: in all of them.
+            lists: where to look among the first rows, as many as these cover; None: in all rows.
 
         Returns:
             [n, k] int64 rows and [n, k] float32 cosines, of equals the first row first; fewer than

@@ -15,7 +15,7 @@ from keras_lit.preprocessing.formats import SUFFIXES
 
 
 class Source(NamedTuple):
-    """A picture that may have to be read; `stamp` is None where only its content tells."""
+    """A picture that may have to be read; `stamp` is None where only its content identifies it."""
 
     name: str
     stamp: str | None

@@ -22,7 +22,7 @@ import numpy as np
 
 from keras_lit.search import approximate
 
-# Files hold a multiple of so many rows: few shapes for the compiler. Part of the format.
+# Files hold a multiple of this many rows: few shapes for the compiler. Part of the format.
 STEP = 1024
 FORMAT = 1
 _SCHEMA = """
@@ -38,7 +38,7 @@ CREATE TABLE refused (name PRIMARY KEY, stamp TEXT, reason TEXT NOT NULL);
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """What SQLite holds of a picture; `stamp` tells without reading that a file is unchanged."""
+    """A row of SQLite; by its `stamp` a file is known to be unchanged without reading it."""
 
     name: str
     hash: bytes
@@ -54,7 +54,7 @@ class Snapshot:
     generation: int
     alive: np.ndarray
     arrays: dict[str, Any]
-    lists: tuple[pathlib.Path, int] | None  # for an approximate search, of so many rows
+    lists: tuple[pathlib.Path, int] | None  # for an approximate search, of this many rows
 
 
 class Store:

@@ -81,9 +81,8 @@ def update(
 
 
 def encode(tower: ImageTower, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Preprocessed images to [n, dim] float32, always of so many, whose last do not count.
-
-    What a picture's vector is does then not depend on how many are encoded with it.
+    """Preprocessed images to [n, dim] float32, in batches that are always filled up. A picture's
+    vector then does not depend on how many are encoded with it.
     """
     missing = [(0, batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)]
     filled = tf.constant(np.pad(images, missing))
