@@ -82,7 +82,7 @@ class ClipArt(NamedTuple):
 
 
 def read(folder: Path, english: Mapping[str, str]) -> Iterator[ClipArt]:
-    """What is kept of the folder, in the order of the names.
+    """The drawings of the folder that are kept, in the order of their names.
 
     `english` has the English names of things by those in other languages, in lower case.
     """
@@ -115,7 +115,7 @@ def _metadata(path: Path) -> tuple[str, list[str], str, str]:
 
 
 def caption_of(name: str, title: str) -> str:
-    """What a drawing shows, by its title or else by its file's name; "" where neither says it."""
+    """What a drawing shows, by its title or else by its file's name; "" where neither helps."""
     file_name = name.rpartition("/")[2]
     stem, caption = _words(file_name), _words(title)
     shared = any(w in stem.lower() for w in re.findall(r"\w{3,}", caption.lower()))

