@@ -1,4 +1,4 @@
-"""The README of an artifact: what is inside, what it takes, where it came from, what it cannot."""
+"""The README of an artifact: contents, inputs, origin and limits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_lit.search import Index
 
 Tensors = dict[str, tf.Tensor]
-# More is read and multiplied for each request than a server should.
+# More would be too much to read and multiply for each request.
 MAX_BYTES = 2**30
 
 
