@@ -33,7 +33,7 @@ from keras_lit.training.keras_model import PairsModel, pairs_of
 Tuning = Literal["LU", "LL", "Lu", "UU", "UL", "Uu", "uU", "uL", "uu"]
 Loss = Literal["softmax", "sigmoid"]
 _SHOULD_BE_FINITE = (
-    "The {0} tower's embeddings should be finite: lower the learning rate, or look into what the "
+    "The {0} tower's embeddings should be finite: lower the learning rate, or check what the "
     "{0} tower was given and made of."
 )
 LOGS = ("loss", "chance_loss", "image_to_text_accuracy", "text_to_image_accuracy")
@@ -417,7 +417,7 @@ class LiT(PairsModel):
 
     @functools.cached_property
     def _changed_since(self) -> Callable[[str], bool]:
-        """Tells whether a step was compiled of other layers, such as a head of before.
+        """Whether a step was compiled with other layers, such as an earlier head.
 
         Behind a call: Keras takes layers in a dict for the model's own.
         """
@@ -564,7 +564,7 @@ class LiT(PairsModel):
         counts = tf.stack(sums[3:])
         contrasted = counts / distribution.replica_count() if self.local_loss else counts
         chance_loss = tf.reduce_sum(tf.math.log(tf.maximum(contrasted, 1.0)))
-        # A kind of text that nobody in the global batch has is right of none and wrong of none.
+        # A kind of text that the global batch lacks counts neither as right nor as wrong.
         kinds = tf.maximum(tf.math.count_nonzero(counts, dtype=tf.float32), 1.0)
         values = (sums[0], chance_loss, *(x / kinds for x in sums[1:3]))
         count = tf.reduce_sum(counts)
@@ -688,7 +688,7 @@ class LiT(PairsModel):
             [n, dim] float32 array of unit-length rows.
 
         Raises:
-            ValueError: no images, or another dtype or rank.
+            ValueError: no images, or an unsupported dtype or rank.
             tf.errors.InvalidArgumentError: an image does not decode, named in the message; NaN.
             tf.errors.NotFoundError: no such file, named in the message.
 
@@ -720,7 +720,7 @@ class LiT(PairsModel):
             [n, dim] float32 array of unit-length rows.
 
         Raises:
-            ValueError: no text, another dtype or rank, or strings without a tokenizer.
+            ValueError: no text, an unsupported dtype or rank, or strings without a tokenizer.
             tf.errors.InvalidArgumentError: a token id is outside of the vocabulary.
 
         Example:
@@ -903,7 +903,7 @@ def _synchronizes(model: LiT) -> bool:
 
 
 def _stopping_at_nan(function: Any) -> Any:
-    """XLA drops what tests numbers inside of a step; this looks at what the step says of them."""
+    """XLA drops checks of numbers inside a step; this looks at the flag that the step returns."""
 
     def checked(iterator: Any) -> dict[str, tf.Tensor]:
         logs = function(iterator)

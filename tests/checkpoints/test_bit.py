@@ -171,7 +171,7 @@ def test_table_6(image, size, millions):
 def test_impossible_sizes():
     with pytest.raises(ValueError, match="`size` should be one of 'R26'.*Received: 'R18'"):
         backbones.BiTResNet.from_size("R18x1")
-    with pytest.raises(ValueError, match="`size` should tell the width.*Received: 'R50'"):
+    with pytest.raises(ValueError, match="`size` should name the width.*Received: 'R50'"):
         backbones.BiTResNet.from_size("R50")
     with pytest.raises(ValueError, match="divisible by `groups`. Received: 24 and 32"):
         backbones.BiTResNet((1,), 24)

@@ -107,7 +107,7 @@ def test_sizes(backbone, size, count):
 def test_impossible_sizes(backbone):
     with pytest.raises(ValueError, match="`size` should be one of .*'B'.*Received: 'X'"):
         backbone.from_size("X/16")
-    with pytest.raises(ValueError, match="`size` should tell the patch.*Received: 'B'"):
+    with pytest.raises(ValueError, match="`size` should name the patch.*Received: 'B'"):
         backbone.from_size("B")
     with pytest.raises(ValueError, match=r"multiple of `patch_size`. Received: \(30, 30\)"):
         backbone(30, 8, 12, 1, 24, 3)
