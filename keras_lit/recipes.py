@@ -232,9 +232,10 @@ RECIPES = {
         warmup_steps=29,
         sequence_length=24,
         align=True,
-        notes="For 300 to 10,000 pairs: `LiT.align`, then `fit`, 24 epochs of 5,700 pictures, each "
-        "with one of its captions. The text tower has been trained on sentences; only its upper "
-        'layers train, with a dropout of 0.1. Pairs with alike captions have one "group".',
+        notes="For 300 to 10,000 pairs: both towers have a `backbones.ResidualHead` as wide as the "
+        "narrower features, `LiT.align`, then `fit`, 24 epochs of 5,700 pictures, each with one of "
+        "its captions. The text tower has been trained on sentences; only its upper layers train, "
+        'with a dropout of 0.1. Pairs with alike captions have one "group".',
     ),
 }
 

@@ -2,6 +2,7 @@
 
     python examples/studies/design_choices.py            # all seven, three seeds
     python examples/studies/design_choices.py --select   # first: learning rates, on validation
+    python examples/studies/design_choices.py --open-pictures --epochs 1 --rounds 1
 
 L: pretrained and locked, U: pretrained and trained, u: from scratch; image tower, then text tower.
 The image tower is EfficientNet-Lite0 on small pictures, the text tower the lower half of MiniLM, so
@@ -16,6 +17,8 @@ import full
 import runner
 import stamps
 
+import keras_lit
+
 VARIANTS = ("LU", "Lu", "UU", "Uu", "UL", "uL", "uu")
 CANDIDATES = (1e-4, 3e-4, 1e-3)
 # Chosen for LU, UU and uu; the others have that of the one with the same image tower.
@@ -29,7 +32,11 @@ def main() -> None:
         full.run("design_choices", args, {letters: {"tuning": letters} for letters in VARIANTS})
         return
     towers = stamps.small_towers(args.image_size)
-    data = stamps.Stamps(args, towers[0])
+    if args.open_pictures:
+        builder = keras_lit.demo.OpenPictures(data_dir=args.data_dir)
+        data = stamps.Stamps(args, towers[0], builder=builder)
+    else:
+        data = stamps.Stamps(args, towers[0])
     if args.select:
         select(data, towers, args)
         return
@@ -37,20 +44,23 @@ def main() -> None:
     def train(variant: str, seed: int) -> list[runner.Point]:
         return stamps.tune(data, *towers, variant, seed, LEARNING_RATES[variant], args)
 
-    results = runner.run("design_choices", args, VARIANTS, train)
-    runner.report("design_choices", args, results, stamps.TEST_METRICS)
+    study = "open_pictures_choices" if args.open_pictures else "design_choices"
+    results = runner.run(study, args, VARIANTS, train)
+    runner.report(study, args, results, stamps.TEST_METRICS)
     for metric, title in stamps.TEST_METRICS.items():
         values = runner.summarise(results, metric)
         if set(values) == set(VARIANTS):
             print(f"{title}:")
             print(stamps.ranked(values, ["LU", "Lu"], ["UU", "Uu"]))
             print(stamps.ranked(values, ["LU", "Lu", "UU", "Uu", "UL", "uL"], ["uu"]))
+            print(stamps.ranked(values, ["LU"], ["UL", "uL"]))
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = full.parser(__doc__, image_size=64, rounds=3, epochs=3, batch_size=64, tags=0.5)
     parser.add_argument("--select", action="store_true", help="compare learning rates and stop")
+    parser.add_argument("--open-pictures", action="store_true", help="instead of the stamps")
     return parser.parse_args()
 
 

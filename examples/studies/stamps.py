@@ -1,4 +1,4 @@
-"""What the studies train and measure on: Tux Paint's stamps."""
+"""What the studies train and measure on: Tux Paint's stamps, or OpenPictures."""
 
 import argparse
 import copy
@@ -32,12 +32,17 @@ class Stamps:
         args: `--data-dir` and `--limit` of the studies' command line.
         image_tower: without a head.
         pixels: whether to keep them, to train image towers.
+        builder: of other pictures than the stamps: `keras_lit.demo.OpenPictures`.
     """
 
     def __init__(
-        self, args: argparse.Namespace, image_tower: keras_lit.ImageTower, pixels: bool = True
+        self,
+        args: argparse.Namespace,
+        image_tower: keras_lit.ImageTower,
+        pixels: bool = True,
+        builder: Any = None,
     ):
-        builder = keras_lit.data.TuxPaintStamps(data_dir=args.data_dir)
+        builder = builder or keras_lit.data.TuxPaintStamps(data_dir=args.data_dir)
         builder.download_and_prepare()
         self.train, self.test = (
             _read(builder, split, image_tower, args.limit) for split in ("train", "test")
@@ -68,9 +73,17 @@ def features(image_tower: keras_lit.ImageTower, pixels: np.ndarray) -> np.ndarra
 def _read(builder: Any, split: str, tower: keras_lit.ImageTower, limit: int | None) -> dict:
     stamps = builder.as_dataset(split=split).take(limit or -1)
     pixels = stamps.map(lambda stamp: tower.preprocessor(stamp["image"]), tf.data.AUTOTUNE)
-    rows = stamps.map(lambda stamp: (stamp["caption"], stamp["path"])).as_numpy_iterator()
+
+    def row(stamp: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        if "path" in stamp:
+            return stamp["caption"], stamp["path"]
+        category = tf.gather(builder.info.features["category"].names, stamp["category"])
+        return stamp["caption"], tf.strings.join([category, "/", stamp["name"]])
+
+    rows = stamps.map(row).as_numpy_iterator()
     text, name = ([value.decode() for value in column] for column in zip(*rows, strict=True))
-    kinds = [scores.CATEGORY_NAMES[each.split("/")[0]] for each in name]
+    folders = [each.split("/")[0] for each in name]
+    kinds = [scores.CATEGORY_NAMES.get(folder, folder) for folder in folders]
     tagged = [f"{each.rstrip('.')}, {kind}." for each, kind in zip(text, kinds, strict=True)]
     return {
         "pixels": np.stack(list(pixels)),

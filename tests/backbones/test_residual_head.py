@@ -3,10 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import special
 
 from keras_lit import ImageTower, LiT, TextTower
 from keras_lit.backbones import ResidualHead
+from keras_lit.training import micro_batches
+from tests.small import make_tower, mirrored
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=[5, 6]).astype("float32")
@@ -85,6 +88,90 @@ def test_align_sets_it_and_fit_goes_on(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.encode_image(images), model.encode_image(images))
     assert float(loaded.image_tower.head.variance) == float(towers[0].head.variance)
+
+
+def two_headed(**options):
+    """A LiT of features, and eight pairs of them."""
+    rng = np.random.default_rng(1)
+    heads = [ResidualHead(4, 7, **options) for _ in range(2)]
+    model = LiT(
+        ImageTower.from_features(6, head=heads[0]), TextTower.from_features(5, head=heads[1]), "LL"
+    )
+    for weight in model.trainable_variables:
+        weight.assign(rng.normal(size=weight.shape) / 2)
+    for head in heads:
+        head.variance.assign(0.5)
+    sides = zip(("image", "text"), (6, 5), strict=True)
+    return model, {
+        f"{side}_features": tf.constant(rng.normal(size=[8, dim]), tf.float32)
+        for side, dim in sides
+    }
+
+
+def gradients(model, embed):
+    """Of the loss of what `embed(tape)` gives."""
+    with tf.GradientTape() as tape:
+        loss, _ = model._contrast(embed(tape))
+    return tape.gradient(loss, model.trainable_weights)
+
+
+def test_noise_and_dropout_are_the_same_in_both_passes_of_micro_batches():
+    model, pairs = two_headed(dropout=0.5)
+    seeds = [head._seeds.state for head in (model.image_tower.head, model.text_tower.head)]
+    seeds += [head.drop.seed_generator.state for head in (model.image_tower.head,)]
+    seeds += [model.text_tower.head.drop.seed_generator.state]
+    before = [seed.numpy() for seed in seeds]
+
+    def in_turn(tape):
+        chunks = [
+            model({name: x[i : i + 3] for name, x in pairs.items()}, training=True)
+            for i in (0, 3, 6)
+        ]
+        return {name: tf.concat([chunk[name] for chunk in chunks], 0) for name in chunks[0]}
+
+    expected = gradients(model, in_turn)
+    after = [seed.numpy() for seed in seeds]
+    for seed, value in zip(seeds, before, strict=True):
+        seed.assign(value)
+    found = gradients(model, lambda tape: micro_batches.embed(model, pairs, 3, tape))
+    assert len(found) == 17  # Eight of each head, and the temperature.
+    for gradient, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
+    for seed, old, new in zip(seeds, before, after, strict=True):
+        assert np.array_equal(seed, new) and not np.array_equal(new, old)
+
+
+def test_two_replicas_find_the_gradients_of_one_device():
+    """Without noise and dropout, which each draws on its own."""
+    options = {"dropout": 0.0, "noise": 0.0}
+    model, pairs = two_headed(**options)
+    expected = gradients(model, lambda tape: model(pairs, training=True))
+    strategy = mirrored(2)
+    with strategy.scope():
+        model, pairs = two_headed(**options)
+
+    @tf.function
+    def step():
+        half = tf.distribute.get_replica_context().replica_id_in_sync_group
+        own = {name: x[half * 4 : half * 4 + 4] for name, x in pairs.items()}
+        return gradients(model, lambda tape: model(own, training=True))
+
+    found = strategy.reduce("SUM", strategy.run(step), axis=None)
+    for gradient, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_an_exported_tower_has_no_noise(tmp_path):
+    tower = make_tower(head=made())
+    tower.head.variance.assign(9.0)
+    pixels = RNG.normal(size=[2, 8, 8, 3]).astype("float32")
+    features = tower.features(pixels).numpy()
+    tower.export(tmp_path, verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path))
+    found = loaded.serve(pixels)
+    expected = by_hand(features, tower.head)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_align_refuses_another_width():

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit import ImageTower, TextTower
-from keras_lit.backbones import MLPHead
+from keras_lit.backbones import MLPHead, ResidualHead
 from tests.small import mirrored
 
 RNG = np.random.default_rng(0)
@@ -63,6 +63,7 @@ def test_width_dropout_and_norm_are_options():
         "linear",
         "mlp",
         MLPHead(4, 5, 3, 0.1, False),
+        ResidualHead(4, 5),
         keras.Sequential([keras.layers.Dense(9, "gelu"), keras.layers.Dense(4)]),
     ],
 )
