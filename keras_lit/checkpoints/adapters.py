@@ -55,7 +55,9 @@ def save_adapters(model: LiT, filepath: str | os.PathLike, heads: bool = True) -
         raise ValueError("Nothing is trainable: all is locked by `tuning` or frozen.")
     about = {"heads": heads, "base": _bases(model)}
     # NumPy's files do not know bfloat16, of which float32 holds every value.
-    arrays = {name: np.asarray(variable.numpy(), "float32") for name, variable in found.items()}
+    arrays: dict[str, Any] = {
+        name: np.asarray(variable.numpy(), "float32") for name, variable in found.items()
+    }
     with files.whole(path) as working, open(working, "wb") as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
     return path

@@ -228,8 +228,8 @@ def _enable_lora(tower: Any, lock: Lock) -> None:
     if not chosen or absent:
         known = ", ".join(sorted({layer.name for layer in can})) or "none"
         raise ValueError(
-            f"`lora_targets` should be names of layers that can take LoRA. {type(backbone).__name__} "
-            f"has no {', '.join(sorted(absent or names))}, but: {known}."
+            "`lora_targets` should be names of layers that can take LoRA. "
+            f"{type(backbone).__name__} has no {', '.join(sorted(absent or names))}, but: {known}."
         )
     for layer in chosen:
         if not layer.lora_enabled:

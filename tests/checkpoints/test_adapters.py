@@ -22,7 +22,6 @@ def test_the_same_numbers_on_the_same_base(ready, tmp_path):
     floats = 3 * 2 * (16 * 4 * 2 + 2 * 4) + (16 * 16 + 16) + (6 * 16 + 16) + 1
     with np.load(path, allow_pickle=False) as file:
         assert sum(file[name].size for name in file.files if name != "about") == floats
-    ready.save(tmp_path / "model.keras")
     fresh = made(Lock(lora=2))
     assert np.abs(fresh.encode_text(TEXTS) - ready.encode_text(TEXTS)).max() > 1e-3
     load_adapters(fresh, path)

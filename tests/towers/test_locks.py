@@ -125,7 +125,7 @@ def test_averages_of_norms_that_are_locked_stay(options):
     backbone = IMAGE["keras-cv ResNetV2"]()
     tower = keras_lit.ImageTower(backbone, projection_dim=16)
     text = make_model("LU").text_tower
-    model = keras_lit.LiT(tower, text, "UU", image_options=options)
+    keras_lit.LiT(tower, text, "UU", image_options=options)
     means = [x for x in backbone.variables if x.name == "moving_mean"]
     before = [np.array(x) for x in means]
     pixels = np.random.default_rng(0).uniform(0, 255, [3, 32, 32, 3]).astype("float32")
