@@ -44,7 +44,9 @@ from keras_lit import backbones, losses, optimizers, preprocessing
 from keras_lit.model import LiT
 from keras_lit.preprocessing import decoding as images  # noqa: F401 (other programs decode with it)
 from keras_lit.preprocessing import tokenizers
+from keras_lit.soups import interpolate, soup
 from keras_lit.towers import ImageTower, TextTower, fingerprints
+from keras_lit.towers.locks import Lock
 
 if TYPE_CHECKING:
     from keras_lit import (
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ImageTower",
     "LiT",
+    "Lock",
     "TextTower",
     "__version__",
     "alignment",
@@ -74,11 +77,13 @@ __all__ = [
     "export",
     "features",
     "fingerprints",
+    "interpolate",
     "losses",
     "optimizers",
     "preprocessing",
     "recipes",
     "search",
+    "soup",
     "tokenizers",
 ]
 __dir__ = __all__.copy

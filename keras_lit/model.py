@@ -22,6 +22,7 @@ from keras_lit.towers import (
     clip,
     encoding,
     fingerprints,
+    locks,
     settings,
     summaries,
 )
@@ -62,6 +63,9 @@ class LiT(PairsModel):
         group_captions: bool, whether pairs of a batch with equal captions (the same token ids) are
             positives of each other rather than negatives. Where pairs have a "group", that alone
             decides.
+        image_options: a `keras_lit.Lock`: what of the image tower trains, for the letter "U": LoRA,
+            the last blocks, a rate for each block. None: all.
+        text_options: the same of the text tower.
 
     Call arguments:
         inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
@@ -76,7 +80,8 @@ class LiT(PairsModel):
         `encode_*`, evaluations and exports ask the towers.
 
     Raises:
-        ValueError: unknown tuning; embeddings of different width.
+        ValueError: unknown tuning; embeddings of different width; options that contradict the
+            tuning or the backbone.
 
     Example:
 
@@ -105,6 +110,8 @@ class LiT(PairsModel):
         bias: float = -10.0,
         local_loss: bool = False,
         group_captions: bool = True,
+        image_options: locks.Lock | None = None,
+        text_options: locks.Lock | None = None,
         **kwargs: Any,
     ):
         # The towers' layers cast for themselves; pixels must not reach them rounded to bfloat16.
@@ -122,6 +129,8 @@ class LiT(PairsModel):
             for letter, tower in zip(tuning, (image_tower, text_tower), strict=True)
         )
         _join(image_tower, text_tower)
+        locks.apply(image_tower, image_options, tuning[0], "image_options")
+        locks.apply(text_tower, text_options, tuning[1], "text_options")
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.loss_name = loss
@@ -205,7 +214,31 @@ class LiT(PairsModel):
                 )
         self._tuning = tuning
 
-    # What trains: what neither `tuning` locks, whatever flags say, nor the user froze by them.
+    @property
+    def image_options(self) -> locks.Lock | None:
+        """The image tower's `keras_lit.Lock`, or None.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> keras_lit.LiT(*towers, tuning="LL").image_options is None
+        True
+        """
+        return self.image_tower.lock
+
+    @property
+    def text_options(self) -> locks.Lock | None:
+        """The text tower's `keras_lit.Lock`, or None.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> keras_lit.LiT(*towers, tuning="LL").text_options is None
+        True
+        """
+        return self.text_tower.lock
+
+    # What trains: what neither `tuning` and options lock, whatever flags say, nor the user froze.
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -252,6 +285,7 @@ class LiT(PairsModel):
             embedding_dim=self.text_tower.embedding_dim,
             loss=self.loss_name,
             temperature=f"{temperature:.4g}",
+            **{f"{x}_options": y for x, y in _options(self).items()},
         )
 
     def summary(
@@ -391,6 +425,8 @@ class LiT(PairsModel):
             self.optimizer.build(trained)
         of_images = {id(variable) for variable in self.image_tower.variables}
         rules.note_image_tower(self.optimizer, [x for x in trained if id(x) in of_images])
+        rates = locks.multipliers(self.image_tower) | locks.multipliers(self.text_tower)
+        rules.note_rates(self.optimizer, [(x, rates[id(x)]) for x in trained if id(x) in rates])
         self._compiled_for = tuple(map(id, [self.optimizer, *trained]))
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -866,15 +902,26 @@ def locked_parts(model: LiT) -> list[keras.Layer]:
 
 
 def locked_variables(model: LiT) -> set[int]:
-    """The ids of the variables of the locked towers."""
-    return {id(variable) for part in locked_parts(model) for variable in part.variables}
+    """The ids of the variables of the locked towers, and of what options lock of the others."""
+    of_options = itertools.chain(*map(locks.locked, (model.image_tower, model.text_tower)))
+    of_towers = (variable for part in locked_parts(model) for variable in part.variables)
+    return {id(variable) for variable in itertools.chain(of_towers, of_options)}
+
+
+def _options(model: LiT) -> dict[str, locks.Lock]:
+    """Those of the towers that train."""
+    options = {"image": model.image_options, "text": model.text_options}
+    letters = dict(zip(options, model.tuning, strict=True))
+    return {side: x for side, x in options.items() if x is not None and letters[side] != "L"}
 
 
 def _in_words(model: LiT) -> str:
     """The two letters."""
     words = {"L": "locked", "U": "trains", "u": "re-initialised, trains"}
     towers = zip(("image", "text"), model.tuning, strict=True)
-    said = "; ".join(f"{side} tower: {words[letter]}" for side, letter in towers)
+    options = _options(model)
+    more = {side: f", {options[side]}" if side in options else "" for side in ("image", "text")}
+    said = "; ".join(f"{side} tower: {words[letter]}{more[side]}" for side, letter in towers)
     if "L" not in model.tuning:
         return said
     return f"{said}; heads of locked towers {'are locked too' if model.lock_heads else 'train'}"

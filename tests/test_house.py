@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each file imports only from those above it.
 ORDER = """
 checks files internals distribution losses preprocessing data backbones towers training optimizers
-recipes alignment model features evaluation search checkpoints callbacks export demo
+recipes alignment model soups features evaluation search checkpoints callbacks export demo
 """.split()
 
 

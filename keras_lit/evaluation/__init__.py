@@ -1,6 +1,7 @@
 """Evaluation as in the paper: pure functions over embeddings."""
 
 from keras_lit.evaluation import calibration, datasets, prompts, sheets
+from keras_lit.evaluation.between import Between, along
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.folders import dataset_of_folder
@@ -16,9 +17,11 @@ from keras_lit.evaluation.zero_shot import (
 )
 
 __all__ = [
+    "Between",
     "Images",
     "ImagesAndTexts",
     "Result",
+    "along",
     "calibration",
     "classify",
     "dataset_of_folder",

@@ -1,5 +1,6 @@
 """`save`: a LiT becomes a version in a directory that TF Serving serves."""
 
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, internals
 from keras_lit.evaluation.zero_shot import check_prompts
 from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
 from keras_lit.export.signatures import FILLS, Signature, make_signatures
 from keras_lit.model import LiT
 from keras_lit.search import Index
+from keras_lit.towers import settings
 from keras_lit.training import pairs
 
 # Rows of the warm-up requests of each signature.
@@ -115,23 +117,25 @@ the pictures of an index, best first |
     _check_can_encode(model, towers, class_names)
     if index is not None:
         index.check_model(model)
-    signatures = make_signatures(
-        model, towers, weights, on_corrupt, class_names, templates, top_k, index
-    )
+    of_towers = map(internals.flat_layers, (model.image_tower, model.text_tower))
+    with settings.merged([*itertools.chain(*of_towers)]):  # Nothing of LoRA to do at each request.
+        signatures = make_signatures(
+            model, towers, weights, on_corrupt, class_names, templates, top_k, index
+        )
 
-    def write(path: pathlib.Path) -> None:
-        # Variables that the signatures use are written anyway; tracked ones a second time.
-        archive = keras.export.ExportArchive()
-        if towers != "image":
-            archive.track(model.text_tower.preprocessor.tokenizer)
-        for name, signature in signatures.items():
-            archive.add_endpoint(name, signature.function, list(signature.inputs))
-        archive.write_out(str(path), verbose=False)
-        _write_warm_up(path, signatures, model.image_tower.preprocessor.image_size)
-        text = model_card(model, signatures, weights, class_names, templates, card or {})
-        (path / "README.md").write_text(text)
+        def write(path: pathlib.Path) -> None:
+            # Variables that the signatures use are written anyway; tracked ones a second time.
+            archive = keras.export.ExportArchive()
+            if towers != "image":
+                archive.track(model.text_tower.preprocessor.tokenizer)
+            for name, signature in signatures.items():
+                archive.add_endpoint(name, signature.function, list(signature.inputs))
+            archive.write_out(str(path), verbose=False)
+            _write_warm_up(path, signatures, model.image_tower.preprocessor.image_size)
+            text = model_card(model, signatures, weights, class_names, templates, card or {})
+            (path / "README.md").write_text(text)
 
-    return publish(directory, version, write)
+        return publish(directory, version, write)
 
 
 def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None) -> None:

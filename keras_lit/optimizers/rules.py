@@ -13,7 +13,7 @@ def compute_dtype(variable: keras.Variable | tf.Variable) -> str:
 
 
 class PaperRules(keras.optimizers.Optimizer):
-    """Clips the gradient of the global batch, decays kernels only, slows the image tower down.
+    """Clips the gradient of the global batch, decays kernels only, slows towers and layers down.
 
     A subclass begins its `update_step` with `learning_rate = self._decayed(variable,
     learning_rate)`. `image_multiplier` applies to the weight decay too, and to the tower's head.
@@ -21,6 +21,7 @@ class PaperRules(keras.optimizers.Optimizer):
 
     image_multiplier: Any = None
     _image_indices: frozenset[int] | None = None
+    _rates: dict[int, float] | None = None  # Of `keras_lit.Lock(layer_decay=...)`, by index.
 
     def _decayed(self, variable: tf.Variable, learning_rate: tf.Tensor) -> tf.Tensor:
         """Applies the weight decay to a variable and returns its own learning rate."""
@@ -35,6 +36,8 @@ class PaperRules(keras.optimizers.Optimizer):
             if index in self._image_indices:
                 multiplier = multiplier(self.iterations) if callable(multiplier) else multiplier
                 learning_rate = learning_rate * ops.cast(multiplier, learning_rate.dtype)
+        if self._rates and (rate := self._rates.get(index, 1.0)) != 1.0:
+            learning_rate = learning_rate * ops.cast(rate, learning_rate.dtype)
         if self.weight_decay is not None and self._use_weight_decay(variable):
             rate, decay = (ops.cast(x, variable.dtype) for x in (learning_rate, self.weight_decay))
             self.assign_sub(variable, variable * decay * rate)
@@ -123,6 +126,22 @@ def note_image_tower(optimizer: Any, variables: list[keras.Variable]) -> None:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, PaperRules):
         optimizer._image_indices = frozenset(map(optimizer._get_variable_index, variables))
+
+
+def note_rates(optimizer: Any, rates: list[tuple[keras.Variable, float]]) -> None:
+    """Tells a built optimizer what to multiply the learning rates of these variables by.
+
+    Raises:
+        ValueError: it is not one of ours.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, PaperRules):
+        optimizer._rates = {optimizer._get_variable_index(x): rate for x, rate in rates}
+    elif rates:
+        raise ValueError(
+            "`layer_decay` needs `keras_lit.optimizers.Adafactor` or `Adam`, which give layers "
+            f"rates of their own. Received: {type(optimizer).__name__}."
+        )
 
 
 def check_built_for(optimizer: Any, variables: list[keras.Variable]) -> None:

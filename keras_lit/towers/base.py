@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, internals
-from keras_lit.towers import heads, settings, summaries
+from keras_lit.towers import heads, locks, settings, summaries
 from keras_lit.towers.pooling import attention_pooling, pool
 
 _serialized = keras.saving.serialize_keras_object
@@ -48,6 +48,7 @@ class Tower(keras.Model):
         self.projection_dim = projection_dim
         self.head: Any = None
         self.head_kind = "linear"
+        self.lock: locks.Lock | None = None  # Of `LiT(..., text_options=)`.
 
     def _build(self, inputs: keras.KerasTensor, head: heads.Head) -> None:
         """Settles "auto", builds everything, notes the width of the features."""
@@ -166,8 +167,12 @@ class Tower(keras.Model):
 
     def _made_of(self) -> list[Any]:
         """What a compiled function of the tower holds; if it `differ`s, the function is stale."""
-        policies = (layer.dtype_policy for layer in internals.flat_layers(self))
-        return [*self.weights, *policies, self.pooling, getattr(self, "pad_token_id", None)]
+        of_layers = [
+            x
+            for layer in internals.flat_layers(self)
+            for x in (layer.dtype_policy, getattr(layer, "lora_enabled", False))
+        ]
+        return [*self.weights, *of_layers, self.pooling, getattr(self, "pad_token_id", None)]
 
     @functools.cached_property
     def inference(self) -> Callable[..., Any]:
@@ -209,7 +214,27 @@ class Tower(keras.Model):
             input_signature: as there. None: batches of any size.
         """
         signature = [self._input] if input_signature is None else input_signature
-        super().export(filepath, format, verbose, signature, **kwargs)
+        with settings.merged(self._all_layers()):
+            super().export(filepath, format, verbose, signature, **kwargs)
+
+    def merge_lora(self) -> None:
+        """Adds the product of LoRA's matrices to the kernels; then there is neither LoRA nor lock.
+
+        Embeddings stay what they are, up to rounding, and all of the backbone can train again:
+        compile after it. Exports are merged by themselves.
+
+        Raises:
+            ValueError: there is no LoRA, or a layer is quantised.
+
+        Example:
+
+        >>> tower = keras_lit.TextTower(keras_lit.backbones.TextTransformer(100, 16, 8, 1, 16, 2))
+        >>> tower.backbone.enable_lora(2)
+        >>> tower.merge_lora()
+        >>> len(tower.trainable_variables)
+        20
+        """
+        locks.merge_lora(self)
 
     def __repr__(self) -> str:
         if not self.built:
@@ -222,6 +247,7 @@ class Tower(keras.Model):
             feature_dim=self.feature_dim,
             head=None if self.head is None else self.head_kind,
             embedding_dim=self.embedding_dim,
+            **({} if self.lock is None else {"lock": self.lock}),
         )
 
     def summary(
@@ -308,9 +334,8 @@ class Tower(keras.Model):
                 f"{type(self.backbone).__name__} cannot: {error} Give it `get_config`, or pass a "
                 "freshly initialised one with 'U'."
             ) from error
-        return self._rebuilt(
-            self.get_config(), {"backbone": backbone, "preprocessor": self.preprocessor}
-        )
+        config = {**self.get_config(), "lock": None}
+        return self._rebuilt(config, {"backbone": backbone, "preprocessor": self.preprocessor})
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
@@ -349,6 +374,7 @@ class Tower(keras.Model):
             "projection_dim": self.projection_dim,
             "head": self.head_kind if self.head_kind in heads.HEADS else _serialized(self.head),
             "layers": settings.read(self._all_layers()),
+            "lock": _serialized(self.lock),
         }
 
     @classmethod
@@ -361,12 +387,14 @@ class Tower(keras.Model):
     def _rebuilt(cls, config: dict[str, Any], parts: dict[str, Any]) -> "Tower":
         if isinstance(config.get("head"), dict):
             parts = {**parts, "head": keras.saving.deserialize_keras_object(config["head"])}
-        tower = cls(**{k: v for k, v in config.items() if k != "layers"} | parts)
+        tower = cls(**{k: v for k, v in config.items() if k not in ("layers", "lock")} | parts)
         if "layers" in config:
             settings.apply(tower._all_layers(), config["layers"])
         elif not tower.backbone.trainable_variables:  # Older files say locked.
             for layer in internals.flat_layers(tower.backbone):
                 layer.trainable = layer.name != "pooled_dense"
+        if config.get("lock"):
+            locks.take(tower, keras.saving.deserialize_keras_object(config["lock"]))
         return tower
 
     def _all_layers(self) -> list[keras.Layer]:

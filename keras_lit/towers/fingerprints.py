@@ -55,7 +55,7 @@ def fingerprint(tower: Tower) -> Fingerprint | None:
         made_of += [tower.sequence_length, tower.pad_token_id]
     return {
         "architecture": _hash(made_of),
-        "weights": _weights(parts),
+        "weights": of_weights([weight for part in parts for weight in part.weights]),
         "preprocessing": of_preprocessor(tower.preprocessor),
         "compute_dtype": "+".join(sorted({layer.compute_dtype for layer in layers})),
     }
@@ -66,7 +66,7 @@ def of_embeddings(tower: Tower) -> Fingerprint | None:
     found, head = fingerprint(tower), tower.head
     if found is None or head is None:
         return found
-    return {**found, "head": _hash([_canonical(head), _weights([head])])}
+    return {**found, "head": _hash([_canonical(head), of_weights(head.weights)])}
 
 
 def of_preprocessor(preprocessor: keras.layers.Layer) -> str:
@@ -77,6 +77,16 @@ def of_preprocessor(preprocessor: keras.layers.Layer) -> str:
         words = tokenizer.vocabulary_size() if hasattr(tokenizer, "vocabulary_size") else 0
         parts.append([tokenizer.id_to_token(i) for i in range(words)])
     return _hash(parts)
+
+
+def of_weights(weights: list[keras.Variable]) -> str:
+    """The hash of their values, dtypes and shapes, in this order."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        value = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        digest.update(f"{value.dtype.name}{value.shape}".encode())
+        digest.update(value.reshape(-1).view("uint8").data)
+    return digest.hexdigest()
 
 
 def identity(fingerprint: Fingerprint) -> int:
@@ -94,16 +104,6 @@ def differences(expected: dict[str, Any], received: dict[str, Any]) -> list[str]
         elif first != second:
             found.append(f"{name}: expected {first!r}, received {second!r}")
     return found
-
-
-def _weights(parts: list[keras.layers.Layer]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        for weight in part.weights:
-            value = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
-            digest.update(f"{value.dtype.name}{value.shape}".encode())
-            digest.update(value.reshape(-1).view("uint8").data)
-    return digest.hexdigest()
 
 
 def _canonical(layer: keras.layers.Layer) -> Any:

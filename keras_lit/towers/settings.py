@@ -1,6 +1,8 @@
 """Layers that were frozen, quantised or given LoRA by hand. Keras saves little of it."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -67,6 +69,54 @@ def load_lora(layers: list[keras.Layer], store: Any) -> None:
 def without_lora(store: Any) -> dict[str, Any]:
     """The rest of a tower's own part of a file."""
     return {name: store[name] for name in [*store.keys()] if not name.startswith("lora_")}
+
+
+def with_lora(layers: list[keras.Layer]) -> list[keras.Layer]:
+    """Those that have LoRA's matrices."""
+    return [layer for layer in layers if getattr(layer, "lora_enabled", False)]
+
+
+def merge(layer: keras.Layer) -> None:
+    """Adds LoRA's product to the kernel and forgets both matrices."""
+    _check_not_quantised(layer)
+    kernel, *matrices = _lora(layer)
+    kernel.assign(_merged(layer))
+    layer.lora_enabled, layer.lora_rank, layer.lora_alpha = False, None, None
+    for variable in matrices:
+        internals.forget(layer, variable)
+        setattr(layer, variable.name, None)
+    kernel.trainable = True  # As it was: Keras locks it with `enable_lora`.
+
+
+@contextlib.contextmanager
+def merged(layers: list[keras.Layer]) -> Iterator[None]:
+    """Within, kernels are sums and there is no LoRA, as an export wants; afterwards as before."""
+    kernels = []
+    for layer in with_lora(layers):
+        if layer.quantization_mode is None:
+            kernel, *_ = _lora(layer)
+            kernels.append((layer, kernel, np.array(kernel)))
+            kernel.assign(_merged(layer))
+            layer.lora_enabled = False
+    try:
+        yield
+    finally:
+        for layer, kernel, before in kernels:
+            layer.lora_enabled = True
+            kernel.assign(before)
+
+
+def _merged(layer: keras.Layer) -> Any:
+    kernel, a, b = _lora(layer)
+    return kernel + layer.lora_alpha / layer.lora_rank * keras.ops.matmul(a, b)
+
+
+def _check_not_quantised(layer: keras.Layer) -> None:
+    if layer.quantization_mode is not None:
+        raise ValueError(
+            f"LoRA cannot be merged into {layer.path}, which is quantised "
+            f"({layer.quantization_mode}). Keep the adapters."
+        )
 
 
 def _load_with_lora(layer: keras.Layer, matrices: list[np.ndarray], store: Any) -> None:

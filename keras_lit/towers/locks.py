@@ -1,0 +1,246 @@
+"""Between locked and unlocked: what of a backbone trains, where all of it need not."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+import keras
+
+from keras_lit import checks, internals
+from keras_lit.towers import blocks, settings
+
+# LoRA's usual layers by the names that keras-hub, keras-cv and we give them.
+TARGETS = ("query", "value", "query_dense", "value_dense", "q_proj", "v_proj", "attention_qkv")
+
+
+@keras.saving.register_keras_serializable("keras_lit")
+@dataclasses.dataclass(frozen=True, repr=False)
+class Lock:
+    """What of a tower's backbone trains, of `LiT(..., image_options=, text_options=)`.
+
+    For a tower whose letter is "U". What it locks is locked as by the letter "L", whatever flags
+    say. Blocks that do not train run in inference mode, and so do norms. Heads train as ever. It
+    belongs to the tower, as the matrices of LoRA do, and is saved with it.
+
+    Args:
+        lora: int, the rank of low-rank adapters (Keras' `enable_lora`), which alone train.
+        lora_targets: names of the layers that get them (Dense, EinsumDense or Embedding). None:
+            the projections to queries and values, as in the paper.
+        last_blocks: int, how many blocks at the end train, and what follows them. (Of a
+            convolutional network stages.) With `lora`, only these get adapters.
+        layer_decay: float in (0, 1], what each block multiplies the learning rate of the one before
+            it by: the last block has `layer_decay` of the head's rate. With
+            `keras_lit.optimizers.Adafactor` or `Adam`.
+        freeze_norms: bool, whether scales and offsets of norms stay as they are.
+        freeze_embeddings: bool, whether tables of tokens, positions, and patches do.
+
+    Raises:
+        ValueError: a rank or number of blocks below 1, another `layer_decay`.
+
+    Example:
+
+    >>> image_tower = keras_lit.ImageTower.from_features(8)
+    >>> backbone = keras_lit.backbones.TextTransformer(100, 16, 32, 4, 64, 4)
+    >>> options = keras_lit.Lock(lora=2, last_blocks=2)
+    >>> model = keras_lit.LiT(
+    ...     image_tower, keras_lit.TextTower(backbone), tuning="LU", text_options=options)
+    >>> model.text_options
+    Lock(lora=2, last_blocks=2)
+
+    Reference: LoRA, Hu et al. 2022 (arXiv 2106.09685), section 4; layer-wise decay as in BEiT
+    (arXiv 2106.08254), appendix.
+    """
+
+    lora: int | None = None
+    lora_targets: tuple[str, ...] | None = None
+    last_blocks: int | None = None
+    layer_decay: float | None = None
+    freeze_norms: bool = False
+    freeze_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("lora", "last_blocks"):
+            if getattr(self, name) is not None:
+                checks.check_count(getattr(self, name), name)
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"`layer_decay` should be in (0, 1]. Received: {self.layer_decay!r}.")
+        if self.lora_targets is not None:
+            if self.lora is None:
+                raise ValueError("`lora_targets` are for `lora`: give a rank, such as lora=8.")
+            object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+
+    def __repr__(self) -> str:
+        said = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
+        defaults = {x.name: x.default for x in dataclasses.fields(self)}
+        return f"Lock({', '.join(f'{k}={v!r}' for k, v in said.items() if v != defaults[k])})"
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments, as Keras keeps them in files.
+
+        Returns:
+            A dict.
+
+        Example:
+
+        >>> keras_lit.Lock(lora=8).get_config()["lora"]
+        8
+        """
+        return {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Lock":
+        return cls(**config)
+
+
+def apply(tower: Any, lock: Any, letter: str, name: str) -> None:
+    """Gives a tower its lock and LoRA's matrices; `name` is what the user calls the argument.
+
+    Raises:
+        ValueError: it contradicts the letter, the backbone, or a lock that the tower has.
+    """
+    if lock is None:
+        return
+    if not isinstance(lock, Lock):
+        raise ValueError(f"`{name}` should be a `keras_lit.Lock`. Received: {lock!r}.")
+    if letter == "L" or (letter == "u" and lock != Lock(layer_decay=lock.layer_decay)):
+        does = {"L": "locks all of it", "u": "draws all of its weights anew"}[letter]
+        raise ValueError(
+            f'`{name}`={lock} is for a tower that trains from its weights ("U" in `tuning`), and '
+            f'"{letter}" {does}. Choose "U", or leave `{name}` out.'
+        )
+    if tower.lock == lock:
+        return
+    if tower.lock is not None:
+        raise ValueError(
+            f"The tower has a lock already: {tower.lock}. Received another, {lock}: make the tower "
+            "anew, or let `tower.merge_lora()` take it off."
+        )
+    _check(tower, lock)
+    if lock.lora is not None:
+        _enable_lora(tower, lock)
+    take(tower, lock)
+
+
+def take(tower: Any, lock: Lock | None) -> None:
+    """Puts a lock in place, or takes it off; LoRA's matrices are there, or not."""
+    tower.lock = lock
+    trained = train_of(tower)
+    runs_in_inference = set()
+    if lock is not None and lock.last_blocks is not None:
+        before = blocks.groups(tower.backbone)[: -1 - lock.last_blocks]
+        runs_in_inference |= {id(layer) for group in before for layer in group}
+    for layer in internals.flat_layers(tower.backbone) if lock is not None else ():
+        own = internals.own_parameters(layer)
+        if "Norm" in type(layer).__name__ and own and not any(id(x) in trained for x in own):
+            runs_in_inference.add(id(layer))
+    for layer in internals.flat_layers(tower.backbone):
+        if "call" in vars(layer) and isinstance(layer.call, _InInference):
+            del layer.call
+        if (
+            id(layer) in runs_in_inference
+            and "training" in inspect.signature(layer.call).parameters
+        ):
+            layer.call = _InInference(layer.call)
+
+
+def train_of(tower: Any) -> set[int]:
+    """The ids of what its lock lets train of a tower's backbone; without one of all."""
+    backbone, lock = tower.backbone, tower.lock or Lock()
+    layers = internals.flat_layers(backbone)
+    if lock.last_blocks is not None:
+        layers = [x for group in blocks.groups(backbone)[-1 - lock.last_blocks :] for x in group]
+    if lock.freeze_norms:
+        layers = [layer for layer in layers if "Norm" not in type(layer).__name__]
+    if lock.freeze_embeddings:
+        frozen = _embeddings(backbone)
+        layers = [layer for layer in layers if id(layer) not in frozen]
+    variables = [x for layer in layers for x in internals.own_parameters(layer)]
+    if lock.lora is not None:
+        variables = [x for x in variables if x.name.startswith("lora_")]
+    return {id(x) for x in variables}
+
+
+def locked(tower: Any) -> list[keras.Variable]:
+    """The variables of its backbone that a tower's lock locks."""
+    if tower.lock is None:
+        return []
+    trained = train_of(tower)
+    layers = internals.flat_layers(tower.backbone)
+    return [x for y in layers for x in internals.own_parameters(y) if id(x) not in trained]
+
+
+def multipliers(tower: Any) -> dict[int, float]:
+    """{id of a variable: what `layer_decay` multiplies its learning rate by}; others have 1."""
+    if tower.lock is None or tower.lock.layer_decay is None:
+        return {}
+    found = blocks.groups(tower.backbone)[:-1]
+    rates = {id(x): tower.lock.layer_decay ** len(found) for x in tower.backbone.variables}
+    after = [x for layer in blocks.groups(tower.backbone)[-1] for x in layer.variables]
+    rates = {key: rate for key, rate in rates.items() if key not in {id(x) for x in after}}
+    for i, group in enumerate(found):
+        for layer in group:
+            for variable in internals.own_parameters(layer):
+                rates[id(variable)] = tower.lock.layer_decay ** (len(found) - i)
+    return rates
+
+
+class _InInference:
+    """A layer's `call` that is told of no training."""
+
+    def __init__(self, call: Any):
+        self.call = call
+        self.__signature__ = inspect.signature(call)
+
+    def __call__(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+        return self.call(*args, training=False, **kwargs)
+
+
+def _check(tower: Any, lock: Lock) -> None:
+    """Raises ValueError where the backbone has not what the lock speaks of."""
+    family = type(tower.backbone).__name__
+    if lock.last_blocks is not None or lock.layer_decay is not None:
+        count = len(blocks.groups(tower.backbone)) - 2
+        if lock.last_blocks is not None and lock.last_blocks > count:
+            raise ValueError(
+                f"`last_blocks` should be at most {count}, the blocks of {family}. Received: "
+                f"{lock.last_blocks}."
+            )
+    if lock.freeze_embeddings and not _embeddings(tower.backbone):
+        raise ValueError(f"`freeze_embeddings`: {family} has none. Leave it out.")
+
+
+def _embeddings(backbone: keras.Model) -> set[int]:
+    """The ids of the layers of embeddings, with those inside of them."""
+    found = [x for x in internals.flat_layers(backbone) if "Embedding" in type(x).__name__]
+    return {id(inside) for layer in found for inside in internals.flat_layers(layer)}
+
+
+def _enable_lora(tower: Any, lock: Lock) -> None:
+    """Gives adapters to the layers that a lock names."""
+    backbone, names = tower.backbone, set(lock.lora_targets or TARGETS)
+    layers = internals.flat_layers(backbone)
+    if lock.last_blocks is not None:
+        layers = [x for group in blocks.groups(backbone)[-1 - lock.last_blocks :] for x in group]
+    can = [layer for layer in layers if hasattr(layer, "enable_lora") and layer.weights]
+    can = [layer for layer in can if layer is not backbone]
+    chosen = [layer for layer in can if layer.name in names]
+    absent = set(lock.lora_targets or ()) - {layer.name for layer in chosen}
+    if not chosen or absent:
+        known = ", ".join(sorted({layer.name for layer in can})) or "none"
+        raise ValueError(
+            "`lora_targets` should be names of layers that can take LoRA. "
+            f"{type(backbone).__name__} has no {', '.join(sorted(absent or names))}, but: {known}."
+        )
+    for layer in chosen:
+        if not layer.lora_enabled:
+            layer.enable_lora(lock.lora)
+
+
+def merge_lora(tower: Any) -> None:
+    """Adds the product of each adapter to its kernel for good, and takes the lock off."""
+    layers = settings.with_lora(internals.flat_layers(tower.backbone))
+    if not layers:
+        raise ValueError("`merge_lora`: the tower's backbone has no LoRA to merge.")
+    for layer in layers:
+        settings.merge(layer)
+    take(tower, None)

@@ -1,0 +1,67 @@
+"""What training has changed, alone in a file, and loaded onto the same base."""
+
+import numpy as np
+import pytest
+
+import keras_lit
+from keras_lit import Lock
+from keras_lit.checkpoints import load_adapters, save_adapters
+from tests.towers.test_locks import made, trained
+
+TEXTS = ["a red dog", "a white moon and a toucan"]
+
+
+@pytest.fixture(scope="module")
+def ready():
+    return trained(Lock(lora=2))
+
+
+def test_the_same_numbers_on_the_same_base(ready, tmp_path):
+    path = save_adapters(ready, tmp_path / "adapters.npz")
+    # Of each of three blocks [16, 4, 2] and [2, 4], for queries and values; heads; temperature.
+    floats = 3 * 2 * (16 * 4 * 2 + 2 * 4) + (16 * 16 + 16) + (6 * 16 + 16) + 1
+    with np.load(path, allow_pickle=False) as file:
+        assert sum(file[name].size for name in file.files if name != "about") == floats
+    fresh = made(Lock(lora=2))
+    assert np.abs(fresh.encode_text(TEXTS) - ready.encode_text(TEXTS)).max() > 1e-3
+    load_adapters(fresh, path)
+    np.testing.assert_array_equal(fresh.encode_text(TEXTS), ready.encode_text(TEXTS))
+    for x, y in zip(fresh.weights, ready.weights, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_without_heads(ready, tmp_path):
+    path = save_adapters(ready, tmp_path / "adapters.npz", heads=False)
+    fresh = made(Lock(lora=2))
+    load_adapters(fresh, path)
+    ids = ready.text_tower.preprocessor(TEXTS)
+    expected = ready.text_tower.features(ids)
+    np.testing.assert_array_equal(fresh.text_tower.features(ids), expected)
+    np.testing.assert_array_equal(fresh.text_tower.head.bias, 0 * fresh.text_tower.head.bias)
+
+
+def test_another_base_and_other_options_are_refused(ready, tmp_path):
+    path = save_adapters(ready, tmp_path / "adapters.npz")
+    for other, message in (
+        (made(Lock(lora=2), seed=2), "another base: the locked weights of the text tower differ"),
+        (made(Lock(lora=3)), "other weights train"),
+        (made(Lock(last_blocks=1)), "other weights train"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_adapters(other, path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="is damaged, or not of `save_adapters`"):
+        load_adapters(made(Lock(lora=2)), path)
+    with pytest.raises(ValueError, match=r"should end in \.npz"):
+        save_adapters(ready, tmp_path / "adapters.bin")
+
+
+def test_averages_of_norms_that_train_go_along(tmp_path):
+    from tests.small import make_model
+
+    model, fresh = (make_model("UU", batch_norm=True) for _ in range(2))
+    norm = model.image_tower.backbone.layers[-1]
+    norm.moving_mean.assign(np.arange(6.0))
+    load_adapters(fresh, save_adapters(model, tmp_path / "all.npz"))
+    np.testing.assert_array_equal(fresh.image_tower.backbone.layers[-1].moving_mean, np.arange(6))
+    assert keras_lit.fingerprints.fingerprint(fresh.image_tower)
