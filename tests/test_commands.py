@@ -16,6 +16,8 @@ RUN = {
     "python examples/evaluate.py": "test_examples.py::test_evaluate",
     "python examples/serve/rest_client.py": "export/test_serving.py::test_rest_client",
     "python examples/serve/grpc_client.py": "export/test_serving.py::test_grpc_client",
+    "python examples/edge/onnx_client.py": "export/test_edge.py::answers",
+    "python examples/edge/litert_client.py": "export/test_edge.py::answers",
     "python examples/zero_shot_released.py": "test_examples.py::test_zero_shot_released",
     "python examples/multilingual.py": "test_examples.py::test_multilingual",
     "python examples/look_at_pictures.py": "test_examples.py::test_look_at_pictures",

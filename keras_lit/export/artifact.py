@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from keras_lit import checks, internals
 from keras_lit.evaluation.zero_shot import check_prompts
+from keras_lit.export.edge import write_version
+from keras_lit.export.edge_towers import SUFFIXES
 from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
 from keras_lit.export.signatures import FILLS, Signature, make_signatures
@@ -35,6 +37,7 @@ def save(
     class_names: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
     *,
+    format: Literal["saved_model", "onnx", "litert"] = "saved_model",
     towers: Literal["both", "image", "text"] = "both",
     weights: Literal["float32", "float16", "bfloat16"] = "float32",
     on_corrupt: Literal["fail", "nan", "zero"] = "fail",
@@ -43,6 +46,9 @@ def save(
     card: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes `directory/<version>/`, a SavedModel that takes raw strings and image bytes.
+
+    Or, with `format="onnx"` or `"litert"`, a file for each tower that takes arrays, with all that a
+    program without TensorFlow needs to make these: see below.
 
     | signature | inputs | outputs |
     |---|---|---|
@@ -70,6 +76,16 @@ the pictures of an index, best first |
     The artifact is written under another name and renamed, so that a server that polls never sees
     half of it. It also holds a model card, and warm-up requests for TF Serving.
 
+    The other formats have no strings and no image decoder, so their towers take arrays of any
+    number of rows, and `lit.json` beside them says how to make these; `examples/edge/reference.py`
+    does it by NumPy, Pillow and sentencepiece. `classes.npy` holds the embeddings of `class_names`.
+
+    | file | takes | gives |
+    |---|---|---|
+    | `image_tower.onnx` or `.tflite` | `pixels` uint8 [n, height, width, 3] | `embedding` \
+float32 [n, dim], unit length |
+    | `text_tower.onnx` or `.tflite` | `token_ids` int32 [n, sequence_length] | `embedding` |
+
     Args:
         model: a `LiT` whose text tower has a tokenizer.
         directory: where the versions of the model live.
@@ -77,6 +93,9 @@ the pictures of an index, best first |
         class_names: the classes of `classify`, in the order of its scores.
         templates: prompts with one `{}` for a class name or label, for `classify` and
             `classify_labels`; their embeddings are averaged. None: the name alone.
+        format: "saved_model", "onnx" (onnxruntime, in the browser too) or "litert" (phones; before,
+            TensorFlow Lite). The last two need `pip install 'keras_lit[edge]'`; each file is tried
+            on two rows, and compared.
         towers: "both", or "image" or "text" for an artifact of that tower alone (an index builder
             needs one, a query service the other). With `class_names` the image tower can classify.
         weights: how they are stored, "float32" or in half of the space; they are cast when read.
@@ -94,8 +113,10 @@ the pictures of an index, best first |
         The path of the version.
 
     Raises:
+        ImportError: a package that the format needs is missing.
         ValueError: the text tower has no tokenizer; the index is another model's; the version
-            exists or is not positive; a template without a slot; an unknown option.
+            exists or is not positive; a template without a slot; an unknown option, or one that the
+            format does not have; a tower that computes what the format cannot.
 
     Example:
 
@@ -109,11 +130,16 @@ the pictures of an index, best first |
     >>> path.name, sorted(tf.saved_model.load(str(path)).signatures)[:3]
     ('1', ['classify', 'classify_labels', 'encode_image'])
     """
+    checks.check_one_of(format, ("saved_model", *SUFFIXES), "format")
     checks.check_one_of(towers, ("both", "image", "text"), "towers")
     checks.check_one_of(on_corrupt, ("fail", *FILLS), "on_corrupt")
     checks.check_positive(top_k, "top_k")
     templates = ("{}",) if templates is None else tuple(templates)
     check_prompts(["a label"] if class_names is None else class_names, templates)
+    if format != "saved_model":
+        _check_edge(model, towers, weights, on_corrupt, class_names, index)
+        options = (format, towers, class_names, templates, card or {})
+        return publish(directory, version, lambda path: write_version(path, model, *options))
     _check_can_encode(model, towers, class_names)
     if index is not None:
         index.check_model(model)
@@ -136,6 +162,32 @@ the pictures of an index, best first |
             (path / "README.md").write_text(text)
 
         return publish(directory, version, write)
+
+
+def _check_edge(
+    model: LiT,
+    towers: str,
+    weights: str,
+    on_corrupt: str,
+    class_names: Sequence[str] | None,
+    index: Index | None,
+) -> None:
+    """Of a format whose towers take arrays."""
+    for name, received, only in (
+        ("weights", weights, "float32"),
+        ("on_corrupt", on_corrupt, "fail"),
+        ("index", index, None),
+    ):
+        if received != only:
+            raise ValueError(
+                f"`{name}` is for SavedModels; towers for ONNX and LiteRT take arrays, in float32. "
+                f"Received: {received!r}. Leave it out."
+            )
+    if class_names is not None:
+        _check_can_encode(model, towers, class_names)
+    for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
+        if towers in ("both", name):
+            pairs.check_has_backbone(tower)
 
 
 def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None) -> None:

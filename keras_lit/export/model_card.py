@@ -24,8 +24,12 @@ def model_card(
     class_names: Sequence[str] | None,
     templates: Sequence[str],
     sections: Mapping[str, Any],
+    usage: str | None = None,
 ) -> str:
-    """Markdown from the model and from `sections`: title -> text, or a mapping (a table)."""
+    """Markdown from the model and from `sections`: title -> text, or a mapping (a table).
+
+    `usage` is Python that asks the artifact; None: that of a SavedModel.
+    """
     parts = ["# LiT model", "Embeds images and text in one space: Locked-image text Tuning."]
     towers = {"image": model.image_tower, "text": model.text_tower}
     for (name, tower), letter in zip(towers.items(), model.tuning, strict=True):
@@ -35,13 +39,14 @@ def model_card(
         found = _plain(model.image_tower.preprocessor)
         served = {k: v for k, v in found.items() if k not in ("random_crop", "random_flip")}
         parts += ["## Pictures", _table(served)]
-    if "encode_text" in signatures:
+    if "encode_text" in signatures and model.text_tower.preprocessor is not None:
         tokenizer = model.text_tower.preprocessor.tokenizer
         vocabulary = {
             "tokenizer": type(tokenizer).__name__,
             "size": f"{tokenizer.vocabulary_size():,}",
             **_plain(model.text_tower.preprocessor),
         }
+        vocabulary.pop("tokenizer_vocabulary", None)
         parts += ["## Vocabulary", _table(vocabulary)]
     scores = {
         "loss": model.loss_name,
@@ -54,14 +59,9 @@ def model_card(
         f"`{name}`": ", ".join(f"`{x.name}` {x.dtype.name} {_shape(x)}" for x in found.inputs)
         for name, found in signatures.items()
     }
-    loading = ["import tensorflow as tf"]
-    if "encode_text" in signatures:
-        loading += ["import tensorflow_text  # the tokenizer's operations"]
-    name = next(iter(signatures))
-    loading += ["", 'model = tf.saved_model.load("the folder of this file")']
-    loading += [f'outputs = model.signatures["{name}"]({signatures[name].inputs[0].name}=...)']
     parts += ["## Scores", _table(scores), "## Signatures", _table(inputs)]
-    parts += ["## In Python", "\n".join(["```python", *loading, "```"])]
+    usage = _of_saved_model(signatures) if usage is None else usage
+    parts += ["## In Python", f"```python\n{usage}\n```"]
     said = {**dict.fromkeys(ASKED, "Not stated."), **sections}
     said["limits"] = f"{said['limits']}\n\n{_limits(model, signatures)}"
     for title, content in said.items():
@@ -69,6 +69,16 @@ def model_card(
         parts += [f"## {title[:1].upper()}{title[1:]}", text]
     versions = f"keras_lit {__version__}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
     return "\n\n".join([*parts, f"Written by {versions}."]) + "\n"
+
+
+def _of_saved_model(signatures: Mapping[str, Signature]) -> str:
+    loading = ["import tensorflow as tf"]
+    if "encode_text" in signatures:
+        loading += ["import tensorflow_text  # the tokenizer's operations"]
+    name = next(iter(signatures))
+    loading += ["", 'model = tf.saved_model.load("the folder of this file")']
+    loading += [f'outputs = model.signatures["{name}"]({signatures[name].inputs[0].name}=...)']
+    return "\n".join(loading)
 
 
 def _tower(tower: Tower, tuning: str) -> dict[str, Any]:

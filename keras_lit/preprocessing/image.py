@@ -227,10 +227,7 @@ class ImagePreprocessor(keras.layers.Layer):
     def _scaled(self, pixels: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         """uint8 -> float32 in the tower's range of values, a row for each image."""
         pixels = tf.ensure_shape(pixels, [images.shape[0], *self.image_size, 3])
-        mean, deviation = _mean_and_deviation(self.value_range)
-        # Multiplied and added: a graph turns a division into a product, eager code does not.
-        scale = 1.0 / deviation
-        return tf.cast(pixels, tf.float32) * scale - mean * scale
+        return in_range(pixels, self.value_range)
 
     def _resize_all(self, images: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Encoded images or pixels, batched, -> [batch, *image_size, 3] uint8."""
@@ -358,6 +355,20 @@ def value_bounds(preprocessor: ImagePreprocessor) -> tuple[float, float]:
     """The smallest and the largest value that a pixel can become."""
     mean, deviation = _mean_and_deviation(preprocessor.value_range)
     return float(np.min((0 - mean) / deviation)), float(np.max((255 - mean) / deviation))
+
+
+def in_range(pixels: tf.Tensor, value_range: ValueRange | tuple[Any, Any]) -> tf.Tensor:
+    """uint8 pixels [..., 3] -> float32 in a tower's range of values."""
+    mean, deviation = _mean_and_deviation(value_range)
+    # Multiplied and added: a graph turns a division into a product, eager code does not.
+    scale = 1.0 / deviation
+    return tf.cast(pixels, tf.float32) * scale - mean * scale
+
+
+def out_of_range(values: np.ndarray, value_range: ValueRange | tuple[Any, Any]) -> np.ndarray:
+    """The uint8 pixels whose `in_range` these are."""
+    mean, deviation = _mean_and_deviation(value_range)
+    return np.round(values * deviation + mean).astype("uint8")
 
 
 def _mean_and_deviation(value_range: str | tuple[Any, Any]) -> Any:

@@ -1,0 +1,177 @@
+"""A tower as a file that runs without TensorFlow: ONNX or LiteRT, arrays in, embeddings out."""
+
+import contextlib
+import importlib
+import logging
+import pathlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.preprocessing.image import in_range
+from keras_lit.towers import ImageTower, Tower
+from keras_lit.towers.encoding import unit_length
+
+EdgeFormat = Literal["onnx", "litert"]
+Run = Callable[[np.ndarray], np.ndarray]
+SUFFIXES: dict[str, str] = {"onnx": ".onnx", "litert": ".tflite"}
+_NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
+# A file of ONNX is one message of Protocol Buffers, which has to be smaller than this.
+_MAX_BYTES = 2**31 - 2**24
+# Rows that a file is tried on, and the worst cosine to the tower's own embeddings that passes.
+_ROWS, _LEAST_COSINE = 2, 0.9999
+
+
+def input_spec(tower: Tower) -> keras.InputSpec:
+    """What a tower's file takes: `pixels` uint8 [n, h, w, 3], or `token_ids` int32 [n, tokens]."""
+    if isinstance(tower, ImageTower):
+        return keras.InputSpec("uint8", (None, *tower.preprocessor.image_size, 3), name="pixels")
+    return keras.InputSpec("int32", (None, tower.sequence_length), name="token_ids")
+
+
+class EdgeTower(keras.Model):
+    """A tower with the scaling of its pixels before it and the length of its embeddings made 1.
+
+    Call arguments:
+        inputs: what `input_spec` says.
+
+    Returns:
+        {"embedding": [n, dim] float32 of unit-length rows}.
+    """
+
+    def __init__(self, tower: Tower):
+        super().__init__(autocast=False)
+        self.tower = tower
+        self.built = True
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        if isinstance(self.tower, ImageTower):
+            inputs = in_range(inputs, self.tower.preprocessor.value_range)
+        return {"embedding": unit_length(self.tower(inputs))}
+
+
+def write(tower: Tower, path: pathlib.Path, format: EdgeFormat, **options: Any) -> None:
+    """Writes a tower by `keras.Model.export` (whose `options` these are) and tries the file.
+
+    Raises:
+        ImportError: a package of `keras_lit[edge]` is missing.
+        ValueError: the tower is too large, or what the file computes is not what the tower does.
+    """
+    check_installed(format)
+    if format == "onnx" and (size := sum(x.numpy().nbytes for x in tower.weights)) > _MAX_BYTES:
+        raise ValueError(
+            f"ONNX holds at most {_MAX_BYTES:,} bytes of weights in a file. Received a tower of "
+            f'{size:,}. Use `format="litert"` or a SavedModel.'
+        )
+    edge = EdgeTower(tower)
+    with _quietly():
+        edge.export(path, format, verbose=False, input_signature=[input_spec(tower)], **options)
+    if format == "onnx":
+        _finish_onnx(path)
+    _check_computes(edge, path, format)
+
+
+def load(path: pathlib.Path, format: EdgeFormat, threads: int | None = None) -> Run:
+    """A function of arrays, as the tower of the file takes them, to embeddings [n, dim]."""
+    check_installed(format)
+    if format == "onnx":
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads or 0
+        session = onnxruntime.InferenceSession(path, settings)
+        (given,) = session.get_inputs()
+        return lambda rows: session.run(None, {given.name: rows})[0]
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(str(path), num_threads=threads).get_signature_runner()
+    (given,) = run.get_input_details()
+    return lambda rows: run(**{given: rows})["embedding"]
+
+
+def check_installed(format: EdgeFormat) -> None:
+    """Raises ImportError unless what a format needs is there."""
+    for name in _NEEDS[format]:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(
+                f"`format`={format!r} needs the package {name}: `pip install 'keras_lit[edge]'`."
+            ) from error
+
+
+def _finish_onnx(path: pathlib.Path) -> None:
+    """Gives input and output of a file their names, and operations that ONNX lacks others."""
+    import onnx
+
+    proto = onnx.load(path)
+    graph = proto.graph
+    # What tf2onnx has folded it may leave behind as an input that nothing takes.
+    used = {name for node in graph.node for name in node.input}
+    (given,), (found,) = [x for x in graph.input if x.name in used], graph.output
+    nodes = []
+    for node in graph.node:
+        node.output[:] = ["embedding" if x == found.name else x for x in node.output]
+        node.input[:] = ["embedding" if x == found.name else x for x in node.input]
+        nodes += _without_erfc(node) if node.op_type == "Erfc" else [node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.input[:]
+    graph.input.append(given)
+    found.name = "embedding"
+    for value in (graph.input[0], found):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(proto, path)
+
+
+def _without_erfc(node: Any) -> list[Any]:
+    """1 - erf(x): GELU that is no approximation asks for erfc, which ONNX does not have."""
+    import onnx
+
+    (x,), (output,) = node.input, node.output
+    name = f"{node.name}_keras_lit"
+    one = onnx.numpy_helper.from_array(np.ones([], "float32"))
+    return [
+        onnx.helper.make_node("Constant", [], [f"{name}_one"], value=one),
+        onnx.helper.make_node("Erf", [x], [f"{name}_erf"], name=f"{name}_erf"),
+        onnx.helper.make_node("Sub", [f"{name}_one", f"{name}_erf"], [output], name=node.name),
+    ]
+
+
+def _check_computes(edge: EdgeTower, path: pathlib.Path, format: EdgeFormat) -> None:
+    """Compares the file with the tower, on noise."""
+    spec = input_spec(edge.tower)
+    rng = np.random.default_rng(0)
+    most = 256 if spec.dtype == "uint8" else edge.tower.vocabulary_size or 2
+    rows = rng.integers(0, most, (_ROWS, *spec.shape[1:])).astype(spec.dtype)
+    advice = "Export a SavedModel, or another backbone."
+    try:
+        found = load(path, format)(rows)
+    except Exception as error:
+        raise ValueError(
+            f"{type(edge.tower.backbone).__name__} computes what {format} cannot: {error} {advice}"
+        ) from error
+    worst = float((found * edge(rows)["embedding"].numpy()).sum(axis=1).min())
+    if not worst > _LEAST_COSINE:
+        raise ValueError(
+            f"The {format} file should give the tower's embeddings, and the worst cosine between "
+            f"them is {worst:.6f} (in 16 bits they may differ so). {advice}"
+        )
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what the converters say of themselves."""
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,248 @@
+"""ONNX and LiteRT versions, asked by the clients of examples/edge without TensorFlow."""
+
+import contextlib
+import importlib
+import json
+import pathlib
+import random
+import re
+import shutil
+import subprocess
+import sys
+import types
+
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import encoded
+from PIL import Image
+
+import keras_lit
+from keras_lit.export import edge, edge_towers
+from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
+from tests.small import make_model
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+EXAMPLES, PAGE = ROOT / "examples", ROOT / "docs" / "howto_edge.md"
+CLASSES = ["toucan", "balloon"]  # Of the page.
+TEXTS = ["a red dog and a grey one", "moon", "", "a balloon"]
+# Latin, marks, Greek, Hebrew, Hindi, Thai, Hangul, spaces, Kanji, compatibility, emoji, controls.
+BLOCKS = (0x20, 0x21, 0x41, 0x61, 0xA0, 0xC0, 0x300, 0x391, 0x5D0, 0x905, 0xE01, 0x1100, 0x1E00)
+BLOCKS += (0x2000, 0x2028, 0x2460, 0x3041, 0x4E00, 0xAC00, 0xF900, 0xFB00, 0xFE00, 0xFF01, 0x1F600)
+BLOCKS += (0x20000, 0x2F800, 0xE0020, 0x1, 0x80)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    sys.path.insert(0, str(EXAMPLES / "edge"))
+    yield importlib.import_module("reference")
+    sys.path.remove(str(EXAMPLES / "edge"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def versions(model, tmp_path_factory):
+    """{format: the path of a version}, as the page writes them."""
+    folder = tmp_path_factory.mktemp("edge")
+    model.save(folder / "model.keras")
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    with contextlib.chdir(folder):
+        exec(code, {})
+    return {format: folder / "edge" / format / "1" for format in ("onnx", "litert")}
+
+
+@pytest.fixture(scope="module")
+def answers(versions, tmp_path_factory):
+    """What onnx_client and litert_client say, in one process, and what they were asked."""
+    folder = tmp_path_factory.mktemp("clients")
+    images = []
+    for i, contents in enumerate(encoded(4)[::2]):  # PNGs, with transparency.
+        images.append(folder / f"{i}.png")
+        images[-1].write_bytes(contents)
+    given = {"images": list(map(str, images)), "text": TEXTS}
+    given |= {format: str(path) for format, path in versions.items()}
+    (folder / "inputs.json").write_text(json.dumps(given))
+    script = pathlib.Path(__file__).parent / "edge_process.py"
+    arguments = [EXAMPLES, folder / "inputs.json", folder / "outputs.npz"]
+    child = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr[-3000:]
+    return types.SimpleNamespace(images=images, found=dict(np.load(folder / "outputs.npz")))
+
+
+@pytest.mark.parametrize("format", ["onnx", "litert"])
+def test_the_same_embeddings_without_tensorflow(format, answers, model):
+    images, text = model.encode_image(answers.images), model.encode_text(TEXTS)
+    np.testing.assert_allclose(answers.found[f"{format} images"], images, atol=2e-6)
+    np.testing.assert_allclose(answers.found[f"{format} text"], text, atol=2e-6)
+    scores = np.exp(10.0 * images @ model.encode_text(CLASSES).T)
+    expected = scores / scores.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answers.found[f"{format} classes"], expected, atol=1e-5)
+
+
+def test_a_version_says_what_it_holds(versions):
+    assert sorted(path.name for path in versions["onnx"].iterdir()) == [
+        *("README.md", "classes.npy", "image_tower.onnx", "lit.json"),
+        *("text_tower.onnx", "vocabulary.txt"),
+    ]
+    settings = json.loads((versions["litert"] / "lit.json").read_text())
+    assert settings["image"]["shape"] == [8, 8, 3] and settings["image"]["dtype"] == "uint8"
+    assert (
+        settings["temperature"] == pytest.approx(10.0) and settings["classes"]["names"] == CLASSES
+    )
+    card = (versions["litert"] / "README.md").read_text()
+    assert "`pixels` uint8 [None, 8, 8, 3]" in card and 'run(pixels=...)["embedding"]' in card
+    assert "##" not in card.split("## Vocabulary")[1].split("\n## ")[0]  # Not the words themselves.
+
+
+def test_an_exact_gelu_and_a_tower_alone(tmp_path):
+    """tf2onnx has no erfc, and says so in a log only."""
+    backbone = keras_nlp.models.ViTBackbone((16, 16, 3), 8, 1, 2, 16, 32)
+    towers = keras_lit.ImageTower(backbone), keras_lit.TextTower.from_features(16)
+    model = keras_lit.LiT(*towers, "LL")
+    path = keras_lit.export.save(model, tmp_path, format="onnx", towers="image")
+    pixels = np.random.default_rng(0).integers(0, 256, [3, 16, 16, 3]).astype("uint8")
+    found = edge_towers.load(path / "image_tower.onnx", "onnx")(pixels)
+    np.testing.assert_allclose(found, model.encode_image(pixels), atol=2e-6)
+    assert "text" not in json.loads((path / "lit.json").read_text())
+
+
+def odd_strings(count):
+    chance = random.Random(0)
+    words = "A photo of The red BALLOON straße ΟΔΟΣ İ ﬁne naïve don't $5 1,000 [CLS] </s> ▁x ##ing"
+    words = [*words.split(), "\t", " ", "", "\u200b", "cafe\u0301", "東京", "xy" * 51, "é" * 20]
+
+    def part():
+        if chance.random() < 0.4:
+            return chance.choice(words)
+        block = chance.choice(BLOCKS)
+        return "".join(chr(block + chance.randrange(24)) for _ in range(chance.randrange(1, 5)))
+
+    return ["".join(part() + chance.choice(" ,") for _ in range(chance.randrange(9)))] + [
+        chance.choice(["", " "]).join(part() for _ in range(chance.randrange(9)))
+        for _ in range(count - 1)
+    ]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece"])
+def test_the_tokenizer_on_a_thousand_odd_strings(kind, lowercase, reference, tmp_path):
+    texts = odd_strings(1000)
+    make = getattr(keras_lit.tokenizers, f"train_{kind}")
+    tokenizer = make(texts[:200], 900, lowercase=lowercase)
+    preprocessor = TextPreprocessor(tokenizer, 12, lowercase=not lowercase)
+    tower = types.SimpleNamespace(preprocessor=preprocessor, vocabulary_size=900)
+    settings = json.loads(json.dumps(edge._of_text(tower, tmp_path)))
+    token_ids = reference.token_ids_of(settings, tmp_path)
+    found, expected = np.stack(list(map(token_ids, texts))), preprocessor(texts).numpy()
+    wrong = [ascii(texts[i]) for i in np.flatnonzero((found != expected).any(axis=1))]
+    assert not wrong, wrong[:5]
+    assert len(np.unique(expected)) > 300
+
+
+@pytest.mark.parametrize(
+    ("options", "levels"),
+    [
+        ({}, 0),
+        ({"resize": "crop", "crop_fraction": 0.875, "exif_orientation": False}, 0),
+        ({"resize": "pad", "background": 9, "antialias": True}, 1),
+        ({"interpolation": "bicubic", "resize": "crop"}, 1),
+    ],
+)
+def test_the_same_pixels(options, levels, reference, tmp_path):
+    """Files without loss; of JPEG TensorFlow's decoder and Pillow's differ by a few levels."""
+    preprocessor = ImagePreprocessor((20, 24), value_range="0..255", **options)
+    settings = {**edge._of_images(preprocessor), "shape": [20, 24, 3]}
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, [7, 5, 4]).astype("uint8"), "RGBA")
+    turned = Image.Exif()
+    turned[0x112] = 6
+    for size in ((61, 43), (13, 17), (9, 700)):
+        picture = noise.resize(size, Image.BICUBIC)
+        paths = [tmp_path / name for name in ("a.png", "b.png", "c.webp", "d.bmp", "e.gif")]
+        picture.save(paths[0])
+        picture.convert("L").save(paths[1])
+        picture.convert("RGB").save(paths[2], lossless=True, exif=turned)
+        picture.convert("RGB").save(paths[3])
+        picture.convert("P").save(paths[4])
+        for path in paths:
+            expected = preprocessor(tf.io.read_file(str(path))).numpy()
+            found = reference.pixels_of(path, settings).astype(int)
+            assert np.abs(found - expected).max() <= levels, path.name
+
+
+def test_hostile_files_and_shapes_get_a_sentence(reference, versions, tmp_path, monkeypatch):
+    client = importlib.import_module("onnx_client")
+
+    def said(folder, *arguments):
+        monkeypatch.setattr(sys, "argv", ["client", str(folder), *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            reference.main(client.load, "onnx")
+        assert str(end.value).count("\n") == 0 and len(str(end.value)) < 500
+        return str(end.value)
+
+    (tmp_path / "a.png").write_bytes(b"\x89PNG, but not really")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    whole = encoded(1)[0]
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "large.bmp").write_bytes(
+        b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0" + b"\0\0\1\0" * 2 + b"\1\0\x18\0" + bytes(30)
+    )
+    for name in ("a.png", "empty.jpg", "half.png", "large.bmp", "none.png"):
+        assert re.search(
+            f"{name} does not decode", said(versions["onnx"], "--images", tmp_path / name)
+        )
+    assert "more than 67,108,864" in said(versions["onnx"], "--images", tmp_path / "large.bmp")
+    assert "should hold a version" in said(tmp_path, "--text", "a")
+    assert "Received: litert" in said(versions["litert"], "--text", "a")
+    broken = shutil.copytree(versions["onnx"], tmp_path / "broken")
+    (broken / "text_tower.onnx").write_bytes(b"no tower")
+    assert "text_tower.onnx is missing or damaged" in said(broken, "--text", "a")
+    settings = json.loads((broken / "lit.json").read_text())
+    del settings["sha256"]["text_tower.onnx"], settings["image"]
+    (broken / "lit.json").write_text(json.dumps(settings))
+    assert "no ONNX file" in said(broken, "--text", "a")
+    assert "no image tower" in said(broken, "--images", tmp_path / "a.png")
+    of = settings["text"]
+    for row in (np.zeros(9, "int32"), np.full(10, 41), np.full(10, -1), np.zeros(10)):
+        with pytest.raises(ValueError, match=r"whole numbers in 0\.\.40 of shape \(10,\)"):
+            reference.embed(None, of, [row], 16)
+
+
+def test_what_a_format_does_not_have(model, tmp_path, monkeypatch):
+    for options, message in (
+        ({"format": "tflite"}, "`format` should be one of 'saved_model', 'onnx', 'litert'"),
+        ({"format": "onnx", "weights": "float16"}, "`weights` is for SavedModels.*'float16'"),
+        ({"format": "onnx", "on_corrupt": "nan"}, "`on_corrupt` is for SavedModels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            keras_lit.export.save(model, tmp_path, **options)
+    features = keras_lit.LiT(keras_lit.ImageTower.from_features(16), make_model().text_tower)
+    with pytest.raises(ValueError, match="no backbone"):
+        keras_lit.export.save(features, tmp_path, format="onnx")
+    monkeypatch.setitem(edge_towers._NEEDS, "onnx", ("no_such_package",))
+    with pytest.raises(ImportError, match=r"pip install 'keras_lit\[edge\]'"):
+        keras_lit.export.save(model, tmp_path, format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_computes_something_else_is_refused(model, tmp_path, monkeypatch):
+    wrong = lambda rows: -model.encode_text(rows)  # noqa: E731
+    monkeypatch.setattr(edge_towers, "load", lambda *_: wrong)
+    monkeypatch.setattr(edge_towers.EdgeTower, "export", lambda *_, **__: None)
+    with pytest.raises(ValueError, match=r"worst cosine between them is -1\.0"):
+        keras_lit.export.save(model, tmp_path, format="litert", towers="text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tower_without_a_vocabulary_takes_token_ids(reference, tmp_path):
+    backbone = keras_lit.backbones.TextTransformer(41, 10, 16, 1, 32, 4)
+    tower = keras_lit.TextTower(backbone, sequence_length=10)
+    settings = edge._of_text(tower, tmp_path)
+    assert settings == {"vocabulary_size": 41, "tokenizer": None}
+    with pytest.raises(ValueError, match="takes token ids only"):
+        reference.token_ids_of(settings, tmp_path)
