@@ -1,7 +1,6 @@
 """`Index`: the pictures of a folder or a dataset, found by sentences, pictures and sums of both."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -11,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 from keras_lit import checks
@@ -237,7 +235,7 @@ class Index:
             if folder is not None and str(folder.resolve()) != settings["folder"]:
                 writer.set(folder=str(folder.resolve()))
             bar = tqdm.tqdm(found, "index", total, unit=" pictures", disable=not verbose)
-            changes = update(writer, bar, tower, self._decode, batch_size, remove_missing)
+            changes = update(writer, bar, tower, batch_size, remove_missing)
             if _wants_lists(writer.settings, len(self)):
                 writer.make_lists(bool(verbose))
         self._store.settings = self._store.read_settings()
@@ -320,7 +318,8 @@ class Index:
         checks.check_count(k, "k")
         if isinstance(queries, str | bytes) or not isinstance(queries, Iterable):
             raise TypeError(f"`queries` should be a list of queries. Received: {queries!r:.80}.")
-        embeddings = self._embed(list(queries))
+        dim = self._store.settings["dim"]
+        embeddings = queries_lib.embed(self._model, list(queries), dim)
         with self._store.reading() as (database, snapshot):
             allowed = snapshot.alive if not where else _allowed(database, snapshot, where)
             scanner, lists = self._opened(snapshot)
@@ -330,17 +329,6 @@ class Index:
                 self._hits(database, of_query.tolist(), found.tolist())
                 for of_query, found in zip(rows, scores, strict=True)
             ]
-
-    @functools.cached_property
-    def _decode(self) -> Any:
-        """`with_valid` of the preprocessor, compiled: it takes a second to trace."""
-        assert self._model is not None
-        spec = tf.TensorSpec([None], tf.string)
-        return tf.function(self._model.image_tower.preprocessor.with_valid, [spec], autograph=False)
-
-    def _embed(self, queries: list[Any]) -> np.ndarray:
-        decode = self._model and self._decode
-        return queries_lib.embed(self._model, decode, queries, self._store.settings["dim"])
 
     def recall(self, queries: Sequence[Any], k: int = 10) -> float:
         """Which part of the true best k an approximate search finds.
