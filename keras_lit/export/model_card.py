@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_lit import __version__
+from keras_lit.evaluation.calibration import Calibration
 from keras_lit.export.signatures import Signature
 from keras_lit.model import LiT
 from keras_lit.preprocessing.decoding import MAX_PIXELS
@@ -24,6 +25,7 @@ def model_card(
     class_names: Sequence[str] | None,
     templates: Sequence[str],
     sections: Mapping[str, Any],
+    calibration: Calibration | None,
 ) -> str:
     """Markdown from the model and from `sections`: title -> text, or a mapping (a table)."""
     parts = ["# LiT model", "Embeds images and text in one space: Locked-image text Tuning."]
@@ -60,7 +62,10 @@ def model_card(
     name = next(iter(signatures))
     loading += ["", 'model = tf.saved_model.load("the folder of this file")']
     loading += [f'outputs = model.signatures["{name}"]({signatures[name].inputs[0].name}=...)']
-    parts += ["## Scores", _table(scores), "## Signatures", _table(inputs)]
+    parts += ["## Scores", _table(scores)]
+    if calibration is not None:
+        parts += ["## Calibration", _table(_calibration(calibration))]
+    parts += ["## Signatures", _table(inputs)]
     parts += ["## In Python", "\n".join(["```python", *loading, "```"])]
     said = {**dict.fromkeys(ASKED, "Not stated."), **sections}
     said["limits"] = f"{said['limits']}\n\n{_limits(model, signatures)}"
@@ -69,6 +74,12 @@ def model_card(
         parts += [f"## {title[:1].upper()}{title[1:]}", text]
     versions = f"keras_lit {__version__}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
     return "\n\n".join([*parts, f"Written by {versions}."]) + "\n"
+
+
+def _calibration(calibration: Calibration) -> dict[str, Any]:
+    found = {**calibration.to_dict(), "fitted_on": calibration.fitted_on or "not stated"}
+    del found["class_names"]
+    return {k.replace("_", " "): v for k, v in found.items() if v is not None}
 
 
 def _tower(tower: Tower, tuning: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The one loop that runs a tower over batches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from keras_lit import distribution
 from keras_lit.towers.base import Tower
 
 # One of a few rows is a list, for which no dataset has to be compiled.
-Batches = tf.data.Dataset | list[Any]
+Batches: TypeAlias = tf.data.Dataset | list[Any]
 
 
 def unit_length(embeddings: Any) -> tf.Tensor:
