@@ -12,8 +12,10 @@ import tensorflow as tf
 
 from keras_lit import distribution
 from keras_lit.preprocessing.image import why_not
+from keras_lit.search.database import stored
 from keras_lit.search.sources import Source
-from keras_lit.search.store import STEP, Picture, Writer, stored
+from keras_lit.search.store import STEP, Picture
+from keras_lit.search.writing import Writer
 from keras_lit.towers import ImageTower
 from keras_lit.towers.encoding import unit_length
 
