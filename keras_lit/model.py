@@ -155,6 +155,8 @@ class LiT(PairsModel):
                 dtype="float32",
                 name="bias",
             )
+        # `Calibration.to_dict` of its cosines, see `keras_lit.evaluation.calibration`.
+        self.calibration: dict[str, Any] | None = None
         self._trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
         self.built = True
 
@@ -685,6 +687,7 @@ class LiT(PairsModel):
                 "pretrained tower.",
                 stacklevel=2,
             )
+        self.calibration = None
         with self.distribute_strategy.scope():
             options = {"method": method, "dim": dim, "penalties": penalties}
             found = aligning.align(
@@ -831,12 +834,13 @@ class LiT(PairsModel):
             del config[name]
         tuning = config.pop("tuning")
         frozen, changed = config.pop("frozen"), config.pop("layers")
+        calibration = config.pop("calibration", None)
         tower._take_head(known.head, known.head_kind, known.projection_dim)
         with self.distribute_strategy.scope():
             image_tower, text_tower = {**towers, side: tower}.values()
             model = type(self)(image_tower, text_tower, tuning.replace("u", "U"), **config)
             settings.apply(_other_layers(model), changed)
-        model.tuning = tuning
+        model.tuning, model.calibration = tuning, calibration
         for weight, known in zip(_other_weights(model), _other_weights(self), strict=True):
             weight.assign(known)
         _freeze(model, frozen)
@@ -857,6 +861,7 @@ class LiT(PairsModel):
             "group_captions": self.group_captions,
             "frozen": [x.name for x in internals.own_parameters(self) if not x.trainable],
             "layers": settings.read(_other_layers(self)),
+            **({"calibration": dict(self.calibration)} if self.calibration else {}),
         }
 
     @classmethod
@@ -867,9 +872,10 @@ class LiT(PairsModel):
         }
         config = dict(config)
         frozen, changed = config.pop("frozen", ()), config.pop("layers", None)
+        calibration = config.pop("calibration", None)
         # The weights are about to be loaded, so nothing is initialised a second time.
         model = cls(**{**config, **towers, "tuning": config["tuning"].replace("u", "U")})
-        model.tuning = config["tuning"]
+        model.tuning, model.calibration = config["tuning"], calibration
         _freeze(model, frozen)
         if changed:
             settings.apply(_other_layers(model), changed)

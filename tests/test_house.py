@@ -202,7 +202,11 @@ def test_what_help_shows_runs(reader):
     assert names["similarity"].shape == (1, 2) and pathlib.Path("model.keras").exists()
 
 
-ON_OWN_DATA = ("howto_table.md", "howto_captions.md", "howto_class_folders.md")  # test_howto.py
+# Run by test_howto.py and evaluation/test_calibration.py.
+ON_OWN_DATA = (
+    *("howto_table.md", "howto_captions.md", "howto_class_folders.md"),
+    "calibration.md",
+)
 WITH_CODE = [
     path
     for path in sorted(ROOT.glob("docs/**/*.md"))

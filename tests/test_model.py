@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 import keras_lit
 from keras_lit import ImageTower, LiT, TextTower
 from keras_lit.backbones import TextTransformer
-from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from keras_lit.training import batches
 from tests import small
 
@@ -435,6 +435,36 @@ def test_encode_text_takes_strings_and_ids(model):
     for text in (ids, ids.numpy(), tf.constant(CAPTIONS), np.array(CAPTIONS), tuple(CAPTIONS)):
         np.testing.assert_allclose(model.encode_text(text, batch_size=7), expected, atol=1e-6)
     np.testing.assert_allclose(model.encode_text(CAPTIONS[2]), expected[2:3], atol=1e-6)
+
+
+def test_encoding_is_compiled_once(tokenizer, monkeypatch):
+    """Not for each call, and again when an option has changed."""
+    traced = []
+    for kind in (ImagePreprocessor, TextPreprocessor):
+
+        def preprocess(self, *args, of=kind._preprocess):
+            traced.append(type(self).__name__)
+            return of(self, *args)
+
+        monkeypatch.setattr(kind, "_preprocess", preprocess)
+    keras.utils.set_random_seed(1)
+    model = LiT(image_tower(), text_tower(tokenizer))
+    for n in (1, 3, 2, 5, 1, 7):
+        found = model.encode_image(IMAGES[:n, : 12 - n])
+        for i in range(n):
+            one = model.encode_image(IMAGES[i : i + 1, : 12 - n])
+            np.testing.assert_allclose(found[i], one[0], atol=1e-6)
+        found = model.encode_text(CAPTIONS[:n])
+        np.testing.assert_allclose(found[-1:], model.encode_text(CAPTIONS[n - 1]), atol=1e-6)
+    assert sorted(traced) == ["ImagePreprocessor"] * 2 + ["TextPreprocessor"] * 2
+    for tower in (model.image_tower, model.text_tower):
+        assert tower.inference().experimental_get_tracing_count() <= 2
+    model.image_tower.set_weights([2 * w + 1 for w in model.image_tower.get_weights()])
+    model.image_tower.preprocessor.value_range = "0..1"
+    pixels = IMAGES[:2, :8, :8]  # Of the tower's size.
+    expected = model.image_tower((pixels / 255).astype("float32")).numpy()
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.encode_image(pixels), expected, atol=1e-6)
 
 
 def test_the_first_id_outside_of_the_vocabulary_is_refused(model):

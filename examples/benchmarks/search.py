@@ -30,6 +30,7 @@ def run(case: harness.Case) -> dict[str, float]:
     """Measures one case in this process."""
     from keras_lit.search import Index
     from keras_lit.search.store import Picture, Store
+    from keras_lit.search.writing import writing
 
     rng, count = np.random.default_rng(0), case["count"]
     make = maker(rng, case["dim"])
@@ -37,7 +38,7 @@ def run(case: harness.Case) -> dict[str, float]:
     def fill(folder: str, count: int) -> Store:
         settings = {"dim": case["dim"], "dtype": case["dtype"], "folder": None, "tower": {}}
         store = Store.create(pathlib.Path(folder), {**settings, "approximate": False})
-        with store.writing() as writer:
+        with writing(store) as writer:
             for first in range(0, count, _AT_A_TIME):
                 numbers = range(first, min(first + _AT_A_TIME, count))
                 rows = [Picture(f"{i}.jpg", b"%d" % i, None, "{}") for i in numbers]
@@ -50,7 +51,7 @@ def run(case: harness.Case) -> dict[str, float]:
         store = fill(f"{folder}/index", count)
         start = time.process_time()
         if case["approximate"]:
-            with store.writing() as writer:
+            with writing(store) as writer:
                 writer.make_lists(verbose=False)
         lists_seconds = time.process_time() - start
         queries = moved(rng, make(case["queries"]))

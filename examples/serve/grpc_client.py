@@ -3,6 +3,7 @@
 python examples/serve/grpc_client.py encode_text --text "a toucan" "a red balloon"
 python examples/serve/grpc_client.py encode_image --images a.jpg b.png
 python examples/serve/grpc_client.py classify_labels --images a.jpg --labels toucan balloon
+python examples/serve/grpc_client.py search --text "a toucan"
 """
 
 import argparse

@@ -5,6 +5,8 @@ python examples/serve/rest_client.py encode_image --images a.jpg b.png
 python examples/serve/rest_client.py classify --images a.jpg
 python examples/serve/rest_client.py classify_labels --images a.jpg --labels toucan balloon
 python examples/serve/rest_client.py similarity --images a.jpg b.png --text "a toucan"
+python examples/serve/rest_client.py search --text "a toucan"
+python examples/serve/rest_client.py search_image --images a.jpg
 """
 
 import argparse

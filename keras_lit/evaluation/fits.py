@@ -49,7 +49,12 @@ def temperature_and_bias(logits: np.ndarray, labels: np.ndarray) -> tuple[float,
         return loss / len(z), np.array(gradient) / len(z)
 
     log_temperature, bias = optimize.minimize(
-        objective, np.zeros(2), jac=True, method="L-BFGS-B", options={"ftol": 1e-12, "gtol": 1e-7}
+        objective,
+        np.zeros(2),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(-20, 20), (None, None)],  # Far beyond the prior: nothing overflows on the way.
+        options={"ftol": 1e-12, "gtol": 1e-7},
     ).x
     temperature = float(np.exp(log_temperature) / deviation)
     return temperature, float(bias + (-1 if multi_label else 1) * temperature * mean)

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lit.evaluation import sheets
+from keras_lit.evaluation.reliability import Reliability
 from keras_lit.evaluation.results import Result, shown
 
 _STYLE = """
@@ -117,6 +118,8 @@ def _section(result: Result) -> str:
         rows = [(a, b, str(n), f"{100 * part:.1f}%") for a, b, n, part in result.confusions]
         page += "<h3>Worst confusions</h3>"
         page += _table(("class", "taken for", "images", "of the class"), rows)
+    if result.reliability is not None:
+        page += "<h3>Reliability</h3>" + _diagram(result.reliability)
     if result.sheet:
         page += "<h3>Nearest pictures</h3>" + _sheet(result.sheet)
     return page
@@ -130,6 +133,32 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
     titles = "".join(f"<th>{html.escape(text)}</th>" for text in head)
     return f"<table><tr>{titles}</tr>{lines}</table>"
+
+
+def _diagram(curve: Reliability) -> str:
+    """Bars of the accuracy in each bin of confidence, beside the diagonal."""
+    width = 200 / len(curve.counts)
+    bars = "".join(
+        f'<rect x="{i * width:.1f}" y="{200 * (1 - accuracy):.1f}" width="{width:.1f}" height="'
+        f'{200 * accuracy:.1f}"><title>{count} answers of confidence {confidence:.2f}: '
+        f"{accuracy:.1%} right</title></rect>"
+        for i, (confidence, accuracy, count) in enumerate(zip(*curve[:3], strict=True))
+        if count
+    )
+    note = (
+        f"How often answers are right, over their probability. Expected calibration error "
+        f"{curve.ece:.3f}; on as many answers perfect probabilities would have about "
+        f"{curve.ece_noise:.3f}."
+    )
+    return (
+        '<svg viewBox="-32 -4 236 236" width="320" role="img" font-size="10"><title>Reliability '
+        f'diagram</title><g fill="#7aa6d8" stroke="#fff">{bars}</g><path d="M0 0V200H200M0 200L200 '
+        '0" fill="none" stroke="#666"/><text x="-6" y="8" text-anchor="end">1</text><text x="-6" '
+        'y="200" text-anchor="end">0</text><text x="200" y="212" text-anchor="end">1</text><text '
+        'x="100" y="224" text-anchor="middle">probability</text><text x="-12" y="100" text-anchor='
+        '"middle" transform="rotate(-90 -12 100)">right</text></svg>'
+        f'<p class="note">{note}</p>'
+    )
 
 
 def _sheet(rows: Sequence[sheets.SheetRow]) -> str:

@@ -6,6 +6,7 @@ import re
 from typing import Any, Literal
 
 from keras_lit.evaluation import sheets
+from keras_lit.evaluation.reliability import Reliability
 
 Task = Literal["zeroshot_classification", "zeroshot_retrieval", "linear_probe"]
 _LINES = 10  # Of a table, with its title.
@@ -23,6 +24,7 @@ class Result:
         settings: what else matters, such as the templates; strings and numbers.
         confusions: [(class, taken for, how many, part of the class)], the most frequent first.
         sheet: rows of a contact sheet.
+        reliability: the reliability diagram of a calibration.
 
     Example:
 
@@ -41,9 +43,10 @@ class Result:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     confusions: list[tuple[str, str, int, float]] = dataclasses.field(default_factory=list)
     sheet: list[sheets.SheetRow] = dataclasses.field(default_factory=list)
+    reliability: Reliability | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the pictures, as `json.dump` takes it.
+        """All but pictures and diagram, as `json.dump` takes it.
 
         Returns:
             {"dataset", "task", "metrics", "count", "settings", "confusions"}.
@@ -54,7 +57,8 @@ class Result:
         >>> result.to_dict()["metrics"]
         {'accuracy@1': 0.5}
         """
-        names = [field.name for field in dataclasses.fields(self) if field.name != "sheet"]
+        fields = [field.name for field in dataclasses.fields(self)]
+        names = [name for name in fields if name not in ("sheet", "reliability")]
         return {
             **{name: getattr(self, name) for name in names},
             "metrics": dict(self.metrics),
@@ -75,7 +79,7 @@ class Result:
 
 def shown(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """Names and values: parts of 1 in per cent, ranks and counts as they are."""
-    is_part = re.compile("accuracy|recall|deviation").search
+    is_part = re.compile("accuracy|recall|deviation|precision|coverage|accepted|^ece").search
     return [
         (name, f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
         for name, value in metrics.items()

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_lit.data import duplicates as near_duplicates
 from keras_lit.evaluation import retrieval, sheets, zero_shot
+from keras_lit.evaluation.calibration import Calibration
 from keras_lit.evaluation.encoded import (
     Images,
     ImagesAndTexts,
@@ -29,6 +30,7 @@ def classify(
     several_labels: bool = False,
     queries: int = 8,
     duplicates: Any = None,
+    calibration: Calibration | None = None,
 ) -> Result:
     """Zero-shot classification of a dataset.
 
@@ -45,12 +47,14 @@ def classify(
         several_labels: bool, whether "label" is [n, most] padded with -1 and any of them is right.
         queries: int, for how many classes, spread evenly, to show the nearest pictures.
         duplicates: rows of images (or a mask) of `seen_in_training`: adds the metrics without them.
+        calibration: fitted on cosines: adds what `Calibration.measure` returns and the reliability
+            diagram of the report. None: the model's, where it was fitted for these classes.
 
     Returns:
         A `Result`.
 
     Raises:
-        ValueError: as `zero_shot_accuracy` and `multi_label_accuracy`.
+        ValueError: as `zero_shot_accuracy`, `multi_label_accuracy` and `Calibration.measure`.
 
     Example:
 
@@ -76,6 +80,16 @@ def classify(
         return zero_shot.zero_shot_accuracy(*arguments, classes=classes)
 
     metrics = _with_and_without(evaluate, len(embeddings), duplicates)
+    if calibration is None and model.calibration:
+        known = Calibration.from_dict(model.calibration)
+        if known.class_names == tuple(class_names) and known.multi_label == several_labels:
+            calibration = known
+    curve = None
+    if calibration is not None:
+        cosines, marked = embeddings @ weights.T, labels[..., np.newaxis] == numbers
+        marked = marked.any(axis=1) if several_labels else marked.argmax(axis=1)
+        metrics |= calibration.measure(cosines, marked)
+        curve = calibration.reliability(cosines, marked)
     confusions = []
     if not several_labels:
         names = dict(zip(numbers.tolist(), class_names, strict=True))
@@ -92,7 +106,14 @@ def classify(
     )
     settings = {"classes": len(weights), "templates": len(templates), "template": templates[0]}
     return Result(
-        dataset, "zeroshot_classification", metrics, len(embeddings), settings, confusions, sheet
+        dataset,
+        "zeroshot_classification",
+        metrics,
+        len(embeddings),
+        settings,
+        confusions,
+        sheet,
+        curve,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, internals
+from keras_lit.evaluation.calibration import Calibration
 from keras_lit.evaluation.zero_shot import check_prompts
 from keras_lit.export.edge import write_version
 from keras_lit.export.edge_towers import SUFFIXES
@@ -60,7 +61,9 @@ cosines |
     | `classify_labels` | `image_bytes` [n], `labels` string [n, m], [1, m] or [m] | `scores` \
 [n, m] |
     | `classify` | `image_bytes` [n] | `scores` [n, classes], `classes` (their names, for each \
-row), `top_indices` int32 and `top_classes` string [n, top_k], best first |
+row), `top_indices` int32 and `top_classes` string [n, top_k], best first; of a model with a \
+`calibration` also `probability` float32 [n, top_k] of these and `accepted` bool [n] (of several \
+labels a row [n, top_k]) |
     | `search` | `text` string [n] | `ids` int64, `names` string and `scores` float32 [n, top_k]: \
 the pictures of an index, best first |
     | `search_image` | `image_bytes` [n] | the same |
@@ -68,6 +71,7 @@ the pictures of an index, best first |
     `serving_default` is `encode_text`, or `encode_image` where there is no text tower. `classify`
     needs `class_names`, whose prompts are encoded once, now. Scores are probabilities: a softmax
     over the row of the cosines times the temperature, or with the sigmoid loss each label's own.
+    What `model.calibration` makes of the cosines is the `probability` that one can trust.
 
     `text` and `labels` have a row for each image, or one for all. A plain list is one for all too,
     refused where it is as long as `image_bytes`: a server that batches requests would join it with
@@ -114,9 +118,10 @@ float32 [n, dim], unit length |
 
     Raises:
         ImportError: a package that the format needs is missing.
-        ValueError: the text tower has no tokenizer; the index is another model's; the version
-            exists or is not positive; a template without a slot; an unknown option, or one that the
-            format does not have; a tower that computes what the format cannot.
+        ValueError: the text tower has no tokenizer; the index is another model's; the model's
+            calibration is for other classes; the version exists or is not positive; a template
+            without a slot; an unknown option, or one that the format does not have; a tower that
+            computes what the format cannot.
 
     Example:
 
@@ -143,10 +148,11 @@ float32 [n, dim], unit length |
     _check_can_encode(model, towers, class_names)
     if index is not None:
         index.check_model(model)
+    calibration = None if class_names is None else _calibration(model, class_names)
     of_towers = map(internals.flat_layers, (model.image_tower, model.text_tower))
     with settings.merged([*itertools.chain(*of_towers)]):  # Nothing of LoRA to do at each request.
         signatures = make_signatures(
-            model, towers, weights, on_corrupt, class_names, templates, top_k, index
+            model, towers, weights, on_corrupt, class_names, templates, top_k, index, calibration
         )
 
         def write(path: pathlib.Path) -> None:
@@ -158,7 +164,8 @@ float32 [n, dim], unit length |
                 archive.add_endpoint(name, signature.function, list(signature.inputs))
             archive.write_out(str(path), verbose=False)
             _write_warm_up(path, signatures, model.image_tower.preprocessor.image_size)
-            text = model_card(model, signatures, weights, class_names, templates, card or {})
+            of_classes = class_names, templates, card or {}, calibration
+            text = model_card(model, signatures, weights, *of_classes)
             (path / "README.md").write_text(text)
 
         return publish(directory, version, write)
@@ -206,6 +213,20 @@ def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None
         )
     with tf.init_scope():
         model.text_tower.preprocessor(["keras-nlp's tokenizers make their tables when called"])
+
+
+def _calibration(model: LiT, class_names: Sequence[str]) -> Calibration | None:
+    """The model's, which should be for these classes."""
+    if not model.calibration:
+        return None
+    found = Calibration.from_dict(model.calibration)
+    if found.class_names and found.class_names != tuple(class_names):
+        raise ValueError(
+            "The classes should be those that the model's calibration was fitted for, "
+            f"{list(found.class_names)}. Received `class_names`: {list(class_names)}. Fit one for "
+            "these, or set `model.calibration = None`."
+        )
+    return found
 
 
 def _write_warm_up(

@@ -85,7 +85,7 @@ def write_version(
         settings["classes"] = {"file": "classes.npy", "names": list(class_names)}
     shown = next(x for x in ("image", "text") if x in settings)
     usage = _USAGE[format].format(file=settings[shown]["file"], input=settings[shown]["input"])
-    text = model_card(model, signatures, "float32", class_names, templates, card, usage)
+    text = model_card(model, signatures, "float32", class_names, templates, card, usage=usage)
     (path / "README.md").write_text(text)
     settings["sha256"] = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.iterdir())

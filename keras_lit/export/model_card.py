@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from keras_lit import __version__
+from keras_lit.evaluation.calibration import Calibration
 from keras_lit.export.signatures import Signature
 from keras_lit.model import LiT
 from keras_lit.preprocessing.decoding import MAX_PIXELS
@@ -24,6 +25,7 @@ def model_card(
     class_names: Sequence[str] | None,
     templates: Sequence[str],
     sections: Mapping[str, Any],
+    calibration: Calibration | None = None,
     usage: str | None = None,
 ) -> str:
     """Markdown from the model and from `sections`: title -> text, or a mapping (a table).
@@ -59,7 +61,10 @@ def model_card(
         f"`{name}`": ", ".join(f"`{x.name}` {x.dtype.name} {_shape(x)}" for x in found.inputs)
         for name, found in signatures.items()
     }
-    parts += ["## Scores", _table(scores), "## Signatures", _table(inputs)]
+    parts += ["## Scores", _table(scores)]
+    if calibration is not None:
+        parts += ["## Calibration", _table(_calibration(calibration))]
+    parts += ["## Signatures", _table(inputs)]
     usage = _of_saved_model(signatures) if usage is None else usage
     parts += ["## In Python", f"```python\n{usage}\n```"]
     said = {**dict.fromkeys(ASKED, "Not stated."), **sections}
@@ -79,6 +84,12 @@ def _of_saved_model(signatures: Mapping[str, Signature]) -> str:
     loading += ["", 'model = tf.saved_model.load("the folder of this file")']
     loading += [f'outputs = model.signatures["{name}"]({signatures[name].inputs[0].name}=...)']
     return "\n".join(loading)
+
+
+def _calibration(calibration: Calibration) -> dict[str, Any]:
+    found = {**calibration.to_dict(), "fitted_on": calibration.fitted_on or "not stated"}
+    del found["class_names"]
+    return {k.replace("_", " "): v for k, v in found.items() if v is not None}
 
 
 def _tower(tower: Tower, tuning: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
+from keras_lit.evaluation.calibration import Calibration
 from keras_lit.evaluation.zero_shot import zero_shot_weights
 from keras_lit.export.searching import searchers
 from keras_lit.model import LiT
@@ -84,6 +85,7 @@ def make_signatures(
     templates: Sequence[str],
     top_k: int,
     index: Index | None,
+    calibration: Calibration | None,
 ) -> dict[str, Signature]:
     """The signatures of an artifact by name, for the arguments of `keras_lit.export.save`."""
     both = {"image": model.image_tower, "text": model.text_tower}
@@ -112,7 +114,10 @@ def make_signatures(
         # The classes' embeddings are a variable, so `classify` encodes no text.
         embeddings = zero_shot_weights(model.encode_text, class_names, templates)
         kernel = kept.keep("class_weights", embeddings)
-        classify = _classifier(scores_of, encode_image, class_names, kernel, top_k)
+        calibrated = None
+        if calibration is not None:
+            calibrated = _calibrated(calibration, kept, FILLS.get(on_corrupt, 0.0))
+        classify = _classifier(scores_of, encode_image, class_names, kernel, top_k, calibrated)
         signatures["classify"] = Signature(classify, (IMAGE_BYTES,))
     if index is not None:
         encoders: dict[str, Encoder] = {}
@@ -185,15 +190,18 @@ def _classifier(
     class_names: Sequence[str],
     kernel: tf.Variable,
     top_k: int,
+    calibrated: Callable[..., Tensors] | None,
 ) -> Encoder:
     """`classify`, where `kernel` [classes, dim] holds the classes' embeddings."""
     names = tf.constant(list(class_names))
 
     def classify(image_bytes: tf.Tensor) -> Tensors:
         images = encode_image(image_bytes)
-        scores = scores_of(tf.matmul(images["embedding"], kernel, transpose_b=True), images)
+        cosines = tf.matmul(images["embedding"], kernel, transpose_b=True)
+        scores = scores_of(cosines, images)
         _, indices = tf.math.top_k(scores, min(top_k, len(class_names)))
         best = tf.gather(names, indices)
+        promised = calibrated(cosines, indices, images) if calibrated else {}
         if "valid" in images:
             valid = images["valid"][:, tf.newaxis]
             indices, best = tf.where(valid, indices, -1), tf.where(valid, best, "")
@@ -202,10 +210,36 @@ def _classifier(
             "classes": tf.tile(names[tf.newaxis], [tf.shape(scores)[0], 1]),
             "top_indices": indices,
             "top_classes": best,
+            **promised,
             **_valid_of(images),
         }
 
     return classify
+
+
+def _calibrated(calibration: Calibration, weights: _Weights, fill: float) -> Callable[..., Tensors]:
+    """`probability` and `accepted` of the top classes, as `Calibration` has them."""
+    temperature = weights.keep("calibration_temperature", calibration.temperature)
+
+    def promised(cosines: tf.Tensor, top: tf.Tensor, images: Tensors) -> Tensors:
+        logits = temperature * cosines + calibration.bias
+        if calibration.multi_label:
+            probabilities = tf.sigmoid(logits)
+        else:
+            none = -np.inf if calibration.none_logit is None else calibration.none_logit
+            every = tf.nn.softmax(tf.pad(logits, [[0, 0], [0, 1]], constant_values=none))
+            probabilities, of_none = every[:, :-1], every[:, -1]
+        valid = images.get("valid", tf.ones(tf.shape(cosines)[0], tf.bool))[:, tf.newaxis]
+        best = tf.gather(probabilities, top, batch_dims=1)
+        found = {"probability": tf.where(valid, best, fill)}
+        if calibration.threshold is not None:
+            accepted = valid & (best >= calibration.threshold)
+            if not calibration.multi_label:
+                accepted = accepted[:, 0] & (best[:, 0] >= of_none)
+            found["accepted"] = accepted
+        return found
+
+    return promised
 
 
 def _comparers(

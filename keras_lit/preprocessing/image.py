@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_lit import checks, internals
 from keras_lit.preprocessing import decoding
+from keras_lit.preprocessing.compiling import compiled
 
 Resize = Literal["stretch", "crop", "pad"]
 Interpolation = Literal[
@@ -120,7 +121,9 @@ class ImagePreprocessor(keras.layers.Layer):
         self.random_flip = random_flip
         self.exif_orientation = exif_orientation
         internals.takes_raw_input(self)
-        self._traced = tf.function(self._preprocess, reduce_retracing=True)
+        options = lambda: repr(self.get_config())  # noqa: E731
+        self._compiled = compiled(self._preprocess, options)
+        self._compiled_with_valid = compiled(self._with_valid, options)
 
     @classmethod
     def from_preset(cls, preset: str, **options: Any) -> "ImagePreprocessor":
@@ -175,7 +178,7 @@ class ImagePreprocessor(keras.layers.Layer):
         randomly = bool(training) and (self.random_crop is not None or self.random_flip)
         if randomly and seed is None:
             seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
-        run = self._traced if tf.executing_eagerly() else self._preprocess
+        run = self._compiled if tf.executing_eagerly() else self._preprocess
         pixels = run(images, seed if randomly else None, names)
         return pixels[0] if unbatched else pixels
 
@@ -196,6 +199,10 @@ class ImagePreprocessor(keras.layers.Layer):
         >>> pixels.shape, valid.numpy()
         (TensorShape([2, 32, 32, 3]), array([ True, False]))
         """
+        run = self._compiled_with_valid if tf.executing_eagerly() else self._with_valid
+        return run(tf.convert_to_tensor(images))
+
+    def _with_valid(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
         def all_of_them(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return self._resize_all(images), tf.ones(tf.shape(images), tf.bool)

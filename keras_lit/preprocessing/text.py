@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_lit import checks, internals
 from keras_lit.preprocessing import tokenizers
+from keras_lit.preprocessing.compiling import compiled
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -84,8 +85,9 @@ class TextPreprocessor(keras.layers.Layer):
         )
         internals.takes_raw_input(self)
         self._packer.built = tokenizer.built = True  # `model.quantize` asks every layer.
-        self._traced = tf.function(self._preprocess, reduce_retracing=True)
-        self._counted = tf.function(self._count, reduce_retracing=True)
+        parts = lambda: (self.tokenizer, self._packer, self.lowercase)  # noqa: E731
+        self._compiled = compiled(self._preprocess, parts)
+        self._counted = compiled(self._count, parts)
 
     def call(self, text: Any) -> tf.Tensor:
         text = tf.convert_to_tensor(text)
@@ -96,7 +98,7 @@ class TextPreprocessor(keras.layers.Layer):
             )
         internals.keep_alive(self.tokenizer)
         rows = text[tf.newaxis] if text.shape.rank == 0 else text
-        token_ids = tf.ensure_shape(self._traced(rows), [rows.shape[0], self.sequence_length])
+        token_ids = tf.ensure_shape(self._compiled(rows), [rows.shape[0], self.sequence_length])
         return token_ids[0] if text.shape.rank == 0 else token_ids
 
     def _preprocess(self, text: tf.Tensor) -> tf.Tensor:

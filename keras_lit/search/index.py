@@ -1,7 +1,6 @@
 """`Index`: the pictures of a folder or a dataset, found by sentences, pictures and sums of both."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -11,18 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 from keras_lit import checks
 from keras_lit.model import LiT
 from keras_lit.search import approximate as approximate_lib
+from keras_lit.search import filters, sources
 from keras_lit.search import queries as queries_lib
-from keras_lit.search import sources
 from keras_lit.search.approximate import Lists
+from keras_lit.search.database import named
 from keras_lit.search.scanning import Scanner
-from keras_lit.search.store import Snapshot, Store, named
+from keras_lit.search.store import Snapshot, Store
 from keras_lit.search.updating import Changes, update
+from keras_lit.search.writing import writing
 from keras_lit.towers import fingerprints
 from keras_lit.training import pairs
 
@@ -118,7 +118,8 @@ class Index:
             model: a `LiT`.
             source: a folder, whose pictures are taken at any depth; or an unbatched
                 tf.data.Dataset, or any iterable, of {"image": bytes of a file or uint8 pixels,
-                "name": string}, whose other fields are kept as metadata.
+                "name": string}, whose other fields are kept as metadata where JSON holds them:
+                strings, finite numbers, lists of these.
             directory: where to write.
             dtype: what is compared with the query. "float16" and "int8" are kept beside the
                 vectors and read in their place, a half and a quarter of the memory; the best are
@@ -173,7 +174,7 @@ class Index:
         index = cls(directory)
         index._model = model
         if approximate != store.settings["approximate"]:
-            with store.writing() as writer:
+            with writing(store) as writer:
                 writer.set(approximate=approximate)
         index.update(source, batch_size=batch_size, verbose=verbose)
         return index
@@ -234,11 +235,11 @@ class Index:
         if verbose == "auto":
             verbose = total is None or total > 10 * batch_size
         tower = self._model.image_tower
-        with self._store.writing() as writer, tower.distribute_strategy.scope():
+        with writing(self._store) as writer, tower.distribute_strategy.scope():
             if folder is not None and str(folder.resolve()) != settings["folder"]:
                 writer.set(folder=str(folder.resolve()))
             bar = tqdm.tqdm(found, "index", total, unit=" pictures", disable=not verbose)
-            changes = update(writer, bar, tower, self._decode, batch_size, remove_missing)
+            changes = update(writer, bar, tower, batch_size, remove_missing)
             if _wants_lists(writer.settings, len(self)):
                 writer.make_lists(bool(verbose))
         self._store.settings = self._store.read_settings()
@@ -321,9 +322,10 @@ class Index:
         checks.check_count(k, "k")
         if isinstance(queries, str | bytes) or not isinstance(queries, Iterable):
             raise TypeError(f"`queries` should be a list of queries. Received: {queries!r:.80}.")
-        embeddings = self._embed(list(queries))
+        dim = self._store.settings["dim"]
+        embeddings = queries_lib.embed(self._model, list(queries), dim)
         with self._store.reading() as (database, snapshot):
-            allowed = snapshot.alive if not where else _allowed(database, snapshot, where)
+            allowed = snapshot.alive if not where else filters.allowed(database, snapshot, where)
             scanner, lists = self._opened(snapshot)
             lists = None if exact or where else lists
             rows, scores = scanner.search(embeddings, k, allowed, lists)
@@ -331,17 +333,6 @@ class Index:
                 self._hits(database, of_query.tolist(), found.tolist())
                 for of_query, found in zip(rows, scores, strict=True)
             ]
-
-    @functools.cached_property
-    def _decode(self) -> Any:
-        """`with_valid` of the preprocessor, compiled: it takes a second to trace."""
-        assert self._model is not None
-        spec = tf.TensorSpec([None], tf.string)
-        return tf.function(self._model.image_tower.preprocessor.with_valid, [spec], autograph=False)
-
-    def _embed(self, queries: list[Any]) -> np.ndarray:
-        decode = self._model and self._decode
-        return queries_lib.embed(self._model, decode, queries, self._store.settings["dim"])
 
     def recall(self, queries: Sequence[Any], k: int = 10) -> float:
         """Which part of the true best k an approximate search finds.
@@ -487,28 +478,3 @@ def _check_same(store: Store, identity: dict[str, str]) -> None:
             "that model, or build an index in another directory. Nothing was changed. Differences: "
             f"{'; '.join(found)}."
         )
-
-
-def _allowed(
-    database: sqlite3.Connection, snapshot: Snapshot, where: Mapping[str, Any]
-) -> np.ndarray:
-    """[rows] bool: those that `where` allows."""
-    conditions, values = [], []
-    for field, wanted in where.items():
-        if field == "name":
-            conditions.append("name GLOB ?")
-            values.append(str(wanted))
-            continue
-        if isinstance(wanted, str) or not isinstance(wanted, Iterable):
-            wanted = [wanted]
-        conditions.append(
-            "EXISTS (SELECT 1 FROM json_each(metadata) AS field, json_each(CASE field.type WHEN "
-            "'array' THEN field.value ELSE json_array(field.value) END) AS item, json_each(?) AS "
-            "wanted WHERE field.key = ? AND item.value IS wanted.value)"
-        )
-        values += [json.dumps([x.item() if hasattr(x, "item") else x for x in wanted]), field]
-    query = f"SELECT row FROM pictures WHERE {' AND '.join(conditions)}"
-    rows = [row for (row,) in database.execute(query, values)]
-    allowed = np.zeros_like(snapshot.alive)
-    allowed[rows] = True
-    return allowed

@@ -80,8 +80,8 @@ class Query:
         return f"Query({' '.join(shown)})"
 
 
-def embed(model: LiT | None, decode: Any, queries: Sequence[Any], dim: int) -> np.ndarray:
-    """[n, dim] float32 of unit length, of whatever `Query` takes; `decode` as for `update`."""
+def embed(model: LiT | None, queries: Sequence[Any], dim: int) -> np.ndarray:
+    """[n, dim] float32 of unit length, of whatever `Query` takes."""
     sums = [Query(query) for query in queries]
     terms = [term for query in sums for _, term in query.terms]
     sentences = list(dict.fromkeys(x for x in terms if isinstance(x, str)))
@@ -95,7 +95,7 @@ def embed(model: LiT | None, decode: Any, queries: Sequence[Any], dim: int) -> n
     if model is not None and sentences:
         known |= zip(sentences, _of_sentences(model, sentences), strict=True)
     if model is not None and pictures:
-        known |= zip(pictures, _of_pictures(model, decode, pictures), strict=True)
+        known |= zip(pictures, _of_pictures(model, pictures), strict=True)
     rows = np.zeros([len(sums), dim], np.float32)
     for row, query in zip(rows, sums, strict=True):
         for weight, term in query.terms:
@@ -121,8 +121,8 @@ def _of_sentences(model: LiT, sentences: list[str]) -> np.ndarray:
     return unit_length(tower.inference()(pairs.ready_text(texts, tower))).numpy()
 
 
-def _of_pictures(model: LiT, decode: Any, contents: list[bytes]) -> np.ndarray:
-    images, valid = decode(tf.constant(contents))
+def _of_pictures(model: LiT, contents: list[bytes]) -> np.ndarray:
+    images, valid = model.image_tower.preprocessor.with_valid(tf.constant(contents))
     for content, decodes in zip(contents, valid.numpy(), strict=True):
         if not decodes:
             reason = why_not(tf.constant(content)).numpy().decode()

@@ -2,8 +2,10 @@
 
 import functools
 import json
+import math
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -42,6 +44,8 @@ def _files(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[Source]:
             of_file = path.stat()
         except OSError:  # A link that leads nowhere, or deleted meanwhile.
             continue
+        if not stat.S_ISREG(of_file.st_mode):  # A pipe would wait for ever.
+            continue
         # The last of these changes with any write, whatever a program does to the others.
         stamp = f"{of_file.st_size} {of_file.st_mtime_ns} {of_file.st_ctime_ns}"
         yield Source(path.relative_to(folder).as_posix(), stamp, "{}", path.read_bytes)
@@ -61,7 +65,7 @@ def of_pairs(rows: Any) -> Iterator[Source]:
         if name in names:  # An image with several captions.
             continue
         names.add(name)
-        others = {k: _plain(v) for k, v in row.items() if k not in ("image", "name")}
+        others = {str(k): _plain(v) for k, v in row.items() if k not in ("image", "name")}
         metadata = json.dumps({k: v for k, v in others.items() if v is not None}, sort_keys=True)
         yield Source(name, None, metadata, functools.partial(_encoded, image))
 
@@ -101,9 +105,11 @@ def as_png(pixels: np.ndarray) -> bytes | None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: strings, numbers, lists of them; None of anything else."""
-    if isinstance(value, bytes):
+    """What JSON can hold: strings, finite numbers, lists of them; None of anything else."""
+    if isinstance(value, bytes | os.PathLike):
         return os.fsdecode(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, np.generic | np.ndarray | tf.Tensor):
         value = np.asarray(value)
         if value.ndim > 1 or value.size > 1000:

@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +12,13 @@ import tensorflow as tf
 
 from keras_lit import distribution
 from keras_lit.preprocessing.image import why_not
+from keras_lit.search.database import stored
 from keras_lit.search.sources import Source
-from keras_lit.search.store import STEP, Picture, Writer, stored
+from keras_lit.search.store import STEP, Picture
+from keras_lit.search.writing import Writer
 from keras_lit.towers import ImageTower
 from keras_lit.towers.encoding import unit_length
 
-# `ImagePreprocessor.with_valid`, compiled.
-Decode = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 # So many batches are decoded while one is encoded.
 _AHEAD = 2
 
@@ -60,13 +60,12 @@ def update(
     writer: Writer,
     sources: Iterable[Source],
     tower: ImageTower,
-    decode: Decode,
     batch_size: int,
     remove_missing: bool,
 ) -> Changes:
     """Makes the pictures of the index those of `sources`; what is done when killed stays done."""
     found = _Found(writer)
-    for batch, images, valid in _decoded(found.fresh(sources), decode, batch_size):
+    for batch, images, valid in _decoded(found.fresh(sources), tower.preprocessor, batch_size):
         vectors = encode(tower, images, batch_size)
         good = [x.picture for x, decodes in zip(batch, valid, strict=True) if decodes]
         if good:
@@ -90,12 +89,13 @@ def encode(tower: ImageTower, images: np.ndarray, batch_size: int) -> np.ndarray
 
 
 def _decoded(
-    fresh: Iterator[_Fresh], decode: Decode, batch_size: int
+    fresh: Iterator[_Fresh], preprocessor: Any, batch_size: int
 ) -> Iterator[tuple[list[_Fresh], np.ndarray, np.ndarray]]:
     """Batches, their pixels as the tower takes them, and which of them decode."""
 
     def work(batch: list[_Fresh]) -> list[np.ndarray]:
-        return [x.numpy() for x in decode(tf.constant([x.content for x in batch]))]
+        contents = tf.constant([x.content for x in batch])
+        return [x.numpy() for x in preprocessor.with_valid(contents)]
 
     with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
         waiting: collections.deque[tuple[list[_Fresh], Any]] = collections.deque()

@@ -1,7 +1,7 @@
 """The one loop that runs a tower over batches."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import keras
 import numpy as np
@@ -10,6 +10,9 @@ import tensorflow as tf
 from keras_lit import distribution
 from keras_lit.towers.base import Tower
 
+# One of a few rows is a list, for which no dataset has to be compiled.
+Batches: TypeAlias = tf.data.Dataset | list[Any]
+
 
 def unit_length(embeddings: Any) -> tf.Tensor:
     """[batch, dim] -> float32 rows of length 1."""
@@ -17,7 +20,7 @@ def unit_length(embeddings: Any) -> tf.Tensor:
 
 
 def encode(
-    function: Callable[[Any], tf.Tensor], batches: tf.data.Dataset, verbose: int | Literal["auto"]
+    function: Callable[[Any], tf.Tensor], batches: Batches, verbose: int | Literal["auto"]
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Runs a tower's tf.function over batches, on all replicas here, with a progress bar.
 
@@ -25,11 +28,14 @@ def encode(
     "text_features", encoded already). `verbose` is 0, 1 or "auto": a bar for more than 10. Yields
     [batch, dim], the batch.
     """
-    count = int(batches.cardinality())
+    if isinstance(batches, tf.data.Dataset):
+        count, batches = int(batches.cardinality()), batches.prefetch(tf.data.AUTOTUNE)
+    else:
+        count = len(batches)
     if verbose == "auto":
         verbose = int(not 0 <= count <= 10)
     progress = keras.utils.Progbar(count if count >= 0 else None, verbose=verbose)
-    for batch in batches.prefetch(tf.data.AUTOTUNE):
+    for batch in batches:
         if isinstance(batch, dict) and "image" not in batch:
             features = "image_features" if "image_features" in batch else "text_features"
             yield batch[features].numpy(), batch
@@ -39,13 +45,18 @@ def encode(
         progress.add(1)
 
 
-def embed(tower: Tower, inputs: tf.data.Dataset, verbose: int | Literal["auto"]) -> np.ndarray:
+def spec_of(batches: Batches) -> Any:
+    """A batch, or the specification of one: what has its dtypes and shapes."""
+    return batches[0] if isinstance(batches, list) else batches.element_spec
+
+
+def embed(tower: Tower, inputs: Batches, verbose: int | Literal["auto"]) -> np.ndarray:
     """[n, dim] float32 array of unit-length rows, of batches of what `encode` takes."""
     with tower.distribute_strategy.scope():
         rows = [found for found, _ in encode(tower.inference(), inputs, verbose)]
     if not rows:
         raise ValueError("There should be something to embed. Received an empty dataset.")
     found: Any = np.concatenate(rows)
-    if isinstance(inputs.element_spec, dict):  # Of features.
+    if isinstance(spec_of(inputs), dict):  # Of features.
         found = tower.project(found)
     return unit_length(found).numpy()

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, internals
 from keras_lit.data.captions import is_utf8
-from keras_lit.towers import ImageTower, TextTower
+from keras_lit.towers import ImageTower, TextTower, encoding
 from keras_lit.training import pairs, pictures
 from keras_lit.training.pairs import Pairs
 
@@ -131,7 +131,7 @@ def _pixels_of_keras(x: tf.data.Dataset) -> tf.data.Dataset:
     return x.map(as_uint8, tf.data.AUTOTUNE)
 
 
-def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Dataset:
+def of_images(images: Any, tower: ImageTower, batch_size: int) -> encoding.Batches:
     """Batches of [batch, height, width, 3] preprocessed images; see `LiT.encode_image`.
 
     Features [batch, feature_dim] become {"image_features"}.
@@ -144,16 +144,16 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> tf.data.Datase
         return found if features else found["image"]
 
     batches = _raw_images(images, batch_size)
-    spec = tf.nest.flatten(batches.element_spec)[0]
+    spec = tf.nest.flatten(encoding.spec_of(batches))[0]
     features = spec.dtype.is_floating and spec.shape.rank == 2
     if features:
         pairs.check_features(spec, tower, "image")
     else:
         pairs.check_image(spec, tower)
-    return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _mapped(batches, prepare)
 
 
-def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> tf.data.Dataset:
+def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> encoding.Batches:
     """Batches of [batch, sequence_length] token ids; see `LiT.encode_text`.
 
     Features [batch, feature_dim] become {"text_features"}.
@@ -165,16 +165,14 @@ def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> tf.da
         return pairs.ready_text(batch, tower)
 
     text = _column(text, ("text",), *(("text_features", "text") if locked else ("text",)))
-    if not isinstance(text, tf.data.Dataset):
-        text = tf.data.Dataset.from_tensor_slices(_texts(text))
-    text = _batched(text, batch_size)
-    spec = text.element_spec
+    text = _batched(text if isinstance(text, tf.data.Dataset) else _texts(text), batch_size)
+    spec = encoding.spec_of(text)
     features = spec.dtype.is_floating and spec.shape.rank == 2
     if features:
         pairs.check_features(spec, tower, "text")
     else:
         pairs.check_text(spec, tower)
-    return text.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _mapped(text, prepare)
 
 
 def _texts(text: Any) -> Any:
@@ -366,25 +364,38 @@ def _column(x: Any, of_tuples: tuple[str, ...], *names: str) -> Any:
     return x
 
 
-def _batched(rows: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    """Of strings, pixels, features or token ids, batched or not."""
+def _batched(rows: Any, batch_size: int) -> encoding.Batches:
+    """Of strings, pixels, features or token ids: a dataset, batched or not, or an array."""
+    if not isinstance(rows, tf.data.Dataset):
+        if len(rows) <= batch_size:
+            return [tf.convert_to_tensor(rows)]
+        return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
     spec = rows.element_spec
     batched = spec.shape.rank in ((1,) if spec.dtype == tf.string else (2, 4))
     return rows if batched else rows.batch(batch_size)
 
 
-def _raw_images(images: Any, batch_size: int) -> tf.data.Dataset:
+def _mapped(batches: encoding.Batches, prepare: Callable[..., Any]) -> encoding.Batches:
+    """Of a list at once: a dataset would be compiled anew for each call."""
+    if isinstance(batches, list):
+        return [prepare(*x) if isinstance(x, tuple) else prepare(x) for x in batches]
+    return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _raw_images(images: Any, batch_size: int) -> encoding.Batches:
     """Batches of images, or of (images, names) where names are known."""
     images = _column(pictures.listed(images), ("image", "label"), *pairs.IMAGE_KEYS[::-1])
     if isinstance(images, tf.data.Dataset):
         return _batched(images, batch_size)
     found = pictures.columns(pictures.listed(images))
     _check_some(next(iter(found.values())), "images")
-    if "file" in found:
-        _check_there(found["file"])
-        files = tf.data.Dataset.from_tensor_slices(found["file"])
-        return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
-    return tf.data.Dataset.from_tensor_slices(found["image"]).batch(batch_size)
+    if "file" not in found:
+        return _batched(found["image"], batch_size)
+    _check_there(found["file"])
+    if len(names := found["file"]) <= batch_size:
+        return [(tf.stack([tf.io.read_file(name) for name in names]), tf.constant(names))]
+    files = tf.data.Dataset.from_tensor_slices(names)
+    return files.map(lambda name: (tf.io.read_file(name), name)).batch(batch_size)
 
 
 def _check_there(names: Iterable[bytes]) -> None:

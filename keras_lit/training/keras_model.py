@@ -16,6 +16,7 @@ class PairsModel(keras.Model):
     image_tower: ImageTower
     text_tower: TextTower
     tuning: Any
+    calibration: Any
 
     def fit(
         self,
@@ -92,6 +93,7 @@ class PairsModel(keras.Model):
             rows = validation_batch_size or batch_size
             rows = rows if isinstance(validation_data, dict | tuple) else None
             validation_data = self._batches(validation_data, rows)
+        self.calibration = None  # It was fitted to what the model gave before.
         history = super().fit(
             x,
             epochs=epochs,

@@ -1,10 +1,16 @@
 import dataclasses
+import functools
 import json
+import pathlib
+import re
 
+import keras
 import numpy as np
 import pytest
 
+import keras_lit
 from keras_lit.evaluation.calibration import Calibration, fit_calibration, reliability
+from tests import small
 
 SPLITS = 20
 
@@ -231,6 +237,130 @@ def test_promises_hold_on_the_other_half():
     assert found["recall"] == pytest.approx(0.7, abs=0.03)
 
 
+NO_WISH = {"precision": None, "coverage": None}
+
+
+def test_answers_that_are_all_wrong():
+    """Are no better than guesses, whatever the logits are multiplied by; none can be accepted."""
+    labels = np.arange(90) % 3
+    logits = np.eye(3)[(labels + 1) % 3]
+    for factor in (1e-6, 1.0, 1e6):
+        found = fit_calibration(factor * logits, labels, **NO_WISH)
+        # The prior of deviation 3 stops the way to a temperature of 0.
+        assert found.probabilities(factor * logits).max() < 0.4
+        with pytest.raises(ValueError, match="has precision=0.9: the most is 0.000"):
+            fit_calibration(factor * logits, labels)
+
+
+def test_sets_of_any_size_and_dtype():
+    """Two rows, one class and none of it, classes that do not occur, halves of floats."""
+    found = fit_calibration([[1.0, 0.0], [0.0, 1.0]], [0, 1], **NO_WISH)
+    assert found.probabilities([[1.0, 0.0]])[0, 0] > 0.9
+    logits = np.linspace(0, 1, 40)[:, np.newaxis]
+    labels = np.where(np.arange(40) + 7 * (np.arange(40) % 3) > 24, 0, -1)
+    found = fit_calibration(logits, labels, precision=0.8, coverage=0.8)
+    # Of two classes, one of them constant, softmax is the sigmoid of their difference.
+    z = found.temperature * logits - found.none_logit
+    np.testing.assert_allclose(found.probabilities(logits), 1 / (1 + np.exp(-z)), atol=1e-7)
+    losses = [
+        np.log1p(np.exp(-np.where(labels == 0, 1, -1) * (t * logits[:, 0] - none))).sum()
+        + np.log(t * logits.std()) ** 2 / 18
+        for t, none in (
+            (found.temperature * a, found.none_logit + b)
+            for a, b in ((1, 0), (1.05, 0), (0.95, 0), (1, 0.1), (1, -0.1))
+        )
+    ]
+    assert np.argmin(losses) == 0
+    logits, labels = answers(400)
+    some = labels < 6
+    for dtype in ("float16", "float64"):
+        given = logits[some].astype(dtype)
+        found = fit_calibration(given, labels[some].astype("uint8"), precision=0.6)
+        expected = fit_calibration(logits[some], labels[some], precision=0.6)
+        assert found.temperature == pytest.approx(expected.temperature, rel=1e-2)
+        assert found.threshold == pytest.approx(expected.threshold, abs=0.02)
+    fields = fit_calibration(logits, labels, np.float32(0.5), fitted_on=pathlib.Path("a")).to_dict()
+    assert json.loads(json.dumps(fields))["fitted_on"] == "a"
+
+
+def test_rows_of_none_alone_are_measured():
+    logits, labels = with_none(300)
+    found = fit_calibration(logits, labels, precision=0.6)
+    measured = found.measure(logits[labels < 0], labels[labels < 0])
+    assert set(measured) == {"ece", "ece_noise", "precision", "recall", "accepted"}
+    assert np.isnan(measured["recall"]) and measured["precision"] == 0
+    bare = Calibration(found.temperature)
+    assert bare.measure(logits[labels < 0], labels[labels < 0]) == {}
+
+
+def test_classes_by_name():
+    logits, numbers = with_none(300)
+    names = ["cat", "dog", "cow", "hen", "pig"]
+    strings = np.array([*names, ""])[numbers]
+    found = fit_calibration(logits, strings, precision=0.6, class_names=names)
+    plain = fit_calibration(logits, numbers, precision=0.6)
+    assert found == dataclasses.replace(plain, class_names=tuple(names))
+    assert found.measure(logits, strings) == plain.measure(logits, numbers)
+    assert fit_calibration(logits, numbers, precision=0.6, class_names=names) == found
+    with pytest.raises(ValueError, match="among .*'cat'.*Received 1 others: .'ox'."):
+        fit_calibration(logits, ["ox", *strings[1:]], class_names=names)
+    with pytest.raises(ValueError, match="should name the 5 columns of `logits`. Received: 2"):
+        fit_calibration(logits, numbers, class_names=names[:2])
+    with pytest.raises(ValueError, match=r"\[0, 5\), the classes. Received: from 0 to 5"):
+        fit_calibration(logits, np.where(numbers < 0, 5, numbers), class_names=names)
+
+
+def test_a_model_keeps_it_until_it_is_trained(tmp_path):
+    """In its file, and in the one that another tower is put into."""
+    towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+    model = keras_lit.LiT(*towers, tuning="LL")
+    assert "calibration" not in model.get_config()
+    logits, labels = answers(50)
+    found = fit_calibration(logits, labels, precision=0.5, class_names=list("abcdefghij"))
+    model.calibration = found.to_dict()
+    model.save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert Calibration.from_dict(model.calibration) == found
+    backbone = keras.Sequential([keras.Input([8, 8, 3]), keras.layers.Conv2D(8, 3)])
+    whole = model.with_image_tower(keras_lit.ImageTower(backbone))
+    assert Calibration.from_dict(whole.calibration) == found
+    rng = np.random.default_rng(0)
+    pairs = {"image_features": rng.normal(size=[40, 8]), "text_features": rng.normal(size=[40, 6])}
+    model.align(pairs, dim=4, penalties=(0.1,), folds=2, verbose=0)
+    assert model.calibration is None
+    model.calibration = found.to_dict()
+    model.compile("adam", run_eagerly=True)
+    model.fit(pairs, batch_size=40, verbose=0)
+    assert model.calibration is None
+
+
+@pytest.mark.slow
+def test_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = small.make_model()
+    names = ["a cat", "a dog", "a horse"]
+    weights = keras_lit.evaluation.zero_shot_weights(model.encode_text, names)
+    pixels = np.random.default_rng(0).integers(0, 256, [400, 8, 8, 3]).astype("uint8")
+    cosines = model.encode_image(pixels) @ weights.T
+    # Of a model that is right in most cases: its cosines draw the labels.
+    noise = np.random.default_rng(1).gumbel(size=cosines.shape)
+    labels = np.array(names)[(8 / cosines.std(axis=1).mean() * cosines + noise).argmax(axis=1)]
+    labels[:20] = ""
+    found = {"model": model, "images": pixels[:5]}
+    found |= {"validation_images": pixels[:200], "validation_labels": labels[:200]}
+    found |= {"test_images": pixels[200:], "test_labels": labels[200:]}
+    image_alone = functools.partial(keras_lit.export.save, towers="image")
+    monkeypatch.setattr(keras_lit.export, "save", image_alone)  # Half of the time.
+    page = pathlib.Path(__file__).parents[2] / "docs" / "calibration.md"
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(block, found)
+    assert found["possible"].shape == (5, 3) and found["answers"].max() < 3
+    assert found["measured"]["precision"] > 0.8 and found["curve"].counts.sum() == 200
+    model = keras.saving.load_model("calibrated.keras")
+    assert model.calibration["fitted_on"] == "400 pictures of March"
+    assert "| fitted on | 400 pictures of March |" in (found["path"] / "README.md").read_text()
+
+
 def test_it_is_json():
     logits, labels = answers(200)
     found = fit_calibration(logits, labels, precision=0.7, fitted_on="validation pictures")
@@ -252,7 +382,15 @@ LOGITS, LABELS = answers(50)
         ({"labels": LABELS + 1}, r"in \[0, 10\), the classes. Received: from 1 to 10"),
         ({"labels": LABELS - 3}, "the classes. Received: from -3"),
         ({"labels": LABELS * 1.0}, "should be integers"),
-        ({"labels": np.full([50, 10], 2)}, "0 or 1 for each of the logits.*values from 2 to 2"),
+        ({"labels": LABELS == 3}, "should be integers. Received: bool"),
+        ({"labels": LABELS.astype(str)}, "names of classes go with `class_names`. Received: <U"),
+        ({"labels": [None, *LABELS[1:]]}, "names of classes.*Received: object"),
+        ({"labels": np.full([50, 10], "no")}, r"0 or 1 for each.*values \['no'\]"),
+        ({"labels": np.zeros([0, 10])}, r"Received: shape \(0, 10\), values \[\]"),
+        ({"labels": np.full([50, 10], np.nan)}, r"values \[nan\]"),
+        ({"logits": LOGITS[:, 0]}, r"should have shape \[rows, dim\]"),
+        ({"logits": (LOGITS * 1e6).astype("float16")}, "should be finite"),
+        ({"labels": np.full([50, 10], 2)}, "0 or 1 for each of the logits.*values \[2\]"),
         ({"labels": np.zeros([50, 3])}, r"of shape \(50, 10\). Received: shape \(50, 3\)"),
         ({"labels": np.zeros([50, 10])}, "Received: 50 rows of 10 classes, 0 labels"),
         ({"labels": np.full(50, -1)}, "Received: 50 rows of 10 classes, 0 labels"),
@@ -283,8 +421,10 @@ def test_what_was_not_fitted_is_refused():
         {"temperature": 0.0},
         {"temperature": np.inf},
         {"temperature": 1, "none_logit": np.inf},
+        {"temperature": 1, "threshold": 1.5},
+        {"temperature": 1, "set_threshold": np.nan},
     ):
-        with pytest.raises(ValueError, match="should be (finite|a positive number)"):
+        with pytest.raises(ValueError, match="should be (finite|a positive number|a probability)"):
             Calibration(**bad)
     for arguments, message in (
         (([0.5], [True, False]), "the same shape"),

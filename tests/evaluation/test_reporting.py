@@ -62,6 +62,47 @@ def test_numbers_are_those_of_the_functions(model, results):
     assert [len(result.sheet) for result in results] == [6, 3]
 
 
+def test_calibration_and_its_diagram(model, tmp_path, monkeypatch):
+    pixels = np.stack([row["image"] for row in make_pairs(18).as_numpy_iterator()])
+    labels = np.arange(18) % 6
+    images = evaluation.Images({"image": pixels, "label": labels})
+    weights = evaluation.zero_shot_weights(model.encode_text, NAMES)
+    cosines = model.encode_image(pixels) @ weights.T
+    made = evaluation.calibration.Calibration(
+        5.0, threshold=0.2, set_threshold=0.1, class_names=NAMES
+    )
+    monkeypatch.setattr(model, "calibration", made.to_dict())
+    result = evaluation.classify(model, images, NAMES)
+    probabilities = np.exp(5 * cosines.astype("float64"))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    taken = top >= 0.2
+    assert result.metrics["accepted"] == taken.mean()
+    assert result.metrics["precision"] == pytest.approx((taken & right).sum() / taken.sum())
+    sets = probabilities >= 0.1
+    assert result.metrics["coverage"] == sets[np.arange(18), labels].mean()
+    assert result.reliability.counts.sum() == 18
+    assert result.metrics["ece"] == result.reliability.ece
+    text = evaluation.report([result], tmp_path).read_text()
+    assert f"calibration error {result.reliability.ece:.3f}" in text
+    assert text.count("<rect") == (result.reliability.counts > 0).sum()
+    json.dumps(result.to_dict())
+    # For other classes it says nothing.
+    assert "ece" not in evaluation.classify(model, images, NAMES[::-1]).metrics
+    # Of several labels.
+    several = evaluation.calibration.Calibration(5.0, -1.0, multi_label=True, threshold=0.3)
+    some = np.stack([labels, np.where(labels > 2, (labels + 1) % 6, -1)], axis=1)
+    padded = evaluation.Images({"image": pixels, "label": some})
+    result = evaluation.classify(
+        model, padded, NAMES, several_labels=True, calibration=several, queries=1
+    )
+    taken = 1 / (1 + np.exp(1 - 5 * cosines.astype("float64"))) >= 0.3
+    marked = np.zeros([18, 6], bool)
+    for row, own in enumerate(some):
+        marked[row, own[own >= 0]] = True
+    assert result.metrics["recall"] == pytest.approx((taken & marked).sum() / marked.sum())
+
+
 def test_several_labels(model):
     pixels = np.stack([row["image"] for row in make_pairs(6).as_numpy_iterator()])
     everything = {"image": pixels, "label": np.tile(np.arange(6), [6, 1])}

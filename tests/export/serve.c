@@ -2,8 +2,8 @@
 
    serve MODEL OUTPUT_FILE LIBRARY... -- INPUT_OP INDEX OUTPUT_OP INDEX FILE...
 
-   Loads the libraries of operations, feeds the files' contents as a string [n], writes the floats
-   of the output, and prints its shape. */
+   Loads the libraries of operations, feeds the files' contents as a string [n], writes the numbers
+   of the output (strings as lines), and prints its shape. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,7 +75,13 @@ int main(int argc, char **argv) {
 
   no_python();
   FILE *file = fopen(argv[2], "wb");
-  fwrite(TF_TensorData(found), 1, TF_TensorByteSize(found), file);
+  if (TF_TensorType(found) == TF_STRING) {
+    TF_TString *rows = TF_TensorData(found);
+    for (int64_t k = 0; k < TF_TensorElementCount(found); k++)
+      fprintf(file, "%.*s\n", (int)TF_TString_GetSize(rows + k), TF_TString_GetDataPointer(rows + k));
+  } else {
+    fwrite(TF_TensorData(found), 1, TF_TensorByteSize(found), file);
+  }
   fclose(file);
   for (int d = 0; d < TF_NumDims(found); d++) printf("%lld ", (long long)TF_Dim(found, d));
   return 0;

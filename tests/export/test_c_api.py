@@ -12,7 +12,7 @@ import tensorflow_text
 
 import keras_lit
 from keras_lit.backbones import TextTransformer
-from tests.small import make_model
+from tests.small import encoded_pairs, make_model
 
 TENSORFLOW = pathlib.Path(tf.sysconfig.get_lib())
 TEXT_OPS = pathlib.Path(tensorflow_text.__file__).parent / "python" / "ops"
@@ -35,12 +35,12 @@ def program(tmp_path_factory):
     return path
 
 
-def ask(program, artifact, name, contents, folder, operations):
-    """(exit code, embeddings or None, standard error) of the C program."""
+def ask(program, artifact, name, contents, folder, operations, output="embedding"):
+    """(exit code, an output or None, standard error) of the C program."""
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(artifact))
     signature = loaded.signature_def[name]
-    (given,), output = signature.inputs.values(), signature.outputs["embedding"]
+    (given,), output = signature.inputs.values(), signature.outputs[output]
     ends = [part for tensor in (given, output) for part in tensor.name.split(":")]
     files = [folder / str(i) for i in range(len(contents))]
     for file, content in zip(files, contents, strict=True):
@@ -51,8 +51,12 @@ def ask(program, artifact, name, contents, folder, operations):
     result = subprocess.run([program, *arguments], capture_output=True, text=True, env=kernels)
     if result.returncode:
         return result.returncode, None, result.stderr
-    rows = np.fromfile(folder / "out", "float32").reshape([int(x) for x in result.stdout.split()])
-    return 0, rows, result.stderr
+    dtype = tf.as_dtype(output.dtype)
+    if dtype == tf.string:
+        rows = np.array((folder / "out").read_bytes().split(b"\n")[:-1], object)
+    else:
+        rows = np.fromfile(folder / "out", dtype.as_numpy_dtype)
+    return 0, rows.reshape([int(x) for x in result.stdout.split()]), result.stderr
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +83,23 @@ def test_wordpiece_and_images(program, saved, tmp_path):
     assert code == 2 and "run: code 3" in error and "does not decode" in error, error
     code, _, error = ask(program, saved.path, "encode_image", images, tmp_path, ())
     assert code == 2 and "Op type not registered" in error, error
+
+
+def test_search(program, tmp_path):
+    model = make_model()
+    pairs = encoded_pairs(5, name=[f"{i} ü.png" for i in range(5)])
+    index = keras_lit.search.Index.build(model, pairs, tmp_path / "index", verbose=0)
+    options = {"towers": "text", "index": index, "top_k": 3}
+    path = keras_lit.export.save(model, tmp_path / "models", **options)
+    found = {}
+    for output in ("ids", "names", "scores"):
+        asked = (program, path, "search", [b"a red dog"], tmp_path, WORDPIECE, output)
+        code, found[output], error = ask(*asked)
+        assert code == 0, error
+    hits = index.search("a red dog", k=3)
+    assert found["ids"].tolist() == [[hit.id for hit in hits]]
+    assert [x.decode() for x in found["names"][0]] == [hit.name for hit in hits]
+    np.testing.assert_allclose(found["scores"][0], [hit.score for hit in hits], atol=1e-5)
 
 
 def test_sentencepiece(program, tmp_path):

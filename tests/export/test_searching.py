@@ -1,5 +1,9 @@
 """An artifact finds the pictures of an index that Python finds, with their ids and scores."""
 
+import importlib.util
+import json
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +13,7 @@ from keras_lit.search import Index
 from tests import small
 
 
-def test_search(tmp_path):
+def test_search(tmp_path, monkeypatch, capsys):
     model = small.make_model()
     pairs = small.encoded_pairs(9, name=[f"p{i}" for i in range(9)])
     index = Index.build(model, pairs, tmp_path / "index", verbose=0)
@@ -35,6 +39,31 @@ def test_search(tmp_path):
     assert found["names"][1].numpy().tolist() == [b""] * 4
     assert np.isnan(found["scores"][1]).all()
     assert "`search`" in (path / "README.md").read_text()
+    over_rest(path, index, images[5], tmp_path, monkeypatch, capsys)
+
+
+def over_rest(path, index, image, folder, monkeypatch, capsys):
+    """The example client finds the same."""
+    serving = pytest.importorskip("serving")
+    location = pathlib.Path(__file__).parents[2] / "examples" / "serve" / "rest_client.py"
+    spec = importlib.util.spec_from_file_location("rest_client", location)
+    client = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(client)
+    (folder / "one.png").write_bytes(image)
+    calls = {
+        "search": (["--text", "a red dog", "the moon"], ["a red dog", "the moon"]),
+        "search_image": (["--images", str(folder / "one.png")], [image]),
+    }
+    with serving.Server(path).rest() as url:
+        for name, (arguments, queries) in calls.items():
+            monkeypatch.setattr("sys.argv", ["client", name, "--server", url, *arguments])
+            client.main()
+            found = json.loads(capsys.readouterr().out)
+            for row, hits in enumerate(index.search_many(queries, k=4)):
+                assert found["ids"][row] == [hit.id for hit in hits]
+                assert found["names"][row] == [hit.name for hit in hits]
+                scores = [hit.score for hit in hits]
+                np.testing.assert_allclose(found["scores"][row], scores, atol=1e-5)
 
 
 def test_wrong_indexes(tmp_path, monkeypatch):

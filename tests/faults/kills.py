@@ -19,10 +19,10 @@ import keras
 import numpy as np
 
 import keras_lit
-from keras_lit.search import store, updating
+from keras_lit.search import store, updating, writing
 from tests import small
 
-store.STEP = updating.STEP = 8  # So that a few pictures leave holes to be closed.
+store.STEP = updating.STEP = writing.STEP = 8  # So that a few pictures leave holes to be closed.
 EXAMPLES = pathlib.Path(__file__).parent.parent.parent / "examples"
 
 

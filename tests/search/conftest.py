@@ -1,7 +1,5 @@
 import pytest
-import tensorflow as tf
 
-from keras_lit.search import Index
 from tests import small
 
 SENTENCES = ["a red dog", "the moon", "a cat", "a dog"]
@@ -10,18 +8,6 @@ SENTENCES = ["a red dog", "the moon", "a cat", "a dog"]
 @pytest.fixture(scope="session")
 def model():
     return small.make_model()
-
-
-@pytest.fixture(scope="session")
-def decode(model):
-    spec = tf.TensorSpec([None], tf.string)
-    return tf.function(model.image_tower.preprocessor.with_valid, [spec], autograph=False)
-
-
-@pytest.fixture(autouse=True)
-def traced_once(decode, monkeypatch):
-    """To trace all formats of pictures takes seconds; the preprocessor is the same in all tests."""
-    monkeypatch.setattr(Index, "_decode", property(lambda self: decode))
 
 
 @pytest.fixture(scope="session")

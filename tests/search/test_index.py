@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lit.search import Changes, Index, Query, approximate, updating
+from keras_lit.search.writing import writing
 from tests import small
 
 
@@ -224,7 +225,7 @@ def test_vectors_are_of_unit_length_and_those_of_the_model(model, vectors, folde
 
 def test_one_writes_and_others_read(model, folder):
     index = build(model, folder)
-    with index._store.writing(), pytest.raises(RuntimeError, match="Another process is writing"):
+    with writing(index._store), pytest.raises(RuntimeError, match="Another process is writing"):
         index.update(verbose=0)
     reader, wrong, done = Index(folder.parent / "index", model), [], threading.Event()
 

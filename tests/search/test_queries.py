@@ -78,3 +78,10 @@ def test_a_thousand_hostile_queries(model, folder):
         assert all(np.isfinite(hit.score) for hit in hits)
     assert answered > 100
     assert len(index) == 12
+    for file in files[:150]:
+        file.rename(folder / f"{file.name}.png")
+    with pytest.warns(UserWarning, match="pictures are not in the index"):
+        index.update(verbose=0)
+    found = {*index.contents()[1], *index.refused}
+    assert found == {str(x.relative_to(folder)) for x in folder.rglob("*.png")}
+    assert all(20 < len(reason) < 300 for reason in index.refused.values())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_lit.search import approximate, scanning, store
+from keras_lit.search import approximate, scanning, store, writing
 from keras_lit.search.store import Picture, Store
 
 DIM = 24
@@ -17,7 +17,7 @@ def made(directory, vectors, dtype):
     """An index of these vectors, named by their numbers."""
     found = Store.create(directory, {"dim": DIM, "dtype": dtype, "folder": None, "tower": {}})
     pictures = [Picture(str(i), bytes([i % 256]), None, "{}") for i in range(len(vectors))]
-    with found.writing() as writer:
+    with writing.writing(found) as writer:
         half = len(vectors) // 2
         writer.append(pictures[:half], vectors[:half])
         writer.append(pictures[half:], vectors[half:])
@@ -69,7 +69,7 @@ def test_more_queries_than_are_scanned_at_a_time(tmp_path):
 def test_codes_are_half_a_step_away_at_most():
     rng = np.random.default_rng(2)
     vectors = unit(rng.normal(size=[50, DIM]))
-    found = store.quantized(vectors, "int8")
+    found = writing.quantized(vectors, "int8")
     assert found["codes"].dtype == np.int8
     away = np.abs(found["codes"] * found["scales"].astype("float64") - vectors)
     assert (away <= np.abs(vectors).max(axis=1, keepdims=True) / 127 * 0.5001).all()
@@ -92,7 +92,7 @@ def test_lists_and_what_came_since(tmp_path, monkeypatch):
     rng = np.random.default_rng(4)
     vectors, queries = unit(rng.normal(size=[700, DIM])), unit(rng.normal(size=[3, DIM]))
     found = made(tmp_path, vectors[:500], "int8")
-    with found.writing() as writer:
+    with writing.writing(found) as writer:
         writer.make_lists(verbose=False)
         writer.append([Picture("new", b"", None, "{}")] * 1, vectors[500:501])
         writer.append([Picture(f"n{i}", b"", None, "{}") for i in range(199)], vectors[501:])

@@ -1,0 +1,101 @@
+"""The SQLite file of an index: tables, settings, transactions."""
+
+import contextlib
+import json
+import os
+import pathlib
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+_SCHEMA = """
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE pictures (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER UNIQUE NOT NULL, name UNIQUE NOT NULL,
+    hash BLOB NOT NULL, stamp TEXT, metadata TEXT NOT NULL
+);
+CREATE INDEX of_hash ON pictures (hash);
+CREATE TABLE refused (name PRIMARY KEY, stamp TEXT, reason TEXT NOT NULL);
+"""
+
+
+def stored(name: str) -> str | bytes:
+    """A name as SQLite takes it: files may have names that are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
+
+
+def named(value: str | bytes) -> str:
+    """The name that `stored` was given."""
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+@contextlib.contextmanager
+def told(directory: pathlib.Path) -> Iterator[None]:
+    """What SQLite raises inside, in words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # A full disk, no permission, locked for a minute.
+        raise OSError(
+            f"The index in {str(directory)!r} cannot be read or written: {error}. What was whole "
+            "before is still there."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"{str(directory / 'index.sqlite')!r} is damaged or no index ({error}). Build the "
+            "index anew in another directory."
+        ) from error
+
+
+def connect(directory: pathlib.Path) -> sqlite3.Connection:
+    """A connection to the SQLite file of a directory, which waits for others' transactions."""
+    path = directory / "index.sqlite"
+    if not os.access(directory, os.W_OK) and path.exists():
+        # Nobody writes here; SQLite would want to beside the file, where readers are noted.
+        alone = "" if path.with_name("index.sqlite-wal").exists() else "&immutable=1"
+        uri = f"{path.absolute().as_uri()}?mode=ro{alone}"
+        return sqlite3.connect(uri, timeout=60, isolation_level=None, uri=True)
+    database = sqlite3.connect(path, timeout=60, isolation_level=None)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    return database
+
+
+@contextlib.contextmanager
+def transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """All that is executed inside, or nothing."""
+    database.execute(f"BEGIN {kind}")
+    try:
+        yield
+    except BaseException:
+        if database.in_transaction:  # SQLite ends it by itself where the disk is full.
+            database.execute("ROLLBACK")
+        raise
+    database.execute("COMMIT")
+
+
+def has_tables(database: sqlite3.Connection) -> bool:
+    """Whether an index was begun."""
+    found = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'settings'")
+    return found.fetchone() is not None
+
+
+def make_tables(database: sqlite3.Connection) -> None:
+    """Those of an index without pictures."""
+    for statement in filter(str.strip, _SCHEMA.split(";")):
+        database.execute(statement)
+
+
+def settings_of(database: sqlite3.Connection) -> dict[str, Any]:
+    """The settings, as this transaction sees them."""
+    found = database.execute("SELECT name, value FROM settings")
+    return {name: json.loads(value) for name, value in found}
+
+
+def set_settings(database: sqlite3.Connection, settings: dict[str, Any]) -> None:
+    """Changes or adds some."""
+    values = [(name, json.dumps(value)) for name, value in settings.items()]
+    database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", values)

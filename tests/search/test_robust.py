@@ -1,0 +1,176 @@
+"""Full disks, places where nobody may write, odd folders and metadata; what is in memory."""
+
+import errno
+import os
+import sqlite3
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.search import Index, updating
+
+
+@pytest.fixture
+def stubs(monkeypatch):
+    """Any content decodes, and what it is encoded to comes from its size; how many were encoded."""
+    seen = []
+
+    def decode(self, contents):
+        sizes = tf.cast(tf.strings.length(contents), tf.float32)
+        return sizes, tf.ones_like(sizes, tf.bool)
+
+    def encode(tower, sizes, batch_size):
+        seen.append(len(sizes))
+        rows = np.random.default_rng(len(seen)).normal(size=[len(sizes), 16]).astype("float32")
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    monkeypatch.setattr(ImagePreprocessor, "with_valid", decode)
+    monkeypatch.setattr(updating, "encode", encode)
+    return seen
+
+
+def pictures(count, first=0):
+    return [{"image": b"content %d" % i, "name": f"{i}.jpg"} for i in range(first, count)]
+
+
+class Content(bytes):
+    """Counts how many there are at a time."""
+
+    alive = most = 0
+
+    def __new__(cls, *args):
+        cls.alive += 1
+        cls.most = max(cls.most, cls.alive)
+        return super().__new__(cls, *args)
+
+    def __del__(self):
+        Content.alive -= 1
+
+
+def test_a_hundred_more_than_ten_thousand(model, tmp_path, stubs):
+    """Are a hundred to encode; a few batches are in memory at a time."""
+
+    def stream(count):
+        for row in pictures(count):
+            yield {**row, "image": Content(row["image"])}
+
+    index = Index.build(model, stream(10_000), tmp_path, batch_size=500, verbose=0)
+    assert sum(stubs) == len(index) == 10_000
+    assert Content.most <= (updating._AHEAD + 2) * 500
+    assert index.update(stream(10_100), batch_size=500, verbose=0).encoded == 100
+    assert sum(stubs) == len(index) == 10_100
+    assert len(index.search(np.ones(16), k=10**9)) == 10_100
+
+
+def test_a_full_disk_loses_nothing(model, tmp_path, stubs, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    options = {"batch_size": 4, "verbose": 0}
+    with pytest.raises(OSError, match="No space left on device: .*vectors-0"):
+        Index.build(model, pictures(20), tmp_path, **options)
+    index = Index(tmp_path, model)
+    assert len(index) == 8
+    pages = index._store.database.execute("PRAGMA page_count").fetchone()[0]
+    index._store.database.execute(f"PRAGMA max_page_count = {pages}")
+    many = [{**x, "text": "word " * 1000} for x in pictures(20)]
+    with pytest.raises(OSError, match="disk is full. What was whole before is still there"):
+        index.update(many, **options)
+    index = Index.build(model, pictures(20), tmp_path, **options)
+    assert len(index) == 20 and sum(stubs[-3:]) == 12
+    assert sorted(index.contents()[1]) == sorted(x["name"] for x in pictures(20))
+
+
+def test_a_place_where_nobody_may_write(model, tmp_path, stubs, monkeypatch):
+    Index.build(model, pictures(20), tmp_path, verbose=0)
+    before = sorted(x.name for x in tmp_path.iterdir())
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    index = Index(tmp_path, model)
+    assert len(index.search(np.ones(16), k=30)) == 20
+    assert sorted(x.name for x in tmp_path.iterdir()) == before
+    with pytest.raises(OSError, match="cannot be read or written: .*readonly"):
+        index.update(pictures(21), verbose=0)
+    with pytest.raises(OSError, match="readonly"):
+        Index.build(model, pictures(21), tmp_path, verbose=0)
+
+
+def test_another_programs_files(model, tmp_path, stubs):
+    """Stay as they are."""
+    others = {name: b"mine" for name in ("vectors-2.txt", "lists-2024.csv", "codes-1b", "vectors")}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    Index.build(model, pictures(3), tmp_path, verbose=0)
+    assert all((tmp_path / name).read_bytes() == content for name, content in others.items())
+    with sqlite3.connect(tmp_path / "other") as database:
+        database.execute("CREATE TABLE settings (key, wert)")
+    database.close()
+    os.replace(tmp_path / "other", tmp_path / "index.sqlite")
+    with pytest.raises(OSError, match="cannot be read or written: no such column"):
+        Index(tmp_path, model)
+
+
+def test_odd_folders(model, tmp_path, stubs):
+    folder = tmp_path / "ünï 猫\n"
+    (folder / "folder.png").mkdir(parents=True)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "loop").symlink_to(folder)
+    (folder / "nowhere.png").symlink_to(folder / "nothing")
+    names = ["ü.png", "u\u0308.png", "a'b\"c.PNG", "%s;--.jpg", "new\nline.png", "folder.png/x.png"]
+    for i, name in enumerate(names):
+        (folder / name).write_bytes(b"%d" % i)
+    (folder / "link.png").symlink_to(folder / "ü.png")
+    index = Index.build(model, folder, tmp_path / "index", verbose=0)
+    assert sorted(index.contents()[1]) == sorted([*names, "link.png"])
+    for name in names:
+        pattern = name.replace("*", "[*]")
+        assert [x.name for x in index.search(np.ones(16), where={"name": pattern})] == [name]
+
+
+def test_odd_metadata(model, tmp_path, stubs):
+    rows = pictures(4)
+    rows[0] |= {"value": float("nan"), "list": [1.5, float("inf")], 5: "five"}
+    rows[1] |= {"value": 2.5, "text": b"\xff\xfe", "list": np.array([7, 8])}
+    rows[2] |= {"value": True, "big": 2**70, "nothing": None, "object": object()}
+    rows[3]["name"] = tmp_path / "path.jpg"
+    index = Index.build(model, rows, tmp_path / "index", verbose=0)
+
+    def found(**where):
+        return [x.name for x in index.search(np.ones(16), where=where)]
+
+    assert found(value=2.5) == found(text=b"\xff\xfe") == found(list=[8, 9]) == ["1.jpg"]
+    assert found(value=1) == ["2.jpg"]
+    assert found(**{"5": "five"}) == found(list=1.5) == ["0.jpg"]
+    assert found(name=str(tmp_path / "path.jpg")) == [str(tmp_path / "path.jpg")]
+    assert found(nothing=None) == found(value="2.5") == found(value=[]) == []
+    for bad in ({"value": float("nan")}, {"value": [1, object()]}):
+        with pytest.raises(ValueError, match="compare 'value' with strings or finite numbers"):
+            index.search(np.ones(16), where=bad)
+    with pytest.raises(TypeError, match="`where` should be a dict.*Received: 'name'"):
+        index.search(np.ones(16), where="name")
+    with pytest.raises(ValueError, match="`where` asks what SQLite cannot compare: .*too complex"):
+        index.search(np.ones(16), where={"name": "*a" * 100_000})
+    for name in ("", 5, None, ["a"]):
+        with pytest.raises(ValueError, match='"name" should be a string that is not empty'):
+            index.update([{"image": b"x", "name": name}], verbose=0)
+    assert len(index) == 4
+
+
+def test_an_interrupted_update_goes_on(model, tmp_path, stubs):
+    """A source that fails in the middle loses what was not whole, and no more."""
+
+    def failing():
+        yield from pictures(10)
+        raise RuntimeError("the network")
+
+    with pytest.raises(RuntimeError, match="the network"):
+        Index.build(model, failing(), tmp_path, batch_size=4, verbose=0)
+    assert len(Index(tmp_path)) in (0, 4, 8)
+    assert len(Index.build(model, pictures(10), tmp_path, batch_size=4, verbose=0)) == 10
