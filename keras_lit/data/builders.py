@@ -315,7 +315,8 @@ def _checked(captions: dict[str, str], shard: Path) -> Iterator[Found]:
 def _of_tar(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(name, {ending: content}); of a damaged tar what comes before the damage."""
     with contextlib.suppress(OSError, tarfile.TarError):  # There may be none.
-        yield from tar_records(f"{shard}.tar")
+        for name, entries in tar_records(f"{shard}.tar"):
+            yield os.path.normpath(name), entries  # Some are called "./000000000.jpg".
 
 
 def _of_folder(shard: Path, names: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:

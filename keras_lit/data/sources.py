@@ -16,7 +16,13 @@ from keras_lit import checks
 from keras_lit.data import parquet
 from keras_lit.data.captions import draw
 from keras_lit.data.shards import IS_SHARD, read_shards, shard_files, shown
-from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout, Row, check_unused
+from keras_lit.data.table_formats import (
+    TABLE_SUFFIXES,
+    Layout,
+    Row,
+    check_layout,
+    check_unused,
+)
 from keras_lit.data.tables import (
     by_image,
     checked_rows,
@@ -132,6 +138,7 @@ def image_text_pairs(
         raise ValueError(f"`test_fraction` should be in 0..1. Received: {test_fraction}.")
     where: Any = source
     layout = Layout(image_key, text_key, separator, encoding, columns, image_dir, group_key)
+    check_layout(layout)
     made = hasattr(source, "as_dataset")
     shards = [] if made else _files(where, shard_files)
     tables = [] if made or shards else _files(where, _parquet_files)
@@ -142,6 +149,7 @@ def image_text_pairs(
         )
     records: Iterable[Row] | None = None
     named = shards or tables
+    _check_there(named, skipped)
     read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), ""
     if shards:
         check_unused(layout, ("separator", "encoding", "columns", "image_dir"), where, "shards")
@@ -223,6 +231,18 @@ def _parquet_files(source: Any) -> list[str]:
     files = parquet.parquet_files(source)
     is_folder = not isinstance(source, list | tuple) and os.path.isdir(source)
     return [] if is_folder and files and has_pairs(pathlib.Path(source)) else files
+
+
+def _check_there(files: list[str], skipped: set[str] | None) -> None:
+    """Raises for files that a name or braces name and that are missing; `skipped` takes some."""
+    missing = [x for x in files if "://" not in x and not os.path.exists(x)]
+    if missing and (skipped is None or len(missing) == len(files)):
+        raise FileNotFoundError(
+            shown(
+                f"{len(missing)} of {len(files)} files are not there, first {missing[0]!r}. Mend "
+                "the name, or pass `skipped=set()` to read the others."
+            )
+        )
 
 
 def _warn_of_missing(source: Any, files: list[str]) -> None:

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import pathlib
+import re
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
@@ -25,8 +27,7 @@ TEXT_COLUMNS = (
     *("text", "caption", "captions", "captions/text", "title", "description", "comment"),
     "caption_text",
 )
-
-
+_LONGEST_NAME = 4096  # What is longer is no name, but an image in base64, say.
 _FETCH = "for example by img2dataset"
 
 
@@ -86,6 +87,12 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
         else:
             if suffix == ".token":
                 image = image.partition("#")[0]
+            if suffix in _DELIMITED and re.match(r"\[\s*['\"].*['\"]\s*\]$", texts, re.DOTALL):
+                message = (
+                    "a list that was written as text: save the table as .jsonl, which has lists"
+                )
+                note_bad(f"{where}: {message}. Received: {texts!r:.60}", skipped)
+                continue
             yield from rows_of(where, folder, image, texts, record.get("split"), skipped, *group)
 
 
@@ -110,7 +117,7 @@ def rows_of(
     *group: Any,
 ) -> Iterator[Row]:
     """The row of a table, unless its image is no file or its group, if that is asked for, empty."""
-    if not isinstance(image, str) or not image:
+    if not isinstance(image, str) or not image or len(image) > _LONGEST_NAME:
         note_bad(f"{where}: expected the name of an image. Received: {image!r:.60}", skipped)
     elif "://" in image:
         message = f"{image!r} is a web address: fetch the images first, {_FETCH}"
@@ -146,12 +153,30 @@ def check_own_splits(
 ) -> None:
     """Raises unless one of a source's own splits is asked for, and no other division."""
     splits = tuple(sorted({str(name) for name in own}))
+    if len({name.strip().lower() for name in splits}) < len(splits):
+        raise ValueError(f"{source} spells a split in two ways: {', '.join(map(repr, splits))}.")
     if test_fraction:
         raise ValueError(
             f"{source} is divided already, into {', '.join(map(repr, splits))}: choose by `split`, "
             f"without `test_fraction`. Received: {test_fraction}."
         )
     checks.check_one_of(split, splits, "split")
+
+
+def check_layout(layout: Layout) -> None:
+    """Raises for a separator or an encoding that there cannot be."""
+    if layout.separator is not None and len(layout.separator) != 1:
+        raise ValueError(
+            f"`separator` should be one character. Received: {layout.separator!r}. Save a table "
+            "that has another as .csv."
+        )
+    try:
+        codecs.lookup(layout.encoding or "utf-8")
+    except LookupError as error:
+        raise ValueError(
+            f'`encoding` should be one that Python knows, such as "latin-1". Received: '
+            f"{layout.encoding!r}."
+        ) from error
 
 
 def check_unused(layout: Layout, names: Iterable[str], source: Any, what: str) -> None:
@@ -281,13 +306,16 @@ def _is_record(line: str, separator: str, width: int) -> bool:
 
 def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]) -> Iterator[Row]:
     """COCO's `captions_*.json`, or Karpathy's `dataset_*.json` with its splits."""
+    of_none, twice = [], 0
     try:
         images = content["images"]
         if "annotations" in content:
-            captions = collections.defaultdict(list)
+            captions: dict[Any, list[Any]] = {x["id"]: [] for x in images}
+            twice = len(images) - len(captions)
             for annotation in content["annotations"]:
-                captions[annotation["image_id"]].append(annotation["caption"])
-            rows = [(x["file_name"], captions.get(x["id"], []), None) for x in images]
+                image, text = annotation["image_id"], annotation["caption"]
+                captions.get(image, of_none).append(text)
+            rows = [(x["file_name"], captions[x["id"]], None) for x in images]
         else:
             rows = [
                 (
@@ -303,5 +331,14 @@ def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]
             "with sentences), or a list of objects with an image and a text. Received: "
             f"{', '.join(map(repr, content))[:99]}, where {error} is missing or no such thing."
         ) from error
+    if twice:
+        raise ValueError(
+            f"{path}: expected another `id` for each image. Received: {twice} of {len(images)} "
+            "have that of one before them. Number the images anew, and their captions."
+        )
+    if of_none:
+        # Images may have been taken out on purpose: no pair is wrong.
+        message = f"{path}: {len(of_none)} captions are of no image that is in it"
+        warnings.warn(f"{message}, first {of_none[0]!r:.60}.", stacklevel=2)
     for image, texts, split in rows:
         yield Row(f"{path}, image {image}", folder / image, texts, split)
