@@ -23,8 +23,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_lit.data.captions import is_utf8
+from keras_lit.data.layouts import IMAGE_COLUMNS, TEXT_COLUMNS, column
 from keras_lit.data.shards import IMAGE_ENTRIES, tar_records
-from keras_lit.data.table_formats import IMAGE_COLUMNS, TEXT_COLUMNS, column
 from keras_lit.data.tables import NAME_COLUMNS
 from keras_lit.data.yfcc import usable_title
 from keras_lit.preprocessing.image import decodes

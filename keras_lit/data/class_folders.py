@@ -55,7 +55,8 @@ def class_pairs(
 
     Raises:
         ValueError: `path` is no such folder, a class without pictures, pictures of a kind that is
-            not read, no such split, a template without "{}", another number of names.
+            not read, no such split or two of it, a template without "{}", another number of names,
+            or none where the folders are called by WordNet's identifiers.
 
     Example:
 
@@ -117,8 +118,9 @@ def labelled_images(
         "001.Laysan_Albatross". (Datasets that are made of it, by `map` or `batch`, have none.)
 
     Raises:
-        ValueError: `path` is no such folder, several splits and none chosen, no such split, a class
-            without pictures, pictures of a kind that is not read.
+        ValueError: `path` is no such folder, several splits and none chosen, no such split or two
+            of it, other folders beside those of splits, a class without pictures, pictures of a
+            kind that is not read.
 
     Example:
 
@@ -224,7 +226,7 @@ def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
     """
     folders = _folders(pathlib.Path(path))
     splits: dict[str, list[pathlib.Path]] = {}
-    others = []
+    others: list[pathlib.Path] = []
     for folder in folders:
         split = next((x for x, names in _SPLITS.items() if folder.name.lower() in names), None)
         (others if split is None else splits.setdefault(split, [])).append(folder)

@@ -12,8 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keras_lit.data.shards import IMAGE_ENTRIES, files_called, note_bad, tar_records
-from keras_lit.data.table_formats import (
+from keras_lit.data.layouts import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
     Layout,
@@ -22,6 +21,7 @@ from keras_lit.data.table_formats import (
     column,
     rows_of,
 )
+from keras_lit.data.shards import IMAGE_ENTRIES, files_called, note_bad, tar_records
 from keras_lit.preprocessing.formats import SUFFIXES
 
 _IMAGES = (*IMAGE_COLUMNS, *(suffix[1:] for suffix in SUFFIXES))

@@ -13,15 +13,9 @@ import tqdm
 
 from keras_lit import checks, files
 from keras_lit.data.captions import captions_of, draw, is_utf8
+from keras_lit.data.layouts import Layout, Row, check_own_splits, check_unused
 from keras_lit.data.shards import note_bad, shown
-from keras_lit.data.table_formats import (
-    TABLE_SUFFIXES,
-    Layout,
-    Row,
-    check_own_splits,
-    check_unused,
-    read_table,
-)
+from keras_lit.data.table_formats import TABLE_SUFFIXES, read_table
 from keras_lit.preprocessing.formats import NOT_READ, SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
