@@ -23,8 +23,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_lit.data.captions import is_utf8
+from keras_lit.data.layouts import IMAGE_COLUMNS, TEXT_COLUMNS, column
 from keras_lit.data.shards import IMAGE_ENTRIES, tar_records
-from keras_lit.data.table_formats import IMAGE_COLUMNS, TEXT_COLUMNS, column
 from keras_lit.data.tables import NAME_COLUMNS
 from keras_lit.data.yfcc import usable_title
 from keras_lit.preprocessing.image import decodes
@@ -315,7 +315,8 @@ def _checked(captions: dict[str, str], shard: Path) -> Iterator[Found]:
 def _of_tar(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(name, {ending: content}); of a damaged tar what comes before the damage."""
     with contextlib.suppress(OSError, tarfile.TarError):  # There may be none.
-        yield from tar_records(f"{shard}.tar")
+        for name, entries in tar_records(f"{shard}.tar"):
+            yield os.path.normpath(name), entries  # Some are called "./000000000.jpg".
 
 
 def _of_folder(shard: Path, names: list[str]) -> Iterator[tuple[str, dict[str, bytes]]]:

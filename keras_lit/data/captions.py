@@ -15,8 +15,10 @@ Example = dict[str, Any]
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text was all UTF-8; `errors="surrogateescape"` read other bytes as surrogates."""
-    return not re.search(r"[\ud800-\udfff]", text)
+    """Whether a text was UTF-8: `errors="surrogateescape"` reads other bytes as surrogates, and
+    UTF-16 without a mark at its start has a NUL behind each letter.
+    """
+    return not re.search(r"[\0\ud800-\udfff]", text)
 
 
 def draw(examples: tf.data.Dataset, key: str = "text", seed: int | None = None) -> tf.data.Dataset:

@@ -1,9 +1,9 @@
 """Pictures in a folder for each class, as most people keep labelled pictures."""
 
-import mimetypes
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +13,8 @@ from keras_lit import checks
 from keras_lit.data.captions import draw
 from keras_lit.data.shards import IS_SHARD
 from keras_lit.data.table_formats import TABLE_SUFFIXES
-from keras_lit.data.tables import CAPTION_FILES, split_number
-from keras_lit.preprocessing.formats import SUFFIXES
+from keras_lit.data.tables import CAPTION_FILES, split_number, walk
+from keras_lit.preprocessing.formats import NOT_READ, SUFFIXES
 
 # Suffixes of caption files, beside a picture or for a folder.
 _CAPTIONS = (*CAPTION_FILES, ".json")
@@ -55,7 +55,8 @@ def class_pairs(
 
     Raises:
         ValueError: `path` is no such folder, a class without pictures, pictures of a kind that is
-            not read, no such split, a template without "{}", another number of names.
+            not read, no such split or two of it, a template without "{}", another number of names,
+            or none where the folders are called by WordNet's identifiers.
 
     Example:
 
@@ -75,6 +76,12 @@ def class_pairs(
         )
     folders = split_folders(path)
     classes = _classes_of(path, split or ("" if "" in folders else "train"), folders)
+    if class_names is None and all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        raise ValueError(
+            f"The folders of {path} are called by WordNet's identifiers ({next(iter(classes))}), "
+            "which are no words for captions. Pass `class_names`, for example "
+            "`keras_lit.evaluation.dataset_of_folder(path).class_names()`."
+        )
     names = [*map(in_words, classes)] if class_names is None else class_names
     if len(names) != len(classes):
         raise ValueError(
@@ -111,8 +118,9 @@ def labelled_images(
         "001.Laysan_Albatross". (Datasets that are made of it, by `map` or `batch`, have none.)
 
     Raises:
-        ValueError: `path` is no such folder, several splits and none chosen, no such split, a class
-            without pictures, pictures of a kind that is not read.
+        ValueError: `path` is no such folder, several splits and none chosen, no such split or two
+            of it, other folders beside those of splits, a class without pictures, pictures of a
+            kind that is not read.
 
     Example:
 
@@ -199,6 +207,7 @@ def in_words(name: str) -> str:
     >>> [in_words(name) for name in ("polar_bear", "001.Laysan_Albatross", "SeaLake")]
     ['polar bear', 'Laysan Albatross', 'Sea Lake']
     """
+    name = unicodedata.normalize("NFC", name)  # macOS makes letters of their own of accents.
     name = re.sub(r"^(/\w/|n\d{8}-|\d+\.)(?=.)", "", name)
     if re.fullmatch(r"([A-Z][a-z]{2,}){2,}", name):
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
@@ -211,16 +220,31 @@ def _listed(path: str | os.PathLike) -> str:
 
 
 def split_folders(path: str | os.PathLike) -> dict[str, pathlib.Path]:
-    """{"test", "validation", "train": folder} of what there is; {"": path} of undivided data."""
-    folders = {folder.name.lower(): folder for folder in _folders(pathlib.Path(path))}
-    if not folders or folders.keys() - {name for names in _SPLITS.values() for name in names}:
+    """{"test", "validation", "train": folder} of what there is; {"": path} of undivided data.
+
+    Raises ValueError where a split is there twice, or where others stand beside those of splits.
+    """
+    folders = _folders(pathlib.Path(path))
+    splits: dict[str, list[pathlib.Path]] = {}
+    others: list[pathlib.Path] = []
+    for folder in folders:
+        split = next((x for x, names in _SPLITS.items() if folder.name.lower() in names), None)
+        (others if split is None else splits.setdefault(split, [])).append(folder)
+    if not splits or others:
+        # "train" may be a class among others, but hardly "test" too.
+        if len(splits) > 1 and all(class_folders(x) for named in splits.values() for x in named):
+            raise ValueError(
+                f"{path} is divided into {', '.join(splits)}: there should be no other folders "
+                f"beside these. Received: {', '.join(x.name for x in others)}. Take them away."
+            )
         return {"": pathlib.Path(path)}
-    return {
-        split: folders[name]
-        for split, names in _SPLITS.items()
-        for name in names
-        if name in folders
-    }
+    for split, named in splits.items():
+        if len(named) > 1:
+            raise ValueError(
+                f"{path} should have one folder for {split!r}. Received: "
+                f"{', '.join(x.name for x in named)}. Join them, or take the others away."
+            )
+    return {split: splits[split][0] for split in _SPLITS if split in splits}
 
 
 def class_folders(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
@@ -242,8 +266,7 @@ def class_folders(path: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
             return {}
     for name, files in found.items():
         for file in files:
-            kind = mimetypes.guess_type(file.name)[0] or ""
-            if kind.startswith("image/") and not _is_picture(file):
+            if file.name.lower().endswith(NOT_READ):
                 raise ValueError(
                     f"{file}: images of this kind are not read, but {', '.join(SUFFIXES)}. Convert "
                     "it, or remove it."
@@ -266,15 +289,7 @@ def _folders(path: pathlib.Path) -> list[pathlib.Path]:
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The files of a folder at any depth, by path; hidden ones left out, links followed once."""
-    found, seen = [], set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [x for x in folders if not x.startswith((".", "__"))]
-        if (real := os.path.realpath(where)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [pathlib.Path(where, x) for x in names if not x.startswith(".")]
-    return sorted(found)
+    return sorted(where / name for where, names in walk(folder) for name in names)
 
 
 def pictures_below(folder: pathlib.Path) -> list[pathlib.Path]:

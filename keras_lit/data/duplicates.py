@@ -17,7 +17,6 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.data.filters import Filter
 from keras_lit.preprocessing.decoding import decode_image, to_rgb
-from keras_lit.preprocessing.image import why_not
 
 __all__ = ["Matches", "match_embeddings", "match_hashes", "not_named", "perceptual_hashes"]
 
@@ -185,8 +184,7 @@ def perceptual_hashes(
         try:
             pixels = (decode_image if image.dtype == tf.string else to_rgb)(image).numpy()
         except tf.errors.InvalidArgumentError as error:
-            reason = why_not(image).numpy().decode() if image.dtype == tf.string else error.message
-            message = f"Image {len(hashes)} ({name or 'without a name'}): {reason}"
+            message = f"Image {len(hashes)} ({name or 'without a name'}): {error.message}"
             raise tf.errors.InvalidArgumentError(None, None, message) from error
         picture = Image.fromarray(pixels[:, ::-1] if mirrored else pixels)
         hashes.append(np.packbits(imagehash.phash(picture, hash_size).hash))

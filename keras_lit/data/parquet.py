@@ -4,6 +4,7 @@ The second are img2dataset's (url, caption, key; the images lie beside, as files
 tables with a column of file names.
 """
 
+import hashlib
 import importlib
 import os
 import pathlib
@@ -11,8 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keras_lit.data.shards import IMAGE_ENTRIES, files_called, note_bad, tar_records
-from keras_lit.data.table_formats import (
+from keras_lit.data.layouts import (
     IMAGE_COLUMNS,
     TEXT_COLUMNS,
     Layout,
@@ -21,6 +21,7 @@ from keras_lit.data.table_formats import (
     column,
     rows_of,
 )
+from keras_lit.data.shards import IMAGE_ENTRIES, files_called, note_bad, tar_records
 from keras_lit.preprocessing.formats import SUFFIXES
 
 _IMAGES = (*IMAGE_COLUMNS, *(suffix[1:] for suffix in SUFFIXES))
@@ -79,26 +80,35 @@ def records(
     table = _Table(path, layout)
     rows = ((n, x) for n, x in table.rows(skipped) if split in (None, str(x.get("split"))))
     if table.image is None:
-        yield from _of_shard(table, {str(row["key"]): row for _, row in rows})
+        of_key: dict[str, list[Any]] = {}
+        for _, row in rows:
+            of_key.setdefault(str(row["key"]), []).append(row)
+        yield from _of_shard(table, of_key)
         return
+    called: dict[str, bytes] = {}
     for number, row in rows:
         image, name = row[table.image], None
         if isinstance(image, dict):
             image, name = image["bytes"], image.get("path")
             if image is None and name and (pathlib.Path(path).parent / name).is_file():
                 image = (pathlib.Path(path).parent / name).read_bytes()
-        key = name or next((row[x] for x in _KEYS if row.get(x) is not None), number)
-        yield str(key), table.entries(image, row)
+        key = str(name or next((row[x] for x in _KEYS if row.get(x) is not None), number))
+        if isinstance(image, bytes):  # Many files call all of their images "image.jpg".
+            content = hashlib.blake2b(image, digest_size=8).digest()
+            if called.setdefault(key, content) != content:
+                key = f"{key}, {content.hex()}"
+        yield key, table.entries(image, row)
 
 
-def _of_shard(table: "_Table", rows: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _of_shard(table: "_Table", rows: dict[str, list[Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The images of the tar beside a table, with the captions that the table has of their keys."""
-    for key, found in tar_records(table.shard):
-        if key in rows:
+    for name, found in tar_records(table.shard):
+        key = os.path.normpath(name)  # Some are called "./000000000.jpg".
+        for row in rows.pop(key, []):
             image = next((found[x] for x in IMAGE_ENTRIES if x in found), None)
-            yield key, table.entries(image, rows.pop(key))
-    for key, row in rows.items():
-        yield key, table.entries(None, row)
+            yield key, table.entries(image, row)
+    for key, missing in rows.items():
+        yield from ((key, table.entries(None, row)) for row in missing)
 
 
 def rows(

@@ -61,10 +61,12 @@ def files_called(source: Any, ending: str) -> list[str]:
         return [str(file) for file in sorted(path.iterdir()) if fits(file.name)]
     if path.is_file():  # Whatever signs are in its name.
         return [str(source)] if fits(str(source)) else []
-    if braces := re.search(r"\{(\d+)\.\.(\d+)\}", str(source)):  # As webdataset has them.
-        first, last = braces.groups()
-        numbers = (f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1))
-        each = [str(source).replace(braces[0], number, 1) for number in numbers]
+    # As webdataset has them: "{000..009}", "{a,b}".
+    if braces := re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", str(source)):
+        first, last, words = braces.groups()
+        numbers = range(int(first), int(last) + 1) if first else ()
+        parts = words.split(",") if words else [f"{i:0{len(first)}}" for i in numbers]
+        each = [str(source).replace(braces[0], part, 1) for part in parts]
         return files_called(each, ending)
     if set("*?[") & set(str(source)):
         find = tf.io.gfile.glob if "://" in str(source) else glob.glob  # Names in any encoding.
@@ -135,14 +137,19 @@ def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of neighbouring files with the same key."""
     with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
         for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
-            yield key, {extension: file.read() for _, extension, file in files}
+            entries: dict[str, bytes] = {}
+            for _, extension, file in files:
+                if extension in entries:
+                    raise tarfile.ReadError(f"{key}.{extension} is there twice")
+                entries[extension] = file.read()
+            yield key, entries
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes]]]:
-    """(key, extension, file), to be read before the next."""
+    """(key, extension, file), to be read before the next; hidden ones left out."""
     for member in tar:
         folder, _, name = member.name.rpartition("/")
-        if member.isfile() and not name.startswith("._"):  # macOS adds such halves.
+        if member.isfile() and not re.search(r"(^|/)\.[^./]", member.name):
             stem, _, extension = name.partition(".")
             file = cast(IO[bytes], tar.extractfile(member))
             yield os.path.join(folder, stem), extension.lower(), file
@@ -191,6 +198,8 @@ def _pair(
     for what, found in (("image", images), ("text", texts)):
         if not found:
             raise ValueError(f"no {what} among {', '.join(sorted(entries))}")
+    if len(images) > 1:
+        raise ValueError(f"{len(images)} images, where one is expected")
     captions = []
     for text in texts:
         try:
@@ -199,6 +208,8 @@ def _pair(
             raise ValueError(f"the text is not UTF-8: {text[:40]!r}") from error
         if not isinstance(text, str):
             raise ValueError(f"the text is no string: {text!r}")
+        if "\0" in text:
+            raise ValueError(f"the text is not UTF-8, but perhaps UTF-16: {text[:40]!r}")
         if not text.strip():
             raise ValueError("the text is empty")
         # A .txt holds a caption a line, as in a folder.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-import re
-import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,17 +13,23 @@ import tensorflow as tf
 from keras_lit import checks
 from keras_lit.data import parquet
 from keras_lit.data.captions import draw
-from keras_lit.data.shards import IS_SHARD, read_shards, shard_files, shown
-from keras_lit.data.table_formats import TABLE_SUFFIXES, Layout, Row, check_unused
+from keras_lit.data.layouts import Layout, Row, check_layout, check_unused
+from keras_lit.data.named_files import (
+    check_no_pictures,
+    check_there,
+    is_path,
+    named_by,
+    parquet_files,
+    warn_of_missing,
+)
+from keras_lit.data.shards import IS_SHARD, read_shards, shard_files
 from keras_lit.data.tables import (
     by_image,
     checked_rows,
     file_records,
-    has_pairs,
     read_files,
     those_that_decode,
 )
-from keras_lit.preprocessing.formats import SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
 if TYPE_CHECKING:
@@ -65,7 +69,7 @@ def image_text_pairs(
               Face's with the images inside, img2dataset's whose images lie beside (as files or in
               a .tar), or a table;
             - shards: .tar (webdataset, img2dataset) or .tfrecord files, as a path, a folder, a
-              glob or a list of these; see `keras_lit.data.shards`;
+              glob, with braces ("{000..009}.tar") or a list of these; see `keras_lit.data.shards`;
             - the name of a TensorFlow dataset (downloaded and prepared if need be), or its builder.
         split: of a TensorFlow dataset, of Karpathy's, of a table's column "split", or in the names
             of Parquet files ("train-00000-of-00002"); of other files "train" or "test", see
@@ -132,20 +136,22 @@ def image_text_pairs(
         raise ValueError(f"`test_fraction` should be in 0..1. Received: {test_fraction}.")
     where: Any = source
     layout = Layout(image_key, text_key, separator, encoding, columns, image_dir, group_key)
+    check_layout(layout)
     made = hasattr(source, "as_dataset")
-    shards = [] if made else _files(where, shard_files)
-    tables = [] if made or shards else _files(where, _parquet_files)
-    if data_dir is not None and (made or shards or tables or _is_path(where)):
+    shards = [] if made else named_by(where, shard_files)
+    tables = [] if made or shards else named_by(where, parquet_files)
+    if data_dir is not None and (made or shards or tables or is_path(where)):
         raise ValueError(
             "`data_dir` says where TensorFlow Datasets keeps a dataset that is given by its name: "
             f"leave it out for {str(source)!r}. Received: {str(data_dir)!r}."
         )
     records: Iterable[Row] | None = None
     named = shards or tables
+    check_there(named, skipped)
     read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), ""
     if shards:
         check_unused(layout, ("separator", "encoding", "columns", "image_dir"), where, "shards")
-        _check_no_pictures(where)
+        check_no_pictures(where)
     elif tables:
         check_unused(layout, ("separator", "encoding", "columns"), where, "Parquet files")
         tables, divided = parquet.of_split(tables, split, test_fraction)
@@ -159,10 +165,10 @@ def image_text_pairs(
         else:
             of_names = split if divided == "names" else None
             records = parquet.rows(tables, layout, of_names, skipped)
-    elif not made and _is_path(where):
+    elif not made and is_path(where):
         records = file_records(pathlib.Path(where), layout, skipped)
 
-    _warn_of_missing(where, named)
+    warn_of_missing(where, named)
     if shards:
         if len(shards) < count:
             raise ValueError(
@@ -207,55 +213,6 @@ def image_text_pairs(
     return pairs.with_options(options)
 
 
-def _files(source: Any, find: Callable[[Any], list[str]]) -> list[str]:
-    """What `find` finds; in a list each source has to name some, where any does."""
-    parts = [find(x) for x in source] if isinstance(source, list | tuple) else [find(source)]
-    if any(parts) and not all(parts):
-        raise ValueError(
-            f"{str(source[parts.index([])])!r} names no files of the kind that the others name "
-            f"({next(filter(None, parts))[0]!r}). Leave it out, or read it by itself."
-        )
-    return [file for part in parts for file in part]
-
-
-def _parquet_files(source: Any) -> list[str]:
-    """Those of a folder only if there is nothing else to read: img2dataset leaves some beside."""
-    files = parquet.parquet_files(source)
-    is_folder = not isinstance(source, list | tuple) and os.path.isdir(source)
-    return [] if is_folder and files and has_pairs(pathlib.Path(source)) else files
-
-
-def _warn_of_missing(source: Any, files: list[str]) -> None:
-    """Names the first of "train-00000-of-00002" and so on that a folder or a glob lacks."""
-    if not files or isinstance(source, list | tuple) or os.path.isfile(source):
-        return
-    parts: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        if found := re.fullmatch(r"(.*)-(\d+)-of-(\d+).*", os.path.basename(file)):
-            parts.setdefault((found[1], int(found[3])), set()).add(int(found[2]))
-    for (name, count), numbers in parts.items():
-        first = int(count in numbers)  # Some count from 1.
-        if missing := sorted({*range(first, first + count)} - numbers):
-            warnings.warn(
-                shown(
-                    f"{source}: {len(missing)} of {count} files are missing, first "
-                    f"{name}-{missing[0]:05}-of-{count:05}. Only the others are read."
-                ),
-                stacklevel=3,
-            )
-
-
-def _check_no_pictures(source: Any) -> None:
-    if isinstance(source, list | tuple) or not os.path.isdir(source):
-        return
-    pictures = [x for x in sorted(os.listdir(source)) if x.lower().endswith(SUFFIXES)]
-    if pictures:
-        raise ValueError(
-            f"{source} holds shards and pictures ({pictures[0]} and others). Pass what to read: "
-            f"the shards as a glob, or a folder of pictures alone."
-        )
-
-
 def _split_of_shards(
     pairs: tf.data.Dataset, split: str, test_fraction: float, by_content: bool
 ) -> tf.data.Dataset:
@@ -274,24 +231,6 @@ def _split_of_shards(
         return (is_test == (split == "test")) | (tf.size(pair["text"]) == 0)  # An error.
 
     return pairs.filter(keep)
-
-
-def _is_path(source: str | os.PathLike | list[str]) -> bool:
-    if isinstance(source, list | tuple):
-        raise ValueError(
-            "A list of sources should name shards (.tar, .tfrecord) or .parquet files. Received: "
-            f"{source}. Read others one by one and join them with `concatenate` or "
-            "`keras_lit.data.mixtures`."
-        )
-    path = pathlib.Path(source)
-    if path.exists():
-        return True
-    if isinstance(source, os.PathLike) or path.suffix in TABLE_SUFFIXES or os.sep in str(source):
-        from keras_lit.data import builders
-
-        if not builders.is_name(str(source)):
-            raise FileNotFoundError(f"There is no file or folder {str(source)!r}.")
-    return False
 
 
 def _choose(pairs: tf.data.Dataset, captions: str, seed: int | None) -> tf.data.Dataset:

@@ -6,50 +6,27 @@ import csv
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import IO, Any, NamedTuple
+import re
+import warnings
+from collections.abc import Iterator
+from typing import IO, Any
 
-from keras_lit import checks
-from keras_lit.data.shards import as_group, note_bad
+from keras_lit.data.layouts import (
+    IMAGE_COLUMNS,
+    TEXT_COLUMNS,
+    Layout,
+    Row,
+    check_unused,
+    column,
+    rows_of,
+)
+from keras_lit.data.shards import note_bad
 from keras_lit.preprocessing.formats import SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")  # What a folder is searched for.
 _DELIMITED = (".csv", ".tsv", ".txt", ".token")
 _SEPARATORS = {".tsv": "\t", ".token": "\t"}
 _READ = (*_DELIMITED, ".jsonl", ".json")
-# What image, text and name are called in tables and TensorFlow datasets.
-IMAGE_COLUMNS = (
-    *("image", "image_path", "path", "file_name", "filename", "file", "image_name", "filepath"),
-)
-TEXT_COLUMNS = (
-    *("text", "caption", "captions", "captions/text", "title", "description", "comment"),
-    "caption_text",
-)
-
-
-_FETCH = "for example by img2dataset"
-
-
-class Layout(NamedTuple):
-    """How to read a table, where it does not say so itself; see `image_text_pairs`."""
-
-    image_key: str | None = None
-    text_key: str | None = None
-    separator: str | None = None
-    encoding: str | None = None
-    columns: tuple[str, ...] | None = None
-    image_dir: str | os.PathLike | None = None
-    group_key: str | None = None
-
-
-class Row(NamedTuple):
-    """An image and what a table says of it; `texts` is not checked yet."""
-
-    where: str
-    image: pathlib.Path
-    texts: Any
-    split: str | None = None
-    group: str = ""
 
 
 def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> Iterator[Row]:
@@ -86,6 +63,12 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
         else:
             if suffix == ".token":
                 image = image.partition("#")[0]
+            if suffix in _DELIMITED and re.match(r"\[\s*['\"].*['\"]\s*\]$", texts, re.DOTALL):
+                message = (
+                    "a list that was written as text: save the table as .jsonl, which has lists"
+                )
+                note_bad(f"{where}: {message}. Received: {texts!r:.60}", skipped)
+                continue
             yield from rows_of(where, folder, image, texts, record.get("split"), skipped, *group)
 
 
@@ -98,70 +81,6 @@ def _records(
         return
     with path.open(encoding=_encoding(path, layout), errors="surrogateescape", newline="") as file:
         yield from _json_lines(file) if suffix == ".jsonl" else _delimited(path, file, layout)
-
-
-def rows_of(
-    where: str,
-    folder: str | os.PathLike,
-    image: Any,
-    texts: Any,
-    split: Any,
-    skipped: set[str] | None,
-    *group: Any,
-) -> Iterator[Row]:
-    """The row of a table, unless its image is no file or its group, if that is asked for, empty."""
-    if not isinstance(image, str) or not image:
-        note_bad(f"{where}: expected the name of an image. Received: {image!r:.60}", skipped)
-    elif "://" in image:
-        message = f"{image!r} is a web address: fetch the images first, {_FETCH}"
-        note_bad(f"{where}: {message}", skipped)
-    else:
-        split = None if split in (None, "") else str(split)
-        try:
-            name = as_group(*group) if group else ""
-        except ValueError as error:
-            note_bad(f"{where}: {error}", skipped)
-        else:
-            yield Row(where, pathlib.Path(folder, image), texts, split, name)
-
-
-def column(
-    available: Any, key: str | None, candidates: tuple[str, ...], argument: str, where: Any
-) -> str:
-    """The `key`, or the first candidate that is there; ValueError names the `argument` to pass."""
-    for candidate in candidates if key is None else (key,):
-        if candidate in available:
-            return candidate
-    expected = " or ".join(map(repr, candidates)) if key is None else repr(key)
-    remedy = f"Pass `{argument}`"
-    if argument == "image_key" and any(str(name).lower().endswith("url") for name in available):
-        remedy += f", or fetch the images first, {_FETCH}"
-    raise ValueError(
-        f"{where}: expected {expected}. Received: {', '.join(map(repr, available))}. {remedy}."
-    )
-
-
-def check_own_splits(
-    split: str, own: Iterable[Any], test_fraction: float, source: str | os.PathLike
-) -> None:
-    """Raises unless one of a source's own splits is asked for, and no other division."""
-    splits = tuple(sorted({str(name) for name in own}))
-    if test_fraction:
-        raise ValueError(
-            f"{source} is divided already, into {', '.join(map(repr, splits))}: choose by `split`, "
-            f"without `test_fraction`. Received: {test_fraction}."
-        )
-    checks.check_one_of(split, splits, "split")
-
-
-def check_unused(layout: Layout, names: Iterable[str], source: Any, what: str) -> None:
-    """Raises if an argument is given that would change nothing."""
-    for name in names:
-        if (value := getattr(layout, name)) is not None:
-            raise ValueError(
-                f"`{name}` does not apply to {what}: leave it out for {str(source)!r}. Received: "
-                f"{value!r}."
-            )
 
 
 def _encoding(path: pathlib.Path, layout: Layout) -> str:
@@ -281,13 +200,17 @@ def _is_record(line: str, separator: str, width: int) -> bool:
 
 def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]) -> Iterator[Row]:
     """COCO's `captions_*.json`, or Karpathy's `dataset_*.json` with its splits."""
+    of_none: list[Any] = []
+    twice = 0
     try:
         images = content["images"]
         if "annotations" in content:
-            captions = collections.defaultdict(list)
+            captions: dict[Any, list[Any]] = {x["id"]: [] for x in images}
+            twice = len(images) - len(captions)
             for annotation in content["annotations"]:
-                captions[annotation["image_id"]].append(annotation["caption"])
-            rows = [(x["file_name"], captions.get(x["id"], []), None) for x in images]
+                image, text = annotation["image_id"], annotation["caption"]
+                captions.get(image, of_none).append(text)
+            rows = [(x["file_name"], captions[x["id"]], None) for x in images]
         else:
             rows = [
                 (
@@ -303,5 +226,14 @@ def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]
             "with sentences), or a list of objects with an image and a text. Received: "
             f"{', '.join(map(repr, content))[:99]}, where {error} is missing or no such thing."
         ) from error
+    if twice:
+        raise ValueError(
+            f"{path}: expected another `id` for each image. Received: {twice} of {len(images)} "
+            "have that of one before them. Number the images anew, and their captions."
+        )
+    if of_none:
+        # Images may have been taken out on purpose: no pair is wrong.
+        message = f"{path}: {len(of_none)} captions are of no image that is in it"
+        warnings.warn(f"{message}, first {of_none[0]!r:.60}.", stacklevel=2)
     for image, texts, split in rows:
         yield Row(f"{path}, image {image}", folder / image, texts, split)

@@ -13,16 +13,10 @@ import tqdm
 
 from keras_lit import checks, files
 from keras_lit.data.captions import captions_of, draw, is_utf8
+from keras_lit.data.layouts import Layout, Row, check_own_splits, check_unused
 from keras_lit.data.shards import note_bad, shown
-from keras_lit.data.table_formats import (
-    TABLE_SUFFIXES,
-    Layout,
-    Row,
-    check_own_splits,
-    check_unused,
-    read_table,
-)
-from keras_lit.preprocessing.formats import SUFFIXES
+from keras_lit.data.table_formats import TABLE_SUFFIXES, read_table
+from keras_lit.preprocessing.formats import NOT_READ, SUFFIXES
 from keras_lit.preprocessing.image import decodes
 
 Captions = tuple[str, list[str], str]  # An image, its captions and its group.
@@ -107,8 +101,8 @@ def checked_rows(
                 f"UTF-8 (else pass `encoding`). Received: {texts!r:.99}"
             )
             note_bad(bad[-1], skipped)
-        elif not image.is_file():
-            missing.append((f"{where}: there is no image {str(image)!r}", str(image)))
+        elif not os.path.isfile(image):  # False for what is no name at all, too.
+            missing.append((f"{where}: there is no image {str(image)!r:.300}", str(image)))
         else:
             rows += [(str(image), text.strip(), group) for text in texts]
     if missing:
@@ -138,8 +132,6 @@ def _note_missing(missing: list[tuple[str, str]], count: int, skipped: set[str] 
     raise FileNotFoundError(shown(message))
 
 
-# Pictures that are none of `SUFFIXES`: named, not passed over.
-_NOT_READ = (".heic", ".heif", ".tif", ".tiff", ".avif", ".jxl", ".psd", ".svg", ".ico")
 CAPTION_FILES = (".txt", ".caption")
 _NO_IMAGE = "there is no image beside it"
 _NO_CAPTIONS = ("readme", "license", "licence", "changelog", "requirements")
@@ -151,13 +143,13 @@ def _folder(path: pathlib.Path, encoding: str) -> tuple[list[Row], list[str], li
     The third are caption files without a picture.
     """
     rows, halves, lone = [], [], []
-    for folder, names in _walk(path):
+    for folder, names in walk(path):
         captions = {x for x in names if x.lower().endswith(CAPTION_FILES)}
         spelled = {**{x.lower(): x for x in captions}, **{x: x for x in captions}}
         for file in sorted(names):
             stem, suffix = os.path.splitext(file)
             suffix = suffix.lower()
-            if suffix in _NOT_READ:
+            if suffix in NOT_READ:
                 kinds = ", ".join(SUFFIXES)
                 halves.append(f"{folder / file}: images of this kind are not read, but {kinds}")
                 continue
@@ -176,7 +168,7 @@ def _folder(path: pathlib.Path, encoding: str) -> tuple[list[Row], list[str], li
     return sorted(rows, key=lambda row: row.image), halves, lone
 
 
-def _walk(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
+def walk(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
     """Folders and their files, hidden ones left out; what a link names is visited once."""
     seen = set()
     for folder, folders, names in os.walk(path, followlinks=True):
@@ -192,7 +184,7 @@ def _walk(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str]]]:
 def _as_spelled(image: pathlib.Path) -> pathlib.Path:
     """The file, whether accents are letters of their own in its name (as macOS has it) or not."""
     spellings = (image.with_name(unicodedata.normalize(x, image.name)) for x in ("NFC", "NFD"))
-    return next((x for x in (image, *spellings) if x.is_file()), image)
+    return next((x for x in (image, *spellings) if os.path.isfile(x)), image)
 
 
 def split_number(image: str, source: str | os.PathLike) -> float:

@@ -88,7 +88,12 @@ class Dataset:
         if self.names is not None:
             return list(self.names)
         builder = self._builder(data_dir, download)
-        names = builder.info.features[self.label].names
+        names = getattr(builder.info.features[self.label], "names", None)
+        if names is None:
+            raise ValueError(
+                f"The feature {self.label!r} of {self.builder} has no class names. Pass `names` to "
+                "`Dataset`, one for each label."
+            )
         if names == [str(i) for i in range(len(names))]:
             if not builder.data_path.exists():
                 raise FileNotFoundError(

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
+from keras_lit.evaluation import prompts
 from keras_lit.evaluation.rows import label_numbers
 from keras_lit.model import LiT
 from keras_lit.towers import ImageTower, encoding, fingerprints
@@ -159,14 +160,15 @@ class Images:
 
 
 def names_of_classes(images: Images, given: Sequence[str] | None) -> Sequence[str]:
-    """The class names that are given, or else the data's own."""
-    names = given if given is not None else images.class_names
-    if names is None:
+    """The class names that are given, or else the data's own, as words."""
+    if given is not None:
+        return given
+    if images.class_names is None:
         raise ValueError(
             "There should be `class_names`: these data have none of their own, as those of "
             "`keras_lit.data.labelled_images(folder)` do."
         )
-    return names
+    return prompts.as_words(images.class_names)
 
 
 def labels_of(

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_lit import files
 from keras_lit.evaluation import sheets
 from keras_lit.evaluation.reliability import Reliability
 from keras_lit.evaluation.results import Result, shown
@@ -64,28 +65,33 @@ def report(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     records = [_record(result, model) for result in results]
-    _write(directory / "results.json", records)
+    _write(directory / "results.json", _json(records))
     folder = directory / "clip_benchmark"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("[0-9][0-9][0-9]_*.json"):
         old.unlink()
     for i, record in enumerate(records):
         name = re.sub(r"[^\w-]+", "_", record["dataset"]).strip("_")[-80:]
-        _write(folder / f"{i:03d}_{name}.json", record)
+        _write(folder / f"{i:03d}_{name}.json", _json(record))
     page = directory / "report.html"
     rows = [(result.dataset, *_metrics(result)[0]) for result in results]
     body = _table(("dataset", "metric", "value"), rows) + "".join(map(_section, results))
     head = f"<h1>{html.escape(title)}</h1>" + (f"<p>{html.escape(model)}</p>" if model else "")
-    page.write_text(
+    _write(
+        page,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
         f"</title><style>{_STYLE}</style></head><body>{head}{body}</body></html>\n",
-        encoding="utf-8",
     )
     return page
 
 
-def _write(path: pathlib.Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def _write(path: pathlib.Path, content: str) -> None:
+    with files.whole(path) as working:
+        working.write_text(content, encoding="utf-8")
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def benchmark_key(name: str) -> str:

@@ -40,7 +40,8 @@ def classify(
             `keras_lit.data.labelled_images`, of `keras.utils.image_dataset_from_directory`, of
             TensorFlow Datasets (`as_supervised=True`, or with "image" and "label"), or a dict
             {"image": paths, "label": labels}. Labels are numbers, or strings among `class_names`.
-        class_names: the names of the classes. None: `images.class_names`, which the first two have.
+        class_names: the names of the classes. None: `images.class_names`, which the first two have,
+            as words ("polar bear" of "polar_bear", "tench" of "n01440764").
         templates: prompts with one `{}`.
         dataset: str, its name in the report.
         classes: as for `zero_shot_accuracy`.

@@ -70,7 +70,7 @@ def zero_shot_weights(
     means = []
     for start in starts:
         names = class_names[start : start + step]
-        prompts = [template.format(name) for name in names for template in templates]
+        prompts = [x.replace("{}", name) for name in names for x in templates]
         rows = float_rows(encode_text(prompts), "encode_text(prompts)")
         if len(rows) != len(prompts):
             raise ValueError(

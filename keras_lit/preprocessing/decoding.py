@@ -1,5 +1,7 @@
 """Encoded images to RGB pixels: headers are read before memory is spent."""
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -8,6 +10,7 @@ from keras_lit.preprocessing import exif, formats
 from keras_lit.preprocessing.formats import FORMATS, Seen
 
 MAX_PIXELS = 2**26
+DAMAGED = "It is cut off or damaged."
 _TOO_MANY = 2**31
 _TOO_LARGE = "An image should have at most {:,} pixels: shrink it. Received, by its header: "
 
@@ -29,8 +32,8 @@ def decode_image(
         [height, width, 3] uint8 tensor.
 
     Raises:
-        tf.errors.InvalidArgumentError: an unknown format, or an image that is too large by its
-            header (nothing is decoded then).
+        tf.errors.InvalidArgumentError: another format, cut off or damaged, or too large by its
+            header (nothing is decoded then). In a graph what is damaged has TensorFlow's message.
 
     Example:
 
@@ -38,13 +41,31 @@ def decode_image(
     >>> decode_image(png).numpy().min()
     np.uint8(255)
     """
+    if not tf.executing_eagerly():
+        return _decode(contents, background, exif_orientation, _decode_any_apart)
+    try:
+        return _decode(contents, background, exif_orientation, _decode_any)
+    except tf.errors.InvalidArgumentError as error:
+        raise tf.errors.InvalidArgumentError(None, None, _reason(contents)) from error
+
+
+def _decode(
+    contents: tf.Tensor, background: int, exif_orientation: bool, any_format: Callable
+) -> tf.Tensor:
     # Most pictures are plain JPEGs. What the others need is one node of the graph.
-    any_format = _decode_any if tf.executing_eagerly() else _decode_any_apart
     return tf.cond(
         formats.is_plain_jpeg(contents, MAX_PIXELS),
         lambda: tf.ensure_shape(formats.decode(contents), [None, None, 3]),
         lambda: any_format(contents, tf.convert_to_tensor(background), exif_orientation),
     )
+
+
+def _reason(contents: tf.Tensor) -> str:
+    """Why an image does not decode, a sentence."""
+    refusal = ""
+    with contextlib.suppress(tf.errors.InvalidArgumentError):
+        refusal = inspect(contents).refusal.numpy().decode()
+    return refusal or f"An image does not decode. {DAMAGED}"
 
 
 def decode_mask(contents: tf.Tensor) -> tf.Tensor:

@@ -281,3 +281,8 @@ FORMATS = (
     Format("BMP", (".bmp",), b"BM", _bmp, _decode_bmp),
 )
 SUFFIXES = tuple(suffix for of in FORMATS for suffix in of.suffixes)
+# Pictures that are none of these: named where they stand among others, not passed over.
+NOT_READ = (
+    *(".heic", ".heif", ".tif", ".tiff", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".ico"),
+    *(".ppm", ".pgm", ".pnm", ".tga", ".dcm"),
+)

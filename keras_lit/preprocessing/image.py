@@ -30,7 +30,6 @@ _VALUE_RANGES: dict[str, tuple[Any, Any]] = {
 
 # How many bad images an error names.
 _NAMED = 10
-_DAMAGED = "It is cut off or damaged."
 # While a picture is scaled, its sides are at most this many times those of what is kept.
 _SPARE = 16
 
@@ -433,9 +432,9 @@ def why_not(contents: tf.Tensor) -> tf.Tensor:
 
     def refusal(contents: tf.Tensor) -> tf.Tensor:
         reason = decoding.inspect(contents).refusal
-        return tf.where(reason == "", _DAMAGED, reason)
+        return tf.where(reason == "", decoding.DAMAGED, reason)
 
-    return first_that_works(refusal, lambda _: tf.constant(_DAMAGED), contents)
+    return first_that_works(refusal, lambda _: tf.constant(decoding.DAMAGED), contents)
 
 
 def first_bytes(images: tf.Tensor) -> tf.Tensor:

@@ -65,6 +65,33 @@ def test_what_is_wrong_is_named(animals, tmp_path_factory):
         class_pairs(empty)
 
 
+def test_folders_that_say_two_things_are_refused(animals, tmp_path_factory):
+    path = tmp_path_factory.mktemp("divided")
+    for name in ("train", "test", "unlabeled"):  # STL-10's
+        (path / name).symlink_to(animals)
+    with pytest.raises(ValueError, match="divided into test, train: .*Received: unlabeled"):
+        labelled_images(path)
+    (path / "unlabeled").rename(path / "Train")
+    with pytest.raises(ValueError, match="one folder for 'train'. Received: Train, train"):
+        class_pairs(path)
+    (path / "Train").rename(path / "bus")
+    (path / "test").rename(path / "car")
+    assert labelled_images(path).class_names == ["bus", "car", "train"]  # A train is a class.
+
+
+def test_names_that_are_no_words(animals):
+    for name, new in (("ant", "n01440764"), ("cat", "n03028079"), ("polar_bear", "n02066245")):
+        (animals / name).rename(animals / new)
+    with pytest.raises(ValueError, match="WordNet's identifiers.*n01440764.*Pass `class_names`"):
+        class_pairs(animals)
+    assert class_pairs(animals, class_names=["tench", "church", "whale"]).cardinality() == 12
+    (animals / "n01440764").rename(animals / "cafe\u0301_noir")
+    assert labelled_images(animals).class_names[0] == "caf\u00e9 noir"  # As captions have it.
+    (animals / "n03028079" / "scan.dcm").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"scan.dcm: images of this kind are not read, but .jpg"):
+        labelled_images(animals)
+
+
 @pytest.mark.slow
 def test_it_trains(animals):
     model = make_model()

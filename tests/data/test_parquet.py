@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from pyarrow import parquet
 
+from keras_lit import evaluation
 from keras_lit.data import image_text_pairs
 from tests.data.test_shards import write_tar
 
@@ -158,6 +159,21 @@ def test_img2dataset_with_the_images_in_a_tar(tmp_path):
     assert found == [("000000002", "z", png(2))]
     named = {"00000.parquet, row 1: failed_to_download", "00000.parquet/000000000: no image among"}
     assert {x.removeprefix(f"{tmp_path}/").removesuffix(" text") for x in skipped} == named
+
+
+def test_a_key_of_several_captions(tmp_path):
+    columns = {"url": ["u", "u"], "key": ["000", "000"], "caption": ["a", "b"]}
+    table = write(tmp_path / "0.parquet", **columns, status=["success"] * 2)
+    write_tar(tmp_path / "0.tar", [("./000.png", png(3))])  # As `tar -C folder .` calls it.
+    assert read(table) == [("000", "a", png(3)), ("000", "b", png(3))]
+
+
+def test_images_of_one_name(tmp_path):
+    """Two pictures are called alike, and the second has two captions."""
+    rows = images(*((png(i), "image.png") for i in (0, 1, 1)))
+    table = write(tmp_path / "t.parquet", text=["a", "b", "c"], image=rows)
+    pairs = evaluation.ImagesAndTexts(image_text_pairs(table))
+    assert pairs.texts == ["a", "b", "c"] and pairs.image_index.tolist() == [0, 1, 1]
 
 
 def test_img2dataset_with_the_images_inside(tmp_path):

@@ -273,6 +273,42 @@ def test_shards_whose_names_are_not_utf8(tmp_path):
         texts(image_text_pairs(os.fsdecode(folder)))
 
 
+def test_hidden_files_are_left_out(tmp_path):
+    files = [(".DS_Store", "x"), ("./a.png", png(0)), ("./a.txt", "one")]
+    files += [(f".ipynb_checkpoints/a-checkpoint.{x}", png(1)) for x in ("png", "txt")]
+    write_tar(tmp_path / "x.tar", files)
+    assert texts(image_text_pairs(tmp_path / "x.tar")) == ["one"]
+
+
+def test_what_would_be_read_in_part_is_refused(tmp_path):
+    files = [(f"a.{ending}", png(0) if ending == "png" else "a") for ending in ("png", "txt") * 2]
+    write_tar(tmp_path / "a.tar", files)
+    write_tar(tmp_path / "b.tar", [("b.png", png(0)), ("b.txt", "a dog".encode("utf-16-le"))])
+    write_records(tmp_path / "c.tfrecord", [{"image": [png(0), png(1)], "text": [b"c"]}])
+    skipped = set()
+    assert texts(image_text_pairs(tmp_path, skipped=skipped)) == []
+    for of, expected in zip(
+        sorted(skipped), ("a.png is there twice", "UTF-16", "2 im"), strict=True
+    ):
+        assert expected in of
+
+
+@pytest.mark.parametrize("pattern", ["x-{000..001}.tar", "x-{a,b}.tar", "x-{0..1}.tfrecord"])
+def test_braces_without_files_are_refused_before_reading(pattern, tmp_path):
+    for skipped in (None, set()):
+        with pytest.raises(
+            FileNotFoundError, match=r"^2 of 2 files are not there, first '.*x-[0a]"
+        ):
+            image_text_pairs(str(tmp_path / pattern), skipped=skipped)
+
+
+def test_braces_with_words(shards):
+    found = texts(image_text_pairs(f"{shards}/{{1,3}}.tar"))
+    assert sorted(found) == ALL[10:20] + ALL[30:]
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 files .*5\.tar'. Mend the name, or pass"):
+        image_text_pairs(f"{shards}/{{1,5}}.tar")
+
+
 def test_the_reason_is_not_buried_in_a_traceback(tmp_path):
     write_tar(tmp_path / "x.tar", [("lone.png", png(0))])
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:

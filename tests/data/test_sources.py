@@ -419,6 +419,9 @@ def read(source, **options):
             1,
             1,
         ),
+        ("image,text\na.png,\"['a dog', 'it']\"\nb.png,a cat\n", "line 2: a list.*jsonl", 1, 1),
+        ("image,text\na.png,a d\0o\0g\0\nb.png,a cat\n", "line 2: .*`encoding`", 1, 1),
+        (f"image,text\n{'iVBO' * 2000},a dog\nb.png,a cat\n", "line 2: .*name of an image", 1, 1),
     ],
 )
 def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left, tmp_path):
@@ -444,6 +447,13 @@ def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left
         ("t.json", "7", r"t\.json: expected an object or a list. Received: 7"),
         ("t.json", '[["a.png", "x"]]', r"t\.json, entry 1: expected a JSON object: \['a"),
         ("t.json", '[{"image": null, "text": "x"}]', "entry 1: expected the name of an image"),
+        (
+            "t.json",
+            '{"images": [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}],'
+            ' "annotations": [{"image_id": 1, "caption": "of which?"}]}',
+            "another `id` for each image. Received: 1 of 2",
+        ),
+        ("t.csv", "image,text,split\na.png,x,train\nb.png,y,Train\n", "two ways: 'Train', 'train'"),
     ],
 )
 def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_path):
@@ -471,6 +481,33 @@ def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_p
 )
 def test_tables_as_people_have_them(name, content, options, tmp_path):
     assert read(table(tmp_path, name, content), **options) == [("a.png", "A dog, running")]
+
+
+def test_captions_of_images_that_were_taken_out_are_warned_of(tmp_path):
+    content = (
+        '{"images": [{"id": 7, "file_name": "a.png"}], "annotations": ['
+        '{"image_id": 8, "caption": "lost"}, {"image_id": 7, "caption": "A dog"}]}'
+    )
+    with pytest.warns(UserWarning, match="t.json: 1 captions are of no image.*first 'lost'"):
+        assert read(table(tmp_path, "t.json", content)) == [("a.png", "A dog")]
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_image(tmp_path):
+    content = f"image,text\n{'iVBO' * 99},a dog\nb.png,a cat\n"
+    with pytest.raises(FileNotFoundError, match="1 of 2 images are not there"):
+        read(table(tmp_path, "t.csv", content))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"separator": "||"}, r"`separator` should be one character. Received: '\|\|'"),
+        ({"encoding": "utf9"}, "`encoding` should be one that Python knows.*Received: 'utf9'"),
+    ],
+)
+def test_separators_and_encodings_that_there_are_not(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, **options)
 
 
 def test_a_tab_separated_caption_may_begin_with_a_quote(tmp_path):

@@ -118,6 +118,8 @@ def test_a_real_builder(tmp_path, monkeypatch):
     assert [row["label"] for row in rows] == [grey // 120 for grey in greys]
     assert len(list(dataset.load("validation", data_dir=tmp_path))) == 3
     assert len(list(dataset.load("train[:1]", data_dir=tmp_path))) == 1
+    with pytest.raises(ValueError, match="'image' of tiny has no class names. Pass `names`"):
+        datasets.Dataset("tiny", "natural", label="image").class_names()
 
 
 class Learns(Tiny):

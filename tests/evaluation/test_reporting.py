@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import re
 
 import numpy as np
@@ -163,6 +164,15 @@ def test_json_and_page(results, tmp_path):
     np.testing.assert_array_equal(first, results[0].sheet[0].hits[0].pixels)
     with pytest.raises(ValueError, match="at least one result"):
         evaluation.report([], tmp_path)
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before(results, tmp_path, monkeypatch):
+    evaluation.report(results[:1], tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("the disk is full")))
+    with pytest.raises(OSError, match="the disk is full"):
+        evaluation.report(results, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_thumbnails_are_the_pictures_in_the_order_of_the_data():

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_lit import callbacks, evaluation
 from keras_lit.data import labelled_images
+from keras_lit.evaluation.encoded import names_of_classes
 from keras_lit.evaluation.tasks import _with_and_without
 from keras_lit.preprocessing import ImagePreprocessor
 from tests.small import make_model, make_pairs
@@ -52,6 +53,18 @@ def test_rows_of_near_duplicates_are_those_of_the_embeddings(model):
     again = evaluation.Images(data)
     assert evaluation.seen_in_training(again, data["image"][3:4]).tolist() == [3]
     assert len(again.embeddings(model)) == 30
+
+
+def test_names_of_the_data_become_words():
+    """Keras' readers have the folders' own, also where these are WordNet's identifiers."""
+    images = evaluation.Images({"image": pictures(1), "label": np.arange(1)})
+    for own, words in (
+        (["polar_bear", "001.Sea_lion"], ["polar bear", "Sea lion"]),
+        (["n01440764", "n03028079"], ["tench", "church"]),
+    ):
+        images.class_names = own
+        assert names_of_classes(images, None) == words
+        assert names_of_classes(images, own) == own
 
 
 @pytest.mark.slow

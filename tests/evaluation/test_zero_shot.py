@@ -37,6 +37,12 @@ def test_weights_against_a_loop(names, templates, renormalize):
         np.testing.assert_allclose(row, expected, rtol=1e-5)
 
 
+def test_a_template_is_no_format_string():
+    encode = Encoder()
+    zero_shot_weights(encode, ["cat {0}", "dog"], ["a {x} {{}}"])
+    assert list(encode.table) == ["a {x} {cat {0}}", "a {x} {dog}"]
+
+
 @pytest.mark.parametrize("classes", [1, 9])
 @pytest.mark.parametrize("tile", [2**24, 20])
 def test_accuracy_against_a_loop(classes, tile, monkeypatch):

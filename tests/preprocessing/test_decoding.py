@@ -124,6 +124,14 @@ def test_headers_that_end_early_are_bad_images(contents):
     assert not decodes(tf.constant(contents))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
+def test_half_a_file_is_refused_in_one_sentence(kind):
+    contents = encode(noise(300, 70), kind)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        decode_image(contents[: len(contents) // 2 if kind != "JPEG" else 100])
+    assert caught.value.message == "An image does not decode. It is cut off or damaged."
+
+
 def test_only_the_first_frame_of_a_gif_is_decoded():
     frames = [noise(30, 20, "P", seed) for seed in range(4)]
     moving = encode(frames[0], "GIF", save_all=True, append_images=frames[1:], comment=b"!" * 700)
