@@ -208,7 +208,7 @@ def image_text_pairs(
 
 
 def _files(source: Any, find: Callable[[Any], list[str]]) -> list[str]:
-    """What `find` finds; in a list each source has to name some, where any does."""
+    """The files that `find` finds; if one source of a list names some, each has to."""
     parts = [find(x) for x in source] if isinstance(source, list | tuple) else [find(source)]
     if any(parts) and not all(parts):
         raise ValueError(
