@@ -8,6 +8,8 @@ import griffe
 # From a line with a prompt to the next empty line.
 EXAMPLE = re.compile(r"^( *)(>>> .*(?:\n *\S.*)*)", re.MULTILINE)
 RETURNS = re.compile(r"^( *Returns:\n +)", re.MULTILINE)
+CALL = re.compile(r"^Call arguments:\n((?: +\S.*\n?)+)", re.MULTILINE)
+ARGUMENT = re.compile(r"^    (\w+): ", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
@@ -18,6 +20,8 @@ class Docstrings(griffe.Extension):
         if obj.docstring:
             # The output of an example would otherwise be read as Markdown.
             text = EXAMPLE.sub(r"\1```pycon\n\1\2\n\1```", obj.docstring.value)
+            # Griffe would put this section, which it does not know, into a box.
+            text = CALL.sub(_as_list, text)
             # Griffe takes what is before the first colon for a type, which the signature has.
             obj.docstring.value = RETURNS.sub(r"\1_: ", text)
 
@@ -40,3 +44,7 @@ class Docstrings(griffe.Extension):
             ),
         )
         cls.set_member("__init__", griffe.Function("__init__", parameters=parameters))
+
+
+def _as_list(section: re.Match) -> str:
+    return "**Call arguments:**\n\n" + ARGUMENT.sub(r"- **`\1`**: ", section[1]) + "\n"

@@ -201,7 +201,7 @@ def choose(
 
 
 def _search(trial: "_Trials", penalties: list[float], dim: int | None) -> Choice:
-    """The best (image penalty, text penalty, dim); of equals the smallest penalties."""
+    """The best (image penalty, text penalty, dim); among equals the smallest penalties."""
 
     def best(choices: list[Choice]) -> Choice:
         return max(choices, key=lambda choice: trial.recalls(choice).mean())

@@ -264,12 +264,12 @@ def _open(folder: Path, stems: list[str]) -> TextIO:
 
 
 def _valid(text: str) -> str:
-    """Without the blanks around it; "" for what is not UTF-8."""
+    """Without the blanks around it; "" if it is not UTF-8."""
     return text.strip() if is_utf8(text) else ""
 
 
 def _unquote(text: str) -> str:
-    """A text of YFCC100M's table, which is URL-encoded; "" for what is not UTF-8."""
+    """A text of YFCC100M's table, which is URL-encoded; "" if it is not UTF-8."""
     return _valid(urllib.parse.unquote_plus(text, errors="surrogateescape"))
 
 

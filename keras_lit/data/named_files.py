@@ -15,7 +15,7 @@ from keras_lit.preprocessing.formats import SUFFIXES
 
 
 def named_by(source: Any, find: Callable[[Any], list[str]]) -> list[str]:
-    """What `find` finds; in a list each source has to name some, where any does."""
+    """The files that `find` finds; if one source of a list names some, each has to."""
     parts = [find(x) for x in source] if isinstance(source, list | tuple) else [find(source)]
     if any(parts) and not all(parts):
         raise ValueError(

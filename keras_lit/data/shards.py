@@ -37,7 +37,7 @@ def shard_files(source: Any) -> list[str]:
         source: str, path or list of them.
 
     Returns:
-        Paths, in order; empty for what is no shard.
+        Paths, in order; empty for anything else.
 
     Example:
 

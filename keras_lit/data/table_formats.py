@@ -224,7 +224,7 @@ def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]
         raise ValueError(
             f"{path}: expected COCO's captions (images, annotations), Karpathy's splits (images "
             "with sentences), or a list of objects with an image and a text. Received: "
-            f"{', '.join(map(repr, content))[:99]}, where {error} is missing or no such thing."
+            f"{', '.join(map(repr, content))[:99]}, where {error} is missing or malformed."
         ) from error
     if twice:
         raise ValueError(

@@ -203,7 +203,7 @@ def select(
         classes: as for `zero_shot_accuracy`.
 
     Returns:
-        All combinations, the best first (of equals the one that was given first), each with
+        All combinations, the best first (among equals the one that was given first), each with
         `.accuracy` and the names of its `.preprocessing`, `.class_names` and `.templates`.
 
     Raises:

@@ -56,8 +56,8 @@ class Scanner:
             lists: where to look among the first rows, as many as these cover; None: in all rows.
 
         Returns:
-            [n, k] int64 rows and [n, k] float32 cosines, of equals the first row first; fewer than
-            k where fewer are allowed. With `lists` a row may be -1: none.
+            [n, k] int64 rows and [n, k] float32 cosines, among equals the first row first; fewer
+            than k where fewer are allowed. With `lists` a row may be -1: none.
         """
         k = min(k, int(allowed.sum()))
         rows, scores = (

@@ -30,8 +30,8 @@ class Changes(NamedTuple):
         added: int, with a name that was not there.
         changed: int, with another content under a name that was there.
         renamed: int, with a name that was not there and the content of one that has gone.
-        removed: int, that are not there any more.
-        encoded: int, that the image tower has seen; a copy of what was there it need not see.
+        removed: int, that no longer exist.
+        encoded: int, that ran through the image tower; copies of known pictures need not.
         refused: int, that do not decode.
 
     Example:
@@ -177,7 +177,7 @@ class _Found:
                 self.counts[kind] += 1
         self._writer.change(
             ("UPDATE pictures SET stamp = ?, metadata = ? WHERE id = ?", self._same),
-            # Renamed onto others, which are not there any more.
+            # Renamed onto others, which no longer exist.
             ("DELETE FROM pictures WHERE name = ?", [x[:1] for x in names]),
             ("UPDATE pictures SET name = ?, stamp = ?, metadata = ? WHERE id = ?", names),
         )

@@ -49,7 +49,7 @@ def listed(images: Any) -> Any:
 def columns(images: Any) -> dict[str, Any]:
     """Pictures in a list, array or tensor as {"file": names} or {"image": strings or numbers}.
 
-    Raises ValueError for what is no such collection.
+    Raises ValueError for anything else.
     """
     if tf.is_tensor(images):
         return {"image": images}

@@ -684,7 +684,7 @@ def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factor
         (other / "k.json", "test_fraction", 0.2, r"k\.json is divided already, into 'train'"),
         (other / "k.json", "encoding", "latin-1", "`encoding` does not apply to COCO's"),
         (other / "t.jsonl", "separator", ";", "`separator` does not apply to JSON"),
-        (other / "a.tar", "encoding", "latin-1", r"nothing of shards: leave it out for '.*a\.tar'"),
+        (other / "a.tar", "encoding", "latin-1", r"apply to shards: leave it out for '.*a\.tar'"),
         (other / "a.tar", "image_dir", other, "`image_dir` does not apply to shards"),
         (folder, "image_dir", other, "`image_dir` does not apply to a folder of pictures"),
         (folder, "text_key", "caption", "`text_key` does not apply to a folder"),
