@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -41,7 +42,7 @@ def folder(tmp_path_factory):
         name = ODD if i == 0 else f"picture {i}"
         PIL.Image.fromarray(np.tile(colour, [30, 10, 1])).save(folder / f"{name}.png")
     (folder / "bad.png").write_bytes(b"bad")
-    (folder / "secret.txt").write_bytes(b"secret")
+    (folder / "secret.txt").write_bytes(b"t0psecret")
     return folder
 
 
@@ -200,6 +201,24 @@ def served(modules, collection):
     blocks.close()
 
 
+def test_the_command_starts_the_page(modules, folder, tmp_path, monkeypatch, capsys):
+    demo = importlib.import_module("demo")
+    make_model().save(tmp_path / "model.keras")
+    calibration = modules.labels.Calibration(2.0, none_logit=1.0, threshold=0.5)
+    (tmp_path / "calibration.json").write_text(json.dumps(calibration.to_dict()))
+    paths = {"model": tmp_path / "model.keras", "pictures": folder, "index": folder / ".index"}
+    command = ["demo.py", *(str(x) for k, v in paths.items() for x in (f"--{k}", v))]
+    command += ["--calibration", str(tmp_path / "calibration.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(demo.Collection, "start", lambda collection: None)
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda blocks: blocks.close())
+    demo.main()
+    assert re.search(r"page is at http://127\.0\.0\.1:\d+/", capsys.readouterr().out)
+    monkeypatch.setattr(sys, "argv", [*command, "--pictures", str(tmp_path / "typo")])
+    with pytest.raises(SystemExit, match="Error: --pictures should be a folder"):
+        demo.main()
+
+
 def status_of(url, method="GET", headers=None, body=None):
     """The status of an answer and its bytes."""
     request = urllib.request.Request(url, body, headers or {}, method=method)
@@ -238,7 +257,9 @@ def test_no_other_file_is_served(served, folder, collection):
     ):
         status, content = status_of(served + path)
         assert status in (400, 403, 404, 405, 500), path
-        assert b"secret" not in content and b"root:" not in content, path
+        assert (
+            b"t0psecret" not in content and b"SQLite" not in content and b"root:" not in content
+        ), path
     assert status_of(served, headers={"Host": "evil.example:80"})[0] == 400
 
 
@@ -318,12 +339,12 @@ def test_a_picture_of_ones_own_is_searched_with_and_a_bad_file_is_said(tab, fold
     tab.get_by_role("button", name="Search with a picture of your own").click()
     field = tab.locator("input[type=file] >> nth=0")
     field.set_input_files(folder / "bad.png")
-    tab.wait_for_selector("text=An image should be JPEG")
+    tab.wait_for_selector(".error >> text=An image should be JPEG")
     tab.get_by_label("Remove Image").first.click()
     tab.locator("input[type=file] >> nth=0").set_input_files(folder / "picture 7.png")
     cards = cards_of(tab, "your picture")
     assert cards.locator(".name").first.get_attribute("title") == "picture 7.png"
-    tab.wait_for_selector("text=An image should be JPEG", state="detached")
+    tab.wait_for_selector(".error >> text=An image should be JPEG", state="detached")
 
 
 def test_labels_have_bars_that_add_up(tab):

@@ -78,6 +78,8 @@ class Collection:
     def update(self) -> None:
         """Brings the index up to date; what goes wrong is kept in `error`."""
         try:
+            # What encodes pictures is compiled before the first visitor has one.
+            self.encode([tf.io.encode_png(np.zeros([8, 8, 3], np.uint8)).numpy()])
             Index.build(self.model, self.folder, self.directory)
         except Exception as error:  # The page goes on with what there is, and says so.
             self.error = str(error)

@@ -8,7 +8,7 @@ from page.handlers import LONGEST, Handlers, chips, escape
 from page.sentences import understood
 
 FILES = pathlib.Path(__file__).parent
-LABELS = "a bird\na flower\na car\na smiling face\nsomething to eat"
+LABELS = "a bird\na flower\na car\na smiling face\na fruit"
 
 
 def picture_field(label: str) -> gradio.Image:
