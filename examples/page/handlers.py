@@ -166,7 +166,7 @@ def grid(what: str, found: list[Found], k: int) -> str:
         f'<div class="caption"><span class="name" title="{escape(x.name)}">{escape(_last(x.name))}'
         f'</span><span class="score" title="Cosine similarity {x.cosine:.3f}">'
         f"{_score(x)}</span></div>"
-        f'<button class="more" data-event="more" data-value="{x.id}">Find more like this</button>'
+        f'<button class="more" data-event="more" data-value="{x.id}">More like this</button>'
         "</li>"
         for x in found
     ]
