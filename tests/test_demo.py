@@ -235,6 +235,7 @@ def test_no_other_file_is_served(served, folder, collection):
     status, content = status_of(f"{served}picture/1?size=400")
     assert status == 200 and content.startswith(b"\xff\xd8\xff")
     secret, index = folder / "secret.txt", folder / ".index" / "index.sqlite"
+    assert status_of(f"{served}monitoring")[0] == 403
     for path in (
         f"gradio_api/file={secret}",
         f"gradio_api/file={index}",

@@ -2,6 +2,7 @@
 
 import html
 import io
+import textwrap
 from typing import Any
 
 import gradio
@@ -35,7 +36,7 @@ class Handlers:
             return _beside_sentence(f"A sentence should have at most {LONGEST} characters.")
         what, vectors = [], []
         if sentence:
-            what.append(f"“{escape(sentence)}”")
+            what.append(f"“{escape(textwrap.shorten(sentence, 80, placeholder='…'))}”")
             try:
                 vectors.append(self.collection.encode([sentence])[0])
             except ValueError as error:

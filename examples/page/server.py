@@ -96,6 +96,7 @@ def serve(
         max_file_size="50mb",
         ssr_mode=False,
         mcp_server=False,
+        enable_monitoring=False,
         app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None},
         theme=gradio.themes.Default(font=font, font_mono=["ui-monospace", "monospace"]),
         css=(FILES / "page.css").read_text(),
