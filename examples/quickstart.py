@@ -5,8 +5,8 @@
     python examples/quickstart.py --dataset coco_captions --test-split val \\
         --backbone resnet_50_imagenet
 
-Writes to --output: metrics.json, training.png, retrieval.png, model.keras, a SavedModel, and the
-image features, which the next run finds there.
+Writes to --output: metrics.json, training.png, retrieval.png, model.keras, a SavedModel, the test
+pictures as files, and the image features, which the next run finds there.
 """
 
 import argparse
@@ -113,6 +113,9 @@ def main() -> None:
         )
         print(f"{len(shot['classes'])} categories, chance {100 * shot['chance']:.1f} %")
     print(f"metrics.json, training.png, retrieval.png, model.keras in {args.output}; {saved_model}")
+    pictures = captioned.write(test, args.output / "test_pictures")
+    model_file = args.output / "model.keras"
+    print(f"A page: python examples/demo.py --model {model_file} --pictures {pictures}")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,6 +13,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 RUN = {
     "python3 -m venv .venv && .venv/bin/pip install -e '.[test]'": "../.ci/run",
     "python examples/search.py": "test_examples.py::test_search",
+    "python examples/demo.py": "test_demo.py::test_the_command_starts_the_page",
     "python examples/evaluate.py": "test_examples.py::test_evaluate",
     "python examples/serve/rest_client.py": "export/test_serving.py::test_rest_client",
     "python examples/serve/grpc_client.py": "export/test_serving.py::test_grpc_client",

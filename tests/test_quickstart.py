@@ -26,7 +26,7 @@ def examples(monkeypatch):
 
 
 @pytest.mark.slow
-def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples):
+def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples, capsys):
     """A table of 80 pictures in two folders; a small encoder stands in for the pretrained one."""
     backbone = keras_nlp.models.ViTBackbone(
         image_shape=(32, 32, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16
@@ -56,6 +56,11 @@ def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples):
         for way in ("image_to_text", "text_to_image"):
             recalls = [result["languages"]["caption"][f"{way}_recall@{k}"] for k in (1, 5, 10)]
             assert 0 <= recalls[0] <= recalls[1] <= recalls[2] <= 1
+    pictures = output / "test_pictures"
+    assert len([*pictures.iterdir()]) == metrics["pictures"]["test"]
+    assert (
+        f"demo.py --model {output / 'model.keras'} --pictures {pictures}" in capsys.readouterr().out
+    )
     for name in ("training.png", "retrieval.png", "model.keras", "saved_model/1/saved_model.pb"):
         assert (output / name).stat().st_size > 1000
     model = keras.saving.load_model(output / "model.keras")
@@ -103,6 +108,18 @@ def test_captions_are_those_of_the_languages_and_the_keywords(examples):
     assert (pair["group"], pair["name"]) == (b"apple", b"noto/1F34E")
     bare = {**example, "keywords": [], "translations": {"language": ["en"], "text": ["apple"]}}
     assert pair_of(_tensors(bare), ["en", "de"])["text"].numpy().tolist() == [b"apple"]
+
+
+def test_the_test_pictures_are_written_for_the_page(examples, tmp_path):
+    contents = [b"\x89PNG one", b"GIF8 two", b"\xff\xd8\xff three"]
+    pairs = tf.data.Dataset.from_tensor_slices({"image": contents})
+    captions = [{"en": "A dog/.. ?", "de": "x"}, {"caption": "A dog"}, {}]
+    captioned = examples("captioned")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "old.png").write_bytes(b"of another run")
+    folder = captioned.write(captioned.Split("test", pairs, captions, []), tmp_path / "pictures")
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert found == dict(zip(["A dog.png", "A dog (2).gif", "picture.jpg"], contents, strict=True))
 
 
 def _tensors(example):

@@ -97,7 +97,8 @@ def test_the_demo_starts_with_the_wheel_alone(outside):
     pytest.importorskip("gradio")
     folder, python = outside
     shutil.copy(ROOT / "examples" / "demo.py", folder)
-    assert "--artifact" in run(python, "-I", "demo.py", "--help", cwd=folder)
+    shutil.copytree(ROOT / "examples" / "page", folder / "page")
+    assert "--pictures" in run(python, "-s", "demo.py", "--help", cwd=folder)
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 """Pictures with captions for the quickstart: OpenPictures in some languages, or any of your own."""
 
+import collections
 import dataclasses
 import pathlib
+import re
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_lit
+from keras_lit.preprocessing.formats import FORMATS
 
 OPEN_PICTURES = "open_pictures"
 KEYWORDS = 5  # at most, as one caption; of a flag there may be twenty
@@ -60,6 +64,25 @@ def read(
         _own("validation", train.filter(validates), dataset),
         _own("test", pairs_of(test_split), dataset),
     )
+
+
+def write(split: Split, folder: pathlib.Path, count: int = 1000) -> pathlib.Path:
+    """The first pictures as files, named by their first captions; returns their folder, anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    pairs = zip(split.pairs.take(count).as_numpy_iterator(), split.captions, strict=False)
+    times: collections.Counter[str] = collections.Counter()
+    for pair, captions in pairs:
+        content = pair["image"]
+        name = (
+            " ".join(re.sub(r"[^\w'-]", " ", next(iter(captions.values()), "")).split())[:60]
+            or "picture"
+        )
+        times[name] += 1
+        name += f" ({times[name]})" if times[name] > 1 else ""
+        suffix = next((x.suffixes[0] for x in FORMATS if content.startswith(x.magic)), ".jpg")
+        (folder / f"{name}{suffix}").write_bytes(content)
+    return folder
 
 
 def _open_pictures(
