@@ -190,8 +190,13 @@ def by_length(text: Any, tower: TextTower, batch_size: int) -> tuple[Any, Any]:
     if isinstance(text, str | bytes | dict | set | _Stream) or not isinstance(text, Iterable):
         return text, everything
     text = _texts(text)
-    several = len(text) > batch_size and len(text.shape) == 1 and not tf.is_tensor(text)
-    if not (several and tower.preprocessor is not None and tower.ignores_padding):
+    strings = isinstance(text, np.ndarray) and text.ndim == 1 and text.dtype.kind in "OSU"
+    if not (
+        strings
+        and len(text) > batch_size
+        and tower.preprocessor is not None
+        and tower.ignores_padding
+    ):
         return text, everything
     counts = [
         tower.preprocessor.token_counts(text[i : i + 4096]).numpy()

@@ -84,7 +84,8 @@ def test_strings_are_sorted_by_length_and_back(model):
     counts = tower.preprocessor.token_counts(found).numpy()
     assert (np.diff(counts) >= 0).all() and counts[0] < counts[-1]
     np.testing.assert_array_equal(found[places], captions)
-    for given in (texts(4), "a dog", np.ones([10, LENGTH], "int32"), {"text": texts()}):
+    ids = np.ones([10, LENGTH], "int32")
+    for given in (texts(4), "a dog", ids, ids.tolist(), {"text": texts()}):
         assert batches.by_length(given, tower, 4)[1] == slice(None)
     assert batches.by_length(texts(), make_model("LU").text_tower, 4)[1] == slice(None)
 
