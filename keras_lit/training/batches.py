@@ -191,12 +191,9 @@ def by_length(text: Any, tower: TextTower, batch_size: int) -> tuple[Any, Any]:
         return text, everything
     text = _texts(text)
     strings = isinstance(text, np.ndarray) and text.ndim == 1 and text.dtype.kind in "OSU"
-    if not (
-        strings
-        and len(text) > batch_size
-        and tower.preprocessor is not None
-        and tower.ignores_padding
-    ):
+    if not strings or len(text) <= batch_size or tower.preprocessor is None:
+        return text, everything
+    if not tower.ignores_padding:
         return text, everything
     counts = [
         tower.preprocessor.token_counts(text[i : i + 4096]).numpy()
