@@ -356,7 +356,7 @@ class LiT(PairsModel):
         image = embed(self.image_tower, given["image"], self.tuning[0])
         text = tf.convert_to_tensor(given["text"])
         several = text.shape.rank == 3
-        rows = tf.reshape(text, [-1, text.shape[2]]) if several else text
+        rows = tf.reshape(text, [-1, tf.shape(text)[2]]) if several else text
         embeddings = embed(self.text_tower, rows, self.tuning[1])
         if several:
             embeddings = tf.reshape(embeddings, [-1, text.shape[1], embeddings.shape[-1]])
@@ -583,7 +583,8 @@ class LiT(PairsModel):
             return None
         if "text_features" in data:  # Of equal captions they are equal.
             return pairs.caption_ids(tf.bitcast(data["text_features"], tf.int32))
-        return pairs.caption_ids(data["text"])
+        tower = self.text_tower
+        return pairs.caption_ids(data["text"], tower.sequence_length, tower.pad_token_id)
 
     def _logs(
         self,
@@ -772,8 +773,9 @@ class LiT(PairsModel):
         >>> model.encode_text(["a dog", "a red dog"]).shape
         (2, 8)
         """
+        text, places = batches.by_length(text, self.text_tower, batch_size)
         text = batches.of_text(text, self.text_tower, batch_size, self.tuning[1] == "L")
-        return encoding.embed(self.text_tower, text, verbose)
+        return encoding.embed(self.text_tower, text, verbose)[places]
 
     # Another tower, and saving.
 

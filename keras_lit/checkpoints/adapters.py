@@ -40,7 +40,7 @@ def save_adapters(model: LiT, filepath: str | os.PathLike, heads: bool = True) -
     ...     towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower(backbone)
     ...     return keras_lit.LiT(*towers, tuning="LU", text_options=keras_lit.Lock(lora=2))
     >>> trained, fresh, ids = model(), model(), np.ones([2, 16], "int32")
-    >>> trained.text_tower.head.bias.assign(np.arange(8.0))
+    >>> learned = trained.text_tower.head.bias.assign(np.arange(8.0))
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "adapters.npz"
     >>> path = keras_lit.checkpoints.save_adapters(trained, path)
     >>> keras_lit.checkpoints.load_adapters(fresh, path)

@@ -229,10 +229,11 @@ class Tower(keras.Model):
         Example:
 
         >>> tower = keras_lit.TextTower(keras_lit.backbones.TextTransformer(100, 16, 8, 1, 16, 2))
-        >>> tower.backbone.enable_lora(2)
+        >>> image_tower, options = keras_lit.ImageTower.from_features(8), keras_lit.Lock(lora=2)
+        >>> model = keras_lit.LiT(image_tower, tower, "LU", text_options=options)
         >>> tower.merge_lora()
-        >>> len(tower.trainable_variables)
-        20
+        >>> model.text_options is None
+        True
         """
         locks.merge_lora(self)
 

@@ -173,14 +173,13 @@ def multipliers(tower: Any) -> dict[int, float]:
     """{id of a variable: what `layer_decay` multiplies its learning rate by}; others have 1."""
     if tower.lock is None or tower.lock.layer_decay is None:
         return {}
-    found = blocks.groups(tower.backbone)[:-1]
-    rates = {id(x): tower.lock.layer_decay ** len(found) for x in tower.backbone.variables}
-    after = [x for layer in blocks.groups(tower.backbone)[-1] for x in layer.variables]
-    rates = {key: rate for key, rate in rates.items() if key not in {id(x) for x in after}}
-    for i, group in enumerate(found):
-        for layer in group:
-            for variable in internals.own_parameters(layer):
-                rates[id(variable)] = tower.lock.layer_decay ** (len(found) - i)
+    *before, after = blocks.groups(tower.backbone)
+    top = {id(x) for layer in after for x in internals.own_parameters(layer)}
+    first = tower.lock.layer_decay ** len(before)  # What belongs to no layer is at the bottom.
+    rates = {id(x): first for x in tower.backbone.trainable_variables if id(x) not in top}
+    for i, group in enumerate(before):
+        rate = tower.lock.layer_decay ** (len(before) - i)
+        rates |= {id(x): rate for layer in group for x in internals.own_parameters(layer)}
     return rates
 
 

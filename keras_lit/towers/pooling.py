@@ -65,7 +65,7 @@ def _mean(states: Any, mask: Any) -> keras.KerasTensor:
 
 
 def _last_real(states: Any, mask: Any) -> keras.KerasTensor:
-    positions = keras.ops.arange(mask.shape[1])
+    positions = keras.ops.cumsum(keras.ops.ones_like(mask, dtype="int32"), axis=1) - 1
     return _at(states, keras.ops.max(keras.ops.where(mask, positions, 0), axis=1))
 
 

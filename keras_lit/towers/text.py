@@ -206,6 +206,24 @@ class TextTower(Tower):
         """
         return getattr(self.backbone, "vocabulary_size", None)
 
+    @property
+    def ignores_padding(self) -> bool:
+        """Whether a text has the same embedding with less padding, so that `fit` can leave it out.
+
+        So it is where the backbone takes a padding mask and texts of any length, as BERT does.
+
+        Example:
+
+        >>> keras_lit.TextTower(keras_lit.backbones.BertEncoder(100, 1, 2, 8, 16)).ignores_padding
+        True
+        >>> backbone = keras_lit.backbones.TextTransformer(100, 16, 8, 1, 16, 2)
+        >>> keras_lit.TextTower(backbone).ignores_padding
+        False
+        """
+        if "padding_mask" not in self._input_names:
+            return False
+        return self.backbone.input["token_ids"].shape[1] is None
+
     def _are_features(self, inputs: Any) -> bool:
         return len(inputs.shape) == 2 and "float" in keras.backend.standardize_dtype(inputs.dtype)
 

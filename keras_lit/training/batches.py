@@ -56,10 +56,14 @@ def for_step(
     if not pairs.are_batched(spec):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
 
+    def ready(pair: Pairs) -> Pairs:
+        found = pairs.ready(pair, image_tower, text_tower, training)
+        if "text" in found:
+            found["text"] = pairs.trimmed(found["text"], text_tower)
+        return found
+
     def prepared(rows: tf.data.Dataset) -> tf.data.Dataset:
-        return rows.map(
-            lambda pair: pairs.ready(pair, image_tower, text_tower, training), tf.data.AUTOTUNE
-        ).prefetch(tf.data.AUTOTUNE)
+        return rows.map(ready, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     data = distribution.in_turns(data) if whole else data
     data = data.enumerate().map(_known_columns(_says_what_is_cut(text_tower)))
@@ -162,7 +166,7 @@ def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> encod
     def prepare(batch: tf.Tensor) -> Any:
         if features:
             return pairs.ready_features({"text_features": batch}, "text")
-        return pairs.ready_text(batch, tower)
+        return pairs.trimmed(pairs.ready_text(batch, tower), tower)
 
     text = _column(text, ("text",), *(("text_features", "text") if locked else ("text",)))
     text = _batched(text if isinstance(text, tf.data.Dataset) else _texts(text), batch_size)
@@ -173,6 +177,28 @@ def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> encod
     else:
         pairs.check_text(spec, tower)
     return _mapped(text, prepare)
+
+
+def by_length(text: Any, tower: TextTower, batch_size: int) -> tuple[Any, Any]:
+    """Strings of more than one batch, short ones first, and the place of each of them there.
+
+    So that a batch holds little padding. Of other text, or where padding counts: as it is, all.
+    """
+    everything = slice(None)
+    if isinstance(text, str | bytes | dict | set | _Stream) or not isinstance(text, Iterable):
+        return text, everything
+    text = _texts(text)
+    strings = isinstance(text, np.ndarray) and text.ndim == 1 and text.dtype.kind in "OSU"
+    if not strings or len(text) <= batch_size or tower.preprocessor is None:
+        return text, everything
+    if not tower.ignores_padding:
+        return text, everything
+    counts = [
+        tower.preprocessor.token_counts(text[i : i + 4096]).numpy()
+        for i in range(0, len(text), 4096)
+    ]
+    order = np.argsort(np.concatenate(counts), kind="stable")
+    return text[order], np.argsort(order)
 
 
 def _texts(text: Any) -> Any:

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.towers import ImageTower, TextTower
+from keras_lit import internals
+from keras_lit.towers import ImageTower, TextTower, settings
 from keras_lit.training import batches, pairs, progress
 
 
@@ -280,7 +281,8 @@ class PairsModel(keras.Model):
             pixels = keras.InputSpec("float32", (None, *size, 3), name="image")
             ids = keras.InputSpec("int32", (None, self.text_tower.sequence_length), name="text")
             input_signature = [{"image": pixels, "text": ids}]
-        super().export(filepath, format, verbose, input_signature, **kwargs)
+        with settings.merged(internals.flat_layers(self)):  # LoRA goes into the kernels.
+            super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():

@@ -134,7 +134,12 @@ def _if(condition: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -
 
 def _chunk(rows: Tensors, i: tf.Tensor, size: int) -> Tensors:
     return {
-        name: tf.slice(x, [i * size, *[0] * (x.shape.rank - 1)], [size, *x.shape[1:]])
+        # Of texts that are trimmed the width is not known.
+        name: tf.slice(
+            x,
+            [i * size, *[0] * (x.shape.rank - 1)],
+            [size, *(-1 if side is None else side for side in x.shape[1:])],
+        )
         for name, x in rows.items()
     }
 

@@ -1,0 +1,125 @@
+"""Padding that no row needs is left out, and nothing else changes."""
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lit
+from keras_lit.training import batches, pairs
+from tests.small import make_model, make_pairs, mirrored, tokenizer
+
+LENGTH = 32
+
+
+def made(pooling="first"):
+    """A BERT of 32 tokens; captions of `make_pairs` have some 15."""
+    like = make_model("LU")
+    keras.utils.set_random_seed(1)
+    words = tokenizer().vocabulary_size()
+    backbone = keras_nlp.models.BertBackbone(words, 1, 2, 8, 16, dropout=0.0)
+    tower = keras_lit.TextTower(backbone, tokenizer(), LENGTH, pooling)
+    return keras_lit.LiT(like.image_tower, tower, "LU")
+
+
+def texts(count=10):
+    """From a word to whole captions."""
+    captions = [pair["text"].numpy().decode() for pair in make_pairs(count)]
+    return [" ".join(x.split()[: 1 + i % 7]) for i, x in enumerate(captions)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return made()
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "max", "last", "map"])
+def test_a_text_has_the_same_embedding_without_its_padding(model, pooling):
+    tower = keras_lit.TextTower(model.text_tower.backbone, tokenizer(), LENGTH, pooling)
+    assert tower.ignores_padding
+    ids = tower.preprocessor(texts())
+    found = pairs.trimmed(ids, tower)
+    assert ids.shape[1] == LENGTH and found.shape[1] < LENGTH
+    np.testing.assert_allclose(tower(found), tower(ids), atol=1e-5)
+
+
+def test_encode_text_takes_short_texts_together(model, monkeypatch):
+    ids = model.text_tower.preprocessor(texts())
+    expected = tf.math.l2_normalize(model.text_tower(ids), axis=1)
+    widths, encode = [], model.text_tower.inference()
+
+    def counted(inputs):
+        widths.append(inputs.shape[1])
+        return encode(inputs)
+
+    monkeypatch.setattr(model.text_tower, "inference", lambda: counted)
+    found = model.encode_text(texts(), batch_size=3)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert widths == sorted(widths) and len({*widths}) > 1 and widths[-1] < LENGTH
+
+
+def test_what_is_left_out(model):
+    tower = model.text_tower
+    ids = np.zeros([3, LENGTH], "int32")
+    ids[0, :5], ids[1, :2] = 7, 7
+    for last, expected in ((5, 8), (8, 8), (9, 12), (31, 32), (32, 32)):
+        ids[2] = 0
+        ids[2, :last] = 9
+        found = pairs.trimmed(tf.constant(ids), tower)
+        np.testing.assert_array_equal(found, ids[:, :expected])
+    ids[:] = 0
+    ids[:, 17] = 7  # Padding before a token counts.
+    assert pairs.trimmed(tf.constant(ids), tower).shape == (3, 20)
+    # Where padding is read, as the paper's transformer does, all of it stays.
+    paper = make_model("LU").text_tower
+    assert not paper.ignores_padding
+    full = tf.constant([[7, 8] + 8 * [0]])
+    assert pairs.trimmed(full, paper) is full
+
+
+def test_strings_are_sorted_by_length_and_back(model):
+    tower, captions = model.text_tower, np.array(texts(), object)
+    found, places = batches.by_length(list(captions), tower, 4)
+    counts = tower.preprocessor.token_counts(found).numpy()
+    assert (np.diff(counts) >= 0).all() and counts[0] < counts[-1]
+    np.testing.assert_array_equal(found[places], captions)
+    ids = np.ones([10, LENGTH], "int32")
+    for given in (texts(4), "a dog", ids, ids.tolist(), {"text": texts()}):
+        assert batches.by_length(given, tower, 4)[1] == slice(None)
+    assert batches.by_length(texts(), make_model("LU").text_tower, 4)[1] == slice(None)
+
+
+def test_equal_captions_are_positives_whatever_the_padding():
+    rows = np.random.default_rng(0).integers(2, 30, [6, 8])
+    rows[:, 5:], rows[4] = 1, rows[2]
+    whole = np.pad(rows, [[0, 0], [0, 8]], constant_values=1)
+    ids = [pairs.caption_ids(tf.constant(x, tf.int32), 16, 1).numpy() for x in (rows, whole)]
+    np.testing.assert_array_equal(*ids)
+    assert len({*ids[0]}) == 5
+
+
+def test_steps_are_those_of_padded_rows(model):
+    """In micro-batches of 3, and on two replicas; the loss and what it moves."""
+    rows = model.preprocess(next(iter(make_pairs(8).batch(8))))  # Without random crops.
+    shorter = {**rows, "text": pairs.trimmed(rows["text"], model.text_tower)}
+    assert rows["text"].shape[1] == LENGTH > shorter["text"].shape[1]
+    other = made()
+    for one, size, given in ((model, None, rows), (other, 3, shorter)):
+        one.compile(keras_lit.optimizers.Adam(0.01), micro_batch_size=size)
+        one.loss_found = float(one.train_step(given)["loss"])
+    np.testing.assert_allclose(other.loss_found, model.loss_found, atol=1e-5)
+    for x, y in zip(other.weights, model.weights, strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5, err_msg=x.path)
+    with mirrored(2).scope():
+        spread = made()
+        spread.compile("sgd")
+        found = spread.evaluate({k: x.numpy() for k, x in rows.items()}, batch_size=8, verbose=0)
+    np.testing.assert_allclose(found[0], model.loss_found, atol=1e-5)
+
+
+def test_a_step_gets_what_is_there(model):
+    rows = next(iter(make_pairs(4).batch(4)))
+    step = next(iter(batches.for_step(rows, model.image_tower, model.text_tower, 4)))
+    longest = int(model.text_tower.preprocessor.token_counts(rows["text"]).numpy().max())
+    assert step["text"].shape == (4, -(-longest // 4) * 4) and longest < 28
