@@ -100,6 +100,45 @@ def test_parts_of_the_training_stamps(study):
     assert set(parts[0][1]) != set(parts[1][1])
 
 
+def test_open_pictures_instead_of_the_stamps(study):
+    rows = {
+        "image": np.zeros([3, 8, 8, 3], "uint8"),
+        "caption": ["a cat.", "a car", "rain"],
+        "name": ["noto/1F431", "openclipart/car", "noto/1F327"],
+        "category": [0, 2, 1],
+    }
+    categories = types.SimpleNamespace(names=["animals", "sky", "electronics"])
+    builder = types.SimpleNamespace(
+        download_and_prepare=lambda: None,
+        as_dataset=lambda split: tf.data.Dataset.from_tensor_slices(rows),
+        info=types.SimpleNamespace(features={"category": categories}),
+    )
+    args = types.SimpleNamespace(data_dir=None, limit=2)
+    tower = types.SimpleNamespace(
+        preprocessor=lambda image: tf.cast(image, tf.float32),
+        predict=lambda pixels, **_: np.mean(pixels, axis=(1, 2)),
+    )
+    data = study("stamps").Stamps(args, tower, builder=builder)
+    assert data.train["name"] == ["animals/noto/1F431", "electronics/openclipart/car"]
+    assert data.test["tagged"].tolist() == ["a cat, an animal.", "a car, electronics."]
+    assert data.test["features"].shape == (2, 3)
+
+
+def test_languages_of_open_pictures_are_asked_where_all_are_there(study, monkeypatch, tmp_path):
+    asking, stamps_codes = study("ask_in_your_language"), {"zh_CN": "zh", "zh_TW": "zh_Hant"}
+    every = {stamps_codes.get(code, code): code for code in asking.ASKED.values()}
+    captions = [every, {"en": "no others"}, {**every, "zh_Hant": "more"}]
+    splits = [types.SimpleNamespace(name=x, captions=captions) for x in ("train", "-", "test")]
+    monkeypatch.setattr(asking.captioned, "read", lambda *_: splits)
+    monkeypatch.setattr(
+        asking.repeated_captions, "cached", lambda *_: {"features": np.arange(3), "text": None}
+    )
+    train, test = asking.open_pictures(tmp_path)
+    assert train["features"].tolist() == [0, 1, 2] and test["features"].tolist() == [0, 2]
+    assert test["captions"][0] == {code: code for code in asking.ASKED.values()}
+    assert test["captions"][1]["zh_TW"] == "more" and train["captions"][1] == {"en": "no others"}
+
+
 @pytest.mark.parametrize(("tags", "expected"), [(0.0, {0}), (0.5, {0, 1}), (1.0, {1})])
 def test_batches_of_a_study(study, tags, expected):
     ids = {"text": tf.zeros([9, 1]), "tagged": tf.ones([9, 1])}

@@ -105,23 +105,21 @@ def open_pictures(output: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]
     """To train, and to test those that have all languages: features, captions by stamps' codes."""
     codes = {code: {"zh_CN": "zh", "zh_TW": "zh_Hant"}.get(code, code) for code in KNOWN}
     builder = keras_lit.demo.OpenPictures()
-    splits = captioned.read(captioned.OPEN_PICTURES, "test", None, tuple(codes.values()))
-    found = {}
-    for split in splits:
-        make = functools.partial(
-            repeated_captions.read, str(builder.data_path), split.name, limit=None
+    train, _, test = captioned.read(captioned.OPEN_PICTURES, "test", None, (*codes.values(),))
+    found = []
+    for split in (train, test):
+        given = str(builder.data_path), split.name, None
+        made = repeated_captions.cached(
+            output / f"open_pictures_{split.name}_all.npz",
+            functools.partial(repeated_captions.read, *given),
         )
-        path = output / f"open_pictures_{split.name}_all.npz"
         captions = [
             {code: texts[name] for code, name in codes.items() if name in texts}
             for texts in split.captions
         ]
-        found[split.name] = {
-            "features": repeated_captions.cached(path, make)["features"],
-            "captions": captions,
-        }
-    asked = [all(code in each for code in ASKED.values()) for each in found["test"]["captions"]]
-    return found["train"], multilingual.part(found["test"], np.array(asked))
+        found.append({"features": made["features"], "captions": captions})
+    asked = [all(code in each for code in ASKED.values()) for each in found[1]["captions"]]
+    return found[0], multilingual.part(found[1], np.array(asked))
 
 
 def features(tower: keras_lit.TextTower, texts: list[str]) -> np.ndarray:

@@ -41,7 +41,7 @@ SETTINGS = {
         300: (1e-4, 6, 15, 300),
         1000: (1e-3, 6, 30, 512),
         3000: (1e-3, 5, 40, 512),
-        ALL: (1e-3, 4, 50, 1024),
+        ALL: (1e-3, 8, 50, 1024),
     },
     "LU": {
         100: (4e-4, 4, 4, 100),
@@ -59,7 +59,7 @@ SETTINGS = {
     },
 }
 # What multiplies the variances that `align` chose for the noise of images and of text.
-NOISE = {100: (0.3, 0.3), 300: (0.5, 0.5), 1000: (1, 2), 3000: (1, 1), ALL: (1, 3)}
+NOISE = {100: (0.3, 0.3), 300: (0.5, 0.5), 1000: (1, 2), 3000: (1, 1), ALL: (1.5, 5)}
 
 Part = dict[str, np.ndarray]
 

@@ -5,9 +5,10 @@
         --test-dataset coco_captions --test-split val
     python examples/studies/image_towers.py --full yfcc --backbone resnet50,vit_base ...
 
-Every study but `languages.py` takes `--full` and then measures retrieval and the loss on the test
-pairs. `--dataset` is what `keras_lit.data.image_text_pairs` reads (also a name of TensorFlow
-Datasets), `--backbone` and `--text-backbone` are presets of keras-nlp or their folders.
+Every study down to `unlocking.py` in docs/studies.md takes `--full` and then measures retrieval and
+the loss on the test pairs. `--dataset` is what `keras_lit.data.image_text_pairs` reads (also a name
+of TensorFlow Datasets), `--backbone` and `--text-backbone` are presets of keras-nlp or their
+folders.
 """
 
 import argparse
