@@ -25,6 +25,7 @@ def model_card(
     templates: Sequence[str],
     sections: Mapping[str, Any],
     usage: str | None = None,
+    dim: int | None = None,
 ) -> str:
     """Markdown from the model and from `sections`: title -> text, or a mapping (a table).
 
@@ -34,7 +35,7 @@ def model_card(
     towers = {"image": model.image_tower, "text": model.text_tower}
     for (name, tower), letter in zip(towers.items(), model.tuning, strict=True):
         if f"encode_{name}" in signatures:
-            parts += [f"## {name.capitalize()} tower", _table(_tower(tower, TUNINGS[letter]))]
+            parts += [f"## {name.capitalize()} tower", _table(_tower(tower, TUNINGS[letter], dim))]
     if "encode_image" in signatures:
         found = _plain(model.image_tower.preprocessor)
         served = {k: v for k, v in found.items() if k not in ("random_crop", "random_flip")}
@@ -81,7 +82,7 @@ def _of_saved_model(signatures: Mapping[str, Signature]) -> str:
     return "\n".join(loading)
 
 
-def _tower(tower: Tower, tuning: str) -> dict[str, Any]:
+def _tower(tower: Tower, tuning: str, dim: int | None) -> dict[str, Any]:
     head = tower.projection_dim
     return {
         "backbone": f"{type(tower.backbone).__name__} ({tower.backbone.name})",
@@ -89,7 +90,7 @@ def _tower(tower: Tower, tuning: str) -> dict[str, Any]:
         "tuning": tuning,
         "pooling": tower.pooling,
         "linear head": f"{tower.feature_dim} to {head}" if head else "none",
-        "embedding": f"float32 [n, {tower.embedding_dim}], unit length",
+        "embedding": f"float32 [n, {dim or tower.embedding_dim}], unit length",
     }
 
 
