@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_lit import checks, distribution, internals, losses
 from keras_lit.alignment import aligning, choosing
 from keras_lit.losses.arguments import TEMPERATURE_SHOULD_BE_FINITE
+from keras_lit.losses.prefixes import check_dims
 from keras_lit.optimizers import rules
 from keras_lit.towers import (
     ImageTower,
@@ -66,6 +67,10 @@ class LiT(PairsModel):
         image_options: a `keras_lit.Lock`: what of the image tower trains, for the letter "U": LoRA,
             the last blocks, a rate for each block. None: all.
         text_options: the same of the text tower.
+        dims: widths that rise, for example (64, 128, 256): the first numbers of an embedding become
+            an embedding too (`encode_*` and `keras_lit.export.save` take a `dim`). The loss is the
+            sum over these prefixes and the whole, see `keras_lit.losses.sum_over_prefixes`; the
+            accuracies are the whole's. None: the whole alone.
 
     Call arguments:
         inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
@@ -112,6 +117,7 @@ class LiT(PairsModel):
         group_captions: bool = True,
         image_options: locks.Lock | None = None,
         text_options: locks.Lock | None = None,
+        dims: Sequence[int] | None = None,
         **kwargs: Any,
     ):
         # The towers' layers cast for themselves; pixels must not reach them rounded to bfloat16.
@@ -141,6 +147,9 @@ class LiT(PairsModel):
         self.initial_bias = bias
         self.local_loss = local_loss
         self.group_captions = group_captions
+        self.dims = None if dims is None else tuple(dims)
+        if self.dims is not None:
+            check_dims(self.dims, text_tower.embedding_dim)
         self.log_temperature = self.add_weight(
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
@@ -558,7 +567,7 @@ class LiT(PairsModel):
             for side in ("image", "text")
         )
 
-        def contrast(text: tf.Tensor, mask: tf.Tensor | None, groups: tf.Tensor | None) -> Any:
+        def contrast(image: tf.Tensor, text: tf.Tensor, mask: Any, groups: Any) -> Any:
             options: Any = {"mask": mask, "groups": groups}
             options |= {"local": self.local_loss, "accuracies": True}
             if self.loss_name == "sigmoid":
@@ -567,13 +576,23 @@ class LiT(PairsModel):
                 )
             return losses.softmax_contrastive_loss(image, text, self.log_temperature, **options)
 
-        if text.shape.rank == 2:
-            return contrast(text, mask, groups)
-        texts, masks = (tf.unstack(x, axis=1) for x in (text, mask))
-        several = groups is not None and groups.shape.rank == 2
-        of_kinds = tf.unstack(groups, axis=1) if several else [groups] * len(texts)
-        found = [contrast(*kind) for kind in zip(texts, masks, of_kinds, strict=True)]
-        return keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
+        def of_kinds(image: tf.Tensor, text: tf.Tensor) -> Any:
+            if text.shape.rank == 2:
+                return contrast(image, text, mask, groups)
+            texts, masks = (tf.unstack(x, axis=1) for x in (text, mask))
+            several = groups is not None and groups.shape.rank == 2
+            of_kinds = tf.unstack(groups, axis=1) if several else [groups] * len(texts)
+            kinds = zip(texts, masks, of_kinds, strict=True)
+            found = [contrast(image, *kind) for kind in kinds]
+            return keras.tree.map_structure(lambda *x: tf.add_n(x), *found)
+
+        if self.dims is None:
+            return of_kinds(image, text)
+        return losses.sum_over_prefixes(of_kinds, image, text, self._widths())
+
+    def _widths(self) -> list[int]:
+        """Those of the losses: `dims` and the whole embedding's."""
+        return sorted({*(self.dims or ()), self.text_tower.embedding_dim})
 
     def _groups(self, data: dict[str, tf.Tensor]) -> tf.Tensor | None:
         """[batch] (of captions of several kinds [batch, texts]) int64, equal for positives."""
@@ -603,6 +622,7 @@ class LiT(PairsModel):
         counts = tf.stack(sums[3:])
         contrasted = counts / distribution.replica_count() if self.local_loss else counts
         chance_loss = tf.reduce_sum(tf.math.log(tf.maximum(contrasted, 1.0)))
+        chance_loss *= len(self._widths())
         # A kind of text that the global batch lacks counts neither as right nor as wrong.
         kinds = tf.maximum(tf.math.count_nonzero(counts, dtype=tf.float32), 1.0)
         values = (sums[0], chance_loss, *(x / kinds for x in sums[1:3]))
@@ -710,7 +730,11 @@ class LiT(PairsModel):
     # Embeddings.
 
     def encode_image(
-        self, images: Any, batch_size: int = 32, verbose: int | Literal["auto"] = "auto"
+        self,
+        images: Any,
+        batch_size: int = 32,
+        verbose: int | Literal["auto"] = "auto",
+        dim: int | None = None,
     ) -> np.ndarray:
         """Embeds images.
 
@@ -723,6 +747,8 @@ class LiT(PairsModel):
                 (but file names), of (image, label) or of pairs, in any form that `fit` takes.
             batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
+            dim: int, how many of the first numbers of each embedding to keep (`dims` trains them to
+                do without the others). None: all.
 
         Returns:
             [n, dim] float32 array of unit-length rows.
@@ -742,10 +768,14 @@ class LiT(PairsModel):
         (2, 8)
         """
         images = batches.of_images(images, self.image_tower, batch_size)
-        return encoding.embed(self.image_tower, images, verbose)
+        return encoding.embed(self.image_tower, images, verbose, dim)
 
     def encode_text(
-        self, text: Any, batch_size: int = 256, verbose: int | Literal["auto"] = "auto"
+        self,
+        text: Any,
+        batch_size: int = 256,
+        verbose: int | Literal["auto"] = "auto",
+        dim: int | None = None,
     ) -> np.ndarray:
         """Embeds text.
 
@@ -755,6 +785,8 @@ class LiT(PairsModel):
                 or of pairs that hold them, in any form that `fit` takes.
             batch_size: int, how many to embed at a time (a dataset has its own batches).
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
+            dim: int, how many of the first numbers of each embedding to keep (`dims` trains them to
+                do without the others). None: all.
 
         Returns:
             [n, dim] float32 array of unit-length rows.
@@ -775,7 +807,7 @@ class LiT(PairsModel):
         """
         text, places = batches.by_length(text, self.text_tower, batch_size)
         text = batches.of_text(text, self.text_tower, batch_size, self.tuning[1] == "L")
-        return encoding.embed(self.text_tower, text, verbose)[places]
+        return encoding.embed(self.text_tower, text, verbose, dim)[places]
 
     # Another tower, and saving.
 
@@ -861,6 +893,7 @@ class LiT(PairsModel):
             "bias": self.initial_bias,
             "local_loss": self.local_loss,
             "group_captions": self.group_captions,
+            "dims": self.dims,
             "frozen": [x.name for x in internals.own_parameters(self) if not x.trainable],
             "layers": settings.read(_other_layers(self)),
             **({"calibration": dict(self.calibration)} if self.calibration else {}),

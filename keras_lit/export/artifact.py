@@ -21,6 +21,7 @@ from keras_lit.export.signatures import FILLS, Signature, make_signatures
 from keras_lit.model import LiT
 from keras_lit.search import Index
 from keras_lit.towers import settings
+from keras_lit.towers.encoding import check_dim
 from keras_lit.training import pairs
 
 # Rows of the warm-up requests of each signature.
@@ -44,6 +45,7 @@ def save(
     on_corrupt: Literal["fail", "nan", "zero"] = "fail",
     top_k: int = 5,
     index: Index | None = None,
+    dim: int | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Writes `directory/<version>/`, a SavedModel that takes raw strings and image bytes.
@@ -110,6 +112,8 @@ float32 [n, dim], unit length |
         top_k: int, how many classes `classify` lists, and pictures `search`.
         index: a `keras_lit.search.Index` of this model's, of at most 1 GB of vectors, for `search`
             and `search_image`: its pictures as they now are.
+        dim: int, to keep the first numbers of each embedding only, for a model whose `dims` were
+            trained so; not with an `index`, whose vectors are whole. None: all.
         card: what the model card (`README.md`) says beside what the model knows of itself:
             section -> text or mapping, above all "data", "metrics" and "limits".
 
@@ -141,9 +145,12 @@ float32 [n, dim], unit length |
     checks.check_positive(top_k, "top_k")
     templates = ("{}",) if templates is None else tuple(templates)
     check_prompts(["a label"] if class_names is None else class_names, templates)
+    check_dim(model.text_tower, dim)
+    if dim is not None and index is not None:
+        raise ValueError("An `index` holds whole embeddings: leave `dim` out, or the `index`.")
     if format != "saved_model":
         _check_edge(model, towers, weights, on_corrupt, class_names, index)
-        options = (format, towers, class_names, templates, card or {})
+        options = (format, towers, class_names, templates, card or {}, dim)
         return publish(directory, version, lambda path: write_version(path, model, *options))
     _check_can_encode(model, towers, class_names)
     if index is not None:
@@ -152,7 +159,16 @@ float32 [n, dim], unit length |
     of_towers = map(internals.flat_layers, (model.image_tower, model.text_tower))
     with settings.merged([*itertools.chain(*of_towers)]):  # Nothing of LoRA to do at each request.
         signatures = make_signatures(
-            model, towers, weights, on_corrupt, class_names, templates, top_k, index, calibration
+            model,
+            towers,
+            weights,
+            on_corrupt,
+            class_names,
+            templates,
+            top_k,
+            index,
+            calibration,
+            dim,
         )
 
         def write(path: pathlib.Path) -> None:
@@ -164,7 +180,7 @@ float32 [n, dim], unit length |
                 archive.add_endpoint(name, signature.function, list(signature.inputs))
             archive.write_out(str(path), verbose=False)
             _write_warm_up(path, signatures, model.image_tower.preprocessor.image_size)
-            of_classes = class_names, templates, card or {}, calibration
+            of_classes = class_names, templates, card or {}, calibration, dim
             text = model_card(model, signatures, weights, *of_classes)
             (path / "README.md").write_text(text)
 

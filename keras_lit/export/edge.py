@@ -1,5 +1,6 @@
 """A version for phones, browsers and small containers: towers, a vocabulary, settings as JSON."""
 
+import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ def write_version(
     class_names: Sequence[str] | None,
     templates: Sequence[str],
     card: Mapping[str, Any],
+    dim: int | None,
 ) -> None:
     """Fills the folder of a version.
 
@@ -60,7 +62,7 @@ def write_version(
     settings: dict[str, Any] = {
         "format": format,
         "keras_lit": __version__,
-        "embedding_dim": model.text_tower.embedding_dim,
+        "embedding_dim": dim or model.text_tower.embedding_dim,
         "loss": model.loss_name,
         "temperature": float(model.temperature),
         **({} if model.loss_name == "softmax" else {"bias": float(model.bias)}),
@@ -72,7 +74,7 @@ def write_version(
             continue
         spec = edge_towers.input_spec(tower)
         file = f"{side}_tower{SUFFIXES[format]}"
-        edge_towers.write(tower, path / file, format)
+        edge_towers.write(tower, path / file, format, dim)
         inputs = {"input": spec.name, "dtype": spec.dtype, "shape": list(spec.shape[1:])}
         if isinstance(tower, TextTower):
             settings[side] = {"file": file, **inputs, **_of_text(tower, path)}
@@ -81,11 +83,13 @@ def write_version(
         given = tf.TensorSpec(spec.shape, spec.dtype, spec.name)
         signatures[f"encode_{side}"] = Signature(lambda: {}, (given,))
     if class_names is not None:
-        np.save(path / "classes.npy", zero_shot_weights(model, class_names, templates))
+        encode = functools.partial(model.encode_text, dim=dim)
+        np.save(path / "classes.npy", zero_shot_weights(encode, class_names, templates))
         settings["classes"] = {"file": "classes.npy", "names": list(class_names)}
     shown = next(x for x in ("image", "text") if x in settings)
     usage = _USAGE[format].format(file=settings[shown]["file"], input=settings[shown]["input"])
-    text = model_card(model, signatures, "float32", class_names, templates, card, usage=usage)
+    of_classes = class_names, templates, card, None, dim, usage
+    text = model_card(model, signatures, "float32", *of_classes)
     (path / "README.md").write_text(text)
     settings["sha256"] = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.iterdir())

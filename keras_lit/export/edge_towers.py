@@ -43,18 +43,21 @@ class EdgeTower(keras.Model):
         {"embedding": [n, dim] float32 of unit-length rows}.
     """
 
-    def __init__(self, tower: Tower):
+    def __init__(self, tower: Tower, dim: int | None = None):
         super().__init__(autocast=False)
+        self.dim = dim
         self.tower = tower
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         if isinstance(self.tower, ImageTower):
             inputs = in_range(inputs, self.tower.preprocessor.value_range)
-        return {"embedding": unit_length(self.tower(inputs))}
+        return {"embedding": unit_length(self.tower(inputs), self.dim)}
 
 
-def write(tower: Tower, path: pathlib.Path, format: EdgeFormat, **options: Any) -> None:
+def write(
+    tower: Tower, path: pathlib.Path, format: EdgeFormat, dim: int | None = None, **options: Any
+) -> None:
     """Writes a tower by `keras.Model.export` (whose `options` these are) and tries the file.
 
     Raises:
@@ -67,7 +70,7 @@ def write(tower: Tower, path: pathlib.Path, format: EdgeFormat, **options: Any) 
             f"ONNX holds at most {_MAX_BYTES:,} bytes of weights in a file. Received a tower of "
             f'{size:,}. Use `format="litert"` or a SavedModel.'
         )
-    edge = EdgeTower(tower)
+    edge = EdgeTower(tower, dim)
     with _quietly():
         edge.export(path, format, verbose=False, input_signature=[input_spec(tower)], **options)
     if format == "onnx":

@@ -26,6 +26,7 @@ def model_card(
     templates: Sequence[str],
     sections: Mapping[str, Any],
     calibration: Calibration | None = None,
+    dim: int | None = None,
     usage: str | None = None,
 ) -> str:
     """Markdown from the model and from `sections`: title -> text, or a mapping (a table).
@@ -36,7 +37,7 @@ def model_card(
     towers = {"image": model.image_tower, "text": model.text_tower}
     for (name, tower), letter in zip(towers.items(), model.tuning, strict=True):
         if f"encode_{name}" in signatures:
-            parts += [f"## {name.capitalize()} tower", _table(_tower(tower, TUNINGS[letter]))]
+            parts += [f"## {name.capitalize()} tower", _table(_tower(tower, TUNINGS[letter], dim))]
     if "encode_image" in signatures:
         found = _plain(model.image_tower.preprocessor)
         served = {k: v for k, v in found.items() if k not in ("random_crop", "random_flip")}
@@ -92,7 +93,7 @@ def _calibration(calibration: Calibration) -> dict[str, Any]:
     return {k.replace("_", " "): v for k, v in found.items() if v is not None}
 
 
-def _tower(tower: Tower, tuning: str) -> dict[str, Any]:
+def _tower(tower: Tower, tuning: str, dim: int | None) -> dict[str, Any]:
     head = tower.projection_dim
     return {
         "backbone": f"{type(tower.backbone).__name__} ({tower.backbone.name})",
@@ -100,7 +101,7 @@ def _tower(tower: Tower, tuning: str) -> dict[str, Any]:
         "tuning": tuning,
         "pooling": tower.pooling,
         "linear head": f"{tower.feature_dim} to {head}" if head else "none",
-        "embedding": f"float32 [n, {tower.embedding_dim}], unit length",
+        "embedding": f"float32 [n, {dim or tower.embedding_dim}], unit length",
     }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,6 +87,7 @@ def make_signatures(
     top_k: int,
     index: Index | None,
     calibration: Calibration | None,
+    dim: int | None = None,
 ) -> dict[str, Signature]:
     """The signatures of an artifact by name, for the arguments of `keras_lit.export.save`."""
     both = {"image": model.image_tower, "text": model.text_tower}
@@ -93,7 +95,7 @@ def make_signatures(
     scores_of = _probabilities(model, kept, FILLS.get(on_corrupt))
     signatures = {}
     if towers != "text":
-        encode_image, encode_pixels = _image_encoders(model, kept, on_corrupt)
+        encode_image, encode_pixels = _image_encoders(model, kept, on_corrupt, dim)
         signatures["encode_image"] = Signature(encode_image, (IMAGE_BYTES,))
         signatures["encode_pixels"] = Signature(encode_pixels, (PIXELS,))
     if towers != "image":
@@ -103,7 +105,8 @@ def make_signatures(
             # Equal texts are encoded once: no rounding ranks one of them before the other.
             distinct, places = tf.unique(text)
             token_ids = model.text_tower.preprocessor(distinct)
-            return {"embedding": tf.gather(_embed(model.text_tower, kept, token_ids), places)}
+            embeddings = _embed(model.text_tower, kept, token_ids, dim)
+            return {"embedding": tf.gather(embeddings, places)}
 
         signatures["encode_text"] = Signature(encode_text, (TEXT,))
     if towers == "both":
@@ -112,7 +115,8 @@ def make_signatures(
         signatures["classify_labels"] = Signature(classify_labels, (IMAGE_BYTES, LABELS))
     if class_names is not None:
         # The classes' embeddings are a variable, so `classify` encodes no text.
-        embeddings = zero_shot_weights(model.encode_text, class_names, templates)
+        encode = functools.partial(model.encode_text, dim=dim)
+        embeddings = zero_shot_weights(encode, class_names, templates)
         kernel = kept.keep("class_weights", embeddings)
         calibrated = None
         if calibration is not None:
@@ -133,7 +137,9 @@ def make_signatures(
     return {**signatures, "serving_default": signatures[default]}
 
 
-def _image_encoders(model: LiT, weights: _Weights, on_corrupt: str) -> tuple[Encoder, Encoder]:
+def _image_encoders(
+    model: LiT, weights: _Weights, on_corrupt: str, dim: int | None
+) -> tuple[Encoder, Encoder]:
     """`encode_image` and `encode_pixels`."""
     tower = model.image_tower
 
@@ -142,15 +148,16 @@ def _image_encoders(model: LiT, weights: _Weights, on_corrupt: str) -> tuple[Enc
         fits = tf.reduce_all(shape[1:] > 0) & (shape[3] <= 4)
         expected = "`pixels` should be [n, height, width, 1 to 4 channels]. Received shape:"
         with tf.control_dependencies([tf.debugging.Assert(fits, [expected, shape], 10)]):
-            return {"embedding": _embed(tower, weights, tower.preprocessor(tf.identity(pixels)))}
+            images = tower.preprocessor(tf.identity(pixels))
+            return {"embedding": _embed(tower, weights, images, dim)}
 
     @tf.function(input_signature=[IMAGE_BYTES], autograph=False)
     def encode_image(image_bytes: tf.Tensor) -> Tensors:
         images, valid = tower.preprocessor.with_valid(image_bytes)
         if on_corrupt == "fail":
             with tf.control_dependencies([_assert_valid(image_bytes, valid)]):
-                return {"embedding": _embed(tower, weights, tf.identity(images))}
-        embeddings = _embed(tower, weights, images)
+                return {"embedding": _embed(tower, weights, tf.identity(images), dim)}
+        embeddings = _embed(tower, weights, images, dim)
         embeddings = tf.where(valid[:, tf.newaxis], embeddings, FILLS[on_corrupt])
         return {"embedding": embeddings, "valid": valid}
 
@@ -175,13 +182,13 @@ def _assert_valid(image_bytes: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.reduce_all(valid), lambda: tf.constant(True), fail)
 
 
-def _embed(tower: Tower, weights: _Weights, inputs: tf.Tensor) -> tf.Tensor:
+def _embed(tower: Tower, weights: _Weights, inputs: tf.Tensor, dim: int | None) -> tf.Tensor:
     """[n, ...] -> [n, dim] of unit length. Some layers refuse no rows, so they see a blank one."""
     count = tf.shape(inputs)[0]
     paddings = [[0, tf.cast(count == 0, tf.int32)], *[[0, 0]] * (inputs.shape.rank - 1)]
     inputs = tf.ensure_shape(tf.pad(inputs, paddings), [None, *inputs.shape[1:]])
     with weights.of(tower):
-        return unit_length(tower(inputs))[:count]
+        return unit_length(tower(inputs), dim)[:count]
 
 
 def _classifier(

@@ -7,16 +7,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import distribution
+from keras_lit import checks, distribution
+from keras_lit.losses import prefixes
 from keras_lit.towers.base import Tower
 
 # One of a few rows is a list, for which no dataset has to be compiled.
 Batches: TypeAlias = tf.data.Dataset | list[Any]
 
 
-def unit_length(embeddings: Any) -> tf.Tensor:
-    """[batch, dim] -> float32 rows of length 1."""
-    return tf.math.l2_normalize(tf.cast(embeddings, tf.float32), axis=1)
+def unit_length(embeddings: Any, dim: int | None = None) -> tf.Tensor:
+    """[batch, width] -> float32 rows of length 1, of the first `dim` numbers (None: of all)."""
+    return prefixes.unit_prefix(embeddings, dim)
 
 
 def encode(
@@ -50,8 +51,11 @@ def spec_of(batches: Batches) -> Any:
     return batches[0] if isinstance(batches, list) else batches.element_spec
 
 
-def embed(tower: Tower, inputs: Batches, verbose: int | Literal["auto"]) -> np.ndarray:
+def embed(
+    tower: Tower, inputs: Batches, verbose: int | Literal["auto"], dim: int | None = None
+) -> np.ndarray:
     """[n, dim] float32 array of unit-length rows, of batches of what `encode` takes."""
+    check_dim(tower, dim)
     with tower.distribute_strategy.scope():
         rows = [found for found, _ in encode(tower.inference(), inputs, verbose)]
     if not rows:
@@ -59,4 +63,15 @@ def embed(tower: Tower, inputs: Batches, verbose: int | Literal["auto"]) -> np.n
     found: Any = np.concatenate(rows)
     if isinstance(spec_of(inputs), dict):  # Of features.
         found = tower.project(found)
-    return unit_length(found).numpy()
+    return unit_length(found, dim).numpy()
+
+
+def check_dim(tower: Tower, dim: int | None) -> None:
+    """Raises ValueError unless a tower's embeddings can be cut to this width (None: are not)."""
+    if dim is not None:
+        checks.check_count(dim, "dim")
+        if dim > tower.embedding_dim:
+            raise ValueError(
+                f"`dim` should be at most {tower.embedding_dim}, the width of the embeddings. "
+                f"Received: {dim}."
+            )
