@@ -16,6 +16,8 @@ import pytest
 # What they start as processes (examples, notebooks, workers) runs as at a user's, with oneDNN.
 with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="0"):
     import tensorflow as tf
+    from tensorflow.python.distribute import mirrored_run
+    from tensorflow.python.eager import context
     from tensorflow.python.framework import ops
 
     tf.config.set_logical_device_configuration(
@@ -41,15 +43,23 @@ def free_memory():
     registered = ops.gradient_registry._registry
     for name in [name for name in registered if name.startswith("CustomGradient-")]:
         del registered[name]
+    # Nor a function that `strategy.run` called eagerly: the weak key stands in its own value.
+    mirrored_run._cfer_fn_cache.clear()
+    gc.collect()
+    # Nor what it prepared to run graphs that are gone.
+    context.context().clear_kernel_cache()
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # Gives what was freed back to the system.
 
 
-@pytest.fixture(scope="module", autouse=True)
-def free_memory_after_module():
-    yield
-    free_memory()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """After each file: when its fixtures end, pytest still holds what the last test was given."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        free_memory()
+    return result
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_lit
-from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 
 COLOURS = ["red", "green", "blue", "grey", "white", "black", "yellow"]
 THINGS = ["balloon", "dog", "cat", "banana", "moon", "toucan"]
@@ -53,6 +53,12 @@ def tokenizer():
     return keras_lit.tokenizers.train_wordpiece(vocabulary, 60)
 
 
+@functools.cache
+def text_preprocessor():
+    """One for all models: each new one traces its tokenizer."""
+    return TextPreprocessor(tokenizer(), 10)
+
+
 def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
     """A head on the image tower and random crops; batch norm by default where it is locked."""
     keras.utils.set_random_seed(1)
@@ -66,7 +72,7 @@ def make_model(tuning="Lu", dropout=0.0, batch_norm=None, **options):
     backbone = keras_lit.backbones.TextTransformer(
         tokenizer().vocabulary_size(), 10, 16, 1, 32, 4, dropout=dropout
     )
-    text_tower = keras_lit.TextTower(backbone, tokenizer(), 10)
+    text_tower = keras_lit.TextTower(backbone, preprocessor=text_preprocessor())
     return keras_lit.LiT(image_tower, text_tower, tuning, **options)
 
 

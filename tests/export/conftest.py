@@ -21,7 +21,7 @@ def encoded(count, side=9):
     return images
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def saved(tmp_path_factory):
     """A model, its artifact with classes, inputs, and what comes out by `encode_*` and NumPy."""
     model = make_model()

@@ -5,12 +5,12 @@ from tests import small
 SENTENCES = ["a red dog", "the moon", "a cat", "a dog"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model():
     return small.make_model()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vectors(model):
     """The embeddings of sentences and of the files of pictures, by themselves."""
     files = [pair["image"] for pair in small.encoded_pairs(42).as_numpy_iterator()]
