@@ -27,6 +27,13 @@ with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="0"):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     tf.zeros([])  # By its first operation TensorFlow has read the variable.
 
+import keras_nlp  # noqa: F401
+
+import keras_lit  # noqa: F401
+
+gc.collect()
+gc.freeze()  # What was imported stays: no collection need look through it again.
+
 
 def pytest_configure(config):
     """Lines that AutoGraph rewrote are lost to `--cov`; keras_lit needs no rewriting."""

@@ -10,8 +10,6 @@ import keras_lit
 from keras_lit.preprocessing import ImagePreprocessor
 from tests.small import make_model, make_pairs, make_tower, mirrored
 
-pytestmark = pytest.mark.usefixtures("free_memory_after_test")
-
 
 def step(model, count=6):
     """One step of training, without a graph."""

@@ -15,8 +15,6 @@ from keras_lit.towers import blocks
 from tests.small import make_model, make_pairs, mirrored
 from tests.towers.test_families import IMAGE, TEXT
 
-pytestmark = pytest.mark.usefixtures("free_memory_after_test")
-
 
 def made(options=None, layers=3, dropout=0.0, tuning="LU", seed=1, **more):
     """A LiT whose text tower has three blocks and these options."""
