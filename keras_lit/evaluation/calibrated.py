@@ -179,7 +179,7 @@ class Calibration:
 
         >>> from keras_lit.evaluation.calibration import Calibration
         >>> logits, labels = np.array([[0.5, 0.0], [0.1, 0.0]]), np.array([0, 1])
-        >>> Calibration(temperature=2.0).reliability(logits, labels).counts.sum()
+        >>> int(Calibration(temperature=2.0).reliability(logits, labels).counts.sum())
         2
         """
         logits, labels = self._checked(logits, labels)
