@@ -2,7 +2,6 @@
 
 import html
 import io
-import textwrap
 from typing import Any
 
 import gradio
@@ -36,7 +35,7 @@ class Handlers:
             return _beside_sentence(f"A sentence should have at most {LONGEST} characters.")
         what, vectors = [], []
         if sentence:
-            what.append(f"“{escape(textwrap.shorten(sentence, 80, placeholder='…'))}”")
+            what.append(f"“{escape(sentence if len(sentence) < 80 else sentence[:80] + '…')}”")
             try:
                 vectors.append(self.collection.encode([sentence])[0])
             except ValueError as error:
