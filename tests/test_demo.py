@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from keras_lit.search import Index
 from tests.small import make_model
 
 gradio = pytest.importorskip("gradio")
@@ -167,8 +168,8 @@ def test_odd_questions_are_answered_beside_their_field(modules, collection, fold
     ]:
         bars, of_picture, of_labels = handlers.classify(good, labels)
         assert message in of_labels and not of_picture and "value" not in bars
-    for value in ("x", None, 10**9, [1]):
-        event = gradio.EventData(None, {"value": value})
+    for value in ({"value": "x"}, {"value": None}, {"value": 10**9}, {"value": [1]}, {}):
+        event = gradio.EventData(None, value)
         assert "not there any more" in handlers.more(event)[2]
         assert handlers.pick_picture(event) is None
 
@@ -188,6 +189,10 @@ def test_what_is_left_out_and_what_goes_wrong_is_said(modules, folder, tmp_path)
     shutil.rmtree(empty)
     collection.update()
     assert "could not be indexed: There is no folder" in handlers.progress()[0]
+    (empty / ".index").mkdir(parents=True)
+    collection.index = lambda: Index(empty / ".index")
+    assert "The index cannot be read" in handlers.search("a dog", None)[2]
+    assert "The index cannot be read" in handlers.progress()[0]
 
 
 # The whole page.
