@@ -216,9 +216,17 @@ def test_the_command_starts_the_page(modules, folder, tmp_path, monkeypatch, cap
     command += ["--calibration", str(tmp_path / "calibration.json")]
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setattr(demo.Collection, "start", lambda collection: None)
-    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda blocks: blocks.close())
+    asked = {}
+
+    def serve(collection, classifier, title, about, host, port):
+        asked.update(classifier=classifier, host=host, port=port)
+        return types.SimpleNamespace(block_thread=lambda: None), "http://127.0.0.1:1/"
+
+    monkeypatch.setattr(demo, "serve", serve)
     demo.main()
-    assert re.search(r"page is at http://127\.0\.0\.1:\d+/", capsys.readouterr().out)
+    assert "The page is at http://127.0.0.1:1/" in capsys.readouterr().out
+    assert asked.pop("classifier").calibration == calibration
+    assert asked == {"host": "127.0.0.1", "port": None}
     monkeypatch.setattr(sys, "argv", [*command, "--pictures", str(tmp_path / "typo")])
     with pytest.raises(SystemExit, match="Error: --pictures should be a folder"):
         demo.main()

@@ -124,14 +124,10 @@ class Handlers:
             count = len(index) if index else 0
             refused = index.refused if index else {}
             pictures = thumbnails(collection.examples(EXAMPLES))
+            said = status(collection, count, refused)
         except GONE as error:
-            return [
-                alert(f"The index cannot be read: {error}"),
-                "",
-                gradio.Timer(active=not collection.finished),
-            ]
-        timer = gradio.Timer(active=not collection.finished)
-        return [status(collection, count, refused), pictures, timer]
+            said, pictures = alert(f"The index cannot be read: {error}"), ""
+        return [said, pictures, gradio.Timer(active=not collection.finished)]
 
 
 def escape(text: str) -> str:
