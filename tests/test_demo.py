@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from keras_lit.search import Index
 from tests.small import make_model
 
 gradio = pytest.importorskip("gradio")
@@ -167,8 +168,8 @@ def test_odd_questions_are_answered_beside_their_field(modules, collection, fold
     ]:
         bars, of_picture, of_labels = handlers.classify(good, labels)
         assert message in of_labels and not of_picture and "value" not in bars
-    for value in ("x", None, 10**9, [1]):
-        event = gradio.EventData(None, {"value": value})
+    for value in ({"value": "x"}, {"value": None}, {"value": 10**9}, {"value": [1]}, {}):
+        event = gradio.EventData(None, value)
         assert "not there any more" in handlers.more(event)[2]
         assert handlers.pick_picture(event) is None
 
@@ -188,6 +189,10 @@ def test_what_is_left_out_and_what_goes_wrong_is_said(modules, folder, tmp_path)
     shutil.rmtree(empty)
     collection.update()
     assert "could not be indexed: There is no folder" in handlers.progress()[0]
+    (empty / ".index").mkdir(parents=True)
+    collection.index = lambda: Index(empty / ".index")
+    assert "The index cannot be read" in handlers.search("a dog", None)[2]
+    assert "The index cannot be read" in handlers.progress()[0]
 
 
 # The whole page.
@@ -211,9 +216,17 @@ def test_the_command_starts_the_page(modules, folder, tmp_path, monkeypatch, cap
     command += ["--calibration", str(tmp_path / "calibration.json")]
     monkeypatch.setattr(sys, "argv", command)
     monkeypatch.setattr(demo.Collection, "start", lambda collection: None)
-    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda blocks: blocks.close())
+    asked = {}
+
+    def serve(collection, classifier, title, about, host, port):
+        asked.update(classifier=classifier, host=host, port=port)
+        return types.SimpleNamespace(block_thread=lambda: None), "http://127.0.0.1:1/"
+
+    monkeypatch.setattr(demo, "serve", serve)
     demo.main()
-    assert re.search(r"page is at http://127\.0\.0\.1:\d+/", capsys.readouterr().out)
+    assert "The page is at http://127.0.0.1:1/" in capsys.readouterr().out
+    assert asked.pop("classifier").calibration == calibration
+    assert asked == {"host": "127.0.0.1", "port": None}
     monkeypatch.setattr(sys, "argv", [*command, "--pictures", str(tmp_path / "typo")])
     with pytest.raises(SystemExit, match="Error: --pictures should be a folder"):
         demo.main()

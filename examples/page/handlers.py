@@ -2,7 +2,7 @@
 
 import html
 import io
-import textwrap
+import sqlite3
 from typing import Any
 
 import gradio
@@ -15,6 +15,7 @@ from page.labels import NONE, Classifier
 FIRST, MOST = 24, 240  # pictures of an answer
 LONGEST = 2000  # characters
 EXAMPLES = 8
+GONE = (OSError, ValueError, sqlite3.Error)  # What an index raises whose folder has vanished.
 NOT_YET = "No picture is indexed yet: ask again in a moment."
 NOT_CLEAR = "Nothing stands out for this: here are the nearest."
 
@@ -36,7 +37,7 @@ class Handlers:
             return _beside_sentence(f"A sentence should have at most {LONGEST} characters.")
         what, vectors = [], []
         if sentence:
-            what.append(f"“{escape(textwrap.shorten(sentence, 80, placeholder='…'))}”")
+            what.append(f"“{escape(sentence if len(sentence) < 80 else sentence[:80] + '…')}”")
             try:
                 vectors.append(self.collection.encode([sentence])[0])
             except ValueError as error:
@@ -56,7 +57,7 @@ class Handlers:
         try:
             number = int(event.value)
             vector = self.collection.encode([self.collection.read(number)])[0]
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return _beside_sentence("That picture is not there any more.")
         src = f"picture/{number}?size={SMALL}"
         return self._grid((f'<img class="like" src="{src}" alt="this one">', vector, True, FIRST))
@@ -73,8 +74,8 @@ class Handlers:
         what, vector, of_picture, k = asked
         try:
             found = self.collection.search(vector, of_picture, min(k, MOST))
-        except ValueError as error:
-            return _beside_sentence(str(error))
+        except GONE as error:
+            return _beside_sentence(f"The index cannot be read: {error}")
         if not found:
             return _beside_sentence(NOT_YET)
         return [grid(what, found, min(k, MOST)), asked, "", ""]
@@ -98,7 +99,10 @@ class Handlers:
             embedding = self.collection.encode([picture])[0]
         except ValueError as error:
             return ["", alert(str(error)), ""]
-        sample = self.collection.sample()
+        try:
+            sample = self.collection.sample()
+        except GONE:
+            sample = None
         others = embedding[np.newaxis] if sample is None else sample.vectors
         return [bars(self.classifier(embedding, names, others), twice), "", ""]
 
@@ -106,7 +110,7 @@ class Handlers:
         """An example that was clicked, as if it had been uploaded."""
         try:
             content = self.collection.jpeg(int(event.value), LARGE)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
         return PIL.Image.open(io.BytesIO(content))
 
@@ -120,10 +124,10 @@ class Handlers:
             count = len(index) if index else 0
             refused = index.refused if index else {}
             pictures = thumbnails(collection.examples(EXAMPLES))
-        except (OSError, ValueError) as error:
-            return [alert(str(error)), "", gradio.Timer(active=not collection.finished)]
-        timer = gradio.Timer(active=not collection.finished)
-        return [status(collection, count, refused), pictures, timer]
+            said = status(collection, count, refused)
+        except GONE as error:
+            said, pictures = alert(f"The index cannot be read: {error}"), ""
+        return [said, pictures, gradio.Timer(active=not collection.finished)]
 
 
 def escape(text: str) -> str:
