@@ -74,7 +74,7 @@ def load_adapters(model: LiT, filepath: str | os.PathLike) -> None:
     Raises:
         ValueError: a damaged file; another base, other options or other heads.
 
-    Example: see `save_adapters`.
+    Example: `keras_lit.checkpoints.load_adapters(model, "adapters.npz")`; more at `save_adapters`.
     """
     path = pathlib.Path(filepath)
     try:

@@ -89,6 +89,19 @@ class Lock:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Lock":
+        """A lock of what `get_config` gave.
+
+        Args:
+            config: a dict.
+
+        Returns:
+            A `Lock`.
+
+        Example:
+
+        >>> keras_lit.Lock.from_config({"lora": 8})
+        Lock(lora=8)
+        """
         return cls(**config)
 
 
