@@ -1,7 +1,8 @@
-"""SavedModel artifacts for TF Serving: strings and image bytes in, embeddings and scores out."""
+"""Artifacts: SavedModels of strings and image bytes; towers for ONNX and LiteRT; their cost."""
 
 from keras_lit.export.artifact import save
+from keras_lit.export.comparing import compare
 from keras_lit.export.publishing import prune
 
-__all__ = ["prune", "save"]
+__all__ = ["compare", "prune", "save"]
 __dir__ = __all__.copy

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_lit import checks, internals
 from keras_lit.evaluation.calibration import Calibration
 from keras_lit.evaluation.zero_shot import check_prompts
-from keras_lit.export.edge import write_version
+from keras_lit.export.edge import calibration_pixels, write_version
 from keras_lit.export.edge_towers import SUFFIXES
 from keras_lit.export.model_card import model_card
 from keras_lit.export.publishing import publish
@@ -41,7 +41,8 @@ def save(
     *,
     format: Literal["saved_model", "onnx", "litert"] = "saved_model",
     towers: Literal["both", "image", "text"] = "both",
-    weights: Literal["float32", "float16", "bfloat16"] = "float32",
+    weights: Literal["float32", "float16", "bfloat16", "int8"] = "float32",
+    calibration: Any = None,
     on_corrupt: Literal["fail", "nan", "zero"] = "fail",
     top_k: int = 5,
     index: Index | None = None,
@@ -104,7 +105,11 @@ float32 [n, dim], unit length |
             on two rows, and compared.
         towers: "both", or "image" or "text" for an artifact of that tower alone (an index builder
             needs one, a query service the other). With `class_names` the image tower can classify.
-        weights: how they are stored, "float32" or in half of the space; they are cast when read.
+        weights: how they are stored: "float32"; in a SavedModel "float16" or "bfloat16", half of
+            the space, cast when read; in the other formats "int8", a quarter, computed so too.
+            `compare` says what that costs.
+        calibration: for "int8" with an image tower, pictures like those to come, in any form that
+            `encode_image` takes, or pairs: the first 256 say how far activations reach.
         on_corrupt: what a request gets whose image does not decode: "fail", an error that names
             the row; "nan", NaN in that row (no class: index -1, name ""), and an output `valid`
             (bool [n]) wherever `image_bytes` are taken; "zero", the same with 0 in place of NaN,
@@ -150,7 +155,15 @@ float32 [n, dim], unit length |
         raise ValueError("An `index` holds whole embeddings: leave `dim` out, or the `index`.")
     if format != "saved_model":
         _check_edge(model, towers, weights, on_corrupt, class_names, index)
-        options = (format, towers, class_names, templates, card or {}, dim)
+        calibrated = weights == "int8" and towers != "text"
+        if calibrated != (calibration is not None):
+            raise ValueError(
+                '`calibration`, pictures, is for `weights="int8"` of an image tower, which needs '
+                f"it. Received: {weights!r}, and {'no' if calibration is None else 'a'} "
+                "`calibration`."
+            )
+        pictures = calibration_pixels(model, calibration) if calibrated else None
+        options = (format, towers, class_names, templates, card or {}, dim, weights, pictures)
         return publish(directory, version, lambda path: write_version(path, model, *options))
     _check_can_encode(model, towers, class_names)
     if index is not None:
@@ -196,14 +209,14 @@ def _check_edge(
     index: Index | None,
 ) -> None:
     """Of a format whose towers take arrays."""
+    checks.check_one_of(weights, ("float32", "int8"), "weights")
     for name, received, only in (
-        ("weights", weights, "float32"),
         ("on_corrupt", on_corrupt, "fail"),
         ("index", index, None),
     ):
         if received != only:
             raise ValueError(
-                f"`{name}` is for SavedModels; towers for ONNX and LiteRT take arrays, in float32. "
+                f"`{name}` is for SavedModels; towers for ONNX and LiteRT take arrays. "
                 f"Received: {received!r}. Leave it out."
             )
     if class_names is not None:

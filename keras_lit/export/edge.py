@@ -14,11 +14,14 @@ from keras_lit.evaluation.zero_shot import zero_shot_weights
 from keras_lit.export import edge_towers
 from keras_lit.export.edge_towers import SUFFIXES, EdgeFormat
 from keras_lit.export.model_card import model_card
+from keras_lit.export.quantizing import PICTURES
 from keras_lit.export.signatures import Signature
 from keras_lit.model import LiT
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor, tokenizers
 from keras_lit.preprocessing.decoding import MAX_PIXELS
+from keras_lit.preprocessing.image import out_of_range
 from keras_lit.towers import TextTower, Tower
+from keras_lit.training import batches
 
 SETTINGS = "lit.json"
 # Those of keras-nlp's tokenizers that do no more than their kind does.
@@ -46,6 +49,8 @@ def write_version(
     templates: Sequence[str],
     card: Mapping[str, Any],
     dim: int | None,
+    weights: str,
+    pictures: np.ndarray | None,
 ) -> None:
     """Fills the folder of a version.
 
@@ -61,6 +66,7 @@ def write_version(
     path.mkdir()
     settings: dict[str, Any] = {
         "format": format,
+        "weights": weights,
         "keras_lit": __version__,
         "embedding_dim": dim or model.text_tower.embedding_dim,
         "loss": model.loss_name,
@@ -74,7 +80,8 @@ def write_version(
             continue
         spec = edge_towers.input_spec(tower)
         file = f"{side}_tower{SUFFIXES[format]}"
-        edge_towers.write(tower, path / file, format, dim)
+        rows = pictures if side == "image" else None
+        edge_towers.write(tower, path / file, format, dim, weights == "int8", rows)
         inputs = {"input": spec.name, "dtype": spec.dtype, "shape": list(spec.shape[1:])}
         if isinstance(tower, TextTower):
             settings[side] = {"file": file, **inputs, **_of_text(tower, path)}
@@ -89,12 +96,28 @@ def write_version(
     shown = next(x for x in ("image", "text") if x in settings)
     usage = _USAGE[format].format(file=settings[shown]["file"], input=settings[shown]["input"])
     of_classes = class_names, templates, card, None, dim, usage
-    text = model_card(model, signatures, "float32", *of_classes)
+    text = model_card(model, signatures, weights, *of_classes)
     (path / "README.md").write_text(text)
     settings["sha256"] = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.iterdir())
     }
     files.write_json(path / SETTINGS, settings)
+
+
+def calibration_pixels(model: LiT, calibration: Any) -> np.ndarray:
+    """The first pictures of pairs, or pictures in any form, as the image tower's file takes."""
+    preprocessor, found, count = model.image_tower.preprocessor, [], 0
+    for batch in batches.of_images(calibration, model.image_tower, 32):
+        if isinstance(batch, dict):
+            raise ValueError(
+                "`calibration` should hold pictures. Received features, of which no pixels are "
+                "known."
+            )
+        found.append(out_of_range(batch.numpy(), preprocessor.value_range))
+        count += len(found[-1])
+        if count >= PICTURES:
+            break
+    return np.concatenate(found)[:PICTURES]
 
 
 def _of_images(preprocessor: ImagePreprocessor) -> dict[str, Any]:

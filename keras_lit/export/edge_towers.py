@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lit.export import quantizing
 from keras_lit.preprocessing.image import in_range
 from keras_lit.towers import ImageTower, Tower
 from keras_lit.towers.encoding import unit_length
@@ -23,7 +24,7 @@ _NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 # A file of ONNX is one message of Protocol Buffers, which has to be smaller than this.
 _MAX_BYTES = 2**31 - 2**24
 # Rows that a file is tried on, and the worst cosine to the tower's own embeddings that passes.
-_ROWS, _LEAST_COSINE = 2, 0.9999
+_ROWS, _LEAST_COSINE, _LEAST_INT8 = 2, 0.9999, 0.5
 
 
 def input_spec(tower: Tower) -> keras.InputSpec:
@@ -56,9 +57,16 @@ class EdgeTower(keras.Model):
 
 
 def write(
-    tower: Tower, path: pathlib.Path, format: EdgeFormat, dim: int | None = None, **options: Any
+    tower: Tower,
+    path: pathlib.Path,
+    format: EdgeFormat,
+    dim: int | None = None,
+    int8: bool = False,
+    rows: np.ndarray | None = None,
 ) -> None:
-    """Writes a tower by `keras.Model.export` (whose `options` these are) and tries the file.
+    """Writes a tower by `keras.Model.export`, in `int8` where asked for, and tries the file.
+
+    `rows`, as the tower takes them, calibrate the activations of int8.
 
     Raises:
         ImportError: a package of `keras_lit[edge]` is missing.
@@ -71,11 +79,14 @@ def write(
             f'{size:,}. Use `format="litert"` or a SavedModel.'
         )
     edge = EdgeTower(tower, dim)
+    options = quantizing.litert_options(rows) if int8 and format == "litert" else {}
     with _quietly():
         edge.export(path, format, verbose=False, input_signature=[input_spec(tower)], **options)
-    if format == "onnx":
-        _finish_onnx(path)
-    _check_computes(edge, path, format)
+        if format == "onnx":
+            _finish_onnx(path)
+            if int8:
+                quantizing.quantize_onnx(path, rows)
+    _check_computes(edge, path, format, _LEAST_INT8 if int8 else _LEAST_COSINE, rows)
 
 
 def load(path: pathlib.Path, format: EdgeFormat, threads: int | None = None) -> Run:
@@ -145,12 +156,20 @@ def _without_erfc(node: Any) -> list[Any]:
     ]
 
 
-def _check_computes(edge: EdgeTower, path: pathlib.Path, format: EdgeFormat) -> None:
-    """Compares the file with the tower, on noise."""
+def _check_computes(
+    edge: EdgeTower,
+    path: pathlib.Path,
+    format: EdgeFormat,
+    least: float,
+    rows: np.ndarray | None,
+) -> None:
+    """Compares the file with the tower, on some rows or noise."""
     spec = input_spec(edge.tower)
     rng = np.random.default_rng(0)
     most = 256 if spec.dtype == "uint8" else edge.tower.vocabulary_size or 2
-    rows = rng.integers(0, most, (_ROWS, *spec.shape[1:])).astype(spec.dtype)
+    if rows is None:
+        rows = rng.integers(0, most, (_ROWS, *spec.shape[1:])).astype(spec.dtype)
+    rows = rows[:_ROWS]
     advice = "Export a SavedModel, or another backbone."
     try:
         found = load(path, format)(rows)
@@ -159,7 +178,7 @@ def _check_computes(edge: EdgeTower, path: pathlib.Path, format: EdgeFormat) -> 
             f"{type(edge.tower.backbone).__name__} computes what {format} cannot: {error} {advice}"
         ) from error
     worst = float((found * edge(rows)["embedding"].numpy()).sum(axis=1).min())
-    if not worst > _LEAST_COSINE:
+    if not worst > least:
         raise ValueError(
             f"The {format} file should give the tower's embeddings, and the worst cosine between "
             f"them is {worst:.6f} (in 16 bits they may differ so). {advice}"

@@ -21,7 +21,7 @@ from PIL import Image
 import keras_lit
 from keras_lit.export import edge, edge_towers
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
-from tests.small import make_model
+from tests.small import make_model, make_pairs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 EXAMPLES, PAGE = ROOT / "examples", ROOT / "docs" / "howto_edge.md"
@@ -216,7 +216,7 @@ def test_hostile_files_and_shapes_get_a_sentence(reference, versions, tmp_path, 
 def test_what_a_format_does_not_have(model, tmp_path, monkeypatch):
     for options, message in (
         ({"format": "tflite"}, "`format` should be one of 'saved_model', 'onnx', 'litert'"),
-        ({"format": "onnx", "weights": "float16"}, "`weights` is for SavedModels.*'float16'"),
+        ({"format": "onnx", "weights": "float16"}, "`weights` should be one of 'float32', 'int8'"),
         ({"format": "onnx", "on_corrupt": "nan"}, "`on_corrupt` is for SavedModels"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -246,3 +246,50 @@ def test_a_tower_without_a_vocabulary_takes_token_ids(reference, tmp_path):
     assert settings == {"vocabulary_size": 41, "tokenizer": None}
     with pytest.raises(ValueError, match="takes token ids only"):
         reference.token_ids_of(settings, tmp_path)
+
+
+def test_int8_and_the_table_beside_the_model(model, tmp_path, capsys):
+    """Both formats in int8; a SavedModel of the text tower; what they say is what they hold."""
+    pairs = make_pairs(40).batch(20)
+    for format in ("onnx", "litert"):
+        options = {"weights": "int8", "calibration": pairs, "version": 8}
+        keras_lit.export.save(model, tmp_path / format, format=format, **options)
+    keras_lit.export.save(model, tmp_path / "served", towers="text")
+    rows = keras_lit.export.compare(model, tmp_path, pairs, threads=1)
+    assert [row["format"] for row in rows] == ["keras", "litert int8", "onnx int8", "saved_model"]
+    assert [row["version"] for row in rows] == ["", "litert/8", "onnx/8", "served/1"]
+    printed = capsys.readouterr().out.splitlines()
+    assert "mean_recall" in printed[-5] and "onnx int8" in printed[-2]
+    images = model.encode_image(pairs)
+    text = model.encode_text([row["text"].decode() for row in make_pairs(40).as_numpy_iterator()])
+    pixels = np.stack([row["image"] for row in make_pairs(40).as_numpy_iterator()])
+    small = edge.calibration_pixels(model, pixels)
+    assert small.shape == (40, 8, 8, 3) and small.dtype == np.uint8
+    for row in rows[1:3]:
+        folder = tmp_path / row["version"]
+        format = row["format"].split()[0]
+        file = folder / f"image_tower{edge_towers.SUFFIXES[format]}"
+        found = edge_towers.load(file, format)(small)
+        worst = (found * images).sum(axis=1).min()
+        assert 0.9 < worst < 0.999999 and row["image_cosine"] == pytest.approx(worst, abs=1e-5)
+        size = sum(path.stat().st_size for path in folder.glob("*_tower.*"))
+        assert row["MB"] == pytest.approx(size / 1e6)
+        assert json.loads((folder / "lit.json").read_text())["weights"] == "int8"
+    assert rows[3]["text_cosine"] == pytest.approx(1.0, abs=1e-6) and "image_cosine" not in rows[3]
+    similar = images @ text.T  # No two captions are equal.
+    right = similar.diagonal()[:, None] <= similar
+    assert rows[0]["image_to_text_recall@5"] == pytest.approx(np.mean(right.sum(axis=1) <= 5))
+    assert all(row[f"text_ms@{n}"] > 0 for row in rows for n in (1, 32))
+
+
+def test_what_int8_and_compare_refuse(model, tmp_path):
+    pictures = np.zeros([2, 9, 9, 3], "uint8")
+    for options in (
+        {"weights": "int8"},
+        {"calibration": pictures},
+        {"weights": "int8", "towers": "text", "calibration": pictures},
+    ):
+        with pytest.raises(ValueError, match="`calibration`, pictures, is for"):
+            keras_lit.export.save(model, tmp_path, format="onnx", **options)
+    with pytest.raises(ValueError, match="should hold versions"):
+        keras_lit.export.compare(model, tmp_path, make_pairs(4).batch(2))

@@ -1,0 +1,62 @@
+"""Towers in int8, after training: of pictures by calibration, of text as its rows come."""
+
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+# Pictures that say between which values the activations are.
+PICTURES = 256
+_OPERATIONS = ("Conv", "MatMul", "Gemm", "Add")
+
+
+def quantize_onnx(path: pathlib.Path, rows: np.ndarray | None) -> None:
+    """Puts an int8 file in the place of a float32 one, by onnxruntime's quantizers.
+
+    With calibration `rows`, as the tower takes them, weights and activations are int8 and their
+    ranges those of these rows (static); without, weights are int8, and activations are scaled as
+    they come (dynamic), which suits the wide ranges inside of a transformer.
+    """
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    weight_type = quantization.QuantType.QInt8
+    with tempfile.TemporaryDirectory(dir=path.parent) as working:
+        prepared = pathlib.Path(working, path.name)
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
+        if rows is None:
+            quantization.quantize_dynamic(prepared, path, per_channel=True, weight_type=weight_type)
+        else:
+            quantization.quantize_static(
+                prepared,
+                path,
+                _Reader(rows),
+                op_types_to_quantize=[*_OPERATIONS],
+                per_channel=True,
+                weight_type=weight_type,
+                activation_type=quantization.QuantType.QUInt8,
+            )
+
+
+def litert_options(rows: np.ndarray | None) -> dict[str, Any]:
+    """What makes `keras.Model.export(format="litert")` write int8, as `quantize_onnx` does."""
+
+    def representative() -> Iterator[list[np.ndarray]]:
+        for i in range(len(rows)):  # type: ignore[arg-type]
+            yield [rows[i : i + 1]]  # type: ignore[index]
+
+    options: dict[str, Any] = {"optimizations": [tf.lite.Optimize.DEFAULT]}
+    return options if rows is None else {**options, "representative_dataset": representative}
+
+
+class _Reader:
+    """Gives onnxruntime's calibration its rows, some at a time."""
+
+    def __init__(self, rows: np.ndarray):
+        self._feeds = iter([{"pixels": rows[i : i + 8]} for i in range(0, len(rows), 8)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
