@@ -35,13 +35,12 @@ def parquet_files(source: Any) -> list[str]:
 def check_there(files: list[str], skipped: set[str] | None) -> None:
     """Raises for files that a name or braces name and that are missing; `skipped` takes some."""
     missing = [x for x in files if "://" not in x and not os.path.exists(x)]
+    if len(files) == len(missing) == 1:
+        raise FileNotFoundError(shown(f"There is no file {missing[0]!r}."))
     if missing and (skipped is None or len(missing) == len(files)):
-        raise FileNotFoundError(
-            shown(
-                f"{len(missing)} of {len(files)} files are not there, first {missing[0]!r}. Mend "
-                "the name, or pass `skipped=set()` to read the others."
-            )
-        )
+        others = ", or pass `skipped=set()` to read the others" * (len(missing) < len(files))
+        message = f"{len(missing)} of {len(files)} files are not there, first {missing[0]!r}."
+        raise FileNotFoundError(shown(f"{message} Mend the name{others}."))
 
 
 def warn_of_missing(source: Any, files: list[str]) -> None:
