@@ -77,6 +77,8 @@ def test_command_is_run_somewhere(path, line):
             source += (ROOT / "examples" / "train_multiworker.py").read_text()
         if "/studies/" in script:
             source += (ROOT / "examples" / "studies" / "full.py").read_text()
+        if "/edge/" in script:
+            source += (ROOT / "examples" / "edge" / "reference.py").read_text()
         for option in re.findall(r"(?<=\s)--[a-z-]+", line.split(script)[1]):
             assert f'"{option}"' in source, f"{path.name}: {script} has no {option}"
 

@@ -349,3 +349,14 @@ def test_search(photos, run, tmp_path):
     )
     assert len(found.splitlines()) == 3 and "/even/" not in found
     run("search.py", f"{command} --dtype float32")
+
+
+def test_benchmark_of_edge(benchmark, photos, tmp_path):
+    """ONNX alone: tests/export/test_edge.py has both formats."""
+    make_model().save(tmp_path / "small.keras")
+    options = f"--model {tmp_path / 'small.keras'} --source {photos} --count 8 --formats onnx"
+    printed = benchmark("edge", f"{options} --threads 1 --output {tmp_path / 'edge.json'}")
+    assert "onnx int8" in printed
+    rows = json.loads((tmp_path / "edge.json").read_text())
+    assert [row["format"] for row in rows] == ["keras", "onnx float32", "onnx int8"]
+    assert rows[1]["text_cosine"] > 0.99999

@@ -175,6 +175,10 @@ BENCHMARKS = {
         found="Preprocessing adds {0[overhead_percent]:.0f} % to a request of one text, "
         "{1[overhead_percent]:.0f} % to one of an image.",
     ),
+    "edge": Benchmark(
+        "A model as ONNX and LiteRT, in float32 and int8, beside its SavedModel",
+        ("edge.py --towers pretrained",),
+    ),
 }
 
 

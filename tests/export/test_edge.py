@@ -50,7 +50,7 @@ def versions(model, tmp_path_factory):
     """{format: the path of a version}, as the page writes them."""
     folder = tmp_path_factory.mktemp("edge")
     model.save(folder / "model.keras")
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
     with contextlib.chdir(folder):
         exec(code, {})
     return {format: folder / "edge" / format / "1" for format in ("onnx", "litert")}
