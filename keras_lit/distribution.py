@@ -12,6 +12,11 @@ def replica_count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def on_tpu() -> bool:
+    """Whether the replicas are TPU cores, which want equal shapes in each step."""
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+
+
 def replica_id() -> tf.Tensor | int:
     """This replica's place among them, from 0."""
     context = tf.distribute.get_replica_context()

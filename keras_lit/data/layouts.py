@@ -120,6 +120,6 @@ def check_unused(layout: Layout, names: Iterable[str], source: Any, what: str) -
     for name in names:
         if (value := getattr(layout, name)) is not None:
             raise ValueError(
-                f"`{name}` says nothing of {what}: leave it out for {str(source)!r}. Received: "
+                f"`{name}` does not apply to {what}: leave it out for {str(source)!r}. Received: "
                 f"{value!r}."
             )

@@ -19,7 +19,7 @@ def named_by(source: Any, find: Callable[[Any], list[str]]) -> list[str]:
     parts = [find(x) for x in source] if isinstance(source, list | tuple) else [find(source)]
     if any(parts) and not all(parts):
         raise ValueError(
-            f"{str(source[parts.index([])])!r} names no such files as the rest of the list does "
+            f"{str(source[parts.index([])])!r} names no files of the kind that the others name "
             f"({next(filter(None, parts))[0]!r}). Leave it out, or read it by itself."
         )
     return [file for part in parts for file in part]

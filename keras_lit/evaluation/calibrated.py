@@ -22,7 +22,7 @@ class Calibration:
     what `keras_lit.evaluation.classify` measures and in the artifact that `export.save` writes.
 
     Args:
-        temperature: float, what logits are multiplied by, as `model.temperature` is; Guo et al.
+        temperature: float, the multiplier of the logits, like `model.temperature`; Guo et al.
             divide by theirs.
         bias: float, added to them afterwards; 0 for one label a row, where it changes nothing.
         none_logit: float, with one label a row the logit of "none of these", after the temperature;
@@ -132,7 +132,7 @@ class Calibration:
         return answered & (confidences >= self.threshold)
 
     def sets(self, logits: np.ndarray) -> np.ndarray:
-        """The classes of each row that hold its label in `coverage` of all rows.
+        """Sets of classes that hold the label of a row in `coverage` of all rows.
 
         They are those whose probability is `set_threshold` at least, the smallest sets that do;
         a row that is unlike those of the fit may have none.
@@ -260,7 +260,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Calibration":
-        """The calibration of which `to_dict` gave the fields.
+        """The calibration whose `to_dict` gave the fields.
 
         Args:
             fields: a mapping of names to values.

@@ -41,9 +41,9 @@ def fit_calibration(
         labels: [rows] int array in [0, classes), or -1 for a row of none of the classes: then "none
             of these" gets a probability, too. With `class_names` strings, of which "" is none. For
             several labels a row [rows, classes] bool, or 0 and 1.
-        precision: float in 0..1, the wished part of right ones among accepted answers; None.
-        recall: float in 0..1, the wished part of the rows (of several labels: of the labels) whose
-            right answer is accepted, with `precision=None`.
+        precision: float in 0..1, the wanted part of right ones among accepted answers; None.
+        recall: float in 0..1, the wanted part of the rows (with several labels: of the labels)
+            whose right answer is accepted, with `precision=None`.
         coverage: float in 0..1, of the sets; None. Several labels a row have no sets.
         fitted_on: str, what the rows are, to be kept with the result.
         class_names: the names of the classes, one for each column of `logits`, to be kept, too.
@@ -53,7 +53,8 @@ def fit_calibration(
 
     Raises:
         ValueError: shapes or labels do not match, NaN, all logits or labels equal, both
-            `precision` and `recall`, or a wish that no threshold fulfils on these rows.
+            `precision` and `recall`, or a `precision` or `recall` that no threshold reaches on
+            these rows.
 
     Example:
 

@@ -37,13 +37,14 @@ def for_step(
     continue_data: Callable[[tf.data.Dataset], tf.data.Dataset] | None = None,
     text_locked: bool = False,
     whole: bool = False,
+    static_shapes: bool = False,
 ) -> Any:
     """What `fit`, `evaluate` and `predict` hand to Keras: batches of what the towers take.
 
     Checks once, draws the seeds of random crops, preprocesses, prefetches. Under a strategy the
     replicas share each batch (see `distribution`), but for `whole` batches, which several workers
     take in turns. `continue_data` is `ExactResume`'s; `text_locked` says that "text_features" may
-    stand for the text.
+    stand for the text. With `static_shapes`, which XLA and TPUs want, texts keep their padding.
     """
     if isinstance(x, tf.distribute.DistributedDataset):
         return x  # Its owner has preprocessed it.
@@ -58,7 +59,7 @@ def for_step(
 
     def ready(pair: Pairs) -> Pairs:
         found = pairs.ready(pair, image_tower, text_tower, training)
-        if "text" in found:
+        if "text" in found and not static_shapes:
             found["text"] = pairs.trimmed(found["text"], text_tower)
         return found
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import internals
+from keras_lit import distribution, internals
 from keras_lit.towers import ImageTower, TextTower, settings
 from keras_lit.training import batches, pairs, progress
 
@@ -287,6 +287,7 @@ class PairsModel(keras.Model):
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():
             kwargs["text_locked"] = self.tuning[1] == "L"
+            kwargs["static_shapes"] = self.jit_compile or distribution.on_tpu()
             return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs)
 
     def _batch(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:

@@ -275,7 +275,7 @@ def trimmed(token_ids: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
     if not text_tower.ignores_padding:
         return token_ids
     places = tf.range(1, tf.shape(token_ids)[-1] + 1)
-    longest = tf.reduce_max(tf.where(token_ids != text_tower.pad_token_id, places, 0))
+    longest = tf.reduce_max(tf.where(token_ids != text_tower.pad_token_id, places, 1))
     return token_ids[..., : -(-longest // 4) * 4]
 
 

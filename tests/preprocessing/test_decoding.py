@@ -162,7 +162,7 @@ def many_scans(count):
 
 
 def test_a_jpeg_of_endless_scans_is_refused():
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 100 scans: save it anew"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 100 scans: save it again"):
         decode_image(many_scans(2000))
     assert decode_image(many_scans(1)).shape == (2048, 2048, 3)
 

@@ -123,3 +123,19 @@ def test_a_step_gets_what_is_there(model):
     step = next(iter(batches.for_step(rows, model.image_tower, model.text_tower, 4)))
     longest = int(model.text_tower.preprocessor.token_counts(rows["text"]).numpy().max())
     assert step["text"].shape == (4, -(-longest // 4) * 4) and longest < 28
+
+
+@pytest.mark.parametrize(("jit_compile", "on_tpu"), [(True, False), (False, True)])
+def test_shapes_stay_static_for_xla_and_tpus(model, monkeypatch, jit_compile, on_tpu):
+    """Each width would be compiled anew."""
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+    monkeypatch.setattr("keras_lit.distribution.on_tpu", lambda: on_tpu)
+    (batch,) = model._batches(make_pairs(4).batch(4))
+    assert batch["text"].shape == (4, LENGTH)
+
+
+def test_rows_of_padding_alone_keep_a_place(model):
+    """Rows that fill a batch up may be all that a replica has."""
+    assert pairs.trimmed(
+        tf.fill([2, LENGTH], model.text_tower.pad_token_id), model.text_tower
+    ).shape == (2, 4)
