@@ -66,9 +66,6 @@ class Collection:
         self._sample: Sample | None = None
         # What may be shown: pictures that the index has named, and no other file.
         self._paths: dict[int, pathlib.Path] = {}
-        # Compiled once: eagerly, a picture takes seconds.
-        spec = [tf.TensorSpec([None], tf.string)]
-        self._decode = tf.function(model.image_tower.preprocessor.with_valid, spec, autograph=False)
         self.index()
 
     def start(self) -> None:
@@ -124,7 +121,7 @@ class Collection:
         Raises:
             ValueError: no text, a picture that does not decode, a sum of nothing.
         """
-        return embed(self.model, self._decode, queries, self.model.image_tower.embedding_dim)
+        return embed(self.model, queries, self.model.image_tower.embedding_dim)
 
     def search(self, vector: np.ndarray, of_picture: bool, k: int) -> list[Found]:
         """The pictures nearest to an embedding; `of_picture`: to that of a picture alone."""

@@ -349,7 +349,9 @@ def test_names_that_are_not_utf8(folder):
 def test_each_of_a_list_names_files(folder):
     (folder / "a.tar").write_bytes(b"")
     for other in (folder / "inside", folder / "t.csv", str(folder / "typo*.tar")):
-        with pytest.raises(ValueError, match=rf"'{re.escape(str(other))}' names no files of the kind.*a\.tar"):
+        with pytest.raises(
+            ValueError, match=rf"'{re.escape(str(other))}' names no files of the kind.*a\.tar"
+        ):
             image_text_pairs([folder / "a.tar", other])
 
 
