@@ -12,9 +12,9 @@ import json
 import pathlib
 
 import keras
-from page.collection import Collection
-from page.labels import Classifier
-from page.server import serve
+from search_page.collection import Collection
+from search_page.labels import Classifier
+from search_page.server import serve
 
 from keras_lit.evaluation.calibration import Calibration
 

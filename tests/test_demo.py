@@ -27,10 +27,10 @@ ODD = "<b>{{x}} ${y}"  # a name of a file that is HTML and a template
 
 @pytest.fixture(scope="module")
 def modules():
-    """The modules of `examples/page`, as `examples/demo.py` imports them."""
+    """The modules of `examples/search_page`, as `examples/demo.py` imports them."""
     sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
     names = ("collection", "handlers", "labels", "layout", "sentences", "server")
-    yield types.SimpleNamespace(**{x: importlib.import_module(f"page.{x}") for x in names})
+    yield types.SimpleNamespace(**{x: importlib.import_module(f"search_page.{x}") for x in names})
     sys.path.pop(0)
 
 
@@ -376,5 +376,8 @@ def test_labels_have_bars_that_add_up(tab):
 
 
 def test_nothing_is_loaded_from_outside(tab, served):
+    tab.goto(served)
+    with tab.expect_request("**/picture/**"):
+        tab.locator(".chip").first.click()
     assert any("/picture/" in x for x in tab.asked)
     assert not [x for x in tab.asked if not x.startswith((served, "data:", "blob:"))]

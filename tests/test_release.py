@@ -97,7 +97,7 @@ def test_the_demo_starts_with_the_wheel_alone(outside):
     pytest.importorskip("gradio")
     folder, python = outside
     shutil.copy(ROOT / "examples" / "demo.py", folder)
-    shutil.copytree(ROOT / "examples" / "page", folder / "page")
+    shutil.copytree(ROOT / "examples" / "search_page", folder / "search_page")
     assert "--pictures" in run(python, "-s", "demo.py", "--help", cwd=folder)
 
 

@@ -31,8 +31,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/edge.json"))
     args = parser.parse_args()
+    fraction = 0.2 if pathlib.Path(args.source).exists() else 0.0  # Others have splits.
     train, test = (
-        keras_lit.data.image_text_pairs(args.source, split=split).take(args.count)
+        keras_lit.data.image_text_pairs(args.source, split, test_fraction=fraction).take(args.count)
         for split in ("train", "test")
     )
     model = keras.saving.load_model(args.model) if args.model else towers(args.towers, train)

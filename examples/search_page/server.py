@@ -8,10 +8,10 @@ from typing import Any
 import anyio.to_thread
 import gradio
 import PIL.Image
-from page.collection import LARGE, SMALL, Collection
-from page.handlers import Handlers
-from page.labels import Classifier
-from page.layout import layout
+from search_page.collection import LARGE, SMALL, Collection
+from search_page.handlers import Handlers
+from search_page.labels import Classifier
+from search_page.layout import layout
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 

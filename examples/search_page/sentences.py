@@ -1,7 +1,7 @@
 """Sentences to click, in the languages that a text tower knows."""
 
 import numpy as np
-from page.collection import Collection
+from search_page.collection import Collection
 
 # The same six in each.
 SENTENCES = {

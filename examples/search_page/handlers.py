@@ -8,9 +8,9 @@ from typing import Any
 import gradio
 import numpy as np
 import PIL.Image
-from page import labels as labels_lib
-from page.collection import LARGE, SMALL, Collection, Found
-from page.labels import NONE, Classifier
+from search_page import labels as labels_lib
+from search_page.collection import LARGE, SMALL, Collection, Found
+from search_page.labels import NONE, Classifier
 
 FIRST, MOST = 24, 240  # pictures of an answer
 LONGEST = 2000  # characters

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from page.collection import Collection
+from search_page.collection import Collection
 
 from keras_lit.evaluation.calibration import Calibration
 

@@ -4,8 +4,8 @@ import pathlib
 from typing import Any
 
 import gradio
-from page.handlers import LONGEST, Handlers, chips, escape
-from page.sentences import understood
+from search_page.handlers import LONGEST, Handlers, chips, escape
+from search_page.sentences import understood
 
 FILES = pathlib.Path(__file__).parent
 LABELS = "a bird\na flower\na car\na smiling face\na fruit"
