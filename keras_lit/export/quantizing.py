@@ -10,7 +10,8 @@ import tensorflow as tf
 
 # Pictures that say between which values the activations are.
 PICTURES = 256
-_OPERATIONS = ("Conv", "MatMul", "Gemm", "Add")
+# With what cuts activations off, or their range would be that of before.
+_OPERATIONS = ("Conv", "MatMul", "Gemm", "Add", "Clip", "Relu")
 
 
 def quantize_onnx(path: pathlib.Path, rows: np.ndarray | None) -> None:
