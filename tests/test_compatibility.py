@@ -61,6 +61,7 @@ def test_the_fingerprints(model):
     )
 
 
+@pytest.mark.slow
 def test_the_training_goes_on(model):
     """Of a copy, since the other tests look at the weights."""
     model = load("before.keras")
@@ -93,6 +94,7 @@ def test_a_model_of_features():
     np.testing.assert_allclose(text, EXPECTED["features_text"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_artifact(model):
     signatures = tf.saved_model.load(str(BEFORE / "artifact" / "1")).signatures
     images, texts = (EXPECTED[name] for name in ("image_embeddings", "text_embeddings"))

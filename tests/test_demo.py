@@ -375,6 +375,7 @@ def test_labels_have_bars_that_add_up(tab):
     tab.wait_for_selector("text=Give a picture.", state="detached")
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_outside(tab, served):
     tab.goto(served)
     with tab.expect_request("**/picture/**"):

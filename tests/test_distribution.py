@@ -67,6 +67,7 @@ LOSSES = {
 
 
 # Tiles of 5 divide neither the 16 rows of a replica nor the 48 of all.
+@pytest.mark.slow
 @pytest.mark.parametrize(("replicas", "tile_size"), [(3, 5), (8, None)])
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_on_replicas_equal_the_reference(name, replicas, tile_size):
@@ -92,6 +93,7 @@ def test_losses_on_replicas_equal_the_reference(name, replicas, tile_size):
         np.testing.assert_allclose(gradient, GOLDEN[f"{name}_grad_{scalar}"], rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_masked_rows_count_nowhere_on_any_replica(name):
     loss, scalars = LOSSES[name]
@@ -307,6 +309,7 @@ def test_a_batch_that_replicas_do_not_divide_is_refused():
         model.fit(make_pairs(18).batch(9), verbose=0)
 
 
+@pytest.mark.slow
 def test_evaluate_fills_up_batches_that_replicas_do_not_divide():
     with mirrored(2).scope():
         model = make_model()
@@ -337,6 +340,7 @@ def test_chance_of_a_local_loss_is_that_of_a_replicas_pairs():
     assert result["chance_loss"] == pytest.approx(np.log(4))
 
 
+@pytest.mark.slow
 def test_embeddings_on_replicas_equal_one_device():
     images = [pair["image"] for pair in make_pairs(11).as_numpy_iterator()]
     captions = [pair["text"] for pair in make_pairs(11).as_numpy_iterator()]

@@ -108,6 +108,7 @@ def test_value_and_gradients_equal_the_oracle(name, mask):
         check(with_tf(name, GROUPS, mask, tile_size=tile_size), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_three_replicas_equal_the_oracle(name):
     """Groups reach over replicas; the last rows are masked, as in a batch that is filled up."""
@@ -263,6 +264,7 @@ def embeddings(model):
     return model.encode_image(x["image"]).astype("float64"), model.encode_text(x["text"])
 
 
+@pytest.mark.slow
 def test_equal_captions_are_one_group(model):
     by_caption = sigmoid_oracle(*embeddings(model), np.log(10), BIAS, groups=[0, 1, 0, 2, 3, 1])
     alone = sigmoid_oracle(*embeddings(model), np.log(10), BIAS, groups=range(6))

@@ -253,6 +253,7 @@ def test_every_public_name_is_used():
     assert not unused, "use it where a reader sees it, or make it private"
 
 
+@pytest.mark.slow
 def test_import_takes_in_no_more_than_keras_nlp():
     """TensorFlow Datasets, SciPy, PIL and the like wait until they are used."""
     code = """

@@ -185,6 +185,7 @@ def test_lora_trains_on_from_a_file(weights_alone, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-5, err_msg=one.path)
 
 
+@pytest.mark.slow
 def test_inference_sees_lora_and_quantisation_at_once(tmp_path):
     model, texts = make_model("LU"), ["a red dog", "a white moon and a toucan"]
     ids = model.text_tower.preprocessor(texts)
@@ -411,6 +412,7 @@ def test_a_locked_tower_is_not_penalized(added, size):
     np.testing.assert_allclose(model.test_step(pairs)["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_layers_add_as_they_are_called():
     model = regularized(added=True)
     model.compile("sgd")
@@ -550,6 +552,7 @@ def test_a_row_of_padding_alone_is_refused():
     assert len(model.encode_text(ids[[0, 2]])) == 2
 
 
+@pytest.mark.slow
 def test_captions_that_are_cut_are_said_once():
     model = make_model("LU")
     model.compile("sgd")

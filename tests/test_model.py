@@ -177,6 +177,7 @@ def test_metrics_are_means_over_pairs_and_the_temperature_is_the_last(model):
     assert abs(float(model.temperature) - 10) > 1e-4
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tokenizer):
     keras.utils.set_random_seed(0)
     model = LiT(image_tower(), text_tower(tokenizer))
@@ -221,6 +222,7 @@ def test_max_temperature(tokenizer):
     np.testing.assert_allclose(model.temperature, 10.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_seeds_repeat_a_run_exactly(run_eagerly, tokenizer):
     def run():
@@ -246,6 +248,7 @@ def test_crops_differ_within_a_batch_and_between_epochs(tokenizer):
     assert (first != second).any(axis=(1, 2, 3)).all()
 
 
+@pytest.mark.slow
 def test_precomputed_features_train_like_images(tokenizer):
     def run(features):
         keras.utils.set_random_seed(3)
@@ -264,6 +267,7 @@ def test_precomputed_features_train_like_images(tokenizer):
     np.testing.assert_allclose(run(True), run(False), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -320,6 +324,7 @@ def test_weights_file_round_trips(model, tokenizer, tmp_path):
     np.testing.assert_array_equal(other.encode_text(CAPTIONS), model.encode_text(CAPTIONS))
 
 
+@pytest.mark.slow
 def test_mixed_bfloat16(tokenizer):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -680,6 +685,7 @@ def test_images_that_cannot_be_encoded(images, error, message, refusing):
         refusing.encode_image(images)
 
 
+@pytest.mark.slow
 def test_sigmoid_loss_learns_its_bias_and_is_saved(tokenizer, tmp_path):
     keras.utils.set_random_seed(1)
     model = LiT(image_tower(), text_tower(tokenizer), loss="sigmoid", bias=-5.0)
@@ -746,6 +752,7 @@ def test_a_head_that_comes_after_encoding_is_used():
     assert keras_lit.LiT(image_tower, text_tower).encode_image(images).shape == (2, 5)
 
 
+@pytest.mark.slow
 def test_a_head_that_comes_after_compile_is_used():
     """Also where it is locked, so that what trains is the same."""
     towers = (keras_lit.ImageTower, 5), (keras_lit.TextTower, 6)
@@ -771,6 +778,7 @@ def test_a_head_that_comes_after_compile_is_used():
         model.reset_metrics()
 
 
+@pytest.mark.slow
 def test_what_was_fitted_is_freed():
     """Who fits many models in one process keeps none of their weights and graphs."""
 

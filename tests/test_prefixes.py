@@ -84,6 +84,7 @@ def test_widths_are_kept_and_checked(model):
             model.encode_text(["a red dog"], dim=wrong)
 
 
+@pytest.mark.slow
 def test_short_embeddings_in_artifacts(model, tmp_path):
     texts = ["a red dog", "a grey cat"]
     path = keras_lit.export.save(model, tmp_path, dim=3, class_names=["dog", "cat"])

@@ -28,6 +28,7 @@ def reference(site):
     return "".join(page.read_text() for page in sorted(site.glob("api/*/index.html")))
 
 
+@pytest.mark.slow
 def test_every_public_name_has_an_entry(reference):
     names = {name for name, _ in api.public()}
     assert names > {"keras_lit.LiT.fit", "keras_lit.ImageTower.embedding_dim"}

@@ -98,6 +98,7 @@ def test_configs_keep_the_multiplier(kind):
         assert float(again._learning_rate(12)) == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_a_lit_says_which_variables_are_of_its_image_tower():
     """With the image tower's rate 0 until the last step it moves in that alone; its head too."""
     model = make_model("UU", batch_norm=False)
@@ -129,6 +130,7 @@ def test_the_multiplier_acts_inside_a_loss_scale_optimizer():
     assert all(same[0]) and not any(same[1])
 
 
+@pytest.mark.slow
 def test_adam_clips_the_gradient_of_the_global_batch():
     weights = []
     for replicas in (1, 2):

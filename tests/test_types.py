@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 import keras_lit
 
 SCRIPT = pathlib.Path(__file__).parent / "user.py"
@@ -49,6 +51,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 def test_a_users_script_is_strict_and_its_mistakes_are_found(tmp_path):
     found = mistakes(tmp_path)
     assert set(found) == set(WRONG)  # So nothing is said of the script itself.

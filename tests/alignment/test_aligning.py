@@ -36,6 +36,7 @@ def similarities(model, pairs):
     return model.encode_image(pairs) @ model.encode_text(pairs).T
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_align_starts_far_below_random_heads(loss):
     model = make_model_of_features(loss=loss)
@@ -73,6 +74,7 @@ def test_streamed_as_in_memory(method):
     np.testing.assert_allclose(similarities(model, pairs), images @ texts.T, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_find_what_one_device_finds():
     pairs = make_pairs(58).batch(12)  # The last batch of ten.
     found = []

@@ -141,6 +141,7 @@ def test_noise_and_dropout_are_the_same_in_both_passes_of_micro_batches():
         assert np.array_equal(seed, new) and not np.array_equal(new, old)
 
 
+@pytest.mark.slow
 def test_two_replicas_find_the_gradients_of_one_device():
     """Without noise and dropout, which each draws on its own."""
     options = {"dropout": 0.0, "noise": 0.0}

@@ -66,6 +66,7 @@ def expected_metrics(model):
     return {f"{name}_{key}": value for name, part in parts.items() for key, value in part.items()}
 
 
+@pytest.mark.slow
 def test_metrics_are_in_the_history_and_seen_by_other_callbacks(tmp_path):
     model = make_model()
     model.compile(keras.optimizers.Adam(0.03))

@@ -75,6 +75,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_same_weights_and_losses(tmp_path, whole):
     """In the second epoch, after its first batch, in its middle and right after its end."""
     for after in (7, 3, 4):  # It goes on at the batches 0, 6 and 8, and at last at 10 of 12.
@@ -90,6 +91,7 @@ def hard():
     return pairs.shuffle(3, seed=8).repeat().batch(10).take(4)
 
 
+@pytest.mark.slow
 def test_what_epochs_that_are_over_drew(tmp_path):
     expected = run(tmp_path / "whole", pairs=hard)
     assert run(tmp_path / "killed", 7, pairs=hard) is None
@@ -144,6 +146,7 @@ def test_another_callback_may_still_stop(killed, tmp_path):
             assert history.epoch == [1]
 
 
+@pytest.mark.slow
 def test_steps_that_pass_several_at_a_time(tmp_path):
     """Of the executions of two batches the second one passes the third batch."""
     assert run(tmp_path, after=2, save_freq=3, steps_per_execution=2) is None
@@ -151,6 +154,7 @@ def test_steps_that_pass_several_at_a_time(tmp_path):
         assert json.loads(str(file["position"]))["step"] == 4
 
 
+@pytest.mark.slow
 def test_what_cannot_be_resumed(killed, tmp_path):
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ValueError, match="run with 6 batches in an epoch, and this one has 3"):

@@ -16,6 +16,7 @@ def ready():
     return trained(Lock(lora=2))
 
 
+@pytest.mark.slow
 def test_the_same_numbers_on_the_same_base(ready, tmp_path):
     path = save_adapters(ready, tmp_path / "adapters.npz")
     # Of each of three blocks [16, 4, 2] and [2, 4], for queries and values; heads; temperature.

@@ -69,6 +69,7 @@ def test_tars_of_a_folder_a_glob_and_a_list(shards):
     assert texts(image_text_pairs([str(shards / "3.tar")])) == ALL[30:]
 
 
+@pytest.mark.slow
 def test_webdataset_and_img2dataset_layouts(tmp_path):
     write_tar(
         tmp_path / "a.tar",
@@ -228,6 +229,7 @@ def test_splits_of_shards(shards, tmp_path_factory):
         image_text_pairs(shards, "trian")
 
 
+@pytest.mark.slow
 def test_odd_records_are_named_and_the_others_read(tmp_path):
     files = [
         *[("a.png", png(0)), ("._a.png", b"of macOS"), ("a.txt", "\ufeffgood")],

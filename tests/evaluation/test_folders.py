@@ -19,6 +19,7 @@ def write(folder, *files):
     return folder
 
 
+@pytest.mark.slow
 def test_labels_are_the_folders_in_the_order_of_their_names(tmp_path):
     write(tmp_path, "sea_lion/b.png", "sea_lion/young/a.JPG", "SeaLake/1.png", "Zebra/c.jpeg")
     write(tmp_path, "Zebra/.hidden.png", ".thumbnails/x.png", "__MACOSX/Zebra/c.png", "README.txt")

@@ -222,6 +222,7 @@ def classes(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_people_hold_is_classified_alike(classes):
     """Class folders by our reader, Keras' and TensorFlow's tuples, names of files, pixels."""
     model, names = make_model("LU"), ["a red dog", "a white cat"]

@@ -83,6 +83,7 @@ def test_sentencepiece_and_sigmoid_scores(loader, fresh, sigmoid):
         assert_equal_outputs(fresh["sigmoid"][loader][name], expected)
 
 
+@pytest.mark.slow
 def test_every_op_is_one_that_stock_tf_serving_knows(saved):
     saved_model = saved_model_pb2.SavedModel.FromString(
         (saved.path / "saved_model.pb").read_bytes()
@@ -122,6 +123,7 @@ def text_ops_of(path, signature):
     }
 
 
+@pytest.mark.slow
 def test_classify_does_no_work_of_the_text_tower(saved):
     assert text_ops_of(saved.path, "classify_labels")["tokenizer"] > 0
     image, classify = (text_ops_of(saved.path, name) for name in ("encode_image", "classify"))
@@ -162,6 +164,7 @@ def test_pixels_that_are_no_images_are_named(saved, shape):
         loaded.signatures["encode_pixels"](pixels=tf.zeros(shape, tf.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_corrupt", ["fail", "nan"])
 def test_no_rows_are_answered_by_none(saved, on_corrupt, tmp_path):
     # Batch norm after a convolution refuses no rows.
@@ -183,6 +186,7 @@ def test_no_rows_are_answered_by_none(saved, on_corrupt, tmp_path):
         assert {key: tuple(found[key].shape) for key in shapes} == shapes, name
 
 
+@pytest.mark.slow
 def test_corrupt_rows_as_nan(saved, tmp_path):
     path = keras_lit.export.save(
         saved.model, tmp_path, class_names=CLASSES, on_corrupt="nan", towers="image"
@@ -205,6 +209,7 @@ def test_corrupt_rows_as_nan(saved, tmp_path):
     assert signatures["encode_image"](tf.constant(images))["valid"].numpy().all()
 
 
+@pytest.mark.slow
 def test_corrupt_rows_as_zero_are_json_to_every_parser(saved, sigmoid, tmp_path):
     image, outputs = saved.inputs["image_bytes"][0], saved.outputs["encode_image"]["embedding"]
     for i, model in enumerate((saved.model, sigmoid.model)):

@@ -46,6 +46,7 @@ def joined(function, output, texts_rank, *requests):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "output"), [("classify_labels", "scores"), ("similarity", "similarity")]
 )
@@ -82,6 +83,7 @@ def test_nobody_gets_the_texts_of_another(name, output, loaded):
             alone(IMAGES[:2], rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_corrupt", ["nan", "zero"])
 def test_a_bad_image_of_another_client(on_corrupt, saved, tmp_path):
     path = keras_lit.export.save(

@@ -48,6 +48,7 @@ def test_several_labels():
     np.testing.assert_array_equal(found["accepted"], (probabilities >= 0.3) & valid[:, None])
 
 
+@pytest.mark.slow
 def test_artifact(tmp_path):
     model = small.make_model()
     pictures = [pair["image"] for pair in small.encoded_pairs(6).as_numpy_iterator()]

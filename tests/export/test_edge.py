@@ -74,6 +74,7 @@ def answers(versions, tmp_path_factory):
     return types.SimpleNamespace(images=images, found=dict(np.load(folder / "outputs.npz")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "litert"])
 def test_the_same_embeddings_without_tensorflow(format, answers, model):
     images, text = model.encode_image(answers.images), model.encode_text(TEXTS)
@@ -248,6 +249,7 @@ def test_a_tower_without_a_vocabulary_takes_token_ids(reference, tmp_path):
         reference.token_ids_of(settings, tmp_path)
 
 
+@pytest.mark.slow
 def test_int8_and_the_table_beside_the_model(model, tmp_path, capsys, monkeypatch):
     """Both formats in int8; a SavedModel of the text tower; what they say is what they hold."""
     pairs = make_pairs(40).batch(20)

@@ -59,6 +59,7 @@ def attack(saved, image_count, text_count):
     return results
 
 
+@pytest.mark.slow
 def test_hostile_inputs(saved):
     results = attack(saved, 46, 18)
     answered = "jpeg, cmyk, 16-bit, animated gif, webp, 64 megapixels"

@@ -13,6 +13,7 @@ from keras_lit.search import Index
 from tests import small
 
 
+@pytest.mark.slow
 def test_search(tmp_path, monkeypatch, capsys):
     model = small.make_model()
     pairs = small.encoded_pairs(9, name=[f"p{i}" for i in range(9)])

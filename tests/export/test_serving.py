@@ -53,6 +53,7 @@ def inputs_of(saved, server, name):
     return {key: saved.inputs[key] for key in server.signatures[name].inputs}
 
 
+@pytest.mark.slow
 def test_requests_and_responses_of_every_signature(saved, server):
     for name, expected in saved.outputs.items():
         request = predict_pb2.PredictRequest()

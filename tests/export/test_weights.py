@@ -37,6 +37,7 @@ def in_16_bits(saved, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "error"), [("float16", 2e-3), ("bfloat16", 2e-2)])
 def test_sixteen_bits(dtype, error, saved, in_16_bits):
     path = in_16_bits(dtype)
@@ -112,6 +113,7 @@ def test_images_alone_classify_too(saved, tmp_path):
     assert stored(path) == {"float32": 4 * weights}
 
 
+@pytest.mark.slow
 def test_an_image_artifact_needs_no_tokenizer(saved, tmp_path):
     backbone = keras.Sequential([keras.layers.Embedding(9, 16)])
     text_tower = keras_lit.TextTower(backbone, pooling="first")

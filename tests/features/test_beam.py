@@ -34,11 +34,13 @@ def run(directory, pairs, rows=None, mode="multi_threading", **options):
     return keras_lit.features.merge(directory)
 
 
+@pytest.mark.slow
 def test_same_bytes_in_processes(tmp_path, whole):
     run(tmp_path / "beam", encoded_pairs(), mode="multi_processing")
     assert files(tmp_path / "beam") == files(whole)
 
 
+@pytest.mark.slow
 def test_same_bytes_with_text(tmp_path):
     captions = [f"caption number {i}" for i in range(22)]
     backbone = keras_lit.backbones.TextTransformer(60, 8, 8, 1, 16, 2)
@@ -51,6 +53,7 @@ def test_same_bytes_with_text(tmp_path):
     assert files(tmp_path / "beam") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_same_bytes_in_threads_but_for_bad_images(tmp_path):
     pairs = encoded_pairs(bad=(3, 21))
     precompute(tmp_path / "whole", pairs=pairs, skip_bad_images=True)
@@ -59,11 +62,13 @@ def test_same_bytes_in_threads_but_for_bad_images(tmp_path):
     assert files(tmp_path / "beam") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_pair_that_is_missing(tmp_path):
     with pytest.raises(Exception, match="should hold 22 pairs.*fewer"):
         run(tmp_path / "beam", encoded_pairs(), rows=numbered(encoded_pairs())[1:])
 
 
+@pytest.mark.slow
 def test_finished_shards_are_kept(tmp_path, whole):
     directory = tmp_path / "features"
     precompute(directory, shard_index=1, num_shards=3)

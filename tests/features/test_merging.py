@@ -30,6 +30,7 @@ def test_jobs_on_one_disk(tmp_path, whole):
     assert files(tmp_path) == files(whole)
 
 
+@pytest.mark.slow
 def test_jobs_on_two_disks(tmp_path, whole, disks):
     before = files(disks)
     parts = [disks / "0", disks / "1"]
@@ -50,6 +51,7 @@ def test_a_shard_that_has_changed(tmp_path, disks):
         keras_lit.features.merge(tmp_path / "joined", parts=parts)
 
 
+@pytest.mark.slow
 def test_jobs_with_different_towers(tmp_path, disks):
     precompute(tmp_path / "1", make_tower(seed=2), shard_index=1, num_shards=2)
     with pytest.raises(ValueError, match="another tower.*tower.weights"):
@@ -79,6 +81,7 @@ def shuffled():
     return encoded_pairs().shuffle(22, seed=3).filter(lambda pair: True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_jobs_over_a_seeded_shuffle_lose_nothing(order, tmp_path):
     tower = make_tower()  # Sets the global seed, of which the shuffle's depends too.
@@ -89,6 +92,7 @@ def test_jobs_over_a_seeded_shuffle_lose_nothing(order, tmp_path):
     assert sorted(found) == sorted(row["text"] for row in encoded_pairs().as_numpy_iterator())
 
 
+@pytest.mark.slow
 def test_shards_of_other_orders_are_not_joined(tmp_path):
     """The second job's shuffle has another seed, and its shards come before the first job's."""
     precompute(tmp_path, pairs=encoded_pairs(), shard_index=1, num_shards=2)

@@ -82,6 +82,7 @@ def test_manifest(whole):
         assert printed.split()[0] == shard["sha256"]
 
 
+@pytest.mark.slow
 def test_float32_is_exact_and_any_field_is_kept(tmp_path):
     fields = {
         "id": np.arange(22),
@@ -109,6 +110,7 @@ def test_pixels_give_what_files_give(tmp_path, whole):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_goes_on_after_each_interruption(tmp_path, whole, monkeypatch):
     """Each shard that is finished is kept as it is; the rest comes out the same."""
     write = keras_lit.features.tfrecords.write
@@ -137,6 +139,7 @@ def test_goes_on_after_each_interruption(tmp_path, whole, monkeypatch):
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
+@pytest.mark.slow
 def test_a_lost_shard_is_written_again(tmp_path, whole, unfinished):
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
     (tmp_path / "features-train.tfrecord-00001-of-00003").unlink()
@@ -144,6 +147,7 @@ def test_a_lost_shard_is_written_again(tmp_path, whole, unfinished):
     assert files(tmp_path) == files(whole)
 
 
+@pytest.mark.slow
 def test_a_shard_that_was_cut_off_is_written_again(tmp_path, whole, unfinished):
     shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
     with open(tmp_path / "features-train.tfrecord-00001-of-00003", "r+b") as file:
@@ -198,6 +202,7 @@ def test_another_plan_is_refused(directory, difference, changed, request):
     assert files(directory) == before
 
 
+@pytest.mark.slow
 def test_another_order_is_found_when_it_goes_on(tmp_path, monkeypatch):
     """The first pair and the number are the same, the pair before the resumed shard is not."""
     write = keras_lit.features.tfrecords.write
@@ -219,12 +224,14 @@ def test_another_order_is_found_when_it_goes_on(tmp_path, monkeypatch):
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_unknown_length(tmp_path, whole, monkeypatch):
     pairs = encoded_pairs().filter(lambda pair: True)
     precompute(tmp_path, pairs=pairs)
     assert files(tmp_path) == files(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "what"), [(21, "fewer"), (23, "more")])
 def test_another_unknown_length(tmp_path, unfinished, count, what):
     """The number is taken from the plan; a dataset that has changed since is refused."""
@@ -234,6 +241,7 @@ def test_another_unknown_length(tmp_path, unfinished, count, what):
         precompute(tmp_path, pairs=encoded_pairs(count).filter(lambda pair: True))
 
 
+@pytest.mark.slow
 def test_bad_images(tmp_path):
     names = [f"{i}.png" for i in range(22)]
     pairs = encoded_pairs(bad=(5, 20), name=names)
@@ -254,6 +262,7 @@ def test_bad_images(tmp_path):
     np.testing.assert_allclose([row["image_features"] for row in rows], good, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_nothing_but_bad_images(tmp_path):
     with pytest.raises(ValueError, match="No pair is left: all 22 images were skipped"):
         precompute(tmp_path, pairs=encoded_pairs(bad=range(22)), skip_bad_images=True)
@@ -272,6 +281,7 @@ def test_features_that_do_not_fit(tmp_path):
         precompute(tmp_path / "nan", tower, dtype="float32")
 
 
+@pytest.mark.slow
 def test_splits_share_a_directory(tmp_path, whole):
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     precompute(tmp_path, pairs=encoded_pairs(9), split="validation", shards=1)
@@ -408,6 +418,7 @@ def test_the_view_is_the_tower_of_a_crop(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_views_and_captions_are_drawn_apart(tmp_path):
     texts = tf.data.Dataset.from_tensor_slices(tf.ragged.constant([["a", "b"]] * 22))
     pairs = tf.data.Dataset.zip(encoded_pairs(), texts)
@@ -423,6 +434,7 @@ def test_views_and_captions_are_drawn_apart(tmp_path):
     assert len(found) == 4
 
 
+@pytest.mark.slow
 def test_tokens(tmp_path):
     captions = [f"caption number {i}" for i in range(22)]
     tokenizer = keras_lit.tokenizers.train_wordpiece(captions, 60)
@@ -443,6 +455,7 @@ def test_tokens(tmp_path):
         precompute(tmp_path)
 
 
+@pytest.mark.slow
 def test_replicas_encode_what_one_device_does(tmp_path):
     """Rows are shared out and put together in order, in a last batch of two too."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

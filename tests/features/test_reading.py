@@ -39,6 +39,7 @@ def ids(dataset):
     return [int(row["id"]) for row in dataset]
 
 
+@pytest.mark.slow
 def test_order_and_length(cache):
     pairs = keras_lit.features.load(cache)
     assert pairs.cardinality() == 22 and ids(pairs) == list(range(22))
@@ -54,6 +55,7 @@ def test_shuffle(cache):
     assert ids(keras_lit.features.load(cache, shuffle=1, seed=3)) != list(range(22))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [list("abacb") * 4 + ["d", "a"], [2**40, -7] * 11])
 def test_groups_are_kept(groups, tmp_path):
     """Of strings and of integers, for `fit`."""
@@ -86,6 +88,7 @@ def test_verify(cache, tmp_path):
         keras_lit.features.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_several_captions(several):
     def load(**options):
         return [

@@ -61,6 +61,7 @@ def rows(directory, **options):
     return list(keras_lit.features.load(directory, **options).as_numpy_iterator())
 
 
+@pytest.mark.slow
 def test_they_are_those_of_the_tower(cache):
     found = rows(cache)
     assert [row["text"].decode() for row in found] == CAPTIONS
@@ -74,6 +75,7 @@ def test_they_are_those_of_the_tower(cache):
     np.testing.assert_array_equal([row["text_features"] for row in data], features)
 
 
+@pytest.mark.slow
 def test_several_captions_keep_theirs(several):
     captions = [text for texts in SEVERAL for text in texts]
     known = dict(zip(captions, expected(captions), strict=True))
@@ -89,6 +91,7 @@ def test_several_captions_keep_theirs(several):
     assert [row["text_features"].shape for row in data] == [(len(x), 16) for x in SEVERAL]
 
 
+@pytest.mark.slow
 def test_token_ids_are_text_too(tmp_path, cache):
     ids = text_tower().preprocessor(CAPTIONS).numpy()
     pairs = encoded_pairs().enumerate().map(lambda i, pair: {**pair, "text": tf.constant(ids)[i]})
@@ -97,6 +100,7 @@ def test_token_ids_are_text_too(tmp_path, cache):
         np.testing.assert_allclose(found["text_features"], wanted["text_features"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_interrupted_and_divided_it_writes_the_same(tmp_path, several, monkeypatch):
     write = keras_lit.features.tfrecords.write
     options = {"text_tower": text_tower(), "pairs": several_pairs(), "dtype": "float32"}
@@ -122,6 +126,7 @@ def test_interrupted_and_divided_it_writes_the_same(tmp_path, several, monkeypat
     assert files(tmp_path / "again") == files(tmp_path / "joined") == files(several)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_encoded(tmp_path, cache):
     def texts(pair, text):
         return {**pair, "text": text}
@@ -183,6 +188,7 @@ def trained(cache):
     return run(keras_lit.features.load(cache), stand_ins(cache))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"replicas": 2}, {"micro_batch_size": 3}], ids=["one", "replicas", "micro"]
 )
@@ -211,6 +217,7 @@ def test_it_encodes_features_and_is_saved(trained, whole, cache, tmp_path):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_towers_are_attached_again(trained, whole, tmp_path):
     tower = text_tower()
     model = trained[0].with_text_tower(tower).with_image_tower(make_tower())
@@ -261,6 +268,7 @@ def test_features_of_another_text_tower_are_refused(cache, tmp_path):
         model.fit(keras_lit.features.load(cache).batch(4), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_text_tower_that_trains_reads_the_text(cache):
     """Of the same cache; features alone are refused."""
     model = keras_lit.LiT(keras_lit.ImageTower.from_features(6), text_tower(4), "LU")
@@ -286,6 +294,7 @@ def test_retrieval_takes_them(trained, several, cache):
     assert logs and all(np.isfinite(value) for value in logs.values())
 
 
+@pytest.mark.slow
 def test_heads_in_closed_form_from_a_cache(several):
     """The captions of an image, and of a group, stay in one fold."""
     model = keras_lit.LiT(*(tower() for tower in stand_ins(several)), "LL")
@@ -306,6 +315,7 @@ def test_heads_in_closed_form_from_a_cache(several):
     )
 
 
+@pytest.mark.slow
 def test_the_probe_takes_a_cache(cache):
     """And, beside its text tower, one that reads the text."""
     image_tower, cached = (tower() for tower in stand_ins(cache))

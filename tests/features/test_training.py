@@ -68,6 +68,7 @@ def without(cache):
     return run(keras_lit.features.load(cache), lambda: keras_lit.features.image_tower(cache))
 
 
+@pytest.mark.slow
 def test_is_the_uncached_run(whole, without):
     expected = run(small.encoded_pairs(), make_tower)
     assert_close(whole, expected)
@@ -119,6 +120,7 @@ def test_tokens_train_what_text_does(tokens):
     assert train(make_model(make_tower()), pairs)[0] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [{"seed": 2}, {"dtype": "mixed_bfloat16"}])
 def test_another_tower_is_refused(cache, changed):
     model = make_model(make_tower(**changed))
@@ -139,6 +141,7 @@ def test_from_features_of_another_cache_is_refused(cache, tmp_path):
         model.fit(keras_lit.features.load(cache).batch(4), verbose=0)
 
 
+@pytest.mark.slow
 def test_any_features_without_a_fingerprint(cache):
     model = make_model(keras_lit.ImageTower.from_features(small.DIM))
     assert np.isfinite(train(model, keras_lit.features.load(cache))[0]).all()
@@ -188,6 +191,7 @@ def test_only_its_own_tower_is_attached(cache):
         model.with_image_tower(make_tower(filters=7))
 
 
+@pytest.mark.slow
 def test_images_are_refused_without_a_backbone(cache, tmp_path):
     model = make_model(keras_lit.features.image_tower(cache))
     model.compile("sgd")

@@ -148,6 +148,7 @@ def test_a_frame_that_would_take_gigabytes_behind_a_small_one():
     np.testing.assert_array_equal(decode_image(bomb), decode_image(small))
 
 
+@pytest.mark.slow
 def test_a_gif_of_endless_blocks_is_refused_in_bounded_time():
     endless = b"GIF89a" + bytes(7) + b"!\xfe" + b"\1!" * 2**17
     with pytest.raises(tf.errors.InvalidArgumentError, match="first frame in the first 65,536"):

@@ -82,6 +82,7 @@ def test_pictures_are_turned_as_exif_says(name):
     np.testing.assert_array_equal(decode(contents), expected)
 
 
+@pytest.mark.slow
 def test_a_layer_turns_pictures_unless_told_or_older():
     contents = TURNED["jpeg 6"][0]
     upright = np.asarray(decode_image(contents))

@@ -39,6 +39,7 @@ def test_resized_pixels_equal_the_reference(resize, expected):
     np.testing.assert_allclose(result, REFERENCE[expected][0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -291,6 +292,7 @@ def test_text_that_is_no_strings_is_refused(text):
         TextPreprocessor(bert(), 6)(text)
 
 
+@pytest.mark.slow
 def test_what_is_unlikely_is_spared_the_optimisation_of_graphs():
     # An optimisation that shows: it strips assertions; of a process of its own, for it stays on.
     code = """

@@ -1,6 +1,7 @@
 """Losses and their gradients against the formulas of the papers, in NumPy's float64."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +61,7 @@ def close(found, expected, scale=1.0):
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5 * max(1.0, scale))
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(batches(), LOG_TEMPERATURES, TILES)
 def test_softmax(batch, log_temperature, tile_size):
@@ -81,6 +83,7 @@ def test_softmax(batch, log_temperature, tile_size):
     assert not of_images.numpy()[~kept].any() and not of_texts.numpy()[~kept].any()
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(batches(), LOG_TEMPERATURES, st.floats(-12.0, 2.0), TILES)
 def test_sigmoid(batch, log_temperature, bias, tile_size):

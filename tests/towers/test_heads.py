@@ -128,6 +128,7 @@ def train(strategy=None, head=None, size=None, **options):
     return model
 
 
+@pytest.mark.slow
 def test_batch_norm_is_of_the_global_batch():
     """The same weights and statistics on one device and on two replicas."""
     one, two = train(), train(mirrored(2))

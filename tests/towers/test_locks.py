@@ -247,6 +247,7 @@ def test_it_goes_through_files_and_configs(ready, tmp_path):
     assert len(again.trainable_variables) == 13
 
 
+@pytest.mark.slow
 def test_merged_by_itself_in_exports_and_by_call(ready, tmp_path):
     texts = ["a red dog", "a white moon and a toucan"]
     expected = ready.encode_text(texts)
@@ -271,6 +272,7 @@ def test_merged_by_itself_in_exports_and_by_call(ready, tmp_path):
     keras_lit.LiT(model.image_tower, model.text_tower, "LU", text_options=Lock(last_blocks=1))
 
 
+@pytest.mark.slow
 def test_the_same_on_replicas_in_micro_batches():
     expected = trained(layers=2)
     rows = [*make_pairs(6).batch(6)] * 2

@@ -99,6 +99,7 @@ def test_equal_captions_are_positives_whatever_the_padding():
     assert len({*ids[0]}) == 5
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_padded_rows(model):
     """In micro-batches of 3, and on two replicas; the loss and what it moves."""
     rows = model.preprocess(next(iter(make_pairs(8).batch(8))))  # Without random crops.

@@ -47,6 +47,7 @@ def assert_equal(actual, expected):
         assert tf.norm(gradient - wanted) <= 1e-6 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tuning", "sizes"), [("Lu", [5, 12]), ("UU", [4, 5, 40])])
 def test_gradients_equal_those_of_the_whole_batch(tuning, sizes):
     model = make_model(tuning)
@@ -70,6 +71,7 @@ def test_a_locked_tower_encodes_each_image_once(tuning, times, monkeypatch):
     assert counts == [3, 3] * times
 
 
+@pytest.mark.slow
 def test_under_xla():
     model = make_model()
     pairs = data(model, 12)
@@ -177,6 +179,7 @@ def test_a_frozen_layer_drops_the_same_twice():
         assert tf.norm(gradient - wanted) <= 1e-6 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_nothing_fills_the_last_chunk_up(known):
     """Batch norms see the rows of a chunk that is smaller, and none besides."""
