@@ -472,7 +472,7 @@ class LiT(PairsModel):
 
         def changed(step: str) -> bool:
             now = [*self.image_tower._made_of(), *self.text_tower._made_of()]
-            now += [self.tuning, self.lock_heads, self.local_loss, self.group_captions]
+            now += [self.tuning, self.lock_heads, self.local_loss, self.group_captions, self.dims]
             before, made_of[step] = made_of.get(step, now), now
             return differ(now, before)
 
@@ -708,6 +708,8 @@ class LiT(PairsModel):
                 "pretrained tower.",
                 stacklevel=2,
             )
+        if self.dims is not None and dim is not None:
+            check_dims(self.dims, dim)
         self.calibration = None
         with self.distribute_strategy.scope():
             options = {"method": method, "dim": dim, "penalties": penalties}
@@ -721,6 +723,8 @@ class LiT(PairsModel):
                 loss=self.loss_name,
                 **options,
             )
+            if self.dims is not None:
+                self.dims = tuple(x for x in self.dims if x <= found.dim) or None
             most = self.max_temperature or math.inf
             self.log_temperature.assign(math.log(min(found.temperature, most)))
             if found.bias is not None:

@@ -143,6 +143,7 @@ def without_lora(model: LiT) -> LiT:
         for tower in (found.image_tower, found.text_tower):
             if tower.lock is not None and tower.lock.lora is not None:
                 locks.take(tower, None)
+    found.calibration = None  # It was one of other weights.
     return found
 
 

@@ -82,6 +82,18 @@ def test_widths_are_kept_and_checked(model):
     for wrong, message in ((17, "at most 16"), (0, "positive whole number")):
         with pytest.raises(ValueError, match=f"`dim` should be .*{message}"):
             model.encode_text(["a red dog"], dim=wrong)
+    with pytest.raises(ValueError, match="`dims` should be widths that rise to at most 5"):
+        model.align(make_pairs(4).batch(4), dim=5)
+
+
+def test_promises_are_not_served_of_short_embeddings(model, tmp_path):
+    """They were fitted to cosines of whole ones."""
+    again = keras_lit.LiT.from_config(model.get_config())
+    again.calibration = keras_lit.evaluation.calibration.Calibration(temperature=2.0).to_dict()
+    with pytest.raises(ValueError, match="calibration is one of whole embeddings"):
+        keras_lit.export.save(again, tmp_path, dim=3, class_names=["dog", "cat"])
+    with pytest.raises(ValueError, match="`calibration`, pictures, is for"):
+        keras_lit.export.save(again, tmp_path, class_names=["dog"], calibration=again.calibration)
 
 
 @pytest.mark.slow

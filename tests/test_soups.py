@@ -97,3 +97,16 @@ def test_along_the_way(ends, tmp_path):
         found.best("recall")
     with pytest.raises(ValueError, match="`alphas` should be some numbers"):
         keras_lit.evaluation.along(*ends, norm, alphas=[2], verbose=0)
+
+
+def test_promises_of_other_weights_are_forgotten(ends):
+    calibration = keras_lit.evaluation.calibration.Calibration(temperature=2.0).to_dict()
+    first = keras_lit.LiT.from_config(ends[0].get_config())
+    first.calibration = calibration
+    assert keras_lit.soup([first, ends[1]]).calibration is None
+    assert first.calibration == calibration
+
+
+def test_the_best_is_a_number():
+    found = keras_lit.evaluation.Between([0.0, 0.5, 1.0], {"precision": [np.nan, 0.4, 0.6]})
+    assert found.best("precision") == 1.0 and found.best("precision", lowest=True) == 0.5

@@ -105,6 +105,7 @@ def load_adapters(model: LiT, filepath: str | os.PathLike) -> None:
         )
     for name, variable in variables.items():
         variable.assign(saved[name])
+    model.calibration = None  # It was one of other weights.
 
 
 def _trained(model: LiT, heads: bool) -> dict[str, keras.Variable]:

@@ -32,8 +32,8 @@ def parquet_files(source: Any) -> list[str]:
     return [] if is_folder and files and has_pairs(pathlib.Path(source)) else files
 
 
-def check_there(files: list[str], skipped: set[str] | None) -> None:
-    """Raises for files that a name or braces name and that are missing; `skipped` takes some."""
+def check_there(files: list[str], skipped: set[str] | None) -> list[str]:
+    """Those that are there; raises if named ones are missing, of which `skipped` takes some."""
     missing = [x for x in files if "://" not in x and not os.path.exists(x)]
     if len(files) == len(missing) == 1:
         raise FileNotFoundError(shown(f"There is no file {missing[0]!r}."))
@@ -41,6 +41,7 @@ def check_there(files: list[str], skipped: set[str] | None) -> None:
         others = ", or pass `skipped=set()` to read the others" * (len(missing) < len(files))
         message = f"{len(missing)} of {len(files)} files are not there, first {missing[0]!r}."
         raise FileNotFoundError(shown(f"{message} Mend the name{others}."))
+    return [x for x in files if x not in missing]
 
 
 def warn_of_missing(source: Any, files: list[str]) -> None:

@@ -134,15 +134,18 @@ def read_shards(
 
 
 def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension: content}) of neighbouring files with the same key."""
+    """(key, {extension: content}) of neighbouring files with the same key.
+
+    Of a record with an extension twice nothing is there but its name, with "(there twice)".
+    """
     with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
         for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
             entries: dict[str, bytes] = {}
+            twice = ""
             for _, extension, file in files:
-                if extension in entries:
-                    raise tarfile.ReadError(f"{key}.{extension} is there twice")
+                twice = extension if extension in entries else twice
                 entries[extension] = file.read()
-            yield key, entries
+            yield key, {f"{twice} (there twice)": b""} if twice else entries
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes]]]:

@@ -22,7 +22,7 @@ from keras_lit.data.named_files import (
     parquet_files,
     warn_of_missing,
 )
-from keras_lit.data.shards import IS_SHARD, read_shards, shard_files
+from keras_lit.data.shards import IS_SHARD, note_bad, read_shards, shard_files
 from keras_lit.data.tables import (
     by_image,
     checked_rows,
@@ -147,13 +147,16 @@ def image_text_pairs(
         )
     records: Iterable[Row] | None = None
     named = shards or tables
-    check_there(named, skipped)
+    there = check_there(named, skipped)
     read, divided = functools.partial(read_shards, image_key=image_key, text_key=text_key), ""
     if shards:
         check_unused(layout, ("separator", "encoding", "columns", "image_dir"), where, "shards")
         check_no_pictures(where)
     elif tables:
         check_unused(layout, ("separator", "encoding", "columns"), where, "Parquet files")
+        for x in sorted({*tables} - {*there}):
+            note_bad(f"{x}: there is no such file", skipped)
+        named = tables = there
         tables, divided = parquet.of_split(tables, split, test_fraction)
         named = named if divided == "column" else tables
         if parquet.holds_images(tables[0], layout):

@@ -17,7 +17,9 @@ from keras_lit.soups import Mean, Model, opened, weights_of, without_lora
 
 @dataclasses.dataclass(repr=False)
 class Between:
-    """Metrics along the way from one model to another; `print` shows the ends and the best.
+    """Metrics along the way from one model to another.
+
+    `print` shows both ends, and where the first metric is highest.
 
     Args:
         alphas: [n] floats, 0 before the training, 1 after it.
@@ -55,7 +57,7 @@ class Between:
         if name not in self.metrics:
             raise ValueError(f"There is no metric {name!r}, but: {', '.join(self.metrics)}.")
         values = np.array(self.metrics[name])
-        return self.alphas[int(np.argmin(values) if lowest else np.argmax(values))]
+        return self.alphas[int(np.nanargmin(values) if lowest else np.nanargmax(values))]
 
     def plot(self, filepath: str | os.PathLike, names: Sequence[str] | None = None) -> None:
         """Draws metrics over alpha, with matplotlib.
@@ -86,7 +88,8 @@ class Between:
             figure.savefig(working, format=path.suffix[1:])
 
     def __repr__(self) -> str:
-        places = [0, int(np.argmax(next(iter(self.metrics.values())))), len(self.alphas) - 1]
+        first = np.array(next(iter(self.metrics.values())), "float64")
+        places = [0, int(np.argmax(np.nan_to_num(first, nan=-np.inf))), len(self.alphas) - 1]
         cells = []
         for i in dict.fromkeys(places):
             at = {f"alpha {self.alphas[i]:g}: {k}": v[i] for k, v in self.metrics.items()}

@@ -19,7 +19,7 @@ class Calibration:
     `fit_calibration` makes one. Its methods take logits [rows, classes] of the kind it was fitted
     on: cosine similarities `images @ weights.T`, or the model's logits. One of cosines can be kept
     in the model, `model.calibration = calibration.to_dict()`: it is then in its .keras file, in
-    what `keras_lit.evaluation.classify` measures and in the artifact that `export.save` writes.
+    what `keras_lit.evaluation.classify` measures and in the SavedModel that `export.save` writes.
 
     Args:
         temperature: float, the multiplier of the logits, like `model.temperature`; Guo et al.

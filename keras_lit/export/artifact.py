@@ -168,7 +168,17 @@ float32 [n, dim], unit length |
     _check_can_encode(model, towers, class_names)
     if index is not None:
         index.check_model(model)
+    if calibration is not None:
+        raise ValueError(
+            '`calibration`, pictures, is for `weights="int8"` of ONNX and LiteRT. To serve '
+            "probabilities set `model.calibration = calibration.to_dict()`."
+        )
     calibration = None if class_names is None else _calibration(model, class_names)
+    if calibration is not None and dim is not None:
+        raise ValueError(
+            "The model's calibration is one of whole embeddings: leave `dim` out, or set "
+            "`model.calibration = None`."
+        )
     of_towers = map(internals.flat_layers, (model.image_tower, model.text_tower))
     with settings.merged([*itertools.chain(*of_towers)]):  # Nothing of LoRA to do at each request.
         signatures = make_signatures(

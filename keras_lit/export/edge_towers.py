@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_lit.export import quantizing
 from keras_lit.preprocessing.image import in_range
-from keras_lit.towers import ImageTower, Tower
+from keras_lit.towers import ImageTower, Tower, settings
 from keras_lit.towers.encoding import unit_length
 
 EdgeFormat = Literal["onnx", "litert"]
@@ -82,7 +82,7 @@ def write(
         )
     edge = EdgeTower(tower, dim)
     options = quantizing.litert_options(rows) if int8 and format == "litert" else {}
-    with _quietly():
+    with settings.merged(tower._all_layers()), _quietly():
         edge.export(path, format, verbose=False, input_signature=[input_spec(tower)], **options)
         if format == "onnx":
             _finish_onnx(path)
@@ -169,9 +169,10 @@ def _check_computes(
     spec = input_spec(edge.tower)
     rng = np.random.default_rng(0)
     most = 256 if spec.dtype == "uint8" else edge.tower.vocabulary_size or 2
+    count = _ROWS if least == _LEAST_COSINE else _ROWS_INT8
     if rows is None:
-        rows = rng.integers(0, most, (_ROWS, *spec.shape[1:])).astype(spec.dtype)
-    rows = rows[: _ROWS if least == _LEAST_COSINE else _ROWS_INT8]
+        rows = rng.integers(0, most, (count, *spec.shape[1:])).astype(spec.dtype)
+    rows = rows[:count]
     advice = "Export a SavedModel, or another backbone."
     try:
         found = load(path, format)(rows)

@@ -11,13 +11,13 @@ def compiled(function: Callable[..., Any], made_of: Callable[[], Any]) -> Callab
 
     Behind a call: a SavedModel keeps every tf.function that it finds.
     """
-    before = inside = None
+    known: tuple[Any, Any] | None = None  # Replaced whole: threads call this.
 
     def current(*args: Any) -> Any:
-        nonlocal before, inside
-        now = made_of()
-        if inside is None or now != before:
-            before, inside = now, tf.function(function, reduce_retracing=True)
-        return inside(*args)
+        nonlocal known
+        now, found = made_of(), known
+        if found is None or now != found[0]:
+            found = known = now, tf.function(function, reduce_retracing=True)
+        return found[1](*args)
 
     return current

@@ -12,9 +12,10 @@ from keras_lit.search.database import stored
 from keras_lit.search.store import Snapshot
 
 _HAS = (
-    "EXISTS (SELECT 1 FROM json_each(metadata) AS field, json_each(CASE field.type WHEN 'array' "
-    "THEN field.value ELSE json_array(field.value) END) AS item, json_each(?) AS wanted WHERE "
-    "field.key = ? AND item.value IS wanted.value)"
+    "EXISTS (SELECT 1 FROM json_each(metadata) AS field, json_each(?) AS wanted WHERE "
+    "field.key = ? AND (field.value IS wanted.value OR EXISTS (SELECT 1 FROM json_each(CASE "
+    "field.type WHEN 'array' THEN field.value ELSE '[]' END) AS item WHERE "
+    "item.value IS wanted.value)))"
 )
 
 

@@ -325,7 +325,9 @@ class Index:
         dim = self._store.settings["dim"]
         embeddings = queries_lib.embed(self._model, list(queries), dim)
         with self._store.reading() as (database, snapshot):
-            allowed = snapshot.alive if not where else filters.allowed(database, snapshot, where)
+            allowed = snapshot.alive
+            if where is not None and where != {}:
+                allowed = filters.allowed(database, snapshot, where)
             scanner, lists = self._opened(snapshot)
             lists = None if exact or where else lists
             rows, scores = scanner.search(embeddings, k, allowed, lists)

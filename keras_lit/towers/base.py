@@ -320,6 +320,11 @@ class Tower(keras.Model):
         >>> fresh.feature_dim, np.array_equal(fresh.weights[0], tower.weights[0])
         (8, False)
         """
+        if self.lock is not None and self.lock.lora is not None:
+            raise ValueError(
+                "A 'u' in `tuning` draws all weights anew, and the tower has LoRA. Call "
+                "`merge_lora()` first, or choose 'U'."
+            )
         quantised = [weight.path for weight in self.backbone.weights if weight.dtype == "int8"]
         if quantised:
             raise ValueError(

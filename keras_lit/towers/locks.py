@@ -124,9 +124,10 @@ def apply(tower: Any, lock: Any, letter: str, name: str) -> None:
     if tower.lock == lock:
         return
     if tower.lock is not None:
+        off = ", or let `tower.merge_lora()` take it off" if tower.lock.lora else ""
         raise ValueError(
             f"The tower has a lock already: {tower.lock}. Received another, {lock}: make the tower "
-            "anew, or let `tower.merge_lora()` take it off."
+            f"anew{off}."
         )
     _check(tower, lock)
     if lock.lora is not None:
@@ -242,6 +243,11 @@ def _enable_lora(tower: Any, lock: Lock) -> None:
         raise ValueError(
             "`lora_targets` should be names of layers that can take LoRA. "
             f"{type(backbone).__name__} has no {', '.join(sorted(absent or names))}, but: {known}."
+        )
+    others = [x for x in chosen if x.lora_enabled and x.lora_rank != lock.lora]
+    if others:
+        raise ValueError(
+            f"{others[0].path} has LoRA of rank {others[0].lora_rank} already. Received: {lock}."
         )
     for layer in chosen:
         if not layer.lora_enabled:

@@ -205,6 +205,7 @@ class PairsModel(keras.Model):
         return_dict: bool = False,
     ) -> Any:
         _refuse(y=y, sample_weight=sample_weight, class_weight=class_weight)
+        self.calibration = None
         return super().train_on_batch(self._batch(x, training=True), return_dict=return_dict)
 
     def test_on_batch(

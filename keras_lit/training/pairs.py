@@ -330,8 +330,8 @@ def caption_ids(token_ids: tf.Tensor, length: int | None = None, padding: int = 
     places = tf.random.stateless_uniform(
         [width if length is None else length], [1, 2], None, None, tf.int64, alg="philox"
     )[:width]
-    token_ids = tf.where(token_ids == padding, 0, token_ids)
-    return tf.reduce_sum(tf.cast(token_ids, tf.int64) * (2 * places + 1), axis=-1)
+    token_ids = tf.cast(token_ids, tf.int64) - padding  # So that padding alone adds nothing.
+    return tf.reduce_sum(token_ids * (2 * places + 1), axis=-1)
 
 
 def _group_ids(group: tf.Tensor) -> tf.Tensor:

@@ -91,6 +91,15 @@ def test_a_file_that_is_missing_of_so_many_is_warned_of(tmp_path):
         image_text_pairs(tmp_path, "test")
 
 
+def test_files_that_are_missing_of_those_named_are_left_out(tmp_path):
+    for i in (1, 2):
+        write(tmp_path / f"x-{i}.parquet", image=images((png(i), None)), text=[str(i)])
+    skipped = set()
+    pairs = image_text_pairs(tmp_path / "x-{0..2}.parquet", skipped=skipped)
+    assert sorted(pair["text"] for pair in pairs.as_numpy_iterator()) == [b"1", b"2"]
+    assert len(skipped) == 1 and "x-0.parquet: there is no such file" in skipped.pop()
+
+
 def test_an_image_of_several_rows_is_in_one_split(tmp_path):
     rows = [(png(i), None) for _ in range(2) for i in range(12)]
     texts = [f"{x} of {i}" for x in "ab" for i in range(12)]

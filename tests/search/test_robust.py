@@ -1,15 +1,17 @@
 """Full disks, places where nobody may write, odd folders and metadata; what is in memory."""
 
 import errno
+import json
 import os
 import sqlite3
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.search import Index, updating
+from keras_lit.search import Index, filters, updating
 
 
 @pytest.fixture
@@ -174,3 +176,16 @@ def test_an_interrupted_update_goes_on(model, tmp_path, stubs):
         Index.build(model, failing(), tmp_path, batch_size=4, verbose=0)
     assert len(Index(tmp_path)) in (0, 4, 8)
     assert len(Index.build(model, pictures(10), tmp_path, batch_size=4, verbose=0)) == 10
+
+
+def test_any_number_is_found_by_where():
+    """SQLite's JSON writes 15 digits of a float, which may be another."""
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE pictures (row INTEGER, name TEXT, metadata TEXT)")
+    values = [float(np.float32(0.1)), 0.1 + 0.2, 2**63, True, [1.5, 0.1 + 0.2], "a"]
+    rows = [(i, "", json.dumps({"x": value})) for i, value in enumerate(values)]
+    database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", rows)
+    snapshot = types.SimpleNamespace(alive=np.ones(len(values), bool))
+    for i, wanted in enumerate([values[0], 0.1 + 0.2, 2**63, True, 1.5, "a"]):
+        found = np.flatnonzero(filters.allowed(database, snapshot, {"x": wanted}))
+        assert list(found) == ([1, 4] if i == 1 else [i])

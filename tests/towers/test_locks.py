@@ -329,7 +329,14 @@ def test_more_contradictions():
         with pytest.raises(ValueError, match=message):
             keras_lit.LiT(like.image_tower, like.text_tower, "UU", image_options=options)
     model = made(Lock(last_blocks=1))
-    with pytest.raises(ValueError, match="has a lock already"):
+    with pytest.raises(ValueError, match="has a lock already.* make the tower anew.$"):
+        keras_lit.LiT(model.image_tower, model.text_tower, "LU", text_options=Lock(lora=1))
+    model = made(Lock(lora=1))
+    with pytest.raises(ValueError, match="has LoRA. Call `merge_lora"):
+        keras_lit.LiT(model.image_tower, model.text_tower, "Lu")
+    model = made()
+    model.text_tower.backbone.enable_lora(2)
+    with pytest.raises(ValueError, match="has LoRA of rank 2 already"):
         keras_lit.LiT(model.image_tower, model.text_tower, "LU", text_options=Lock(lora=1))
     made(Lock(layer_decay=0.9), tuning="Lu")  # Rates are no lock.
 

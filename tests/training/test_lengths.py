@@ -140,3 +140,10 @@ def test_rows_of_padding_alone_keep_a_place(model):
     assert pairs.trimmed(
         tf.fill([2, LENGTH], model.text_tower.pad_token_id), model.text_tower
     ).shape == (2, 4)
+
+
+def test_captions_differ_by_what_comes_before_the_padding():
+    """A SentencePiece vocabulary of ours has 0 for what it does not know, and pads with 2."""
+    ids = tf.constant([[3, 13, 2, 2], [3, 13, 0, 2], [3, 13, 0, 0]])
+    found = pairs.caption_ids(ids, 4, 2).numpy()
+    assert len({*found}) == 3 and pairs.caption_ids(ids[:1, :2], 4, 2).numpy() == found[:1]
