@@ -135,8 +135,10 @@ class LiT(PairsModel):
             for letter, tower in zip(tuning, (image_tower, text_tower), strict=True)
         )
         _join(image_tower, text_tower)
-        locks.apply(image_tower, image_options, tuning[0], "image_options")
-        locks.apply(text_tower, text_options, tuning[1], "text_options")
+        locks.check(image_tower, image_options, tuning[0], "image_options")
+        locks.check(text_tower, text_options, tuning[1], "text_options")
+        locks.apply(image_tower, image_options)
+        locks.apply(text_tower, text_options)
         self.image_tower = image_tower
         self.text_tower = text_tower
         self.loss_name = loss

@@ -105,11 +105,10 @@ class Lock:
         return cls(**config)
 
 
-def apply(tower: Any, lock: Any, letter: str, name: str) -> None:
-    """Gives a tower its lock and LoRA's matrices; `name` is what the user calls the argument.
+def check(tower: Any, lock: Any, letter: str, name: str) -> None:
+    """Raises ValueError if it contradicts the letter, the backbone, or a lock that the tower has.
 
-    Raises:
-        ValueError: it contradicts the letter, the backbone, or a lock that the tower has.
+    `name` is what the user calls the argument.
     """
     if lock is None:
         return
@@ -131,7 +130,16 @@ def apply(tower: Any, lock: Any, letter: str, name: str) -> None:
         )
     _check(tower, lock)
     if lock.lora is not None:
-        _enable_lora(tower, lock)
+        _adapted(tower, lock)
+
+
+def apply(tower: Any, lock: Lock | None) -> None:
+    """Gives a tower a lock that was checked, and LoRA's matrices."""
+    if lock is None or tower.lock == lock:
+        return
+    for layer in _adapted(tower, lock) if lock.lora is not None else ():
+        if not layer.lora_enabled:
+            layer.enable_lora(lock.lora)
     take(tower, lock)
 
 
@@ -228,8 +236,8 @@ def _embeddings(backbone: keras.Model) -> set[int]:
     return {id(inside) for layer in found for inside in internals.flat_layers(layer)}
 
 
-def _enable_lora(tower: Any, lock: Lock) -> None:
-    """Gives adapters to the layers that a lock names."""
+def _adapted(tower: Any, lock: Lock) -> list[Any]:
+    """The layers that a lock gives adapters to."""
     backbone, names = tower.backbone, set(lock.lora_targets or TARGETS)
     layers = internals.flat_layers(backbone)
     if lock.last_blocks is not None:
@@ -249,9 +257,7 @@ def _enable_lora(tower: Any, lock: Lock) -> None:
         raise ValueError(
             f"{others[0].path} has LoRA of rank {others[0].lora_rank} already. Received: {lock}."
         )
-    for layer in chosen:
-        if not layer.lora_enabled:
-            layer.enable_lora(lock.lora)
+    return chosen
 
 
 def merge_lora(tower: Any) -> None:

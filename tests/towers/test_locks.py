@@ -331,6 +331,17 @@ def test_more_contradictions():
     model = made(Lock(last_blocks=1))
     with pytest.raises(ValueError, match="has a lock already.* make the tower anew.$"):
         keras_lit.LiT(model.image_tower, model.text_tower, "LU", text_options=Lock(lora=1))
+    model = made()
+    with pytest.raises(ValueError, match="image_options"):  # And the text tower stays as it was.
+        options = {"text_options": Lock(lora=1), "image_options": "all"}
+        keras_lit.LiT(model.image_tower, model.text_tower, "UU", **options)
+    options = {
+        "image_options": Lock(freeze_norms=True),
+        "text_options": Lock(lora=1, lora_targets=["typo"]),
+    }
+    with pytest.raises(ValueError, match="typo"):
+        keras_lit.LiT(model.image_tower, model.text_tower, "UU", **options)
+    assert model.image_tower.lock is None and model.text_tower.lock is None
     model = made(Lock(lora=1))
     with pytest.raises(ValueError, match="has LoRA. Call `merge_lora"):
         keras_lit.LiT(model.image_tower, model.text_tower, "Lu")
