@@ -12,9 +12,9 @@ def replica_count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def on_tpu() -> bool:
+def on_tpu(strategy: tf.distribute.Strategy) -> bool:
     """Whether the replicas are TPU cores, which want equal shapes in each step."""
-    return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+    return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def replica_id() -> tf.Tensor | int:

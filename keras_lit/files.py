@@ -104,6 +104,12 @@ def digest(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def checksum(path: pathlib.Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def name_number(name: bytes) -> int:
     """The MD5 of a name as a number, the same on every machine: what splits go by."""
     return int(hashlib.md5(name).hexdigest(), 16)

@@ -410,7 +410,7 @@ class LiT(PairsModel):
                 "Batch norms with `synchronized=True` cannot meet inside of micro-batches. Leave "
                 "`micro_batch_size` or `synchronized` out."
             )
-        on_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
+        on_tpu = distribution.on_tpu(self.distribute_strategy)
         if replicas > 1 and not on_tpu and kwargs.get("steps_per_execution", 1) != 1:
             raise ValueError(
                 "`steps_per_execution` should be 1 on more than one replica, where Keras cannot "

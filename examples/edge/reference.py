@@ -65,10 +65,7 @@ def encode_images(
     load: Callable[[str], Run], folder: pathlib.Path, settings: Settings, images: list[Any]
 ) -> np.ndarray:
     """File names, or arrays [height, width, 3] uint8 -> [n, dim] float32 of unit length."""
-    of = settings.get("image")
-    if of is None:
-        raise ValueError(f"{folder} holds no image tower.")
-    run = load(str(folder / of["file"]))
+    run, of = tower_of(load, folder, settings, "image")
     return embed(run, of, [pixels_of(image, of) for image in images], settings["embedding_dim"])
 
 
@@ -76,11 +73,19 @@ def encode_texts(
     load: Callable[[str], Run], folder: pathlib.Path, settings: Settings, texts: list[str]
 ) -> np.ndarray:
     """Sentences -> [n, dim] float32 of unit length."""
-    of = settings.get("text")
-    if of is None:
-        raise ValueError(f"{folder} holds no text tower.")
-    run, token_ids = load(str(folder / of["file"])), token_ids_of(of, folder)
+    run, of = tower_of(load, folder, settings, "text")
+    token_ids = token_ids_of(of, folder)
     return embed(run, of, [token_ids(text) for text in texts], settings["embedding_dim"])
+
+
+def tower_of(
+    load: Callable[[str], Run], folder: pathlib.Path, settings: Settings, side: str
+) -> tuple[Run, Settings]:
+    """A tower that runs, and what `lit.json` says of it."""
+    of = settings.get(side)
+    if of is None:
+        raise ValueError(f"{folder} holds no {side} tower.")
+    return load(str(folder / of["file"])), of
 
 
 def embed(run: Run, of: Settings, rows: list[Any], dim: int) -> np.ndarray:

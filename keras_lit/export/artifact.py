@@ -155,14 +155,14 @@ float32 [n, dim], unit length |
         raise ValueError("An `index` holds whole embeddings: leave `dim` out, or the `index`.")
     if format != "saved_model":
         _check_edge(model, towers, weights, on_corrupt, class_names, index)
-        calibrated = weights == "int8" and towers != "text"
-        if calibrated != (calibration is not None):
+        needs_pictures = weights == "int8" and towers != "text"
+        if needs_pictures != (calibration is not None):
             raise ValueError(
                 '`calibration`, pictures, is for `weights="int8"` of an image tower, which needs '
                 f"it. Received: {weights!r}, and {'no' if calibration is None else 'a'} "
                 "`calibration`."
             )
-        pictures = calibration_pixels(model, calibration) if calibrated else None
+        pictures = calibration_pixels(model, calibration) if needs_pictures else None
         options = (format, towers, class_names, templates, card or {}, dim, weights, pictures)
         return publish(directory, version, lambda path: write_version(path, model, *options))
     _check_can_encode(model, towers, class_names)
@@ -173,8 +173,8 @@ float32 [n, dim], unit length |
             '`calibration`, pictures, is for `weights="int8"` of ONNX and LiteRT. To serve '
             "probabilities set `model.calibration = calibration.to_dict()`."
         )
-    calibration = None if class_names is None else _calibration(model, class_names)
-    if calibration is not None and dim is not None:
+    calibrated = None if class_names is None else _calibration(model, class_names)
+    if calibrated is not None and dim is not None:
         raise ValueError(
             "The model's calibration is one of whole embeddings: leave `dim` out, or set "
             "`model.calibration = None`."
@@ -190,7 +190,7 @@ float32 [n, dim], unit length |
             templates,
             top_k,
             index,
-            calibration,
+            calibrated,
             dim,
         )
 
@@ -203,7 +203,7 @@ float32 [n, dim], unit length |
                 archive.add_endpoint(name, signature.function, list(signature.inputs))
             archive.write_out(str(path), verbose=False)
             _write_warm_up(path, signatures, model.image_tower.preprocessor.image_size)
-            of_classes = class_names, templates, card or {}, calibration, dim
+            of_classes = class_names, templates, card or {}, calibrated, dim
             text = model_card(model, signatures, weights, *of_classes)
             (path / "README.md").write_text(text)
 

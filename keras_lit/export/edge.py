@@ -1,7 +1,6 @@
 """A version for phones, browsers and small containers: towers, a vocabulary, settings as JSON."""
 
 import functools
-import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -98,9 +97,7 @@ def write_version(
     of_classes = class_names, templates, card, None, dim, usage
     text = model_card(model, signatures, weights, *of_classes)
     (path / "README.md").write_text(text)
-    settings["sha256"] = {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(path.iterdir())
-    }
+    settings["sha256"] = {file.name: files.checksum(file) for file in sorted(path.iterdir())}
     files.write_json(path / SETTINGS, settings)
 
 

@@ -291,7 +291,7 @@ def merge(
     changed = [
         record["file"]
         for record in manifests.read_records(directory, plan)
-        if tfrecords.checksum(directory / record["file"]) != record["sha256"]
+        if files.checksum(directory / record["file"]) != record["sha256"]
     ]
     if changed:
         raise ValueError(

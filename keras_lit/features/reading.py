@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, files
 from keras_lit.features import manifests, tfrecords
 from keras_lit.towers import ImageTower, TextTower, fingerprints
 from keras_lit.towers.heads import Head
@@ -71,7 +71,7 @@ def load(
         view = 0
     if text_preprocessor is not None:
         _check_tokens(plan, text_preprocessor)
-    files = []
+    paths = []
     for shard in found["shards"]:
         path = pathlib.Path(directory) / shard["file"]
         if not path.exists() or path.stat().st_size != shard["bytes"]:
@@ -79,13 +79,13 @@ def load(
                 f"{str(path)!r} is missing or has been cut off: {shard['bytes']} bytes expected. "
                 "`keras_lit.features.verify` lists all such files."
             )
-        files.append(str(path))
+        paths.append(str(path))
     seed = pairs.draw_seed() if seed is None else seed
     buffer = SHUFFLE_BUFFER if shuffle is True else int(shuffle)
     several = captions if plan["fields"].get("text", {}).get("shape") == [None] else None
     parse = _parser(plan, several, view, text_preprocessor is not None)
     # Rows are parsed many at a time, which is several times as fast.
-    rows = _serialized(files, buffer, seed).batch(ROWS_AT_A_TIME)
+    rows = _serialized(paths, buffer, seed).batch(ROWS_AT_A_TIME)
     if "random" in (several, view):
         seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
         rows = tf.data.Dataset.zip(rows, seeds.batch(2, drop_remainder=True))
@@ -205,7 +205,7 @@ def verify(directory: str | os.PathLike, split: str = "train") -> manifests.Reco
             bad.append(f"{shard['file']} is missing")
         elif path.stat().st_size != shard["bytes"]:
             bad.append(f"{shard['file']} has {path.stat().st_size} bytes, not {shard['bytes']}")
-        elif tfrecords.checksum(path) != shard["sha256"]:
+        elif files.checksum(path) != shard["sha256"]:
             bad.append(f"{shard['file']} has another checksum")
     if bad:
         name = manifests.manifest_path(directory, split).name

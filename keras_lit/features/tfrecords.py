@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import pathlib
 import shutil
@@ -117,7 +116,7 @@ def write(
                 "file": path.name,
                 "pairs": count,
                 "bytes": working.stat().st_size,
-                "sha256": checksum(working),
+                "sha256": files.checksum(working),
                 "plan": files.digest(plan),
                 **notes,
             }
@@ -126,12 +125,6 @@ def write(
         if error is of_rows:
             raise
         raise manifests.write_error(path, error) from error
-
-
-def checksum(path: pathlib.Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def finish(directory: pathlib.Path, plan: manifests.Record) -> manifests.Record:

@@ -288,7 +288,9 @@ class PairsModel(keras.Model):
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():
             kwargs["text_locked"] = self.tuning[1] == "L"
-            kwargs["static_shapes"] = self.jit_compile or distribution.on_tpu()
+            kwargs["static_shapes"] = self.jit_compile or distribution.on_tpu(
+                self.distribute_strategy
+            )
             return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs)
 
     def _batch(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:
