@@ -148,15 +148,27 @@ def custom_gradient(function: Callable) -> Callable:
     return call
 
 
-def apply_gradients(optimizer: Any, gradients: Any, weights: list[Any]) -> None:
-    """`optimizer.apply_gradients`, which can be freed with its graph.
+def apply_gradients(
+    optimizer: Any, gradients: list[Any], weights: list[Any], compiled: bool = False
+) -> None:
+    """`optimizer.apply_gradients`, which can be freed with its graph; `compiled`: by XLA.
 
     TensorFlow keeps the gradient of each sum over replicas, and so the weights, for good; nobody
     takes the gradient of an update.
     """
     registered = ops.gradient_registry._registry
     first = ops.uid()
-    optimizer.apply_gradients(zip(gradients, weights, strict=True))
+    if compiled:
+        there = [i for i, gradient in enumerate(gradients) if gradient is not None]
+
+        @tf.function(jit_compile=True, autograph=False)
+        def apply(gradients: list[tf.Tensor]) -> None:
+            found = dict(zip(there, gradients, strict=True))
+            optimizer.apply_gradients([(found.get(i), x) for i, x in enumerate(weights)])
+
+        apply([gradients[i] for i in there])
+    else:
+        optimizer.apply_gradients(zip(gradients, weights, strict=True))
     for number in range(first, ops.uid()):
         registered.pop(f"CustomGradient-{number}", None)
 

@@ -321,6 +321,25 @@ def test_an_optimizer_clips_before_it_sums_and_decays_by_itself():
     np.testing.assert_allclose(variables[0], [2.85, 3.7], atol=1e-6)
 
 
+def test_an_update_by_xla_is_the_same_and_takes_what_has_no_gradient():
+    rng = np.random.default_rng(0)
+    first, second, gradient = rng.normal(size=[3, 4, 5]).astype("float32")
+    weights = [keras.Variable(first), keras.Variable(second)]
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    optimizer.build(weights)
+
+    @tf.function
+    def step(gradient):
+        with pytest.warns(UserWarning, match="Gradients do not exist"):
+            internals.apply_gradients(optimizer, [None, gradient], weights, compiled=True)
+
+    step(tf.constant(gradient))
+    step(tf.constant(gradient))
+    np.testing.assert_array_equal(weights[0], first)
+    # The velocity is -0.1 g, then -0.19 g.
+    np.testing.assert_allclose(weights[1], second - 0.29 * gradient, rtol=0, atol=1e-6)
+
+
 def test_an_optimizer_knows_its_strategy():
     """`optimizers.Adafactor` makes its slots beside the variables, on every replica."""
     with mirrored(2).scope():

@@ -347,6 +347,30 @@ def test_jit_compile(model):
     assert np.isfinite(model.fit(dataset(), verbose=0).history["loss"]).all()
 
 
+class OfAUser(keras.optimizers.SGD):
+    pass
+
+
+@pytest.mark.parametrize(
+    "optimizer, jit_compile, compiled",
+    [
+        (lambda: keras.optimizers.Adam(0.1), "auto", True),
+        (lambda: keras.optimizers.Adam(0.1), False, False),
+        (lambda: keras_lit.optimizers.Adafactor(0.1), "auto", False),  # A momentum in bfloat16.
+        (lambda: OfAUser(0.1), "auto", False),
+    ],
+)
+def test_the_update_of_many_weights_is_compiled(optimizer, jit_compile, compiled, monkeypatch):
+    monkeypatch.setattr("keras_lit.model._COMPILED_UPDATE_FROM", 30)
+    towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+    model = keras_lit.LiT(*towers, tuning="LL")
+    model.compile(optimizer(), jit_compile=jit_compile)
+    rows = {"image_features": tf.eye(4, 8), "text_features": tf.eye(4, 6)}
+    step = tf.function(model.train_step).get_concrete_function(rows)
+    functions = step.graph.as_graph_def().library.function
+    assert any("_XlaMustCompile" in x.attr for x in functions) == compiled
+
+
 # What goes in.
 
 

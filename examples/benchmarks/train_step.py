@@ -5,7 +5,8 @@
     python examples/benchmarks/train_step.py --grow tokens 8 16 32 64     # or batch, width, layers
 
 The text tower has 12 layers of width 512, 16 tokens and a vocabulary of 32,000, as open_clip's of
-the comparison, unless it grows or --width and --layers say otherwise.
+the comparison, unless it grows or --width and --layers say otherwise. "products" are its matrix
+products alone, by TensorFlow.
 """
 
 import argparse
@@ -24,7 +25,8 @@ def run(case: harness.Case) -> dict[str, float]:
     rng = np.random.default_rng(0)
     features = rng.normal(size=[case["batch"], case["width"]]).astype("float32")
     token_ids = rng.integers(1, VOCABULARY, [case["batch"], case["tokens"]]).astype("int32")
-    make = open_clip_step if case["library"] == "open_clip" else keras_lit_step
+    steps = {"open_clip": open_clip_step, "products": matrix_products}
+    make = steps.get(case["library"], keras_lit_step)
     result = harness.measure(make(features, token_ids, case), case["repeats"])
     return {**result, "pairs_per_second": case["batch"] / result["seconds"]}
 
@@ -54,13 +56,39 @@ def keras_lit_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Ca
     model = keras_lit.LiT(keras_lit.ImageTower(images), text, "LU")
     model.compile(
         keras.optimizers.AdamW(1e-4),
-        jit_compile=case["jit"],
+        jit_compile=case["jit"] or "auto",
         micro_batch_size=case["micro_batch_size"],
     )
     model.make_train_function()
     batch = {"image_features": tf.constant(features), "text": tf.constant(token_ids)}
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     return lambda: float(model.train_function(batches)["loss"])
+
+
+def matrix_products(features: np.ndarray, token_ids: np.ndarray, case: harness.Case) -> Any:
+    """What bounds a step from below: the products of its Dense layers, forward and backward."""
+    import tensorflow as tf
+
+    width, tokens = case["width"], token_ids.size
+    shapes = [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)]
+    kernels = [
+        tf.cast(tf.random.normal(shape), case["dtype"])
+        for shape in shapes
+        for _ in range(case["layers"])
+    ]
+    of_width = {x: tf.ones([tokens, x], case["dtype"]) for x in (width, 4 * width)}
+
+    @tf.function
+    def step(kernels: list[tf.Tensor], of_width: dict[int, tf.Tensor]) -> list[tf.Tensor]:
+        products = []
+        for kernel in kernels:
+            x, gradient = (of_width[size] for size in kernel.shape)
+            y = tf.matmul(x, kernel)
+            products += [y, tf.matmul(y + gradient, kernel, transpose_b=True)]
+            products += [tf.matmul(x, y, transpose_a=True)]
+        return products
+
+    return lambda: step(kernels, of_width)[-1].numpy()
 
 
 def open_clip_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Case) -> Any:
@@ -116,14 +144,9 @@ def main() -> None:
     defaults = {"dtype": "float32", "jit": False, "micro_batch_size": None, "repeats": args.repeats}
     shape = {"batch": args.batch, "tokens": 16, "width": args.width, "layers": args.layers}
     ours = {"library": "keras_lit", **shape, **defaults}
-    peer = {**ours, "library": "open_clip"}
-    cases = [
-        ours,
-        {**ours, "jit": True},
-        peer,
-        {**ours, "dtype": "bfloat16"},
-        {**peer, "dtype": "bfloat16"},
-    ]
+    peer, bound = {**ours, "library": "open_clip"}, {**ours, "library": "products"}
+    cases = [ours, {**ours, "jit": True}, bound, peer]
+    cases += [{**case, "dtype": "bfloat16"} for case in (ours, bound, peer)]
     if args.micro:
         cases = [
             {**ours, "batch": 256, "repeats": 1},

@@ -20,6 +20,12 @@ from keras_lit.training import pairs, pictures
 from keras_lit.training.pairs import Pairs
 
 _LOOKED_AT = 4  # Batches whose captions are counted before they are cut.
+_DEPTHWISE = (
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
 _Stream = tf.data.Dataset | keras.utils.PyDataset | Iterator
 _KINDS = (
     'batches of {"image", "text"} from a tf.data.Dataset or a dict of arrays, a '
@@ -56,6 +62,8 @@ def for_step(
         raise ValueError(pairs.EMPTY)
     if not pairs.are_batched(spec):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
+    if static_shapes and "image" in spec:
+        _check_convolutions(image_tower)
 
     def ready(pair: Pairs) -> Pairs:
         found = pairs.ready(pair, image_tower, text_tower, training)
@@ -81,6 +89,18 @@ def for_step(
         lambda context: prepared(rows_of_worker(data, context))
     )
     return internals.with_cardinality(distributed, count)
+
+
+def _check_convolutions(tower: ImageTower) -> None:
+    """XLA on CPUs is some 70 times as slow as TensorFlow at depthwise convolutions."""
+    layers = internals.flat_layers(tower.backbone)
+    slow = [layer.name for layer in layers if isinstance(layer, _DEPTHWISE)]
+    if slow and {x.device_type for x in tf.config.list_physical_devices()} == {"CPU"}:
+        raise ValueError(
+            f"The image tower's depthwise convolutions, such as `{slow[0]}`, are very slow under "
+            "XLA on a CPU. Leave `jit_compile=True` out, or give the model features that "
+            "`keras_lit.features.precompute` wrote."
+        )
 
 
 def as_dataset(

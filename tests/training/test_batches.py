@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lit.training.batches import _raw_images
+import keras_lit
+from keras_lit.training.batches import _raw_images, for_step
 from tests.small import make_model, mirrored
 
 CAPTIONS = np.array(
@@ -187,6 +188,19 @@ def test_float_pixels_in_0_to_255_are_refused(way):
             model.fit({"image": pixels, "text": CAPTIONS}, verbose=0)
         else:
             model.encode_image(pixels)
+
+
+def test_xla_on_a_cpu_keeps_away_from_depthwise_convolutions():
+    backbone = keras.Sequential([keras.layers.DepthwiseConv2D(3, name="slow")])
+    preprocessor = keras_lit.preprocessing.ImagePreprocessor(8)
+    image_tower = keras_lit.ImageTower(backbone, preprocessor=preprocessor)
+    towers = image_tower, lit().text_tower
+    with pytest.raises(
+        ValueError, match="such as `slow`.*Leave `jit_compile=True` out.*precompute"
+    ):
+        for_step(PAIRS, *towers, static_shapes=True)
+    for_step({"image_features": np.ones([6, 3]), "text": CAPTIONS}, *towers, static_shapes=True)
+    for_step(PAIRS, *towers)
 
 
 def test_file_names_are_bytes(tmp_path):
