@@ -160,6 +160,7 @@ def test_prepare_data(photos, run, form, tmp_path):
         ("retrieval", "--images 30 --texts 70 --dim 8 --rate-seconds 0.1 --rate-size 256", 1),
         ("loss", "--batches 16 --dims 8 --dtypes bfloat16", 3),
         ("train_step", "--batch 4 --rounds 1 --layers 1 --width 64", 5),
+        ("gpu", "--kinds loss", 2),
         ("train_step", "--batch 4 --rounds 1 --width 64 --grow layers 1", 1),
     ],
 )

@@ -60,6 +60,11 @@ BENCHMARKS = {
         ("train_step.py --repeats 3 --rounds 1",),
         peer=True,
     ),
+    "gpu": Benchmark(
+        "On a GPU: right, fast, large batches",
+        ("gpu.py",),
+        peer=True,
+    ),
     "micro_batches": Benchmark(
         "A batch of 4,096 in micro-batches of 256",
         ("train_step.py --micro --rounds 1",),

@@ -116,14 +116,17 @@ def open_clip_step(features: np.ndarray, token_ids: np.ndarray, case: harness.Ca
     images = torch.nn.functional.normalize(torch.tensor(features), dim=1)
     token_ids = torch.tensor(token_ids, dtype=torch.int64)
     bfloat16 = case["dtype"] == "bfloat16"
+    device = token_ids.device.type
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             texts = model.encode_text(token_ids, normalize=True)
             value = loss(images.to(texts.dtype), texts, model.logit_scale.exp().to(texts.dtype))
         value.backward()
         optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return step
 
