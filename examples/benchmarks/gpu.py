@@ -60,7 +60,8 @@ def right(dtype: str) -> dict[str, float]:
     import keras_lit
 
     rng = np.random.default_rng(0)
-    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=[2, 96, 8]))
+    rows = rng.normal(size=[2, 96, 8])
+    image, text = rows / np.linalg.norm(rows, axis=2, keepdims=True)
     with tf.GradientTape() as tape:
         given = tf.constant(text, tf.float32)
         tape.watch(given)
