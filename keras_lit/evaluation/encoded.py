@@ -207,8 +207,8 @@ def _check_order(found: Mapping[str, np.ndarray], wanted: Columns) -> None:
     if any(not np.array_equal(found[name], np.asarray(wanted[name])) for name in wanted):
         raise ValueError(
             "The data should come in the same order each time they are read. Received another one "
-            "the second time. Leave `shuffle` out, or pass it a seed and "
-            "`reshuffle_each_iteration=False`."
+            "the second time. Leave `shuffle` and random filters out, or `cache()` what comes "
+            "behind them; or pass `shuffle` a seed and `reshuffle_each_iteration=False`."
         )
 
 
@@ -255,8 +255,11 @@ class ImagesAndTexts:
         self.image_index = np.array([index.setdefault(key, len(index)) for key in keys])
         self._first = np.unique(self.image_index, return_index=True)[1]
         if len(index) < len(texts):
-            keep = tf.constant(np.isin(np.arange(len(texts)), self._first))
-            rows = _unbatched(rows).enumerate().filter(lambda i, _: keep[i]).map(lambda _, row: row)
+            # Rows that were not there the first time are kept, and refused by their order.
+            keep = tf.constant([*np.isin(np.arange(len(texts)), self._first), True])
+            rows = _unbatched(rows).enumerate()
+            rows = rows.filter(lambda i, _: keep[tf.minimum(i, len(texts))])
+            rows = rows.map(lambda _, row: row)
         self.images = Images(rows, columns, batch_size, verbose)
         # The texts of named images may be drawn anew each time.
         known = columns[1:] if len(columns) > 1 and all(names) else columns

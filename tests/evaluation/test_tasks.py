@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_lit
 from keras_lit import callbacks, evaluation
 from keras_lit.data import labelled_images
 from keras_lit.evaluation.encoded import names_of_classes
@@ -53,6 +54,27 @@ def test_rows_of_near_duplicates_are_those_of_the_embeddings(model):
     again = evaluation.Images(data)
     assert evaluation.seen_in_training(again, data["image"][3:4]).tolist() == [3]
     assert len(again.embeddings(model)) == 30
+
+
+@pytest.mark.parametrize("counts", [(8, 12), (12, 8)])
+def test_pairs_that_a_random_filter_changes_are_refused(counts):
+    """Whether the second reading has more rows or fewer; cached ones stay."""
+    left = iter([*counts, *counts])
+
+    def rows():
+        for i in range(next(left)):
+            features = np.eye(12, dtype="float32")[i // 2]
+            yield {"image_features": features, "text": f"{i}", "name": f"{i // 2}"}
+
+    spec = {name: tf.TensorSpec([], tf.string) for name in ("text", "name")}
+    spec["image_features"] = tf.TensorSpec([12], tf.float32)
+    data = tf.data.Dataset.from_generator(rows, output_signature=spec)
+    image_tower = keras_lit.ImageTower.from_features(12)
+    model = keras_lit.LiT(image_tower, keras_lit.TextTower.from_features(12), tuning="LL")
+    with pytest.raises(ValueError, match="Leave `shuffle` and random filters out, or `cache"):
+        evaluation.ImagesAndTexts(data).images.features(model)
+    cached = evaluation.ImagesAndTexts(data.cache()).images
+    np.testing.assert_array_equal(cached.features(model), np.eye(12)[: counts[0] // 2])
 
 
 def test_names_of_the_data_become_words():
