@@ -40,6 +40,36 @@ def quantize_onnx(path: pathlib.Path, rows: np.ndarray | None) -> None:
                 weight_type=weight_type,
                 activation_type=quantization.QuantType.QUInt8,
             )
+    _slim(path)
+
+
+def _slim(path: pathlib.Path) -> None:
+    """Numbers in place of names, and no zeros where zero is the default: some 5 % of a file.
+
+    Those of int8 stay, for without them onnxruntime computes in float32.
+    """
+    import onnx
+
+    proto = onnx.load(path)
+    graph = proto.graph
+    zeros = {
+        x.name
+        for x in graph.initializer
+        if x.data_type == onnx.TensorProto.INT32 and not onnx.numpy_helper.to_array(x).any()
+    }
+    names = {x: x for x in ("", *(x.name for x in (*graph.input, *graph.output)))}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[2:] and node.input[2] in zeros:
+            del node.input[2]
+        node.name = ""
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.setdefault(x, f"{len(names):x}") for x in tensors]
+    kept = [x for x in graph.initializer if x.name in names]
+    for tensor in kept:
+        tensor.name = names[tensor.name]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)
+    onnx.save(proto, path)
 
 
 def litert_options(rows: np.ndarray | None) -> dict[str, Any]:
