@@ -241,6 +241,22 @@ def test_only_its_files_are_served(serve, address, version):
         serve.files_of(version.path.parent)
 
 
+def test_the_command(serve, address, version, monkeypatch, capsys):
+    """`address`, for what npm fetches; its port is taken."""
+
+    def stopped(serving):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve.http.server.ThreadingHTTPServer, "serve_forever", stopped)
+    monkeypatch.setattr(sys, "argv", ["serve_page.py", str(version.path), "--port", "0"])
+    serve.main()
+    assert "The page is at http://127.0.0.1:" in capsys.readouterr().out
+    port = address.strip("/").rpartition(":")[2]
+    monkeypatch.setattr(sys, "argv", ["serve_page.py", str(version.path), "--port", port])
+    with pytest.raises(SystemExit, match="pass another --port"):
+        serve.main()
+
+
 def test_without_npm_and_of_one_tower(serve, version, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match="`npm` is not installed"):
