@@ -19,6 +19,8 @@ RUN = {
     "python examples/serve/grpc_client.py": "export/test_serving.py::test_grpc_client",
     "python examples/edge/onnx_client.py": "export/test_edge.py::answers",
     "python examples/edge/litert_client.py": "export/test_edge.py::answers",
+    "python examples/edge/serve_page.py": "export/test_edge_browser.py::test_the_command",
+    "python examples/benchmarks/edge.py": "test_examples.py::test_benchmark_of_edge",
     "python examples/zero_shot_released.py": "test_examples.py::test_zero_shot_released",
     "python examples/multilingual.py": "test_examples.py::test_multilingual",
     "python examples/look_at_pictures.py": "test_examples.py::test_look_at_pictures",

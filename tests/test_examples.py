@@ -352,6 +352,7 @@ def test_search(photos, run, tmp_path):
     run("search.py", f"{command} --dtype float32")
 
 
+@pytest.mark.slow
 def test_benchmark_of_edge(benchmark, photos, tmp_path):
     """ONNX alone: tests/export/test_edge.py has both formats."""
     make_model().save(tmp_path / "small.keras")
@@ -361,3 +362,7 @@ def test_benchmark_of_edge(benchmark, photos, tmp_path):
     rows = json.loads((tmp_path / "edge.json").read_text())
     assert [row["format"] for row in rows] == ["keras", "onnx float32", "onnx int8"]
     assert rows[1]["text_cosine"] > 0.99999
+    benchmark("edge", f"{options} --client --output {tmp_path / 'client.json'}")
+    rows = json.loads((tmp_path / "client.json").read_text())
+    assert [row["of"] for row in rows] == ["8 captions", "8 PNG", "8 JPEG"]
+    assert min(float(row["worst cosine"]) for row in rows[:2]) > 0.99999

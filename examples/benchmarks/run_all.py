@@ -184,6 +184,10 @@ BENCHMARKS = {
         "A model as ONNX and LiteRT, in float32 and int8, beside its SavedModel",
         ("edge.py --towers pretrained",),
     ),
+    "edge_client": Benchmark(
+        "Embeddings of the ONNX and LiteRT clients, without TensorFlow, beside Keras' own",
+        tuple(f"edge.py --client --towers {kind}" for kind in ("pretrained", "own", "hub")),
+    ),
 }
 
 

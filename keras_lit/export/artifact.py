@@ -105,11 +105,12 @@ float32 [n, dim], unit length |
             on two rows, and compared.
         towers: "both", or "image" or "text" for an artifact of that tower alone (an index builder
             needs one, a query service the other). With `class_names` the image tower can classify.
-        weights: how they are stored: "float32"; in a SavedModel "float16" or "bfloat16", half of
-            the space, cast when read; in the other formats "int8", a quarter, computed so too.
-            `compare` says what that costs.
-        calibration: for "int8" with an image tower, pictures like those to come, in any form that
-            `encode_image` takes, or pairs: the first 256 say how far activations reach.
+        weights: how they are stored: "float32"; "int8", a quarter of the space; in a SavedModel
+            also "float16" or "bfloat16", half of it. A SavedModel casts them when it reads them
+            and is no faster; ONNX and LiteRT compute in int8. `compare` says what that costs.
+        calibration: for "int8" of ONNX and LiteRT with an image tower, pictures like those to
+            come, in any form that `encode_image` takes, or pairs: the first 256 say how far
+            activations reach.
         on_corrupt: what a request gets whose image does not decode: "fail", an error that names
             the row; "nan", NaN in that row (no class: index -1, name ""), and an output `valid`
             (bool [n]) wherever `image_bytes` are taken; "zero", the same with 0 in place of NaN,

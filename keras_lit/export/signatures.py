@@ -45,14 +45,16 @@ class Signature:
 class _Weights:
     """The variables that an artifact has beside (or in place of) the towers' weights.
 
-    "float16" and "bfloat16" make copies in 16 bits, which the graph casts when it reads them.
-    Vectors (biases, scales, statistics) are few and sensitive, and stay as they are.
+    "float16" and "bfloat16" make copies in 16 bits, "int8" in 8 with a scale for each output
+    channel, which the graph makes float32 again when it reads them, by stock operations. Vectors
+    (biases, scales, statistics) are few and sensitive, and stay as they are.
     """
 
     def __init__(self, towers: list[Tower], dtype: str):
-        checks.check_one_of(dtype, ("float32", "float16", "bfloat16"), "weights")
+        checks.check_one_of(dtype, ("float32", "float16", "bfloat16", "int8"), "weights")
         self._kept: list[tf.Variable] = []  # Graphs hold their variables weakly.
         self._copies: dict[int, tf.Variable] = {}
+        self._scales: dict[int, tf.Variable] = {}
         for variable in (v for tower in towers for v in tower.weights if dtype != "float32"):
             as_it_is = len(variable.shape) < 2 or variable.dtype != "float32"
             values = variable.numpy()
@@ -61,6 +63,13 @@ class _Weights:
                     f"{variable.path} reaches {np.abs(values).max():.3g}, more than float16 holds "
                     '(65504). Use `weights="bfloat16"`.'
                 )
+            if dtype == "int8" and not as_it_is:
+                # A depthwise kernel [height, width, channels, 1] has its channels before the end.
+                channels = (-2, -1) if values.shape[-1] == 1 else (-1,)
+                others = tuple(range(values.ndim - len(channels)))
+                scale = np.abs(values).max(axis=others, keepdims=True) / 127
+                values = np.round(values / np.where(scale, scale, 1))
+                self._scales[id(variable)] = self.keep(f"{variable.name}_scale", scale)
             kept = variable.dtype if as_it_is else dtype
             self._copies[id(variable)] = self.keep(variable.name, tf.cast(values, kept))
 
@@ -73,8 +82,9 @@ class _Weights:
         """Inside, the tower computes with the artifact's weights."""
         if not self._copies:
             return contextlib.nullcontext()
-        mapping = [(v, tf.cast(self._copies[id(v)], v.dtype)) for v in tower.weights]
-        return keras.StatelessScope(state_mapping=mapping)
+        read = {id(v): tf.cast(self._copies[id(v)], v.dtype) for v in tower.weights}
+        read |= {i: read[i] * scale for i, scale in self._scales.items() if i in read}
+        return keras.StatelessScope(state_mapping=[(v, read[id(v)]) for v in tower.weights])
 
 
 def make_signatures(

@@ -1,6 +1,7 @@
 """ONNX and LiteRT versions, asked by the clients of examples/edge without TensorFlow."""
 
 import contextlib
+import functools
 import importlib
 import json
 import pathlib
@@ -13,13 +14,14 @@ import types
 
 import keras_nlp
 import numpy as np
+import onnx
 import pytest
 import tensorflow as tf
 from conftest import encoded
 from PIL import Image
 
 import keras_lit
-from keras_lit.export import edge, edge_towers
+from keras_lit.export import edge, edge_towers, quantizing
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
 from tests.small import make_model, make_pairs
 
@@ -208,6 +210,15 @@ def test_hostile_files_and_shapes_get_a_sentence(reference, versions, tmp_path, 
     (broken / "lit.json").write_text(json.dumps(settings))
     assert "no ONNX file" in said(broken, "--text", "a")
     assert "no image tower" in said(broken, "--images", tmp_path / "a.png")
+    litert = importlib.import_module("litert_client")
+    with pytest.raises(ValueError, match="text_tower.onnx is no LiteRT file"):
+        litert.load(str(broken / "text_tower.onnx"))
+    for contents in (b"", b"{", b"[]", b'{"format": "onnx"}', b'{"format": "onnx", "sha256": 3}'):
+        (broken / "lit.json").write_bytes(contents)
+        assert "should hold a version" in said(broken, "--text", "a")
+    for pixels in (np.zeros([4, 4], "uint8"), np.zeros([0, 4, 3], "uint8"), np.zeros([4, 4, 3])):
+        with pytest.raises(ValueError, match=r"should be uint8 \[height, width, 3\]"):
+            reference.pixels_of(pixels, {"shape": [8, 8, 3]})
     of = settings["text"]
     for row in (np.zeros(9, "int32"), np.full(10, 41), np.full(10, -1), np.zeros(10)):
         with pytest.raises(ValueError, match=r"whole numbers in 0\.\.40 of shape \(10,\)"):
@@ -238,6 +249,36 @@ def test_a_file_that_computes_something_else_is_refused(model, tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"worst cosine between them is -1\.0"):
         keras_lit.export.save(model, tmp_path, format="litert", towers="text")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_ends_in_the_middle_leaves_no_version(model, tmp_path, monkeypatch):
+    """As when it is killed: what a server sees then has no number. The next one is the first."""
+
+    def killed(tower, path, *options):
+        path.write_bytes(b"half")
+        (working,) = tmp_path.iterdir()
+        assert working.name.startswith("tmp-") and path.parent.parent == working
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(edge_towers, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keras_lit.export.save(model, tmp_path, format="onnx")
+    (tmp_path / "tmp-killed").mkdir()  # -9 leaves its folder.
+    monkeypatch.setattr(edge_towers, "write", lambda tower, path, *_: path.write_bytes(b"whole"))
+    assert keras_lit.export.save(model, tmp_path, format="onnx").name == "1"
+
+
+def test_jpegs_are_tensorflows_by_the_accurate_transform(reference, tmp_path):
+    """Its default is the fast one; Pillow, browsers and phones take the accurate one."""
+    noise = np.random.default_rng(0).integers(0, 256, [7, 5, 3]).astype("uint8")
+    for subsampling in (0, 2):
+        path = tmp_path / "a.jpg"
+        Image.fromarray(noise).resize((61, 43)).save(path, subsampling=subsampling)
+        found = reference.decode(path, {"max_pixels": 9**9, "exif_orientation": 1, "background": 0})
+        decode = functools.partial(tf.io.decode_jpeg, tf.io.read_file(str(path)))
+        np.testing.assert_array_equal(found, decode(dct_method="INTEGER_ACCURATE"))
+        assert 0 < np.abs(found.astype(int) - decode().numpy()).max() < 13
 
 
 def test_a_tower_without_a_vocabulary_takes_token_ids(reference, tmp_path):
@@ -276,6 +317,8 @@ def test_int8_and_the_table_beside_the_model(model, tmp_path, capsys, monkeypatc
         found = edge_towers.load(file, format)(small)
         worst = (found * images).sum(axis=1).min()
         assert 0.9 < worst < 0.999999 and row["image_cosine"] == pytest.approx(worst, abs=1e-5)
+        if format == "onnx":
+            assert all(len(x.name) < 4 for x in onnx.load(file).graph.initializer)
         size = sum(path.stat().st_size for path in folder.glob("*_tower.*"))
         assert row["MB"] == pytest.approx(size / 1e6)
         assert json.loads((folder / "lit.json").read_text())["weights"] == "int8"
@@ -284,6 +327,35 @@ def test_int8_and_the_table_beside_the_model(model, tmp_path, capsys, monkeypatc
     right = similar.diagonal()[:, None] <= similar
     assert rows[0]["image_to_text_recall@5"] == pytest.approx(np.mean(right.sum(axis=1) <= 5))
     assert all(row[f"text_ms@{n}"] > 0 for row in rows for n in (1, 32))
+
+
+def test_zeros_that_are_the_default_are_not_kept_in_int8(tmp_path):
+    """Where onnxruntime does without: of biases in int32, not of kernels in int8."""
+    helper, of = onnx.helper, onnx.numpy_helper.from_array
+    kernel, bias = np.arange(-6, 6).reshape(3, 4), np.array([1000, -7, 5, 3])
+    scales = np.array([0.5, 0.25, 1, 2], "float32")
+    tensors = [of(kernel.astype("int8"), "a kernel"), of(bias.astype("int32"), "a bias")]
+    tensors += [of(scales, "scales"), of(np.zeros(4, "int8"), "8"), of(np.zeros(4, "int32"), "32")]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["a kernel", "scales", "8"], ["b"], "one", axis=1),
+        helper.make_node("DequantizeLinear", ["a bias", "scales", "32"], ["c"], "two", axis=0),
+        helper.make_node("MatMul", ["x", "b"], ["xb"], "three"),
+        helper.make_node("Add", ["xb", "c"], ["embedding"], "four"),
+    ]
+    infos = [
+        helper.make_tensor_value_info(x, 1, [None, n]) for x, n in (("x", 3), ("embedding", 4))
+    ]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors)
+    path = tmp_path / "a.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    quantizing._slim(path)
+    slim = onnx.load(path).graph
+    assert [len(node.input) for node in slim.node] == [3, 2, 2, 2] and len(slim.initializer) == 4
+    assert not any(node.name for node in slim.node)
+    x = np.array([[1, 2, 3], [-4, 0, 7]], "float32")
+    found = edge_towers.load(path, "onnx")(x)
+    np.testing.assert_array_equal(found, x @ (kernel * scales) + bias * scales)
 
 
 def test_what_int8_and_compare_refuse(model, tmp_path):

@@ -57,6 +57,42 @@ def test_sixteen_bits(dtype, error, saved, in_16_bits):
         assert np.abs(found - expected).max() > 1e-6, "should have been rounded"
 
 
+def rounded(kernel):
+    """To 255 steps in each output channel, of a depthwise kernel in each of its channels."""
+    if kernel.ndim < 2:
+        return kernel
+    columns = kernel.reshape(-1, kernel.shape[-1] if kernel.shape[-1] > 1 else kernel.shape[-2])
+    found = np.empty_like(columns)
+    for i, column in enumerate(columns.T):
+        step = max(np.abs(column).max(), 1e-30) / 127
+        found[:, i] = [round(float(value / step)) * step for value in column]
+    return found.reshape(kernel.shape)
+
+
+def test_int8_is_a_quarter_and_rounds_by_channel(tmp_path):
+    keras.utils.set_random_seed(2)
+    layers = [keras.layers.DepthwiseConv2D(3), keras.layers.Conv2D(5, 3), keras.layers.Dense(16)]
+    backbone = keras.Sequential([keras.Input([8, 8, 3]), *layers])
+    tower = keras_lit.ImageTower(backbone)
+    tower.weights[0].assign(tower.weights[0] * np.reshape([0, 1, 9], [1, 1, 3, 1]))
+    model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(16), "LL")
+    path = keras_lit.export.save(model, tmp_path, weights="int8", towers="image")
+    matrices = [w.shape for w in tower.weights if len(w.shape) > 1]
+    vectors = [w for w in tower.weights if len(w.shape) < 2]
+    channels = sum(shape[-1] if shape[-1] > 1 else shape[-2] for shape in matrices)
+    assert stored(path) == {
+        "int8": sum(map(int, map(np.prod, matrices))),
+        "float32": 4 * (channels + numbers(vectors)),
+    }
+    pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3]).astype("uint8")
+    served = tf.saved_model.load(str(path)).signatures["encode_pixels"]
+    found = served(tf.constant(pixels))["embedding"].numpy()
+    before = model.encode_image(pixels)
+    tower.set_weights([*map(rounded, tower.get_weights())])
+    np.testing.assert_allclose(found, model.encode_image(pixels), atol=1e-6)
+    assert np.abs(found - before).max() > 1e-4
+
+
 def test_the_graph_rounds_as_numpy_does(saved, in_16_bits):
     """The artifact in float16 is the model whose weights went through float16."""
     path = in_16_bits("float16")
