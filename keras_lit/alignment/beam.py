@@ -3,7 +3,7 @@
 `pip install keras_lit[beam]`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import apache_beam as beam
@@ -50,7 +50,7 @@ class CombineFolds(beam.CombineFn):
     def create_accumulator(self) -> Folds:
         return Folds(*self._widths)
 
-    def add_input(self, folds: Folds, batch: Mapping[str, Any]) -> Folds:
+    def add_input(self, folds: Folds, batch: dict[str, Any]) -> Folds:
         texts = np.asarray(batch["text_features"], "float32")
         prepared = aligning.prepared(texts, self._method)
         groups, given = aligning.groups_of(batch), aligning.given_of(batch)
