@@ -4,7 +4,7 @@
     python examples/search.py photos "a dog" --minus snow --like photos/one.jpg --where "2024/*"
 
 The index lies in the folder (`.index`), or where --index says. --dtype int8 takes a quarter of the
-memory.
+memory, binary a 32nd.
 """
 
 import argparse
@@ -45,7 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minus", nargs="+", default=[], help="sentences to subtract")
     parser.add_argument("--where", help="a pattern of names")
     parser.add_argument("--count", type=int, default=10)
-    parser.add_argument("--dtype", choices=["float32", "float16", "int8"], default="float32")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16", "int8", "binary"], default="float32"
+    )
     return parser.parse_args()
 
 

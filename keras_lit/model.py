@@ -71,7 +71,9 @@ class LiT(PairsModel):
         dims: widths that rise, for example (64, 128, 256): the first numbers of an embedding become
             an embedding too (`encode_*` and `keras_lit.export.save` take a `dim`). The loss is the
             sum over these prefixes and the whole, see `keras_lit.losses.sum_over_prefixes`; the
-            accuracies are the whole's. None: the whole alone.
+            accuracies are the whole's. A locked tower without a head keeps its features in their
+            order, which says nothing; `align` first, which puts the best first. None: the whole
+            alone.
 
     Call arguments:
         inputs: {"image": [batch, height, width, 3] float, preprocessed, "text": [batch,
@@ -677,12 +679,16 @@ class LiT(PairsModel):
         The heads become linear and as wide as the embeddings; compile after it, as other weights
         train. They train or not as `tuning` and `lock_heads` say. A
         `keras_lit.backbones.ResidualHead` keeps its width, which then is the default of `dim`; its
-        linear part is set, and the rest adds nothing until it is trained.
+        linear part is set, and the rest adds nothing until it is trained. "cca" puts the directions
+        that correlate most first, so that the first numbers of an embedding are the best of its
+        width, a start for `dims`.
 
         Args:
             x: batches of pairs, in any form that `fit` takes: raw, preprocessed or features. Each
                 of several captions of an image is a pair; in rows of their own give them one
-                "group", so that they are held out together. Random crops are not drawn.
+                "group", so that they are held out together. Random crops are not drawn. Or
+                `keras_lit.alignment.Folds` that have seen the pairs already
+                (`keras_lit.alignment.beam` gathers those of millions).
             method: "cca", or "ridge": the regression from image features to text features of unit
                 length, a baseline (the text head then is the identity).
             dim: int, the width of the embeddings. None: what is best, for "ridge" that of the text

@@ -44,6 +44,7 @@ CANNOT_RUN = {
     "docker run": "docker; tests/serving.py stands in for the server",
     "python examples/studies/repeated_captions.py": "all of OpenPictures, minutes",
     "python examples/studies/few_pairs.py": "all of OpenPictures, minutes; what it calls is tested",
+    "python examples/studies/short_embeddings.py": "as few_pairs.py; its functions are tested",
     "python examples/train_tpu.py": "a TPU; test_model.py compiles its step with XLA",
 }
 KNOWN = {**RUN, **CANNOT_RUN}

@@ -121,6 +121,8 @@ NEED_FILES = (
     "keras_lit.demo.open_pictures",
     "keras_lit.data.builders",
     "keras_lit.demo.torch_file",
+    "keras_lit.alignment.beam",
+    "keras_lit.data.beam",
     "keras_lit.features.beam",
 )
 

@@ -414,6 +414,19 @@ def test_twins_of_the_filters_study(study):
     }
 
 
+def test_recalls_of_short_embeddings(study):
+    short = study("short_embeddings")
+    rows = np.random.default_rng(0).normal(size=[12, 8]).astype("float32")
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = short.answers(rows, rows[::-1], "int8")
+    assert found.shape == (12, 10) and found[:, 0].tolist() == list(range(12))[::-1]
+    captions, wanted = np.array([*"abcdefghijkl"]), np.array(["c", "l"])
+    # Of one query the 5 best have it, not the first; of the other none of the 10.
+    places = np.array([[0, 2, *range(3, 11)], range(10)])
+    assert short.recall(places, captions, wanted) == pytest.approx(100 * (0 + 0.5 + 0.5) / 3)
+    assert [short.BYTES[dtype](100) for dtype in ("float32", "int8", "binary")] == [400, 104, 16]
+
+
 def test_the_schedules_of_the_unlocking_study(study):
     unlocking = study("unlocking")
     total = 40

@@ -62,8 +62,9 @@ def run(case: harness.Case) -> dict[str, float]:
         for query in queries[1:]:
             calls[""](query)
         memory = resident() - before
-        size = count * case["dim"] * np.dtype(case["dtype"]).itemsize
-        recall = index.recall(list(queries), _K) if case["approximate"] else 1.0
+        binary = case["dtype"] == "binary"
+        size = count * case["dim"] * (1 / 8 if binary else np.dtype(case["dtype"]).itemsize)
+        recall = index.recall(list(queries), _K) if case["approximate"] or binary else 1.0
         with store.reading() as (_, snapshot):
             calls |= peers(case, snapshot)
             seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -94,7 +95,11 @@ def peers(case: harness.Case, snapshot: Any) -> dict[str, Callable]:
         calls["numpy"] = lambda q: np.argpartition(vectors @ q, -_K)[-_K:]
     if "faiss" in case["peers"] and importlib.util.find_spec("faiss"):
         calls["faiss"] = of_faiss(case, snapshot, vectors)
-    if "usearch" in case["peers"] and importlib.util.find_spec("usearch"):
+    if (
+        case["dtype"] != "binary"
+        and "usearch" in case["peers"]
+        and importlib.util.find_spec("usearch")
+    ):
         calls["usearch"] = of_usearch(case, vectors)
     return calls
 
@@ -106,6 +111,10 @@ def of_faiss(case: harness.Case, snapshot: Any, vectors: np.ndarray) -> Callable
     if case["approximate"]:
         index = faiss.read_index(str(snapshot.lists[0]))
         index.parallel_mode, index.nprobe = 1, -(-index.nlist // 16)
+    elif case["dtype"] == "binary":  # Plain signs; nothing is scored again.
+        index = faiss.IndexBinaryFlat(case["dim"])
+        index.add(np.packbits(vectors > 0, axis=1))
+        return lambda q: index.search(np.packbits(q > 0)[np.newaxis], _K)
     elif case["dtype"] == "float32":
         index = faiss.IndexFlatIP(case["dim"])
         index.add(vectors)

@@ -32,8 +32,13 @@ def align(
         check_linear(tower)
         if isinstance(tower.head, ResidualHead) and options["method"] == "cca":
             options["dim"] = options["dim"] or tower.head.dim
-    folds = Folds(image_tower.feature_dim, text_tower.feature_dim, count)
-    gather(x, image_tower, text_tower, folds, options["method"], batch_size, verbose)
+    widths = image_tower.feature_dim, text_tower.feature_dim
+    if isinstance(x, Folds):
+        folds = x
+        check_widths(folds, *widths)
+    else:
+        folds = Folds(*widths, count)
+        gather(x, image_tower, text_tower, folds, options["method"], batch_size, verbose)
     found = choose(folds, verbose=verbose, **options)
     sides = np.split(total(folds.moments).variances, [image_tower.feature_dim])
     penalties = (found.image_penalty, found.text_penalty or 0.0)
@@ -93,6 +98,18 @@ def check_linear(tower: Tower) -> None:
             f"{type(tower.head).__name__}: give it a linear one by `add_head(dim)`, a "
             "`keras_lit.backbones.ResidualHead`, or leave `align` out."
         )
+
+
+def check_widths(folds: Folds, image_dim: int, text_dim: int) -> None:
+    """Raises ValueError unless folds hold pairs, of features of these widths."""
+    own = folds.moments[0]
+    if (own.image_dim, own.text_dim) != (image_dim, text_dim):
+        raise ValueError(
+            f"`Folds` should be of the towers' features, {image_dim} and {text_dim} wide. "
+            f"Received: {own.image_dim} and {own.text_dim}."
+        )
+    if not sum(moments.count for moments in folds.moments):
+        raise ValueError(pairs.EMPTY)
 
 
 def set_head(tower: Tower, head: Head, noise_variance: float = 0.0) -> None:
@@ -159,15 +176,15 @@ def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
 def groups_of(batch: dict[str, tf.Tensor]) -> np.ndarray:
     """The group of each pair: its "group", or else its first caption."""
     if "group" in batch:
-        return batch["group"].numpy()
-    captions = batch["text_features" if "text_features" in batch else "text"].numpy()
+        return np.asarray(batch["group"])
+    captions = np.asarray(batch["text_features" if "text_features" in batch else "text"])
     return captions if captions.ndim == 2 else captions[:, 0]
 
 
 def given_of(batch: dict[str, tf.Tensor]) -> np.ndarray | None:
     """[n, captions] bool: which captions are there."""
     mask = batch.get("mask")
-    return None if mask is None else mask.numpy().reshape(len(mask), -1)
+    return None if mask is None else np.asarray(mask).reshape(len(mask), -1)
 
 
 def prepared(texts: np.ndarray, method: str) -> np.ndarray:

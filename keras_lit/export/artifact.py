@@ -119,7 +119,7 @@ float32 [n, dim], unit length |
         index: a `keras_lit.search.Index` of this model's, of at most 1 GB of vectors, for `search`
             and `search_image`: its pictures as they now are.
         dim: int, to keep the first numbers of each embedding only, for a model whose `dims` were
-            trained so; not with an `index`, whose vectors are whole. None: all.
+            trained so; that of the `index`, if there is one. None: all.
         card: what the model card (`README.md`) says beside what the model knows of itself:
             section -> text or mapping, above all "data", "metrics" and "limits".
 
@@ -152,8 +152,6 @@ float32 [n, dim], unit length |
     templates = ("{}",) if templates is None else tuple(templates)
     check_prompts(["a label"] if class_names is None else class_names, templates)
     check_dim(model.text_tower, dim)
-    if dim is not None and index is not None:
-        raise ValueError("An `index` holds whole embeddings: leave `dim` out, or the `index`.")
     if format != "saved_model":
         _check_edge(model, towers, weights, on_corrupt, class_names, index)
         needs_pictures = weights == "int8" and towers != "text"
@@ -169,6 +167,11 @@ float32 [n, dim], unit length |
     _check_can_encode(model, towers, class_names)
     if index is not None:
         index.check_model(model)
+        if index.dim != (dim or model.image_tower.embedding_dim):
+            raise ValueError(
+                f"The `index` holds {index.dim} numbers of each embedding. Received `dim`: {dim}. "
+                f"Pass `dim={index.dim}`."
+            )
     if calibration is not None:
         raise ValueError(
             '`calibration`, pictures, is for `weights="int8"` of ONNX and LiteRT. To serve '

@@ -23,10 +23,10 @@ from keras_lit.search.scanning import Scanner
 from keras_lit.search.store import Snapshot, Store
 from keras_lit.search.updating import Changes, update
 from keras_lit.search.writing import writing
-from keras_lit.towers import fingerprints
+from keras_lit.towers import encoding, fingerprints
 from keras_lit.training import pairs
 
-DTYPES = ("float32", "float16", "int8")
+DTYPES = ("float32", "float16", "int8", "binary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,8 @@ class Index:
         source: Any,
         directory: str | os.PathLike,
         *,
-        dtype: Literal["float32", "float16", "int8"] = "float32",
+        dtype: Literal["float32", "float16", "int8", "binary"] = "float32",
+        dim: int | None = None,
         approximate: bool | None = None,
         batch_size: int = 64,
         verbose: Any = "auto",
@@ -121,13 +122,16 @@ class Index:
                 "name": string}, whose other fields are kept as metadata where JSON holds them:
                 strings, finite numbers, lists of these.
             directory: where to write.
-            dtype: what is compared with the query. "float16" and "int8" are kept beside the
-                vectors and read in their place, a half and a quarter of the memory; the best are
-                then compared once more, by the vectors themselves.
+            dtype: what is compared with the query. "float16", "int8" and "binary" (the sign bits
+                of turned vectors) are kept beside the vectors and read in their place, a half, a
+                quarter and a 32nd of the memory; the best are then compared once more, by the
+                vectors themselves, which stay on the disk.
+            dim: int, how many of the first numbers of each embedding to keep (the model's `dims`
+                trains them to do without the others). None: all.
             approximate: bool, whether a query looks at the likely vectors only, by faiss (extra
                 `[data]`). Pictures that `update` has added since the lists were made are searched
                 exactly, and so is all of a search with `where`. None: from 500,000 pictures on, if
-                faiss is there.
+                faiss is there (never of "binary", whose scan is short).
             batch_size: int, how many pictures to encode at a time; each batch is on the disk before
                 the next.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
@@ -137,7 +141,8 @@ class Index:
 
         Raises:
             FileNotFoundError: no such folder.
-            ValueError: no pictures, or `directory` holds an index of another model or dtype.
+            ValueError: no pictures, or `directory` holds an index of another model, dtype or dim;
+                a `dim` above the width of the embeddings.
             RuntimeError: another process is writing to it.
 
         Example:
@@ -153,12 +158,14 @@ class Index:
         checks.check_one_of(dtype, DTYPES, "dtype")
         if approximate:
             approximate_lib.check_available()
+        encoding.check_dim(model.image_tower, dim)
         identity = _identity(model)
         folder = _folder(source)
+        dim = dim or model.image_tower.embedding_dim
         store = Store.create(
             pathlib.Path(directory),
             {
-                "dim": model.image_tower.embedding_dim,
+                "dim": dim,
                 "dtype": dtype,
                 "tower": identity,
                 "folder": folder and str(folder.resolve()),
@@ -166,11 +173,12 @@ class Index:
             },
         )
         _check_same(store, identity)
-        if store.settings["dtype"] != dtype:
-            raise ValueError(
-                f"{str(directory)!r} holds an index of {store.settings['dtype']}. Received "
-                f"`dtype`: {dtype!r}. Build that in another directory."
-            )
+        for name, wanted in (("dtype", dtype), ("dim", dim)):
+            if (known := store.settings[name]) != wanted:
+                raise ValueError(
+                    f"{str(directory)!r} holds an index of `{name}`={known!r}. Received `{name}`: "
+                    f"{wanted!r}. Build that in another directory."
+                )
         index = cls(directory)
         index._model = model
         if approximate != store.settings["approximate"]:
@@ -267,7 +275,8 @@ class Index:
             k: int, how many to find.
             where: which pictures may be found: {field of the metadata: value, or list of values,
                 one of which it should have}; "name" takes a pattern, {"name": "2024/*.jpg"}.
-            exact: bool, whether to compare all vectors; None: unless the index is approximate.
+            exact: bool, whether to compare all vectors (of "binary", all on the disk instead of
+                the nearest by their bits, which is slow); None: unless the index is approximate.
 
         Returns:
             A list of `Hit`s, best first; fewer than k where there are fewer pictures.
@@ -322,22 +331,21 @@ class Index:
         checks.check_count(k, "k")
         if isinstance(queries, str | bytes) or not isinstance(queries, Iterable):
             raise TypeError(f"`queries` should be a list of queries. Received: {queries!r:.80}.")
-        dim = self._store.settings["dim"]
-        embeddings = queries_lib.embed(self._model, list(queries), dim)
+        embeddings = queries_lib.embed(self._model, list(queries), self.dim)
         with self._store.reading() as (database, snapshot):
             allowed = snapshot.alive
             if where is not None and where != {}:
                 allowed = filters.allowed(database, snapshot, where)
             scanner, lists = self._opened(snapshot)
             lists = None if exact or where else lists
-            rows, scores = scanner.search(embeddings, k, allowed, lists)
+            rows, scores = scanner.search(embeddings, k, allowed, lists, bool(exact))
             return [
                 self._hits(database, of_query.tolist(), found.tolist())
                 for of_query, found in zip(rows, scores, strict=True)
             ]
 
     def recall(self, queries: Sequence[Any], k: int = 10) -> float:
-        """Which part of the true best k an approximate search finds.
+        """Which part of the true best k an approximate search, or one by bits, finds.
 
         Args:
             queries: as for `search_many`: such as will be asked.
@@ -389,6 +397,23 @@ class Index:
             path = pathlib.Path(folder, name) if folder else None
             hits.append(Hit(name, score, number, path, json.loads(metadata)))
         return hits
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
+        >>> model = keras_lit.LiT(tower, keras_lit.TextTower.from_features(6), tuning="LL")
+        >>> pixels = np.random.default_rng(0).integers(0, 256, [4, 8, 8, 3], "uint8")
+        >>> pictures = [{"image": x, "name": f"{i}.png"} for i, x in enumerate(pixels)]
+        >>> index = keras_lit.search.Index.build(
+        ...     model, pictures, tempfile.mkdtemp(), dim=4, dtype="binary", verbose=0)
+        >>> index.dim
+        4
+        """
+        return self._store.settings["dim"]
 
     def __len__(self) -> int:
         """How many pictures are in the index."""
@@ -459,6 +484,7 @@ def _wants_lists(settings: dict[str, Any], pictures: int) -> bool:
     wanted = settings["approximate"]
     if wanted is None:
         wanted = pictures >= approximate_lib.AT_LEAST and approximate_lib.available()
+        wanted = wanted and settings["dtype"] != "binary"
     return bool(wanted and pictures) and settings["lists"] < 0.8 * settings["rows"]
 
 

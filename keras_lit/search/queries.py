@@ -93,9 +93,9 @@ def embed(model: LiT | None, queries: Sequence[Any], dim: int) -> np.ndarray:
             "`Index(directory, model)` to search for sentences and pictures."
         )
     if model is not None and sentences:
-        known |= zip(sentences, _of_sentences(model, sentences), strict=True)
+        known |= zip(sentences, _of_sentences(model, sentences, dim), strict=True)
     if model is not None and pictures:
-        known |= zip(pictures, _of_pictures(model, pictures), strict=True)
+        known |= zip(pictures, _of_pictures(model, pictures, dim), strict=True)
     rows = np.zeros([len(sums), dim], np.float32)
     for row, query in zip(rows, sums, strict=True):
         for weight, term in query.terms:
@@ -113,15 +113,15 @@ def embed(model: LiT | None, queries: Sequence[Any], dim: int) -> np.ndarray:
     return rows / lengths
 
 
-def _of_sentences(model: LiT, sentences: list[str]) -> np.ndarray:
+def _of_sentences(model: LiT, sentences: list[str], dim: int) -> np.ndarray:
     tower = model.text_tower
     pairs.check_has_backbone(tower)
     texts = tf.constant(sentences)
     pairs.check_text(texts, tower)
-    return unit_length(tower.inference()(pairs.ready_text(texts, tower))).numpy()
+    return unit_length(tower.inference()(pairs.ready_text(texts, tower)), dim).numpy()
 
 
-def _of_pictures(model: LiT, contents: list[bytes]) -> np.ndarray:
+def _of_pictures(model: LiT, contents: list[bytes], dim: int) -> np.ndarray:
     images, valid = model.image_tower.preprocessor.with_valid(tf.constant(contents))
     for content, decodes in zip(contents, valid.numpy(), strict=True):
         if not decodes:
@@ -129,7 +129,7 @@ def _of_pictures(model: LiT, contents: list[bytes]) -> np.ndarray:
             raise ValueError(
                 f"The picture of a query does not decode. {reason} Received: {len(content)} bytes."
             )
-    return unit_length(model.image_tower.inference()(images)).numpy()
+    return unit_length(model.image_tower.inference()(images), dim).numpy()
 
 
 def _checked(content: Any) -> Any:

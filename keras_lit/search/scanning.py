@@ -1,7 +1,7 @@
 """Exact search: each vector is looked at, a tile at a time, and the best are scored once more.
 
-XLA casts codes while it multiplies, so that only 16 or 8 bits a number are read: memory decides how
-fast a scan is.
+XLA casts codes while it multiplies, so that only 16 or 8 bits a number are read (or one, whose
+products are counts): memory decides how fast a scan is.
 """
 
 import concurrent.futures
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.search import approximate
+from keras_lit.search import approximate, binary
 from keras_lit.search.store import STEP, Snapshot
 
 TILE = 16 * STEP
@@ -20,6 +20,7 @@ TILE = 16 * STEP
 QUERIES = 32
 # With codes, this many times k candidates, and some more, are scored again by the vectors.
 _TIMES, _MORE = 4, 16
+_TIMES_BINARY, _MORE_BINARY = 10, 50
 
 Found = tuple[np.ndarray, np.ndarray]
 
@@ -34,8 +35,11 @@ class Scanner:
     def __init__(self, snapshot: Snapshot):
         self.vectors = snapshot.arrays["vectors"]
         self._scales = snapshot.arrays.get("scales")
-        self._rounded = "codes" in snapshot.arrays
         codes = snapshot.arrays.get("codes", self.vectors)
+        self._binary = codes.dtype == "uint64"
+        self._times, self._more = (1, 0) if codes is self.vectors else (_TIMES, _MORE)
+        if self._binary:
+            self._times, self._more = _TIMES_BINARY, _MORE_BINARY
         whole = len(codes) // TILE * TILE
         self._tiles = [(i, _tensor(codes[i : i + TILE])) for i in range(0, whole, TILE)]
         self._tiles += [(i, _tensor(codes[i : i + STEP])) for i in range(whole, len(codes), STEP)]
@@ -46,6 +50,7 @@ class Scanner:
         k: int,
         allowed: np.ndarray,
         lists: tuple[approximate.Lists, int] | None = None,
+        exact: bool = False,
     ) -> Found:
         """The rows of the best k of those `allowed`, and their scores, best first.
 
@@ -54,6 +59,7 @@ class Scanner:
             k: int.
             allowed: [rows] bool.
             lists: where to look among the first rows, as many as these cover; None: in all rows.
+            exact: whether to read all vectors where their codes have one bit a number.
 
         Returns:
             [n, k] int64 rows and [n, k] float32 cosines, among equals the first row first; fewer
@@ -66,7 +72,10 @@ class Scanner:
         )
         for first in range(0, len(queries) if k else 0, QUERIES):
             some = slice(first, first + QUERIES)
-            candidates = self._candidates(queries[some], k, allowed, lists[1] if lists else 0)
+            if exact and self._binary:
+                candidates = self._compared(queries[some], k, allowed)
+            else:
+                candidates = self._candidates(queries[some], k, allowed, lists[1] if lists else 0)
             if lists:
                 of_lists = lists[0].candidates(queries[some], _TIMES * k + _MORE, allowed)
                 candidates = np.concatenate([of_lists, candidates], axis=1)
@@ -78,7 +87,7 @@ class Scanner:
     ) -> np.ndarray:
         """The likely best among the rows from `first` on: [n, m] int64."""
         allowed = allowed[first:]
-        count = min(_TIMES * k + _MORE if self._rounded else k, int(allowed.sum()))
+        count = min(self._times * k + self._more, int(allowed.sum()))
         if not count:
             return np.zeros([len(queries), 0], np.int64)
         scores = self._products(queries, first)[:, : len(allowed)]
@@ -86,16 +95,35 @@ class Scanner:
             scores[:, ~allowed] = -np.inf
         return first + np.argpartition(scores, -count, axis=1)[:, -count:]
 
+    def _compared(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:
+        """The best [n, k] int64 rows, by the vectors themselves, read from the disk."""
+        rows, scores = np.zeros([len(queries), 0], np.int64), np.zeros([len(queries), 0])
+        found = np.flatnonzero(allowed)
+        for i in range(0, len(found), TILE):
+            some = found[i : i + TILE]
+            products = queries @ self.vectors[some].T
+            rows = np.concatenate([rows, np.broadcast_to(some, products.shape)], axis=1)
+            scores = np.concatenate([scores, products], axis=1)
+            if rows.shape[1] > k:
+                best = np.argpartition(scores, -k, axis=1)[:, -k:]
+                rows = np.take_along_axis(rows, best, 1)
+                scores = np.take_along_axis(scores, best, 1)
+        return rows
+
     def _products(self, queries: np.ndarray, first: int) -> np.ndarray:
         """[n, dim] -> [n, rows from `first` on], n at most `QUERIES`; of codes about."""
         count = 1 if len(queries) == 1 else QUERIES
+        filled = np.pad(queries, [(0, count - len(queries)), (0, 0)])
+        product = _products
+        if self._binary:
+            filled, product = binary.planes(filled), binary.closeness
         with tf.device("CPU"):
-            filled = tf.constant(np.pad(queries, [(0, count - len(queries)), (0, 0)]))
+            given = tf.constant(filled)
         tiles = [(i, tile) for i, tile in self._tiles if i + len(tile) > first]
         each = max(-(-len(tiles) // _threads()), 2)
         shares = [tiles[i : i + each] for i in range(0, len(tiles), each)]
-        others = [_pool().submit(_multiplied, share, filled) for share in shares[1:]]
-        parts = [_multiplied(shares[0], filled), *(other.result() for other in others)]
+        others = [_pool().submit(_multiplied, product, share, given) for share in shares[1:]]
+        parts = [_multiplied(product, shares[0], given), *(other.result() for other in others)]
         scores = np.concatenate(parts, axis=1)[: len(queries), first - tiles[0][0] :]
         if self._scales is not None:
             scores *= self._scales[first:, 0]
@@ -120,8 +148,8 @@ def _products(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matmul(queries, tf.cast(tile, tf.float32), transpose_b=True)
 
 
-def _multiplied(tiles: list[tuple[int, tf.Tensor]], queries: tf.Tensor) -> np.ndarray:
-    return np.concatenate([_products(tile, queries).numpy() for _, tile in tiles], axis=1)
+def _multiplied(product: Any, tiles: list[tuple[int, tf.Tensor]], queries: tf.Tensor) -> np.ndarray:
+    return np.concatenate([product(tile, queries).numpy() for _, tile in tiles], axis=1)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_lit.search import binary
 from keras_lit.search.database import (
     connect,
     has_tables,
@@ -185,7 +186,9 @@ class Store:
         """The dtype and width of each file of rows: vectors, and what is scanned in their place."""
         dim, dtype = self.settings["dim"], self.settings["dtype"]
         found = {"vectors": ("float32", dim)}
-        if dtype != "float32":
+        if dtype == "binary":
+            found["codes"] = ("uint64", binary.words(dim))
+        elif dtype != "float32":
             found["codes"] = (dtype, dim)
         if dtype == "int8":
             found["scales"] = ("float32", 1)

@@ -66,7 +66,8 @@ def update(
     """Makes the pictures of the index those of `sources`; what is done when killed stays done."""
     found = _Found(writer)
     for batch, images, valid in _decoded(found.fresh(sources), tower.preprocessor, batch_size):
-        vectors = encode(tower, images, batch_size)
+        embeddings = encode(tower, images, batch_size)
+        vectors = unit_length(embeddings, writer.settings["dim"]).numpy()
         good = [x.picture for x, decodes in zip(batch, valid, strict=True) if decodes]
         if good:
             writer.append(good, vectors[valid])
@@ -80,12 +81,12 @@ def update(
 
 
 def encode(tower: ImageTower, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Preprocessed images to [n, dim] float32, in batches that are always filled up. A picture's
-    vector then does not depend on how many are encoded with it.
+    """Preprocessed images to [n, width] floats, in batches that are always filled up. A picture's
+    embedding then does not depend on how many are encoded with it.
     """
     missing = [(0, batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)]
     filled = tf.constant(np.pad(images, missing))
-    return unit_length(distribution.on_replicas(tower.inference(), filled)[: len(images)]).numpy()
+    return distribution.on_replicas(tower.inference(), filled)[: len(images)]
 
 
 def _decoded(

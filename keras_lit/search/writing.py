@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lit.search import approximate
+from keras_lit.search import approximate, binary
 from keras_lit.search.database import set_settings, settings_of, stored, told, transaction
 from keras_lit.search.store import STEP, Picture, Store
 
@@ -139,6 +139,8 @@ def quantized(vectors: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     An int8 code times its row's scale is the vector, to half of a step.
     """
     found = {"vectors": vectors}
+    if dtype == "binary":
+        found["codes"] = binary.codes(vectors)
     if dtype == "float16":
         found["codes"] = vectors.astype("float16")
     if dtype == "int8":

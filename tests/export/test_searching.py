@@ -73,6 +73,8 @@ def test_wrong_indexes(tmp_path, monkeypatch):
     monkeypatch.setattr(keras_lit.export.searching, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match="at most 100 bytes.*3 pictures, 192 bytes"):
         keras_lit.export.save(model, tmp_path / "models", index=index)
+    with pytest.raises(ValueError, match="holds 16 numbers .*Received `dim`: 8. Pass `dim=16`"):
+        keras_lit.export.save(model, tmp_path / "models", index=index, dim=8)
     model.image_tower.head.bias.assign_add(model.image_tower.head.bias + 1)
     with pytest.raises(ValueError, match="another image tower"):
         keras_lit.export.save(model, tmp_path / "models", index=index)

@@ -49,7 +49,7 @@ def assert_found(hits, expected):
     np.testing.assert_allclose(scores, [expected[hit.name] for hit in hits], atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "binary"])
 def test_sentences_and_pictures(model, vectors, folder, dtype):
     index = build(model, folder, dtype=dtype)
     assert len(index) == 12
@@ -71,6 +71,19 @@ def test_sentences_and_pictures(model, vectors, folder, dtype):
     assert_found(second, expected)
 
 
+def test_the_first_numbers_of_each_embedding(model, vectors, folder):
+    """Pictures, sentences and sums, all cut before they are of unit length."""
+    index = build(model, folder, dim=6, dtype="int8")
+    short = {key: x[:6] / np.linalg.norm(x[:6]) for key, x in vectors.items()}
+    picture = folder / "deep" / "3.png"
+    image, text = short[picture.read_bytes()], short["a red dog"]
+    assert_found(index.search("a red dog"), cosines(short, folder, text))
+    total = (image - 0.5 * text) / np.linalg.norm(image - 0.5 * text)
+    hits = index.search(Query(picture) - 0.5 * Query("a red dog"))
+    assert_found(hits, cosines(short, folder, total))
+    assert index.dim == 6 and index.contents()[2].shape == (12, 6)
+
+
 def test_an_index_is_opened_again_with_another_text_tower(model, vectors, folder):
     build(model, folder)
     other = small.make_model()
@@ -89,8 +102,14 @@ def test_another_model_is_refused(model, folder):
         Index(folder.parent / "index", other)
     with pytest.raises(ValueError, match="another image tower.*Nothing was changed"):
         build(other, folder)
-    with pytest.raises(ValueError, match="holds an index of float32. Received `dtype`: 'int8'"):
+    with pytest.raises(
+        ValueError, match="holds an index of `dtype`='float32'. Received `dtype`: 'int8'"
+    ):
         build(model, folder, dtype="int8")
+    with pytest.raises(ValueError, match="holds an index of `dim`=16. Received `dim`: 8"):
+        build(model, folder, dim=8)
+    with pytest.raises(ValueError, match="`dim` should be at most 16"):
+        build(model, folder, dim=17)
 
 
 def test_an_update_encodes_what_is_new(model, vectors, folder, encoded):
