@@ -32,7 +32,6 @@ RUN = {
     "python examples/train_multiworker.py": "test_examples.py::test_workers",
     "python -m build": "test_release.py::built",
     "pip install -e '.[docs]' && mkdocs serve": "test_site.py::site",
-    "python examples/benchmarks/lengths.py": "test_examples.py::test_benchmark_of_lengths",
     "python examples/benchmarks/calibration.py": "test_examples.py::test_benchmark_of_calibration",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
 }
@@ -43,7 +42,6 @@ CANNOT_RUN = {
     "docker run": "docker; tests/serving.py stands in for the server",
     "python examples/studies/repeated_captions.py": "all of OpenPictures, minutes",
     "python examples/studies/few_pairs.py": "all of OpenPictures, minutes; what it calls is tested",
-    "python examples/studies/distillation.py": "all of OpenPictures, minutes; what it calls is tested",
     "python examples/train_tpu.py": "a TPU; test_model.py compiles its step with XLA",
 }
 KNOWN = {**RUN, **CANNOT_RUN}

@@ -4,9 +4,9 @@
     python examples/benchmarks/lengths.py --captions captions.txt  # yours, one a line
 
 `fit` on features of pictures and `encode_text`, through a text tower of MiniLM's size (six layers,
-384 wide) with a WordPiece vocabulary of the captions. "Loss" is that of all batches before any
-training: padding changes nothing else. Pairs per CPU second (over all threads) are to be read where
-others use the machine, too.
+384 wide) with its vocabulary. A batch is as wide as its longest caption. "Loss" is that of all
+batches before any training: padding changes nothing else. Pairs per CPU second (over all threads)
+are to be read where others use the machine, too.
 """
 
 import argparse
@@ -52,7 +52,9 @@ def run(case: harness.Case) -> dict[str, float]:
 def measured(case: harness.Case, captions: list[str]) -> dict[str, float]:
     """Of captions that are trimmed or not."""
     keras.utils.set_random_seed(0)
-    tokenizer = keras_lit.tokenizers.train_wordpiece(captions, case["vocabulary"])
+    tokenizer = keras_lit.demo.minilm_tokenizer()
+    if case["vocabulary"]:
+        tokenizer = keras_lit.tokenizers.train_wordpiece(captions, case["vocabulary"])
     sizes = (case["layers"], case["width"] // 32, case["width"], 4 * case["width"])
     bert = keras_nlp.models.BertBackbone(tokenizer.vocabulary_size(), *sizes, dropout=0.0)
     text_tower = keras_lit.TextTower(bert, tokenizer, case["tokens"], "mean", 512)
@@ -83,7 +85,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--vocabulary", type=int, default=4000)
+    parser.add_argument("--vocabulary", type=int, default=0, help="of the captions; 0: MiniLM's")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--repeats", type=int, default=2)
