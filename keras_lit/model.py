@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, internals, losses
 from keras_lit.alignment import aligning, choosing
+from keras_lit.losses import distillation as distilling
 from keras_lit.losses.arguments import TEMPERATURE_SHOULD_BE_FINITE
 from keras_lit.losses.prefixes import check_dims
 from keras_lit.optimizers import rules
@@ -382,7 +383,15 @@ class LiT(PairsModel):
 
     # Training: fit -> train_step -> loss -> gradient.
 
-    def compile(self, optimizer: Any, micro_batch_size: int | None = None, **kwargs: Any) -> None:
+    distillation: distilling.Distillation | None = None
+
+    def compile(
+        self,
+        optimizer: Any,
+        micro_batch_size: int | None = None,
+        distillation: distilling.Distillation | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Configures training. The loss is LiT's own.
 
         Args:
@@ -391,6 +400,9 @@ class LiT(PairsModel):
                 gradient remain those of the whole batch, the memory is that of this many pairs, and
                 every tower that trains is run forward twice. (Batch norm that trains sees
                 chunks; dropout is the same both times.) None: the whole batch.
+            distillation: a `keras_lit.losses.Distillation`, to learn from a teacher's embeddings
+                too, which `keras_lit.features.with_teacher` adds to the pairs. (Pairs to evaluate
+                on may lack them: then the loss is the contrastive one.) None: no teacher.
             **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, as in `keras.Model`.
                 "auto" compiles the whole step by XLA on one GPU, on one CPU the optimizer's update
                 alone, from four million weights on; True on CPUs wants texts of one length and
@@ -410,6 +422,7 @@ class LiT(PairsModel):
         if micro_batch_size is not None:
             checks.check_count(micro_batch_size, "micro_batch_size")
         self.micro_batch_size = micro_batch_size
+        self.distillation = distillation
         replicas = self.distribute_strategy.num_replicas_in_sync
         if replicas > 1 and micro_batch_size is not None and _synchronizes(self):
             raise ValueError(
@@ -488,6 +501,7 @@ class LiT(PairsModel):
         def changed(step: str) -> bool:
             now = [*self.image_tower._made_of(), *self.text_tower._made_of()]
             now += [self.tuning, self.lock_heads, self.local_loss, self.group_captions, self.dims]
+            now += [self.distillation]
             before, made_of[step] = made_of.get(step, now), now
             return differ(now, before)
 
@@ -500,7 +514,9 @@ class LiT(PairsModel):
                 embeddings = self(data, training=True)
             else:
                 embeddings = micro_batches.embed(self, data, self.micro_batch_size, tape)
-            contrast, accuracies = self._contrast(embeddings, data.get("mask"), self._groups(data))
+            contrast, accuracies = self._contrast(
+                embeddings, data.get("mask"), self._groups(data), self._teacher(data, required=True)
+            )
             loss = self.compute_loss(data, y_pred={**embeddings, "loss": contrast})
             scaled_loss = self.optimizer.scale_loss(loss)
         # Embeddings' gradients list a token once per occurrence: optimizers need their sum.
@@ -518,7 +534,9 @@ class LiT(PairsModel):
             embeddings = self(data, training=False)
         else:
             embeddings = micro_batches.without_gradient(self, data, self.micro_batch_size, False)
-        contrast, accuracies = self._contrast(embeddings, data.get("mask"), self._groups(data))
+        contrast, accuracies = self._contrast(
+            embeddings, data.get("mask"), self._groups(data), self._teacher(data, required=False)
+        )
         found = {**embeddings, "loss": contrast}
         loss = self.compute_loss(data, y_pred=found, training=False)
         return self._logs(data, embeddings, loss, accuracies)
@@ -571,10 +589,12 @@ class LiT(PairsModel):
         embeddings: dict[str, tf.Tensor],
         mask: tf.Tensor | None = None,
         groups: tf.Tensor | None = None,
+        teacher: list[tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """This replica's shares of the loss and of the accuracies of the global batch.
 
-        Of several kinds of text their sums, each with the groups of its own.
+        Of several kinds of text their sums, each with the groups of its own. A `teacher`'s
+        embeddings add the distillation.
         """
         image, text = (
             tf.debugging.check_numerics(
@@ -584,13 +604,16 @@ class LiT(PairsModel):
         )
 
         def contrast(image: tf.Tensor, text: tf.Tensor, mask: Any, groups: Any) -> Any:
-            options: Any = {"mask": mask, "groups": groups}
-            options |= {"local": self.local_loss, "accuracies": True}
+            of_both: Any = {"mask": mask, "local": self.local_loss}
+            options = {**of_both, "groups": groups, "accuracies": True}
+            given = (image, text, self.log_temperature)
             if self.loss_name == "sigmoid":
-                return losses.sigmoid_contrastive_loss(
-                    image, text, self.log_temperature, self.bias, **options
-                )
-            return losses.softmax_contrastive_loss(image, text, self.log_temperature, **options)
+                found = losses.sigmoid_contrastive_loss(*given, bias=self.bias, **options)
+            else:
+                found = losses.softmax_contrastive_loss(*given, **options)
+            if self.distillation is None or teacher is None:
+                return found
+            return distilling.mixed(self.distillation, found, given, teacher, of_both)
 
         def of_kinds(image: tf.Tensor, text: tf.Tensor) -> Any:
             if text.shape.rank == 2:
@@ -609,6 +632,9 @@ class LiT(PairsModel):
     def _widths(self) -> list[int]:
         """Those of the losses: `dims` and the whole embedding's."""
         return sorted({*(self.dims or ()), self.text_tower.embedding_dim})
+
+    def _teacher(self, data: dict[str, tf.Tensor], required: bool) -> list[tf.Tensor] | None:
+        return None if self.distillation is None else distilling.teacher_of(data, required)
 
     def _groups(self, data: dict[str, tf.Tensor]) -> tf.Tensor | None:
         """[batch] (of captions of several kinds [batch, texts]) int64, equal for positives."""
@@ -942,7 +968,11 @@ class LiT(PairsModel):
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        return config and {**config, "micro_batch_size": self.micro_batch_size}
+        if config is None:
+            return None
+        distillation = keras.saving.serialize_keras_object(self.distillation)
+        more = {"micro_batch_size": self.micro_batch_size, "distillation": distillation}
+        return {**config, **more}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))

@@ -324,6 +324,16 @@ def test_benchmark_of_heads(benchmark, tmp_path):
     assert all(result["ratio_per_second"] > 0 for result in results)
 
 
+def test_benchmark_of_lengths(benchmark, tmp_path):
+    (tmp_path / "captions.txt").write_text("a dog\na cat in the snow\nthe sea and a balloon\n")
+    sizes = "--pairs 6 --batch 3 --layers 1 --width 32 --vocabulary 60 --repeats 1 --rounds 1"
+    benchmark("lengths", f"--captions {tmp_path}/captions.txt {sizes} --output out.json")
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [x["text"] for x in results] == ["padded", "trimmed"]
+    assert all(x["loss_gap"] < 1e-5 and x["encoded_per_second_ratio"] > 0 for x in results)
+    assert results[1]["mean_tokens"] < 32
+
+
 def test_search_benchmark(benchmark, tmp_path):
     """The clusters are more than the pictures, so that a sixteenth of the lists misses some."""
     arguments = "--count 1500 --dim 8 --queries 5 --dtypes int8 --peers faiss --output out.json"

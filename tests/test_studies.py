@@ -208,6 +208,28 @@ def test_a_pretrained_batch_norm_keeps_its_averages(study, tuning, tmp_path):
     assert (curve[-1]["mean"] == 0.0) == (tuning == "UU")
 
 
+@pytest.mark.slow
+def test_a_student_with_a_teacher_and_alone(study, tmp_path, monkeypatch):
+    distillation, few_pairs = study("distillation"), study("few_pairs")
+    rng, count = np.random.default_rng(0), 12
+    part = {
+        "features": rng.normal(size=[count, 6]).astype("float32"),
+        "text_features": rng.normal(size=[count, 2, 5]).astype("float32"),
+        "text": np.array([f"picture number {i}" for i in range(count)]),
+        "group": np.arange(count),
+    }
+    data = types.SimpleNamespace(parts=dict.fromkeys(few_pairs.SPLITS, part))
+    towers = keras_lit.ImageTower.from_features(6), keras_lit.TextTower.from_features(5)
+    teacher = keras_lit.LiT(*towers, "LL")
+    monkeypatch.setattr(few_pairs, "closed_form", lambda *_: teacher)
+    args = arguments(study("runner"), tmp_path)
+    args.batch_size, args.learning_rate, args.epochs = 6, 1e-3, 1
+    found = [distillation.train(data, args, x, 0)[-1] for x in ("alone", "weight 0.5")]
+    assert [x["pairs"] for x in found] == [12, 12]
+    assert found[0]["parameters"] == found[1]["parameters"]
+    assert all(0 <= x["mean_recall"] <= 100 for x in found)
+
+
 STUDIES = {
     "design_choices": "--image-size 32 --rounds 1 --variants LU",
     "why_locked": "--image-size 32 --rounds 1 --variants LU --emoji 70",

@@ -110,6 +110,13 @@ BENCHMARKS = {
         ("heads.py --batch 32 --pairs 64 --lu-batch 4 --lu-pairs 8 --repeats 1 --rounds 1",),
         found="Heads alone are {0[ratio_per_second]:.0f} times as fast as a text tower.",
     ),
+    "lengths": Benchmark(
+        "Captions without padding, beside captions padded to 32 tokens",
+        ("lengths.py --pairs 256 --batch 64 --repeats 1 --rounds 3",),
+        found="Training is {1[pairs_per_cpu_second_ratio]:.2f} times, `encode_text` "
+        "{1[encoded_per_cpu_second_ratio]:.2f} times as fast a CPU second; the loss differs by "
+        "{1[loss_gap]:.0e}.",
+    ),
     "features_read": Benchmark(
         "Reading cached features, over their number",
         tuple(f"features.py read --pairs {n} --repeats 3 --rounds 1" for n in (10**4, 10**5)),

@@ -5,6 +5,7 @@ from keras_lit.features.mixup import latent_mixup
 from keras_lit.features.neighbours import hard_batches
 from keras_lit.features.precomputing import merge, precompute
 from keras_lit.features.reading import image_tower, load, text_tower, verify
+from keras_lit.features.teaching import with_teacher
 
 __all__ = [
     "hard_batches",
@@ -16,5 +17,6 @@ __all__ = [
     "precompute",
     "text_tower",
     "verify",
+    "with_teacher",
 ]
 __dir__ = __all__.copy

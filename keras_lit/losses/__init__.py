@@ -17,9 +17,16 @@ the sigmoid loss their sum) takes the place of I_r and T_r: positives cost one s
 further logits.
 """
 
+from keras_lit.losses.distillation import Distillation, distillation_loss
 from keras_lit.losses.prefixes import sum_over_prefixes
 from keras_lit.losses.sigmoid import sigmoid_contrastive_loss
 from keras_lit.losses.softmax import softmax_contrastive_loss
 
-__all__ = ["sigmoid_contrastive_loss", "softmax_contrastive_loss", "sum_over_prefixes"]
+__all__ = [
+    "Distillation",
+    "distillation_loss",
+    "sigmoid_contrastive_loss",
+    "softmax_contrastive_loss",
+    "sum_over_prefixes",
+]
 __dir__ = __all__.copy

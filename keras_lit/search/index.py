@@ -94,7 +94,7 @@ class Index:
     def __init__(self, directory: str | os.PathLike, model: LiT | None = None):
         self._store = Store(pathlib.Path(directory))
         self._model = model
-        self._searches: tuple[Snapshot, Scanner, tuple[Lists, int] | None] | None = None
+        self._searches: tuple[Any, ...] = (None,) * 4
         if model is not None:
             self.check_model(model)
 
@@ -371,17 +371,16 @@ class Index:
         return sum(both) / sum(map(len, true))
 
     def _opened(self, snapshot: Snapshot) -> tuple[Scanner, tuple[Lists, int] | None]:
-        """What searches in a snapshot."""
-        opened = self._searches
-        if opened is None or opened[0].arrays is not snapshot.arrays:
-            opened = (snapshot, Scanner(snapshot), None)
-        if opened[0].lists != snapshot.lists or self._searches is not opened:
-            lists = None
-            if snapshot.lists and approximate_lib.available() and snapshot.lists[0].exists():
-                lists = Lists(snapshot.lists[0]), snapshot.lists[1]
-            opened = (snapshot, opened[1], lists)
-        self._searches = opened
-        return opened[1:]
+        """What searches in a snapshot; kept until there are other files."""
+        arrays, scanner, of_lists, lists = self._searches
+        if arrays is not snapshot.arrays:
+            scanner = Scanner(snapshot)
+        if of_lists != snapshot.lists:
+            lists, of_lists = None, snapshot.lists
+            if of_lists and approximate_lib.available() and of_lists[0].exists():
+                lists = Lists(of_lists[0]), of_lists[1]
+        self._searches = snapshot.arrays, scanner, of_lists, lists
+        return scanner, lists
 
     def _hits(
         self, database: sqlite3.Connection, rows: list[int], scores: list[float]

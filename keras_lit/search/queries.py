@@ -12,7 +12,6 @@ from keras_lit.model import LiT
 from keras_lit.preprocessing.image import why_not
 from keras_lit.search.sources import as_png
 from keras_lit.towers.encoding import unit_length
-from keras_lit.training import pairs
 
 _EXPECTED = (
     "A query should be a sentence (str), a picture (a pathlib.Path, the bytes of a file, or uint8 "
@@ -93,7 +92,8 @@ def embed(model: LiT | None, queries: Sequence[Any], dim: int) -> np.ndarray:
             "`Index(directory, model)` to search for sentences and pictures."
         )
     if model is not None and sentences:
-        known |= zip(sentences, _of_sentences(model, sentences, dim), strict=True)
+        found = model.encode_text(sentences, verbose=0, dim=dim)
+        known |= zip(sentences, found, strict=True)
     if model is not None and pictures:
         known |= zip(pictures, _of_pictures(model, pictures, dim), strict=True)
     rows = np.zeros([len(sums), dim], np.float32)
@@ -111,14 +111,6 @@ def embed(model: LiT | None, queries: Sequence[Any], dim: int) -> np.ndarray:
         query = sums[int(np.argmin(lengths))]
         raise ValueError(f"A sum should not be zero: its terms cancel. Received: {query!r}.")
     return rows / lengths
-
-
-def _of_sentences(model: LiT, sentences: list[str], dim: int) -> np.ndarray:
-    tower = model.text_tower
-    pairs.check_has_backbone(tower)
-    texts = tf.constant(sentences)
-    pairs.check_text(texts, tower)
-    return unit_length(tower.inference()(pairs.ready_text(texts, tower)), dim).numpy()
 
 
 def _of_pictures(model: LiT, contents: list[bytes], dim: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.data import captions
+from keras_lit.losses.distillation import TEACHER
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.preprocessing.image import value_bounds
 from keras_lit.towers import ImageTower, TextTower, Tower, fingerprints
@@ -14,7 +15,7 @@ from keras_lit.towers.features_only import FeaturesOnly
 
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts", "text_features")
-KEYS = (*IMAGE_KEYS, *TEXT_KEYS, "group", "name", "fingerprint", "text_fingerprint")
+KEYS = (*IMAGE_KEYS, *TEXT_KEYS, *TEACHER, "group", "name", "fingerprint", "text_fingerprint")
 INPUTS = (*IMAGE_KEYS, "text", "text_features")  # What a model is called with, of a step's.
 FOR_LOCKED = (
     '"{0}_features" are for a locked {0} tower (`tuning` {1}), since a tower that trains '
@@ -112,7 +113,8 @@ def ready(
     "text_fingerprint" (from `features.load`) say which tower the features are of; other keys are
     left out. "texts" (a batch's strings [batch, n]) become "text" [batch, n, sequence_length]. The
     "mask" is False for rows that only fill a batch up [batch], and for texts that were "" [batch,
-    n]. A "group", whose pairs are positives of each other, becomes an int64 (of strings a hash).
+    n]. A "group", whose pairs are positives of each other, becomes an int64 (of strings a hash). A
+    teacher's embeddings stay.
     """
     mask = pair.get("mask")
     if "text_features" in pair:
@@ -134,6 +136,9 @@ def ready(
         found["text_features"] = _of_tower(found["text_features"], *whose)
     if "group" in pair:
         found["group"] = _group_ids(pair["group"])
+    for name in TEACHER:
+        if name in pair:
+            found[name] = finite(tf.cast(pair[name], tf.float32), name)
     return found if mask is None else {**found, "mask": mask}
 
 
@@ -182,6 +187,8 @@ def check_spec(spec: Any, image_tower: ImageTower, text_tower: TextTower) -> Non
         check_text(spec["text"], text_tower)
     if "group" in spec:
         _check_group(spec)
+    if {*TEACHER} & set(spec):
+        _check_teacher(spec)
     check_image_spec(spec, image_tower)
 
 
@@ -346,6 +353,21 @@ def _check_group(spec: Any) -> None:
         raise ValueError(
             '`group` should be one string or integer a pair: those of equal "group" are positives '
             f"of each other. Received: {dtype.name} of shape {spec['group'].shape}."
+        )
+
+
+def _check_teacher(spec: Any) -> None:
+    given = {name: spec[name] for name in TEACHER if name in spec}
+    shapes, rank = [x.shape for x in given.values()], 2 if are_batched(spec) else 1
+    floats = all(tf.as_dtype(x.dtype).is_floating for x in given.values())
+    same = len(given) == 2 and {x.rank for x in shapes} == {rank} and shapes[0][-1] == shapes[1][-1]
+    if "texts" in spec or not (same and floats):
+        found = {name: f"{tf.as_dtype(x.dtype).name} {x.shape}" for name, x in given.items()}
+        raise ValueError(
+            f'A teacher\'s embeddings should be "{TEACHER[0]}" and "{TEACHER[1]}", floats [batch, '
+            f'dim] of equal width, of one "text" a pair. Received: {found}'
+            f"{', for texts' if 'texts' in spec else ''}. `keras_lit.features.with_teacher` adds "
+            "them."
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
+from keras_lit.search import queries
 from keras_lit.training import batches, pairs
 from tests.small import make_model, make_pairs, mirrored, tokenizer
 
@@ -57,6 +58,9 @@ def test_encode_text_takes_short_texts_together(model, monkeypatch):
     found = model.encode_text(texts(), batch_size=3)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert widths == sorted(widths) and len({*widths}) > 1 and widths[-1] < LENGTH
+    of_sentence = queries.embed(model, texts()[:1], found.shape[1])  # Of an index.
+    np.testing.assert_allclose(of_sentence, expected[:1], atol=1e-5)
+    assert widths[-1] == 4
 
 
 def test_what_is_left_out(model):
