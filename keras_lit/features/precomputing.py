@@ -100,8 +100,7 @@ def precompute(
     checks.check_one_of(shard_index, range(num_shards), "shard_index")
     directory = pathlib.Path(directory)
     options = (batch_size, shards, split, dtype, views, seed, text_preprocessor, text_tower)
-    options = (*options, last_blocks)
-    plan, finished = begin(image_tower, dataset, directory, *options)
+    plan, finished = begin(image_tower, dataset, directory, *options, last_blocks)
     if finished is not None:
         return finished
     count = plan["shards"]
