@@ -360,7 +360,7 @@ class LiT(PairsModel):
             given[side] = inputs.get(f"{side}_features")
             if given[side] is None:
                 given[side] = inputs[side]
-            elif letter != "L":
+            elif letter != "L" and getattr(self, f"{side}_tower")._below is None:
                 raise ValueError(pairs.for_locked(side))
 
         def embed(tower: Tower, rows: Any, letter: str) -> tf.Tensor:

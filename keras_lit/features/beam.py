@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_lit.features import feature_rows, manifests, precomputing, tfrecords
 from keras_lit.towers import ImageTower, TextTower, Tower, fingerprints
+from keras_lit.towers.lower import Lower
 
 
 class Precompute(beam.PTransform):
@@ -28,8 +29,8 @@ class Precompute(beam.PTransform):
         make_tower: a function that returns the `ImageTower`, from a file, once in each worker.
         dataset: the same raw pairs as a tf.data.Dataset of known cardinality; the first is read.
         directory: where to write.
-        **options: `batch_size`, `shards`, `split`, `dtype`, `views`, `seed`, `skip_bad_images` of
-            `keras_lit.features.precompute`.
+        **options: `batch_size`, `shards`, `split`, `dtype`, `views`, `seed`, `skip_bad_images`,
+            `last_blocks` of `keras_lit.features.precompute`.
         make_text_tower: a function that returns the `TextTower`, for text features.
 
     Example:
@@ -86,11 +87,13 @@ class _Shard(beam.DoFn):
             text_tower = self.make_text_tower()
             self._check_same(self.plan["text"]["tower"], text_tower)
             of_text = feature_rows.text_encoder(text_tower, size)
-        encode = feature_rows.encoder(self._tower, size)
+        encode = feature_rows.encoder(self._tower, size, self.plan.get("last_blocks"))
         self._rows = feature_rows.Rows(encode, self.plan, None, self.skip, of_text)
 
     def _check_same(self, expected: Any, tower: Tower) -> None:
-        received = {"tower": fingerprints.fingerprint(tower)}
+        below = self.plan.get("last_blocks") if isinstance(tower, ImageTower) else None
+        found = fingerprints.of_cached(tower, below and Lower(tower, below))
+        received = {"tower": found}
         manifests.check_same({"tower": expected}, received, self.directory)
 
     def process(self, group: tuple[int, Iterable[tuple[int, Any]]]) -> Iterator[int]:

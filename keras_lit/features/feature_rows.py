@@ -12,6 +12,7 @@ from keras_lit import distribution, internals
 from keras_lit.features import tfrecords
 from keras_lit.preprocessing.image import first_that_works, why_not
 from keras_lit.towers import ImageTower, TextTower, Tower
+from keras_lit.towers.lower import Lower
 from keras_lit.training import pairs
 
 Batch = dict[str, Any]
@@ -84,10 +85,13 @@ def hash_of(pair: Batch) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(tf.strings.join(parts, "\0"), 2**62)
 
 
-def encoder(tower: Tower, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+def encoder(
+    tower: Tower, batch_size: int, last_blocks: int | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """A function from what a tower takes, [n, ...], n at most `batch_size`, to float32 features.
 
-    Smaller batches are filled up, so that a pair's features do not depend on how many follow it.
+    With `last_blocks` they are what enters these. Smaller batches are filled up, so that a pair's
+    features do not depend on how many follow it.
     """
     replicas = distribution.replica_count()
     if distribution.has_workers():
@@ -100,6 +104,7 @@ def encoder(tower: Tower, batch_size: int) -> Callable[[np.ndarray], np.ndarray]
             f"`batch_size` should be a multiple of the {replicas} replicas. Received: {batch_size}."
         )
 
+    features = tower.features if last_blocks is None else Lower(tower, last_blocks).features
     weights = _weights_in_compute_dtype(tower)
 
     @tf.function
@@ -108,7 +113,7 @@ def encoder(tower: Tower, batch_size: int) -> Callable[[np.ndarray], np.ndarray]
         for weight, cast in weights:
             scope.add_update((weight, tf.convert_to_tensor(cast)))
         with scope:
-            return tf.cast(tower.features(inputs), tf.float32)
+            return tf.cast(features(inputs), tf.float32)
 
     def encode_batch(inputs: np.ndarray) -> np.ndarray:
         missing = batch_size - len(inputs)

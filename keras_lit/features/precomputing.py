@@ -17,6 +17,7 @@ import tqdm
 from keras_lit import checks, files
 from keras_lit.features import feature_rows, manifests, tfrecords
 from keras_lit.towers import ImageTower, TextTower, fingerprints
+from keras_lit.towers.lower import Lower
 from keras_lit.training import pairs
 
 _SHARDS = 16  # By default, where there are as many batches.
@@ -38,6 +39,7 @@ def precompute(
     num_shards: int = 1,
     verbose: bool = True,
     text_tower: TextTower | None = None,
+    last_blocks: int | None = None,
 ) -> manifests.Record | None:
     """Writes the image tower's features of a dataset, and a text tower's, once and for all.
 
@@ -66,6 +68,10 @@ def precompute(
         verbose: bool, whether to show progress.
         text_tower: a `TextTower`, to store its pooled output before any head for each caption too,
             with which `tuning="LL"` trains heads alone. None: the text as it is.
+        last_blocks: int, to store what enters the last blocks of the image tower, flat, with which
+            `image_options=keras_lit.Lock(last_blocks=)` trains these alone, at the cost of these.
+            For a ViT of 16 x 16 patches at 224 pixels and width 768 in float16, 302,592 bytes a
+            picture (197 tokens). None: the pooled output.
 
     Returns:
         The manifest (`keras_lit.features.manifest`), or None for one of several jobs.
@@ -94,13 +100,13 @@ def precompute(
     checks.check_one_of(shard_index, range(num_shards), "shard_index")
     directory = pathlib.Path(directory)
     options = (batch_size, shards, split, dtype, views, seed, text_preprocessor, text_tower)
-    plan, finished = begin(image_tower, dataset, directory, *options)
+    plan, finished = begin(image_tower, dataset, directory, *options, last_blocks)
     if finished is not None:
         return finished
     count = plan["shards"]
     mine = range(count * shard_index // num_shards, count * (shard_index + 1) // num_shards)
     missing = [shard for shard in manifests.missing_shards(directory, plan) if shard in mine]
-    encode = feature_rows.encoder(image_tower, batch_size)
+    encode = feature_rows.encoder(image_tower, batch_size, last_blocks)
     of_text = text_tower and feature_rows.text_encoder(text_tower, batch_size)
     rows = feature_rows.Rows(encode, plan, text_preprocessor, skip_bad_images, of_text)
     total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
@@ -137,6 +143,7 @@ def begin(
     seed: int = 0,
     text_preprocessor: keras.layers.Layer | None = None,
     text_tower: TextTower | None = None,
+    last_blocks: int | None = None,
 ) -> tuple[manifests.Record, manifests.Record | None]:
     """Checks the arguments and agrees on a plan; also the manifest if the split is finished."""
     checks.check_one_of(dtype, ("float16", "float32"), "dtype")
@@ -164,24 +171,31 @@ def begin(
             "length": text_preprocessor.sequence_length,
             "preprocessor": fingerprints.of_preprocessor(text_preprocessor),
         }
-    text = {}
+    text: manifests.Record = {}
     if text_tower is not None:
         if "text" not in fields:
             raise ValueError(f'There should be a field "text". Received: {sorted(fields)}.')
         pairs.check_text(dataset.element_spec["text"], text_tower)
         tower = fingerprints.fingerprint(text_tower)
         text = {"text": {"dim": text_tower.feature_dim, "tower": tower}}
+    below = None if last_blocks is None else Lower(image_tower, last_blocks)
+    if below is not None:
+        text["last_blocks"] = last_blocks
     preprocessor = image_tower.preprocessor
     crops = {"random_crop": preprocessor.random_crop, "random_flip": preprocessor.random_flip}
     # All that decides the bytes of a cache.
     plan = {
         **{"split": split, "dtype": dtype, "views": views, "seed": seed},
         **{"shards": shards, "batch_size": batch_size, "format": manifests.FORMAT},
-        "dim": image_tower.feature_dim,
+        "dim": image_tower.feature_dim if below is None else below.dim,
         "pairs": _count_pairs(dataset, directory, split),
         "fields": fields,
         "tokens": tokens,
-        "tower": fingerprints.fingerprint(image_tower),
+        "tower": (
+            fingerprints.fingerprint(image_tower)
+            if below is None
+            else fingerprints.of_cached(image_tower, below)
+        ),
         **text,  # Earlier plans do not have it.
         "augmentation": crops if views > 1 else None,
         "first_input": int(feature_rows.hash_of(first)),

@@ -125,6 +125,12 @@ def image_tower(
     8
     """
     plan = manifests.read(directory, split)["plan"]
+    if plan.get("last_blocks"):
+        raise ValueError(
+            f"What is stored in {str(directory)!r} enters the last {plan['last_blocks']} blocks of "
+            "an image tower, which train: give `LiT` that tower, with "
+            f"`image_options=keras_lit.Lock(last_blocks={plan['last_blocks']})`."
+        )
     return ImageTower.from_features(plan["dim"], projection_dim, plan["tower"], head=head)
 
 

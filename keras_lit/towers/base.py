@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_lit import checks, internals
 from keras_lit.towers import heads, locks, settings, summaries
+from keras_lit.towers.lower import Lower
 from keras_lit.towers.pooling import attention_pooling, pool
 
 _serialized = keras.saving.serialize_keras_object
@@ -104,6 +105,13 @@ class Tower(keras.Model):
             internals.forget(self, self.head)
         self.head, self.head_kind, self.projection_dim = head, kind, width
 
+    _below: Lower | None = None  # Whose output, if any, stands for what the tower takes.
+
+    @property
+    def _cached_dim(self) -> int:
+        """The width of precomputed features."""
+        return self.feature_dim if self._below is None else self._below.dim
+
     @property
     def embedding_dim(self) -> int:
         """The width of the tower's output.
@@ -159,6 +167,8 @@ class Tower(keras.Model):
     ) -> keras.KerasTensor:
         if not self._are_features(inputs):
             inputs = self.features(inputs, training=training)
+        elif self._below is not None:
+            inputs = self._pool(inputs, self._below.continued(inputs, training))
         head_training = training if head_training is None else head_training
         # A linear head is the same in training: a `project` of a subclass need not know of it.
         if head_training and self.head_kind != "linear":

@@ -10,6 +10,7 @@ import numpy as np
 from keras_lit import internals
 from keras_lit.towers.base import Tower
 from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.lower import Lower
 from keras_lit.towers.text import TextTower
 
 __all__ = ["fingerprint"]
@@ -49,7 +50,6 @@ def fingerprint(tower: Tower) -> Fingerprint | None:
     if isinstance(tower.backbone, FeaturesOnly):
         return tower.backbone.fingerprint
     parts = [part for part in (tower.backbone, tower.attention_pooling) if part is not None]
-    layers = [layer for part in parts for layer in internals.flat_layers(part)]
     made_of = [*map(_canonical, parts), tower.pooling]
     if isinstance(tower, TextTower):
         made_of += [tower.sequence_length, tower.pad_token_id]
@@ -57,8 +57,26 @@ def fingerprint(tower: Tower) -> Fingerprint | None:
         "architecture": _hash(made_of),
         "weights": of_weights([weight for part in parts for weight in part.weights]),
         "preprocessing": of_preprocessor(tower.preprocessor),
-        "compute_dtype": "+".join(sorted({layer.compute_dtype for layer in layers})),
+        "compute_dtype": _compute_dtype(parts),
     }
+
+
+def of_cached(tower: Tower, below: Lower | None = None) -> Fingerprint | None:
+    """Of precomputed features: `fingerprint`, or that of what is below the last blocks."""
+    below = tower._below if below is None else below
+    if below is None:
+        return fingerprint(tower)
+    return {
+        "architecture": _hash([_canonical(tower.backbone), "before a block", *below.shape]),
+        "weights": of_weights(below.weights),
+        "preprocessing": of_preprocessor(tower.preprocessor),
+        "compute_dtype": _compute_dtype([tower.backbone]),
+    }
+
+
+def _compute_dtype(parts: list[Any]) -> str:
+    layers = [layer for part in parts for layer in internals.flat_layers(part)]
+    return "+".join(sorted({layer.compute_dtype for layer in layers}))
 
 
 def of_embeddings(tower: Tower) -> Fingerprint | None:

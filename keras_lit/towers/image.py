@@ -9,6 +9,7 @@ from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers.base import Tower, input_names
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.towers.heads import Head
+from keras_lit.towers.lower import Lower
 
 ImagePooling = Literal["auto", "mean", "first", "max", "map", "none"]
 
@@ -75,6 +76,7 @@ class ImageTower(Tower):
         if preprocessor is None:
             preprocessor = _default_image_preprocessor(backbone)
         super().__init__(backbone, pooling, projection_dim, preprocessor, **kwargs)
+        self._lower: Any = None
         if head == "mlp" and not projection_dim:
             raise ValueError('`head`="mlp" needs a `projection_dim`, the width of the embeddings.')
         self._build(keras.KerasTensor((None, *preprocessor.image_size, 3)), head)
@@ -142,6 +144,15 @@ class ImageTower(Tower):
         Reference: the LiT paper, section 5.6.
         """
         return cls(FeaturesOnly(dim, fingerprint), "none", projection_dim, **kwargs)
+
+    @property
+    def _below(self) -> Lower | None:  # type: ignore[override]
+        """Of a tower whose last blocks alone train, what comes before them."""
+        if self.lock is None or self.lock.last_blocks is None:
+            return None
+        if self._lower is None or self._lower[0] is not self.lock:
+            self._lower = (self.lock, Lower(self, self.lock.last_blocks))
+        return self._lower[1]
 
     def _are_features(self, inputs: Any) -> bool:
         return len(inputs.shape) == 2

@@ -205,7 +205,7 @@ def check_features(spec: Any, tower: Tower, side: str) -> None:
     dtype, name = tf.as_dtype(spec.dtype), f"{side}_features"
     if not dtype.is_floating:
         raise ValueError(f"`{name}` should be floats. Received: {dtype.name}.")
-    _check_shape(spec, (tower.feature_dim,), name)
+    _check_shape(spec, (tower._cached_dim,), name)
 
 
 def check_image(spec: Any, image_tower: ImageTower) -> None:
@@ -418,7 +418,7 @@ def _several(texts: tf.Tensor, text_tower: TextTower) -> tuple[tf.Tensor, tf.Ten
 def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: Tower, side: str) -> tf.Tensor:
     """Passes features on, and fails when they are not those of this tower."""
     with tf.init_scope():
-        expected = fingerprints.fingerprint(tower)
+        expected = fingerprints.of_cached(tower)
     if expected is None:
         return features
     plan = '["tower"]' if side == "image" else '["text"]["tower"]'

@@ -1,0 +1,110 @@
+"""The lower blocks of an image tower, which `Lock(last_blocks=k)` locks: their output is kept once.
+
+The backbone runs as it is, but for the first of the last blocks: its input is taken from there, or
+put there. In a graph what nobody asks for is not computed.
+"""
+
+import contextlib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_lit import checks, internals
+from keras_lit.towers import blocks
+
+
+class Lower:
+    """What comes before the last blocks of a tower, as one that gives flat features."""
+
+    def __init__(self, tower: Any, last_blocks: int):
+        checks.check_count(last_blocks, "last_blocks")
+        groups = blocks.groups(tower.backbone)
+        family = type(tower.backbone).__name__
+        if last_blocks > len(groups) - 2:
+            raise ValueError(
+                f"`last_blocks` should be at most {len(groups) - 2}, the blocks of {family}. "
+                f"Received: {last_blocks}."
+            )
+        below, above = groups[: -1 - last_blocks], groups[-1 - last_blocks :]
+        self._tower, self._block = tower, above[0][0]
+        self._above = [x for y in above for layer in y for x in internals.own_parameters(layer)]
+        self.weights = [x for y in below for layer in y for x in internals.own_weights(layer)]
+        if len(internals.flat_layers(self._block)) == 1:
+            raise ValueError(
+                f"What enters the last blocks can be kept where a block is one layer, and {family} "
+                "has none such. Train on images, or keep pooled features of a locked tower."
+            )
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of what enters the block, for one image: [tokens, width] or [height, width, channels]."""
+
+        @tf.function
+        def states(images: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                found = self._states(images)
+            above = [x.value for x in self._above if x.trainable]
+            if any(x is not None for x in tape.gradient(found, above)):
+                raise ValueError(
+                    f"Before the last blocks of {type(self._tower.backbone).__name__} there are "
+                    "weights that train with them. Train on images."
+                )
+            return found
+
+        size = self._tower.preprocessor.image_size
+        with tf.init_scope():
+            spec = tf.TensorSpec([1, *size, 3])
+            return tuple(states.get_concrete_function(spec).output_shapes[1:])
+
+    @property
+    def dim(self) -> int:
+        """The width of the flat features."""
+        return math.prod(self.shape)
+
+    def features(self, images: Any) -> tf.Tensor:
+        """[batch, height, width, 3] preprocessed images to [batch, dim]."""
+        dim = self.dim
+        return tf.reshape(self._states(images), [-1, dim])
+
+    def continued(self, features: Any, training: bool) -> Any:
+        """[batch, dim] to the backbone's output, as from images."""
+
+        states = tf.reshape(features, [-1, *self.shape])
+
+        def enter(call: Callable, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+            return call(keras.ops.cast(states, hidden.dtype), *args, **kwargs)
+
+        blank = tf.zeros([tf.shape(features)[0], *self._tower.preprocessor.image_size, 3])
+        with self._calling(enter):
+            return self._tower._states(blank, training=training)
+
+    def _states(self, images: Any) -> Any:
+        found = []
+
+        def keep(call: Callable, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+            found.append(hidden)
+            return call(hidden, *args, **kwargs)
+
+        with self._calling(keep):
+            self._tower._states(images, training=False)
+        return found[0]
+
+    @contextlib.contextmanager
+    def _calling(self, function: Callable) -> Iterator[None]:
+        """The block's `call` goes by way of a function, which gets it as the first argument."""
+        layer = self._block
+        own = vars(layer).get("call")
+        call = functools.partial(function, layer.call)
+        call.__signature__ = inspect.signature(layer.call)  # type: ignore[attr-defined]
+        layer.call = call
+        try:
+            yield
+        finally:
+            del layer.call
+            if own is not None:
+                layer.call = own

@@ -1,0 +1,110 @@
+"""Training the last blocks from what enters them, which was kept, as from images."""
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lit
+from keras_lit.towers.lower import Lower
+from tests.small import text_preprocessor
+
+SIZE = 16
+FAMILIES = {
+    "VisionTransformer": lambda: keras_lit.backbones.VisionTransformer(SIZE, 8, 12, 3, 24, 2),
+    "ViT": lambda: keras_nlp.models.ViTBackbone((SIZE, SIZE, 3), 8, 3, 2, 12, 24),
+    "DINOv2": lambda: keras_nlp.models.DINOV2Backbone(8, 3, 12, 2, 24, image_shape=(SIZE, SIZE, 3)),
+}
+
+
+def tower_of(family, seed=0):
+    keras.utils.set_random_seed(seed)
+    return keras_lit.ImageTower(FAMILIES[family](), projection_dim=8)
+
+
+def pixels(count=6):
+    return np.random.default_rng(0).uniform(-1, 1, [count, SIZE, SIZE, 3]).astype("float32")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_upper_blocks_continue_what_the_lower_ones_gave(family):
+    tower, images = tower_of(family), pixels(3)
+    expected = tower(images).numpy()
+    lower = Lower(tower, 2)
+    states = lower.features(images)
+    assert states.shape == (3, lower.dim) and len(lower.shape) == 2
+    tower.lock = keras_lit.Lock(last_blocks=2)
+    np.testing.assert_allclose(tower(states), expected, atol=1e-6)
+    np.testing.assert_allclose(tower(images), expected, atol=1e-6)  # As before.
+
+
+def text_tower():
+    keras.utils.set_random_seed(2)
+    preprocessor = text_preprocessor()
+    backbone = keras_lit.backbones.TextTransformer(
+        preprocessor.tokenizer.vocabulary_size(), preprocessor.sequence_length, 8, 1, 16, 2
+    )
+    return keras_lit.TextTower(backbone, preprocessor=preprocessor)
+
+
+def model_of(family="ViT", seed=0):
+    tower = tower_of(family, seed)
+    options = keras_lit.Lock(last_blocks=2)
+    model = keras_lit.LiT(tower, text_tower(), "UU", image_options=options)
+    model.compile(keras.optimizers.SGD(0.5), jit_compile=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of six pictures, in float32."""
+    directory = tmp_path_factory.mktemp("lower")
+    rows = {"image": pixels(), "text": [f"a dog and {i}" for i in range(6)]}
+    pairs = tf.data.Dataset.from_tensor_slices(rows)
+    manifest = keras_lit.features.precompute(
+        tower_of("ViT"), pairs, directory, 3, 1, dtype="float32", verbose=False, last_blocks=2
+    )
+    return directory, manifest["plan"], pairs
+
+
+@pytest.mark.slow
+def test_training_from_the_cache_equals_training_from_images(cache):
+    directory, plan, pairs = cache
+    assert plan["dim"] == 5 * 12  # Four patches and the class token, 12 wide.
+    from_images, from_cache, chunked = (model_of() for _ in range(3))
+    start = [x.numpy() for x in from_images.trainable_variables]
+    chunked.compile(keras.optimizers.SGD(0.5), micro_batch_size=2, jit_compile=False)
+    cached = keras_lit.features.load(directory)
+    losses = from_images.fit(pairs.batch(6), epochs=4, verbose=0).history["loss"]
+    for model in (from_cache, chunked):
+        found = model.fit(cached.batch(6), epochs=4, verbose=0).history["loss"]
+        np.testing.assert_allclose(found, losses, atol=1e-5)
+        for x, y in zip(model.weights, from_images.weights, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+    # It trained, blocks of the image tower too, and then the cache is still this tower's.
+    trained = zip(from_images.trainable_variables, start, strict=True)
+    moved = [abs(x.numpy() - y).max() for x, y in trained if "transformer_block_2" in x.path]
+    assert moved and max(moved) > 1e-4
+    from_cache.evaluate(cached.batch(6), verbose=0)
+
+
+def test_caches_of_others_are_refused(cache):
+    directory, _, _ = cache
+    batches = keras_lit.features.load(directory).batch(6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="of another image tower"):
+        model_of(seed=1).evaluate(batches, verbose=0)
+    locked = keras_lit.LiT(tower_of("ViT"), text_tower(), "LU")
+    with pytest.raises(ValueError, match="image_features"):
+        locked.fit(batches, verbose=0)
+    with pytest.raises(ValueError, match=r"enters the last 2 blocks.*last_blocks=2"):
+        keras_lit.features.image_tower(directory)
+    tower = tower_of("ViT")
+    tower.lock = keras_lit.Lock(last_blocks=1)  # Same shape, another block.
+    one = keras_lit.fingerprints.of_cached(tower)
+    assert one["weights"] != keras_lit.fingerprints.of_cached(tower, Lower(tower, 2))["weights"]
+
+
+def test_what_cannot_be_kept_is_said():
+    with pytest.raises(ValueError, match="at most 3, the blocks of ViTBackbone. Received: 4"):
+        Lower(tower_of("ViT"), 4)
