@@ -15,7 +15,7 @@ import tensorflow as tf
 import tqdm
 
 from keras_lit import checks, files
-from keras_lit.features import feature_rows, manifests, tfrecords
+from keras_lit.features import feature_rows, manifests, rooms, tfrecords
 from keras_lit.towers import ImageTower, TextTower, fingerprints
 from keras_lit.training import pairs
 
@@ -38,6 +38,7 @@ def precompute(
     num_shards: int = 1,
     verbose: bool = True,
     text_tower: TextTower | None = None,
+    max_bytes: int | None = None,
 ) -> manifests.Record | None:
     """Writes the image tower's features of a dataset, and a text tower's, once and for all.
 
@@ -45,8 +46,9 @@ def precompute(
     shard, and what it leaves is, byte for byte, what an uninterrupted run writes.
 
     Args:
-        image_tower: an `ImageTower`; its pooled output before any head is stored. In a strategy's
-            scope its replicas share each batch.
+        image_tower: an `ImageTower`; its pooled output before any head is stored, or with
+            `pooling`="tokens" (or `blocks`) all tokens, often a hundred times as much. In a
+            strategy's scope its replicas share each batch.
         dataset: unbatched {"image", "text", ...}, in the same order whenever it is read (give a
             shuffle a seed). Other fields (an id, a name, several captions [None]) are stored too.
         directory: where to write; `tfds.builder_from_directory` opens it.
@@ -66,6 +68,7 @@ def precompute(
         verbose: bool, whether to show progress.
         text_tower: a `TextTower`, to store its pooled output before any head for each caption too,
             with which `tuning="LL"` trains heads alone. None: the text as it is.
+        max_bytes: int, the most that the image features may take. None: what is free on the disk.
 
     Returns:
         The manifest (`keras_lit.features.manifest`), or None for one of several jobs.
@@ -73,7 +76,7 @@ def precompute(
     Raises:
         ValueError: an image that does not decode, or for text features an empty caption, by name;
             features that are not finite; a dataset without a known end; a directory that holds
-            features of something else.
+            features of something else; features of more than `max_bytes`, or than fit on the disk.
         OSError: the disk is full, or the directory cannot be written.
 
     Example:
@@ -105,6 +108,9 @@ def precompute(
     rows = feature_rows.Rows(encode, plan, text_preprocessor, skip_bad_images, of_text)
     total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
     left = sum(stop - start for start, stop in (bounds(plan, shard) for shard in missing))
+    rooms.check(directory, plan, left, max_bytes)
+    if verbose:
+        tqdm.tqdm.write(rooms.in_words(plan))
     with tqdm.tqdm(total=total, initial=total - left, unit=" pairs", disable=not verbose) as bar:
         for run in _runs(missing):  # Each is one pass over its part of the dataset.
             start, stop = bounds(plan, run[0])[0], bounds(plan, run[-1])[1]
@@ -183,6 +189,7 @@ def begin(
         "tokens": tokens,
         "tower": fingerprints.fingerprint(image_tower),
         **text,  # Earlier plans do not have it.
+        **manifests.of_tokens(image_tower),
         "augmentation": crops if views > 1 else None,
         "first_input": int(feature_rows.hash_of(first)),
     }
