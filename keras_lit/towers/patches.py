@@ -38,6 +38,16 @@ def layout(backbone: Any, shape: tuple[int | None, ...], image_size: Grid) -> tu
     )
 
 
+def part(tower: Any) -> slice:
+    """What of an embedding is the patches': the second half, where no layer mixes the two."""
+    head = tower.head
+    of_tokens = isinstance(head, TokenHead)
+    pooling = head.pooling if of_tokens else tower.pooling
+    mixed = head.dim is not None if of_tokens else head is not None
+    halves = pooling == "first_and_mean" and not mixed
+    return slice(tower.embedding_dim // 2 if halves else 0, None)
+
+
 def check_blocks(pooling: str, head: Any) -> None:
     """Raises ValueError unless pooling and head can follow transformer blocks."""
     if pooling not in ("auto", "tokens", "mean", "first_and_mean"):
