@@ -30,6 +30,7 @@ from keras_lit.towers import (
 )
 from keras_lit.towers.base import differ
 from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.towers.patches import check_embeddable
 from keras_lit.training import batches, micro_batches, pairs
 from keras_lit.training.keras_model import PairsModel, pairs_of
 
@@ -820,6 +821,39 @@ class LiT(PairsModel):
         images = batches.of_images(images, self.image_tower, batch_size)
         return encoding.embed(self.image_tower, images, verbose, dim)
 
+    def encode_patches(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        verbose: int | Literal["auto"] = "auto",
+        dim: int | None = None,
+    ) -> np.ndarray:
+        """Embeds the patches of images, in the space of the texts; `evaluation.heat_maps` uses it.
+
+        Args:
+            images: as for `encode_image`; of features only those that are tokens.
+            batch_size, verbose, dim: as there.
+
+        Returns:
+            [n, rows, columns, dim] float32 array of unit-length vectors; see
+            `keras_lit.ImageTower.patch_embeddings`.
+
+        Raises:
+            ValueError, tf.errors.OpError: as `encode_image`; a pooling or head for which patches
+                have no embeddings.
+
+        Example:
+
+        >>> image_tower = keras_lit.ImageTower(
+        ...     keras.Sequential([keras.layers.Conv2D(8, 32, strides=32)]))
+        >>> model = keras_lit.LiT(image_tower, keras_lit.TextTower.from_features(4), "LL")
+        >>> model.encode_patches(np.zeros([2, 40, 40, 3], "uint8")).shape
+        (2, 7, 7, 8)
+        """
+        check_embeddable(self.image_tower)
+        images = batches.of_images(images, self.image_tower, batch_size)
+        return encoding.embed(self.image_tower, images, verbose, dim, "patches")
+
     def encode_text(
         self,
         text: Any,
@@ -1062,6 +1096,11 @@ def _stopping_at_nan(function: Any) -> Any:
 
 def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
     """Gives the text tower its head where that was left open, and compares the widths."""
+    if image_tower.head is None and len(image_tower.feature_shape) > 1:
+        raise ValueError(
+            'An image tower of `pooling`="tokens" needs a head that pools: give it `blocks`, or a '
+            "`keras_lit.backbones.TokenHead` as its `head`."
+        )
     if text_tower.projection_dim is None:
         text_tower.add_head(image_tower.embedding_dim, text_tower.head_kind)
     if text_tower.embedding_dim != image_tower.embedding_dim:

@@ -88,6 +88,20 @@ def test_five_captions_a_picture(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_patches(tmp_path, monkeypatch):
+    vit = keras_lit.backbones.VisionTransformer(224, 112, 8, 1, 16, 2)
+    monkeypatch.setattr(keras_lit.backbones.VisionTransformer, "from_size", lambda size: vit)
+    picture(tmp_path / "park.png", COLOURS["blue"])
+    picture(tmp_path / "street/images/1.png", COLOURS["red"])
+    (tmp_path / "street/masks").mkdir()
+    keras.utils.save_img(tmp_path / "street/masks/1.png", np.zeros([16, 20, 1]), scale=False)
+    found = run("howto_patches.md", keras_lit=keras_lit, pairs=small.make_pairs(64))
+    assert found["maps"].shape == (2, 3, 3) and found["patches"].shape[:3] == (1, 3, 3)
+    assert found["result"].settings["grid"] == "2x2"
+    assert (tmp_path / "report/report.html").exists()
+
+
+@pytest.mark.slow
 def test_class_folders(tmp_path, capsys):
     for name, colour in COLOURS.items():
         for i in range(20):

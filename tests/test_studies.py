@@ -153,6 +153,16 @@ def test_batches_of_a_study(study, tags, expected):
     assert orders[0] != rows.tolist() and orders[0] != orders[1]
 
 
+def test_collages_and_their_masks(study):
+    wide = np.zeros([10, 20, 4])
+    wide[:, :10] = [200, 0, 0, 255]  # The right half is transparent.
+    pixels, masks = study("heat_maps").collage([wide], np.array([6]), 64)
+    expected = np.zeros([64, 64], bool)
+    expected[20:28, 32:40] = True  # Row 1, column 2 of 16 x 16 places, in the middle of its height.
+    assert (masks[0] == expected).mean() > 0.99
+    assert pixels[24, 34].tolist() == [200, 0, 0] and (pixels[24, 46:] == 255).all()
+
+
 def test_steps_are_a_multiple_of_the_rounds(study):
     args = types.SimpleNamespace(batch_size=64, epochs=3, rounds=4)
     assert study("stamps").steps(100, args) == 4  # 4.7 batches, in 4 rounds

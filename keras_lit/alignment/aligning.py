@@ -85,7 +85,7 @@ def whiten(
             if is_image
             else batches.of_text(x, tower, batch_size, locked=True)
         )
-        for rows, _ in encoding.encode(tower.inference(features=True), data, verbose):
+        for rows, _ in encoding.encode(tower.inference("features"), data, verbose):
             moments.add(rows.astype("float32"))
         set_head(tower, whitening(moments, penalty))
 
@@ -195,5 +195,5 @@ def prepared(texts: np.ndarray, method: str) -> np.ndarray:
 
 
 def _features(tower: Any, inputs: tf.Tensor) -> np.ndarray:
-    function = tower.inference(features=True)
+    function = tower.inference("features")
     return distribution.on_replicas(function, inputs).astype("float32")

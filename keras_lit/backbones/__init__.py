@@ -8,6 +8,7 @@ from keras_lit.backbones.mlp_mixer import MLPMixer
 from keras_lit.backbones.residual_head import ResidualHead
 from keras_lit.backbones.sentence_encoder import UniversalSentenceEncoder
 from keras_lit.backbones.text_transformer import TextTransformer
+from keras_lit.backbones.token_head import TokenHead
 from keras_lit.backbones.vision_transformer import VisionTransformer
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MLPMixer",
     "ResidualHead",
     "TextTransformer",
+    "TokenHead",
     "UniversalSentenceEncoder",
     "VisionTransformer",
     "t5_encoder",

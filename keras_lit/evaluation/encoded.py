@@ -129,11 +129,17 @@ class Images:
         >>> np.linalg.norm(embeddings, axis=1)
         array([1., 1., 1.], dtype=float32)
         """
+        if len(model.image_tower.feature_shape) > 1:  # The tokens of all might not fit into memory.
+            with model.distribute_strategy.scope():
+                found, self._columns = self._encode(model.image_tower, embedded=True)
+            return found
         features, project = self.features(model), model.image_tower.project
         tiles = [features[i : i + 4096] for i in range(0, len(features), 4096)]
         return np.concatenate([encoding.unit_length(project(tile)).numpy() for tile in tiles])
 
-    def _encode(self, tower: ImageTower) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _encode(
+        self, tower: ImageTower, embedded: bool = False
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         pairs.check_image_spec(self._rows.element_spec, tower)
         preprocessor = tower.preprocessor
         if self._preprocessing:
@@ -147,9 +153,14 @@ class Images:
         rows = self._rows.map(ready, tf.data.AUTOTUNE)
         if not _is_batched(self._rows.element_spec):
             rows = rows.batch(self._batch_size)
+
+        def finished(features: Any) -> np.ndarray:
+            features = features.astype("float32")
+            return encoding.unit_length(tower.project(features)).numpy() if embedded else features
+
         found = [
-            (features.astype("float32"), *(batch[name].numpy() for name in self._names))
-            for features, batch in encoding.encode(tower.inference(True), rows, self._verbose)
+            (finished(features), *(batch[name].numpy() for name in self._names))
+            for features, batch in encoding.encode(tower.inference("features"), rows, self._verbose)
         ]
         if not found:
             raise ValueError("The images to evaluate on should be at least one. Received none.")

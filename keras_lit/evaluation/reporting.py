@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lit import files
@@ -128,6 +129,8 @@ def _section(result: Result) -> str:
         page += "<h3>Reliability</h3>" + _diagram(result.reliability)
     if result.sheet:
         page += "<h3>Nearest pictures</h3>" + _sheet(result.sheet)
+    if result.heat_maps:
+        page += "<h3>Heat maps</h3>" + _heat_maps(result.heat_maps)
     return page
 
 
@@ -169,10 +172,9 @@ def _diagram(curve: Reliability) -> str:
 
 def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
     def cell(hit: sheets.Hit) -> str:
-        png = base64.b64encode(tf.io.encode_png(hit.pixels).numpy()).decode()
         kind, text = ("right", "right") if hit.right else ("wrong", "")
         return (
-            f'<td><img class="{kind}" alt="{text}" src="data:image/png;base64,{png}">'
+            f'<td><img class="{kind}" alt="{text}" src="{_png(hit.pixels)}">'
             f"<small>{hit.similarity:.2f}</small></td>"
         )
 
@@ -181,6 +183,23 @@ def _sheet(rows: Sequence[sheets.SheetRow]) -> str:
     ]
     note = "A green frame marks a right picture; below it is its cosine similarity to the text."
     return f'<table class="sheet">{"".join(lines)}</table><p class="note">{note}</p>'
+
+
+def _heat_maps(rows: Sequence[sheets.HeatRow]) -> str:
+    def cell(pixels: np.ndarray, text: str) -> str:
+        text = html.escape(text)
+        return f'<td><img alt="{text}" src="{_png(pixels)}"><small>{text}</small></td>'
+
+    lines = [
+        f"<tr>{cell(row.pixels, '')}{''.join(cell(y, x) for x, y in row.maps)}</tr>" for row in rows
+    ]
+    note = "Yellow is where the cosine similarity to the text is highest in the picture."
+    return f'<table class="sheet">{"".join(lines)}</table><p class="note">{note}</p>'
+
+
+def _png(pixels: np.ndarray) -> str:
+    png = base64.b64encode(tf.io.encode_png(pixels).numpy()).decode()
+    return f"data:image/png;base64,{png}"
 
 
 def _metrics(result: Result) -> list[tuple[str, str]]:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from keras_lit.evaluation import sheets
 from keras_lit.evaluation.reliability import Reliability
 
-Task = Literal["zeroshot_classification", "zeroshot_retrieval", "linear_probe"]
+Task = Literal[
+    "zeroshot_classification", "zeroshot_retrieval", "zeroshot_segmentation", "linear_probe"
+]
 _LINES = 10  # Of a table, with its title.
 
 
@@ -18,13 +20,15 @@ class Result:
 
     Args:
         dataset: its name.
-        task: "zeroshot_classification", "zeroshot_retrieval" or "linear_probe".
+        task: "zeroshot_classification", "zeroshot_retrieval", "zeroshot_segmentation" or
+            "linear_probe".
         metrics: {name: value}.
         count: how many images were evaluated.
         settings: what else matters, such as the templates; strings and numbers.
         confusions: [(class, taken for, how many, part of the class)], the most frequent first.
         sheet: rows of a contact sheet.
         reliability: the reliability diagram of a calibration.
+        heat_maps: rows of pictures with heat maps over them.
 
     Example:
 
@@ -44,6 +48,7 @@ class Result:
     confusions: list[tuple[str, str, int, float]] = dataclasses.field(default_factory=list)
     sheet: list[sheets.SheetRow] = dataclasses.field(default_factory=list)
     reliability: Reliability | None = None
+    heat_maps: list[sheets.HeatRow] = dataclasses.field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """All but pictures and diagram, as `json.dump` takes it.
@@ -58,7 +63,7 @@ class Result:
         {'accuracy@1': 0.5}
         """
         fields = [field.name for field in dataclasses.fields(self)]
-        names = [name for name in fields if name not in ("sheet", "reliability")]
+        names = [name for name in fields if name not in ("sheet", "reliability", "heat_maps")]
         return {
             **{name: getattr(self, name) for name in names},
             "metrics": dict(self.metrics),
@@ -79,7 +84,9 @@ class Result:
 
 def shown(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """Names and values: parts of 1 in per cent, ranks and counts as they are."""
-    is_part = re.compile("accuracy|recall|deviation|precision|coverage|accepted|^ece").search
+    is_part = re.compile(
+        "accuracy|recall|deviation|precision|coverage|accepted|^ece|iou|chance"
+    ).search
     return [
         (name, f"{100 * value:.2f}%" if is_part(name) else f"{value:g}")
         for name, value in metrics.items()

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts, is_row
 from keras_lit.preprocessing import ImagePreprocessor
 
-__all__ = ["nearest_pictures", "sheet_picture", "thumbnails"]
+__all__ = ["heat_picture", "nearest_pictures", "sheet_picture", "thumbnails"]
 
 GREEN, GREY = (34, 139, 60), (205, 205, 205)
 # From dark blue over green to yellow, evenly bright.
@@ -165,14 +165,47 @@ def sheet_picture(rows: Sequence[SheetRow], frame: int = 4) -> np.ndarray:
     return np.concatenate([np.concatenate([cell(hit) for hit in row.hits], 1) for row in rows])
 
 
+class HeatRow(NamedTuple):
+    """A picture, [size, size, 3] uint8, and under each sentence where it is, in colours."""
+
+    pixels: np.ndarray
+    maps: list[tuple[str, np.ndarray]]
+
+
+def heat_picture(pixels: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
+    """A heat map over the picture that it is of, dark for its lowest, yellow for its highest value.
+
+    Args:
+        pixels: [height, width, 3] uint8 array, the picture as the tower saw it.
+        heat_map: [rows, columns] float array.
+
+    Returns:
+        [height, width, 3] uint8 array.
+
+    Example:
+
+    >>> pixels = np.zeros([8, 8, 3], "uint8")
+    >>> keras_lit.evaluation.sheets.heat_picture(pixels, np.eye(2)).shape
+    (8, 8, 3)
+    """
+    large = tf.image.resize(heat_map[..., np.newaxis], pixels.shape[:2])[..., 0].numpy()
+    grey = pixels.mean(axis=2, keepdims=True)
+    return (0.35 * grey + 0.65 * _coloured(large)).round().astype("uint8")
+
+
 def similarity_picture(similarities: np.ndarray, size: int = 384) -> np.ndarray:
     """[rows, columns] floats -> uint8 pixels [height, width, 3], dark for low, yellow for high.
 
     The longer side has `size` pixels at most, where there are fewer rows and columns.
     """
-    low, high = similarities.min(), similarities.max()
-    position = (similarities - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
-    numbers = range(len(_COLOURS))
-    pixels = np.stack([np.interp(position, numbers, part) for part in _COLOURS.T], axis=-1)
+    pixels = _coloured(similarities)
     scale = max(1, size // max(similarities.shape))
     return np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1).round().astype("uint8")
+
+
+def _coloured(values: np.ndarray) -> np.ndarray:
+    """[rows, columns] floats -> colours [rows, columns, 3] in 0..255, float."""
+    low, high = values.min(), values.max()
+    position = (values - low) / max(high - low, 1e-6) * (len(_COLOURS) - 1)
+    numbers = range(len(_COLOURS))
+    return np.stack([np.interp(position, numbers, part) for part in _COLOURS.T], axis=-1)

@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 from keras_lit import files
-from keras_lit.towers import fingerprints
+from keras_lit.towers import ImageTower, fingerprints
 
 NAME = "features"
 FORMAT = 1
@@ -58,6 +58,21 @@ def read(directory: str | os.PathLike, split: str = "train") -> Record:
     )
 
 
+def of_tokens(tower: ImageTower) -> Record:
+    """What a plan says where the features are tokens; others, as earlier ones, say nothing."""
+    if len(tower.feature_shape) == 1:
+        return {}
+    return {"patches": {"grid": tower.grid, "prefix_tokens": tower.prefix_tokens}}
+
+
+def feature_shape(plan: Record) -> list[int]:
+    """[dim], or of tokens [tokens, dim]."""
+    if (patches := plan.get("patches")) is None:
+        return [plan["dim"]]
+    rows, columns = patches["grid"]
+    return [patches["prefix_tokens"] + rows * columns, plan["dim"]]
+
+
 def manifest_path(directory: str | os.PathLike, split: str) -> pathlib.Path:
     """Written last, so that a split which has one is whole."""
     return pathlib.Path(directory) / f"manifest-{split}.json"
@@ -87,7 +102,7 @@ def agree_on_plan(directory: pathlib.Path, plan: Record) -> Record | None:
         shutil.rmtree(working, ignore_errors=True)
         return read_json(finished)
     for other in directory.glob("manifest-*.json"):
-        names = ("format", "dim", "dtype", "views", "fields", "tokens", "tower", "text")
+        names = ("format", "dim", "dtype", "views", "fields", "tokens", "tower", "text", "patches")
         plans = (read_json(other)["plan"], plan)
         expected, received = ({name: p.get(name) for name in names} for p in plans)
         check_same(expected, received, directory)

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tqdm
 
 from keras_lit import checks, files
-from keras_lit.features import feature_rows, manifests, tfrecords
+from keras_lit.features import feature_rows, manifests, rooms, tfrecords
 from keras_lit.towers import ImageTower, TextTower, fingerprints
 from keras_lit.towers.lower import Lower
 from keras_lit.training import pairs
@@ -40,6 +40,7 @@ def precompute(
     verbose: bool = True,
     text_tower: TextTower | None = None,
     last_blocks: int | None = None,
+    max_bytes: int | None = None,
 ) -> manifests.Record | None:
     """Writes the image tower's features of a dataset, and a text tower's, once and for all.
 
@@ -47,8 +48,9 @@ def precompute(
     shard, and what it leaves is, byte for byte, what an uninterrupted run writes.
 
     Args:
-        image_tower: an `ImageTower`; its pooled output before any head is stored. In a strategy's
-            scope its replicas share each batch.
+        image_tower: an `ImageTower`; its pooled output before any head is stored, or with
+            `pooling`="tokens" (or `blocks`) all tokens, often a hundred times as much. In a
+            strategy's scope its replicas share each batch.
         dataset: unbatched {"image", "text", ...}, in the same order whenever it is read (give a
             shuffle a seed). Other fields (an id, a name, several captions [None]) are stored too.
         directory: where to write; `tfds.builder_from_directory` opens it.
@@ -72,6 +74,7 @@ def precompute(
             `image_options=keras_lit.Lock(last_blocks=)` trains these alone, at the cost of these.
             For a ViT of 16 x 16 patches at 224 pixels and width 768 in float16, 302,592 bytes a
             picture (197 tokens). None: the pooled output.
+        max_bytes: int, the most that the image features may take. None: what is free on the disk.
 
     Returns:
         The manifest (`keras_lit.features.manifest`), or None for one of several jobs.
@@ -79,7 +82,7 @@ def precompute(
     Raises:
         ValueError: an image that does not decode, or for text features an empty caption, by name;
             features that are not finite; a dataset without a known end; a directory that holds
-            features of something else.
+            features of something else; features of more than `max_bytes`, or than fit on the disk.
         OSError: the disk is full, or the directory cannot be written.
 
     Example:
@@ -111,6 +114,9 @@ def precompute(
     rows = feature_rows.Rows(encode, plan, text_preprocessor, skip_bad_images, of_text)
     total = bounds(plan, mine[-1])[1] - bounds(plan, mine[0])[0] if mine else 0
     left = sum(stop - start for start, stop in (bounds(plan, shard) for shard in missing))
+    rooms.check(directory, plan, left, max_bytes)
+    if verbose:
+        tqdm.tqdm.write(rooms.in_words(plan))
     with tqdm.tqdm(total=total, initial=total - left, unit=" pairs", disable=not verbose) as bar:
         for run in _runs(missing):  # Each is one pass over its part of the dataset.
             start, stop = bounds(plan, run[0])[0], bounds(plan, run[-1])[1]
@@ -197,6 +203,7 @@ def begin(
             else fingerprints.of_cached(image_tower, below)
         ),
         **text,  # Earlier plans do not have it.
+        **(manifests.of_tokens(image_tower) if below is None else {}),
         "augmentation": crops if views > 1 else None,
         "first_input": int(feature_rows.hash_of(first)),
     }

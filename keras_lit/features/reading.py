@@ -42,10 +42,10 @@ def load(
             stored token ids, so that an epoch does no tokenisation.
 
     Returns:
-        An unbatched tf.data.Dataset of {"image_features": [dim], "text", ...} with the other stored
-        fields, and "fingerprint", by which `LiT.fit` refuses features of another tower. Where a
-        `text_tower` was there, also "text_features": [dim], of the caption that is "text", and
-        "text_fingerprint".
+        An unbatched tf.data.Dataset of {"image_features": [dim] (of tokens [tokens, dim]), "text",
+        ...} with the other stored fields, and "fingerprint", by which `LiT.fit` refuses features of
+        another tower. Where a `text_tower` was there, also "text_features": [dim], of the caption
+        that is "text", and "text_fingerprint".
 
     Raises:
         FileNotFoundError: no such split, or an unfinished one; a file is missing.
@@ -101,6 +101,7 @@ def image_tower(
     split: str = "train",
     projection_dim: int | None = None,
     head: Head = "linear",
+    **options: Any,
 ) -> ImageTower:
     """Stands for the tower that wrote a cache, which need not be in memory to train.
 
@@ -109,6 +110,7 @@ def image_tower(
         split: str.
         projection_dim: int, the width of a head. None or 0: no head.
         head: as for `ImageTower`.
+        **options: of `ImageTower`: for features that are tokens `blocks`, `pooling`, `drop_path`.
 
     Returns:
         `ImageTower.from_features` of their width, which refuses those of another tower;
@@ -131,7 +133,10 @@ def image_tower(
             "an image tower, which train: give `LiT` that tower, with "
             f"`image_options=keras_lit.Lock(last_blocks={plan['last_blocks']})`."
         )
-    return ImageTower.from_features(plan["dim"], projection_dim, plan["tower"], head=head)
+    options |= plan.get("patches", {})
+    return ImageTower.from_features(
+        plan["dim"], projection_dim, plan["tower"], head=head, **options
+    )
 
 
 def text_tower(
@@ -257,13 +262,13 @@ def _parser(plan: manifests.Record, several: str | None, view: str | int, tokens
             dtype = tf.as_dtype(field["dtype"])
             stored = dtype if dtype == tf.string else tf.float32 if dtype.is_floating else tf.int64
             spec[name] = tf.io.FixedLenFeature(field["shape"], stored)
-    identity = fingerprints.identity(plan["tower"])
+    identity, shape = fingerprints.identity(plan["tower"]), manifests.feature_shape(plan)
     text_columns = ["text", *([tfrecords.TEXT_FEATURES] if text else [])]
 
     def parse(rows: tf.Tensor, seed: Any = None) -> dict[str, tf.Tensor]:
         pairs = tf.io.parse_example(rows, spec)
         features = tf.io.decode_raw(pairs.pop(tfrecords.FEATURES), tf.as_dtype(plan["dtype"]))
-        features = tf.reshape(features, [-1, plan["views"], plan["dim"]])
+        features = tf.reshape(features, [-1, plan["views"], *shape])
         if view == "random":
             drawn = _draw(seed, tf.fill(tf.shape(rows), plan["views"]))
             features = tf.gather(features, drawn, batch_dims=1)

@@ -49,7 +49,8 @@ def tfds_features(plan: manifests.Record) -> tfds.features.FeaturesDict:
     def tensor(shape: list[int], dtype: str, encoding: str = "bytes") -> tfds.features.Tensor:
         return tfds.features.Tensor(shape=shape, dtype=tf.as_dtype(dtype), encoding=encoding)
 
-    shape = [plan["dim"]] if plan["views"] == 1 else [plan["views"], plan["dim"]]
+    shape = manifests.feature_shape(plan)
+    shape = shape if plan["views"] == 1 else [plan["views"], *shape]
     features = {FEATURES: tensor(shape, plan["dtype"])}
     if plan["tokens"]:
         features[TOKENS] = tensor([plan["tokens"]["length"]], "int32")

@@ -4,7 +4,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ from keras_lit.towers import heads, locks, settings, summaries
 from keras_lit.towers.lower import Lower
 from keras_lit.towers.pooling import attention_pooling, pool
 
+Output = Literal["embeddings", "features", "patches"]
 _serialized = keras.saving.serialize_keras_object
 
 
@@ -68,8 +69,9 @@ class Tower(keras.Model):
             self.attention_pooling = attention_pooling(
                 self.backbone, states.shape[-1], self.dtype_policy
             )
-        self.feature_dim = int(self._pool(inputs, states).shape[-1])
         self._states_shape = tuple(states.shape)
+        self.feature_shape = tuple(map(int, self._pool(inputs, states).shape[1:]))
+        self.feature_dim = self.feature_shape[-1]
         if self.projection_dim == 0 and head != "linear":
             raise ValueError("`projection_dim`=0 means no head. Leave it or `head` out.")
         if self.projection_dim or not isinstance(head, str):
@@ -97,7 +99,7 @@ class Tower(keras.Model):
         >>> tower.embedding_dim
         64
         """
-        self._take_head(*heads.made(head, projection_dim, self.feature_dim, self.dtype_policy))
+        self._take_head(*heads.made(head, projection_dim, self.feature_shape, self.dtype_policy))
 
     def _take_head(self, head: keras.layers.Layer | None, kind: str, width: int | None) -> None:
         """Puts a head that is built, or none, in the place of the tower's own."""
@@ -108,9 +110,9 @@ class Tower(keras.Model):
     _below: Lower | None = None  # Whose output, if any, stands for what the tower takes.
 
     @property
-    def _cached_dim(self) -> int:
-        """The width of precomputed features."""
-        return self.feature_dim if self._below is None else self._below.dim
+    def _cached_shape(self) -> tuple[int, ...]:
+        """Of precomputed features, for one input."""
+        return self.feature_shape if self._below is None else (self._below.dim,)
 
     @property
     def embedding_dim(self) -> int:
@@ -131,7 +133,8 @@ class Tower(keras.Model):
             training: bool.
 
         Returns:
-            [batch, feature_dim] float tensor.
+            [batch, feature_dim] float tensor; where a head pools (`pooling`="tokens"), [batch,
+            tokens, feature_dim].
 
         Example:
 
@@ -186,23 +189,24 @@ class Tower(keras.Model):
 
     @functools.cached_property
     def inference(self) -> Callable[..., Any]:
-        """Gives the tower, or its `features`, as a tf.function that all callers share.
+        """Gives the tower, or its `features` or patches, as a tf.function that all callers share.
 
         Until layers change, by LoRA, quantisation or a new head, or `pooling` and `pad_token_id`.
         Behind a call: a SavedModel keeps every tf.function that it finds.
         """
         made_of: list[Any] = []
-        compiled: dict[bool, Any] = {}
+        compiled: dict[str, Any] = {}
 
-        def current(features: bool = False) -> Any:
+        def current(output: Output = "embeddings") -> Any:
             nonlocal made_of
             if differ(now := self._made_of(), made_of):
                 made_of = now
                 compiled.clear()
-            if features not in compiled:
-                function = self.features if features else self
-                compiled[features] = tf.function(function, reduce_retracing=True)
-            return compiled[features]
+            if output not in compiled:
+                names = {"features": "features", "patches": "patch_embeddings"}
+                function = getattr(self, names[output]) if output in names else self
+                compiled[output] = tf.function(function, reduce_retracing=True)
+            return compiled[output]
 
         return current
 
@@ -308,7 +312,7 @@ class Tower(keras.Model):
         rows = [(f"{type(backbone).__name__}", self._states_shape, backbone.weights)]
         if self.pooling != "none":
             of_pooling = self.attention_pooling.weights if self.attention_pooling else []
-            rows.append((f"{self.pooling} pooling", (None, self.feature_dim), of_pooling))
+            rows.append((f"{self.pooling} pooling", (None, *self.feature_shape), of_pooling))
         if head is not None:
             rows.append((f"head ({type(head).__name__})", (None, self.embedding_dim), head.weights))
         return [summaries.Row(f"{self.name}: {name}", *others) for name, *others in rows]

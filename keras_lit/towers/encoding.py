@@ -52,17 +52,24 @@ def spec_of(batches: Batches) -> Any:
 
 
 def embed(
-    tower: Tower, inputs: Batches, verbose: int | Literal["auto"], dim: int | None = None
+    tower: Tower,
+    inputs: Batches,
+    verbose: int | Literal["auto"],
+    dim: int | None = None,
+    output: Literal["embeddings", "patches"] = "embeddings",
 ) -> np.ndarray:
-    """[n, dim] float32 array of unit-length rows, of batches of what `encode` takes."""
+    """[n, dim] (of patches [n, rows, columns, dim]) float32 array of unit-length rows, of batches
+    of what `encode` takes.
+    """
     check_dim(tower, dim)
     with tower.distribute_strategy.scope():
-        rows = [found for found, _ in encode(tower.inference(), inputs, verbose)]
+        rows = [found for found, _ in encode(tower.inference(output), inputs, verbose)]
     if not rows:
         raise ValueError("There should be something to embed. Received an empty dataset.")
     found: Any = np.concatenate(rows)
     if isinstance(spec_of(inputs), dict):  # Of features.
-        found = tower.project(found)
+        project: Any = tower.project if output == "embeddings" else tower.patch_embeddings
+        found = project(found)
     return unit_length(found, dim).numpy()
 
 

@@ -20,12 +20,16 @@ class FeaturesOnly(keras.Model):
         dim: int,
         fingerprint: dict[str, str] | None = None,
         side: str = "image",
+        grid: tuple[int, int] | None = None,
+        prefix_tokens: int = 0,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.dim = dim
         self.fingerprint = fingerprint
         self.side = side
+        self.grid = None if grid is None else tuple(grid)  # Of tokens, (rows, columns).
+        self.prefix_tokens = prefix_tokens
         self.built = True
 
     @property
@@ -35,11 +39,16 @@ class FeaturesOnly(keras.Model):
         return NO_BACKBONE.format(self.side, *words[self.side])
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> keras.KerasTensor:
-        return keras.KerasTensor((None, self.dim), "float32")
+        if self.grid is None:
+            return keras.KerasTensor((None, self.dim), "float32")
+        tokens = self.prefix_tokens + self.grid[0] * self.grid[1]
+        return keras.KerasTensor((None, tokens, self.dim), "float32")
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         raise ValueError(self.refusal)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"dim": self.dim, "fingerprint": self.fingerprint, "side": self.side}
+        own: dict[str, Any] = {"dim": self.dim, "fingerprint": self.fingerprint, "side": self.side}
+        if self.grid is not None:
+            own |= {"grid": self.grid, "prefix_tokens": self.prefix_tokens}
         return {**super().get_config(), **own}

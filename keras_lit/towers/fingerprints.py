@@ -173,8 +173,7 @@ def check_same_features(stand_in: Tower, tower: Tower, side: str) -> None:
             "output, and the model has its own head for them. Received `projection_dim`: "
             f"{tower.projection_dim}."
         )
-    expected: dict[str, Any] = {"dim": stand_in.feature_dim}
-    received: dict[str, Any] = {"dim": tower.feature_dim}
+    expected, received = (_dim(x) for x in (stand_in, tower))
     if (known := fingerprint(stand_in)) is not None:
         expected |= known
         received |= fingerprint(tower) or {}
@@ -183,3 +182,9 @@ def check_same_features(stand_in: Tower, tower: Tower, side: str) -> None:
             f"The {side} tower should be the one whose features the model was trained on. "
             f"Differences: {'; '.join(found)}."
         )
+
+
+def _dim(tower: Tower) -> dict[str, Any]:
+    """The width of the features, or the shape where they are tokens."""
+    shape = tower.feature_shape
+    return {"dim": shape[0] if len(shape) == 1 else list(shape)}

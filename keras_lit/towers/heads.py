@@ -11,7 +11,9 @@ Head: TypeAlias = Literal["linear", "mlp"] | keras.layers.Layer
 HEADS = ("linear", "mlp")
 
 
-def made(head: Head, width: int | None, feature_dim: int, dtype: Any) -> tuple[Any, str, int]:
+def made(
+    head: Head, width: int | None, feature_shape: tuple[int, ...], dtype: Any
+) -> tuple[Any, str, int]:
     """A head that is built, its kind ("linear", "mlp" or "layer") and its width."""
     layer: Any = head
     if isinstance(head, str):
@@ -22,10 +24,11 @@ def made(head: Head, width: int | None, feature_dim: int, dtype: Any) -> tuple[A
             layer = keras.layers.Dense(width, kernel_initializer="lecun_normal", **options)
         else:
             layer = MLPHead(int(width or 0), **options)
-    shape = layer(keras.KerasTensor((None, feature_dim))).shape
+    shape = layer(keras.KerasTensor((None, *feature_shape))).shape
     if len(shape) != 2 or shape[1] is None or width not in (None, shape[1]):
         raise ValueError(
             f"`head` should give [batch, {width or 'projection_dim'}]. Received a "
-            f"{type(head).__name__} that gives {shape} of features [batch, {feature_dim}]."
+            f"{type(head).__name__} that gives {shape} of features [batch, "
+            f"{', '.join(map(str, feature_shape))}]."
         )
     return layer, head if isinstance(head, str) else "layer", shape[1]

@@ -1,17 +1,22 @@
 """The image tower."""
 
+import functools
 from typing import Any, ClassVar, Literal, get_args
 
 import keras
 import keras_nlp
 
+from keras_lit.backbones import TokenHead
+from keras_lit.backbones.token_head import patch_rows, pool_tokens
 from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.towers import patches
 from keras_lit.towers.base import Tower, input_names
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.towers.heads import Head
 from keras_lit.towers.lower import Lower
+from keras_lit.towers.pooling import flat
 
-ImagePooling = Literal["auto", "mean", "first", "max", "map", "none"]
+ImagePooling = Literal["auto", "mean", "first", "first_and_mean", "max", "map", "none", "tokens"]
 
 
 @keras.saving.register_keras_serializable("keras_lit")
@@ -22,9 +27,11 @@ class ImageTower(Tower):
         backbone: any `keras.Model` from images [batch, height, width, 3] to a feature map
             [batch, h, w, dim], a pyramid of them (the coarsest is taken), tokens
             [batch, tokens, dim] or vectors [batch, dim].
-        pooling: "mean", "first", "max", "map" (attention pooling), "none" (vectors), or "auto":
-            mean for feature maps, and what the family was trained with for token sequences (first
-            token for ViT, DeiT, DINOv2, DINOv3 and CLIP, mean for Swin and MLP-Mixer).
+        pooling: "mean", "first", "first_and_mean" (the class token beside the mean of the patches,
+            twice as wide, as in dino.txt), "max", "map" (attention pooling), "none" (vectors), or
+            "auto": mean for feature maps, and what the family was trained with for token sequences
+            (first token for ViT, DeiT, DINOv2, DINOv3 and CLIP, mean for Swin and MLP-Mixer).
+            "tokens" pools nothing: the head does, see `keras_lit.backbones.TokenHead`.
         projection_dim: int, the width of the head. None or 0: no head, as in LiT.
         preprocessor: a `keras_lit.preprocessing.ImagePreprocessor`. None makes one of the
             backbone's own image size (224 where that is free), with pixels in 0..255 for a
@@ -32,10 +39,14 @@ class ImageTower(Tower):
             LiT, for any other: pass one where the backbone was trained differently, as DINOv2 was
             ("imagenet"), or take `ImageTower.from_preset`.
         head: "linear", "mlp", or any layer, as of `add_head`; a layer has its own width.
+        blocks: int, how many transformer blocks train between the backbone's tokens and the
+            pooling, as part of the head: a `keras_lit.backbones.TokenHead`, with `pooling`
+            "first_and_mean" (the default, where there is a class token) or "mean".
+        drop_path: float, of these blocks.
 
     Call arguments:
         inputs: [batch, height, width, 3] float tensor of preprocessed images, or [batch,
-            feature_dim], their features (before the head).
+            feature_dim] or of tokens [batch, tokens, feature_dim], their features before the head.
         training: bool.
 
     Returns:
@@ -71,15 +82,28 @@ class ImageTower(Tower):
         projection_dim: int | None = None,
         preprocessor: ImagePreprocessor | None = None,
         head: Head = "linear",
+        blocks: int = 0,
+        drop_path: float = 0.0,
         **kwargs: Any,
     ):
         if preprocessor is None:
             preprocessor = _default_image_preprocessor(backbone)
-        super().__init__(backbone, pooling, projection_dim, preprocessor, **kwargs)
+        of_head: Any = pooling
+        if blocks:
+            patches.check_blocks(pooling, head)
+            pooling = "tokens"
+        width = None if pooling == "tokens" and isinstance(head, str) else projection_dim
+        super().__init__(backbone, pooling, width, preprocessor, **kwargs)
         self._lower: Any = None
         if head == "mlp" and not projection_dim:
             raise ValueError('`head`="mlp" needs a `projection_dim`, the width of the embeddings.')
         self._build(keras.KerasTensor((None, *preprocessor.image_size, 3)), head)
+        if blocks:
+            if of_head in ("auto", "tokens"):
+                of_head = "first_and_mean" if self.prefix_tokens else "mean"
+            options: dict[str, Any] = {"drop_path": drop_path, "dtype": self.dtype_policy}
+            dim, prefix = projection_dim or None, self.prefix_tokens
+            self.add_head(head=TokenHead(dim, blocks, of_head, prefix, **options))
 
     @classmethod
     def from_preset(
@@ -120,6 +144,8 @@ class ImageTower(Tower):
         dim: int,
         projection_dim: int | None = None,
         fingerprint: dict[str, str] | None = None,
+        grid: tuple[int, int] | None = None,
+        prefix_tokens: int = 0,
         **kwargs: Any,
     ) -> "ImageTower":
         """A locked tower without a backbone, to train on precomputed features of width `dim`.
@@ -131,6 +157,8 @@ class ImageTower(Tower):
             projection_dim: as for `ImageTower`.
             fingerprint: of the tower that made them, see `keras_lit.features.image_tower`; features
                 of another are then refused.
+            grid: (rows, columns) of patches, for features that are tokens (`pooling`="tokens").
+            prefix_tokens: int, how many tokens come before the patches.
             **kwargs: passed on to `ImageTower`, for example `head="mlp"`.
 
         Returns:
@@ -143,19 +171,109 @@ class ImageTower(Tower):
 
         Reference: the LiT paper, section 5.6.
         """
-        return cls(FeaturesOnly(dim, fingerprint), "none", projection_dim, **kwargs)
+        backbone = FeaturesOnly(dim, fingerprint, grid=grid, prefix_tokens=prefix_tokens)
+        pooling = kwargs.pop("pooling", "none" if grid is None else "tokens")
+        return cls(backbone, pooling, projection_dim, **kwargs)
+
+    @functools.cached_property
+    def _layout(self) -> tuple[tuple[int, int], int]:
+        return patches.layout(self.backbone, self._states_shape, self.preprocessor.image_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches, or of the feature map.
+
+        Raises:
+            ValueError: a backbone that does not say where its patches are.
+
+        Example:
+
+        >>> keras_lit.ImageTower.from_features(8, grid=(2, 3), blocks=1).grid
+        (2, 3)
+        """
+        return self._layout[0]
+
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens come before the patches: a class token, and registers.
+
+        Example:
+
+        >>> vit = keras_lit.backbones.VisionTransformer(32, 8, 12, 1, 24, 3)
+        >>> keras_lit.ImageTower(vit, "first_and_mean").prefix_tokens
+        1
+        """
+        return self._layout[1]
+
+    def patch_embeddings(self, inputs: Any) -> keras.KerasTensor:
+        """Embeds the patches: what head and pooling make of each in place of the mean.
+
+        Of a "mean" pooling and a linear head they are the parts whose mean is the picture's
+        embedding; of "first_and_mean" the class token's part is left out, as in dino.txt.
+
+        Args:
+            inputs: [batch, height, width, 3] float tensor of preprocessed images, or [batch,
+                tokens, feature_dim] where the features are tokens.
+
+        Returns:
+            [batch, rows, columns, embedding_dim] tensor, not normalised.
+
+        Raises:
+            ValueError: a pooling or head for which patches have no embeddings.
+
+        Example:
+
+        >>> tower = keras_lit.ImageTower(
+        ...     keras.Sequential([keras.layers.Conv2D(8, 8, strides=8)]), projection_dim=4,
+        ...     preprocessor=keras_lit.preprocessing.ImagePreprocessor(32))
+        >>> tower.patch_embeddings(np.zeros([2, 32, 32, 3], "float32")).shape
+        TensorShape([2, 4, 4, 4])
+
+        Reference: dino.txt (arXiv 2412.16334), section 3.
+        """
+        patches.check_embeddable(self)
+        inputs = keras.ops.convert_to_tensor(inputs)
+        if len(inputs.shape) == 2:
+            raise ValueError(
+                "Patches are embedded of images, or of tokens. Received features that are pooled, "
+                f"of shape {tuple(inputs.shape)}."
+            )
+        tokens = inputs
+        if not self._are_features(inputs):
+            tokens = flat(self._states(inputs, training=False))
+        if self.pooling == "tokens":
+            found = self.head.patches(tokens)
+        else:
+            found = self.project(patch_rows(tokens, self.pooling, self.prefix_tokens))
+        return keras.ops.reshape(found, (-1, *self.grid, found.shape[-1]))
+
+    def _pool(self, inputs: Any, states: Any) -> keras.KerasTensor:
+        if self.pooling not in ("tokens", "first_and_mean"):
+            return super()._pool(inputs, states)
+        if self.pooling == "tokens":
+            return flat(states)
+        if len(states.shape) == 4 or not self.prefix_tokens:
+            raise ValueError(
+                '`pooling`="first_and_mean" needs a class token before the patches, and '
+                f'{type(self.backbone).__name__} has none. Choose "mean".'
+            )
+        return pool_tokens(states, self.pooling, self.prefix_tokens)
+
+    @property
+    def _keeps_lower(self) -> bool:
+        return self.lock is not None and self.lock.last_blocks is not None
 
     @property
     def _below(self) -> Lower | None:  # type: ignore[override]
         """Of a tower whose last blocks alone train, what comes before them."""
-        if self.lock is None or self.lock.last_blocks is None:
+        if not self._keeps_lower:
             return None
         if self._lower is None or self._lower[0] is not self.lock:
             self._lower = (self.lock, Lower(self, self.lock.last_blocks))
         return self._lower[1]
 
     def _are_features(self, inputs: Any) -> bool:
-        return len(inputs.shape) == 2
+        return len(inputs.shape) == (2 if self._keeps_lower else 1 + len(self.feature_shape))
 
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
         if names := input_names(self.backbone):

@@ -25,9 +25,7 @@ def pool(states: Any, pooling: str, mask: Any, inputs: Any, attention: Any) -> A
                 f"`pooling`={pooling!r} is for token sequences. Received a feature map "
                 f"of shape {states.shape}; choose 'mean', 'max' or 'map'."
             )
-        _, height, width, dim = states.shape
-        tokens = -1 if None in (height, width) else height * width
-        states = keras.ops.reshape(states, (-1, tokens, dim))
+        states = flat(states)
     if pooling == "map":
         return attention(states, mask=mask)
     if pooling == "first":
@@ -43,6 +41,15 @@ def pool(states: Any, pooling: str, mask: Any, inputs: Any, attention: Any) -> A
     states = keras.ops.where(mask[..., None], states, float("-inf"))
     given = keras.ops.any(mask, axis=1, keepdims=True)  # Of padding alone it is 0, as the mean.
     return keras.ops.where(given, keras.ops.max(states, axis=1), 0.0)
+
+
+def flat(states: Any) -> Any:
+    """[batch, height, width, dim] -> [batch, height * width, dim]; token sequences as they are."""
+    if len(states.shape) == 3:
+        return states
+    _, height, width, dim = states.shape
+    tokens = -1 if None in (height, width) else height * width
+    return keras.ops.reshape(states, (-1, tokens, dim))
 
 
 def attention_pooling(backbone: keras.Model, width: int, dtype: Any) -> AttentionPooling:

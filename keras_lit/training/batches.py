@@ -168,9 +168,10 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> encoding.Batch
         found = pairs.ready_image(row, tower.preprocessor)
         return found if features else found["image"]
 
-    batches = _raw_images(images, batch_size)
+    rank = 1 + len(tower.feature_shape)
+    batches = _raw_images(images, batch_size, rank)
     spec = tf.nest.flatten(encoding.spec_of(batches))[0]
-    features = spec.dtype.is_floating and spec.shape.rank == 2
+    features = spec.dtype.is_floating and spec.shape.rank == rank
     if features:
         pairs.check_features(spec, tower, "image")
     else:
@@ -411,14 +412,17 @@ def _column(x: Any, of_tuples: tuple[str, ...], *names: str) -> Any:
     return x
 
 
-def _batched(rows: Any, batch_size: int) -> encoding.Batches:
-    """Of strings, pixels, features or token ids: a dataset, batched or not, or an array."""
+def _batched(rows: Any, batch_size: int, rank: int = 2) -> encoding.Batches:
+    """Of strings, pixels, features or token ids: a dataset, batched or not, or an array.
+
+    `rank` is that of a batch of features.
+    """
     if not isinstance(rows, tf.data.Dataset):
         if len(rows) <= batch_size:
             return [tf.convert_to_tensor(rows)]
         return tf.data.Dataset.from_tensor_slices(rows).batch(batch_size)
     spec = rows.element_spec
-    batched = spec.shape.rank in ((1,) if spec.dtype == tf.string else (2, 4))
+    batched = spec.shape.rank in ((1,) if spec.dtype == tf.string else (rank, 4))
     return rows if batched else rows.batch(batch_size)
 
 
@@ -429,11 +433,11 @@ def _mapped(batches: encoding.Batches, prepare: Callable[..., Any]) -> encoding.
     return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _raw_images(images: Any, batch_size: int) -> encoding.Batches:
+def _raw_images(images: Any, batch_size: int, rank: int) -> encoding.Batches:
     """Batches of images, or of (images, names) where names are known."""
     images = _column(pictures.listed(images), ("image", "label"), *pairs.IMAGE_KEYS[::-1])
     if isinstance(images, tf.data.Dataset):
-        return _batched(images, batch_size)
+        return _batched(images, batch_size, rank)
     found = pictures.columns(pictures.listed(images))
     _check_some(next(iter(found.values())), "images")
     if "file" not in found:

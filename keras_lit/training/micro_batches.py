@@ -61,7 +61,7 @@ def without_gradient(model: keras.Model, data: Tensors, size: int, training: boo
 
 def _features(tower: Any, images: tf.Tensor, size: int) -> tf.Tensor:
     """Of a locked tower."""
-    signature = {"features": tf.TensorSpec([size, tower.feature_dim])}
+    signature = {"features": tf.TensorSpec([size, *tower.feature_shape])}
 
     def encode(chunk: Tensors) -> Tensors:
         return {"features": tf.cast(tower.features(chunk["image"]), tf.float32)}

@@ -205,7 +205,7 @@ def check_features(spec: Any, tower: Tower, side: str) -> None:
     dtype, name = tf.as_dtype(spec.dtype), f"{side}_features"
     if not dtype.is_floating:
         raise ValueError(f"`{name}` should be floats. Received: {dtype.name}.")
-    _check_shape(spec, (tower._cached_dim,), name)
+    _check_shape(spec, tower._cached_shape, name)
 
 
 def check_image(spec: Any, image_tower: ImageTower) -> None:

@@ -1,0 +1,99 @@
+"""Where in a picture a sentence is: the cosines of its patches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lit.model import LiT
+from keras_lit.towers import encoding, patches
+
+
+def heat_maps(model: LiT, image: Any, sentences: Sequence[str] | np.ndarray) -> np.ndarray:
+    """How similar the patches of a picture are to each of some sentences.
+
+    Where nothing mixes the halves of "first_and_mean" (dino.txt's own head), the patches meet the
+    second half of the texts' embeddings.
+
+    Args:
+        model: a `LiT` whose image tower has `patch_embeddings`.
+        image: one image: a file name, encoded (bytes), pixels or a PIL image.
+        sentences: strings, or [n, dim] float array of unit-length embeddings.
+
+    Returns:
+        [sentences, rows, columns] float32 array of cosines.
+
+    Raises:
+        ValueError: no sentences, several images, a pooling or head for which patches have no
+            embeddings.
+
+    Example:
+
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 32, strides=32)]))
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog", "a cat"], 40)
+    >>> backbone = keras_lit.backbones.TextTransformer(40, 16, 8, 1, 16, 2)
+    >>> model = keras_lit.LiT(tower, keras_lit.TextTower(backbone, tokenizer))
+    >>> image = np.zeros([100, 80, 3], "uint8")
+    >>> keras_lit.evaluation.heat_maps(model, image, ["a dog", "a cat"]).shape
+    (2, 7, 7)
+
+    Reference: dino.txt, Jose et al. 2025 (arXiv 2412.16334), section 3.
+    """
+    if isinstance(sentences, str):
+        sentences = [sentences]
+    texts = sentences if isinstance(sentences, np.ndarray) else None
+    if texts is None or not np.issubdtype(texts.dtype, np.floating):
+        texts = model.encode_text(sentences, verbose=0)
+    embedded = model.encode_patches(image, verbose=0)
+    if len(embedded) != 1:
+        raise ValueError(f"Heat maps are of one image. Received: {len(embedded)}.")
+    part = patches.part(model.image_tower)
+    return np.einsum("hwd,nd->nhw", embedded[0, ..., part], of_patches(model, texts))
+
+
+def of_patches(model: LiT, texts: np.ndarray) -> np.ndarray:
+    """The part of text embeddings that patches meet, of unit length."""
+    return encoding.unit_length(texts[:, patches.part(model.image_tower)]).numpy()
+
+
+def pointing_accuracy(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """How often the highest place of a heat map is on what it is of (the pointing game).
+
+    Args:
+        maps: [n, rows, columns] float array, one for each mask.
+        masks: [n, height, width] bool array, where each thing is; of several pixels a cell, and the
+            maps are enlarged to them, bilinearly.
+
+    Returns:
+        {"pointing_accuracy", "pointing_chance": of a place at random}.
+
+    Raises:
+        ValueError: not as many maps as masks, or none; a mask of nothing.
+
+    Example:
+
+    >>> masks = np.kron([[[1, 0], [0, 0]], [[0, 0], [0, 1]]], np.ones([4, 4])) > 0
+    >>> maps = np.array([[[0.9, 0.1], [0.2, 0.1]], [[0.9, 0.1], [0.2, 0.1]]])
+    >>> keras_lit.evaluation.pointing_accuracy(maps, masks)
+    {'pointing_accuracy': 0.5, 'pointing_chance': 0.25}
+
+    Reference: Zhang et al. 2016 (arXiv 1608.00507), section 4.2.
+    """
+    maps, masks = np.asarray(maps), np.asarray(masks, bool)
+    if not len(maps) or len(maps) != len(masks):
+        raise ValueError(
+            f"There should be a mask for each heat map. Received: {len(masks)} and {len(maps)}."
+        )
+    if not (given := masks.any(axis=(1, 2))).all():
+        raise ValueError(f"Masks should not be empty. Empty are: {np.flatnonzero(~given)[:10]}.")
+    highest = enlarged(maps, masks.shape[1:]).reshape(len(maps), -1).argmax(axis=1)
+    hits = masks.reshape(len(masks), -1)[np.arange(len(masks)), highest]
+    found = {"pointing_accuracy": hits.mean(), "pointing_chance": masks.mean(axis=(1, 2)).mean()}
+    return {name: float(value) for name, value in found.items()}
+
+
+def enlarged(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """[n, rows, columns] -> [n, *size], bilinearly."""
+    rows = tf.constant(maps, tf.float32)[..., tf.newaxis]
+    return tf.image.resize(rows, tuple(size))[..., 0].numpy()

@@ -1,0 +1,209 @@
+"""Zero-shot segmentation: each pixel gets the class whose text is nearest to its patch."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lit.evaluation import sheets
+from keras_lit.evaluation.heat_maps import enlarged, of_patches, pointing_accuracy
+from keras_lit.evaluation.results import Result
+from keras_lit.evaluation.zero_shot import zero_shot_weights
+from keras_lit.model import LiT
+from keras_lit.preprocessing import ImagePreprocessor
+from keras_lit.preprocessing.image import out_of_range
+from keras_lit.towers.patches import part
+from keras_lit.training import batches
+
+IGNORED = 255  # In masks of Pascal VOC, ADE20K and Cityscapes.
+
+
+def segment(
+    model: LiT,
+    pairs: Any,
+    class_names: Sequence[str],
+    templates: Sequence[str] = ("{}",),
+    dataset: str = "",
+    pictures: int = 4,
+    verbose: int = 1,
+) -> Result:
+    """Zero-shot segmentation of pictures with masks.
+
+    Masks go where the tower's preprocessing puts the picture: what "crop" cuts off is not asked
+    for. Heat maps are enlarged to the size of the tower's pictures, bilinearly.
+
+    Args:
+        model: a `LiT` whose image tower has `patch_embeddings`.
+        pairs: a folder, as for `read_masks`; or (image, mask), images as for `heat_maps`, masks
+            [height, width] int arrays of numbers of classes, and 255 for what does not count.
+        class_names: names of the classes 0, 1, ...
+        templates: prompts with one `{}`.
+        dataset: str, its name in the report.
+        pictures: int, how many to show in the report, with heat maps of up to four classes.
+        verbose: 0 or 1: a progress bar.
+
+    Returns:
+        A `Result` with "mean_iou" (of the classes that are in a mask or were said to be),
+        "pixel_accuracy", and for each class in each picture "pointing_accuracy" and
+        "pointing_chance".
+
+    Raises:
+        ValueError: no pictures; a mask of other numbers; as `heat_maps`.
+
+    Example:
+
+    >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 32, strides=32)]))
+    >>> tokenizer = keras_lit.tokenizers.train_wordpiece(["a dog", "a cat"], 40)
+    >>> backbone = keras_lit.backbones.TextTransformer(40, 16, 8, 1, 16, 2)
+    >>> model = keras_lit.LiT(tower, keras_lit.TextTower(backbone, tokenizer))
+    >>> pairs = [(np.zeros([60, 80, 3], "uint8"), np.zeros([60, 80], int))]
+    >>> result = keras_lit.evaluation.segment(model, pairs, ["dog", "cat"], verbose=0)
+    >>> [*result.metrics]
+    ['mean_iou', 'pixel_accuracy', 'pointing_accuracy', 'pointing_chance']
+
+    Reference: dino.txt (arXiv 2412.16334), section 4.3.
+    """
+    if isinstance(pairs, str | os.PathLike):
+        pairs = read_masks(pairs)
+    texts = of_patches(model, zero_shot_weights(model.encode_text, class_names, templates))
+    preprocessor = model.image_tower.preprocessor
+    confusion = np.zeros([len(class_names)] * 2, int)
+    hits, shown = [], []
+    count = len(pairs) if hasattr(pairs, "__len__") else None
+    progress = keras.utils.Progbar(count, verbose=verbose)
+    for number, (image, given) in enumerate(pairs):
+        mask = _checked(given, class_names, number)
+        truth = in_view(preprocessor, mask)
+        embedded = model.encode_patches(image, verbose=0)[0, ..., part(model.image_tower)]
+        maps = np.einsum("hwd,nd->nhw", embedded, texts)
+        large, known = enlarged(maps, truth.shape), truth != IGNORED
+        np.add.at(confusion, (truth[known], large.argmax(axis=0)[known]), 1)
+        present = np.unique(truth[known])
+        hits += [pointing_accuracy(maps[[i]], (truth == i)[np.newaxis]) for i in present]
+        if len(shown) < pictures:
+            pixels = _pixels(model, image)
+            names = [(class_names[i], sheets.heat_picture(pixels, maps[i])) for i in present[:4]]
+            shown.append(sheets.HeatRow(pixels, names))
+        progress.add(1)
+    if not hits:
+        raise ValueError("There should be a picture with a mask. Received none.")
+    metrics = {
+        "mean_iou": mean_iou(confusion),
+        "pixel_accuracy": float(np.trace(confusion) / confusion.sum()),
+        **{name: float(np.mean([hit[name] for hit in hits])) for name in hits[0]},
+    }
+    settings = {
+        "classes": len(class_names),
+        "grid": "x".join(map(str, model.image_tower.grid)),
+        "template": templates[0],
+    }
+    task = "zeroshot_segmentation"
+    return Result(dataset, task, metrics, number + 1, settings, heat_maps=shown)
+
+
+def mean_iou(confusion: np.ndarray) -> float:
+    """The mean over classes of intersection over union.
+
+    Args:
+        confusion: [classes, classes] int array: how many pixels of each class (rows) were said to
+            be of each class (columns). Classes that are in neither do not count.
+
+    Returns:
+        A float in 0..1.
+
+    Example:
+
+    >>> keras_lit.evaluation.mean_iou(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))  # 3/4, 2/3
+    0.7083333333333333
+    """
+    confusion = np.asarray(confusion)
+    intersection = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
+    return float((intersection[union > 0] / union[union > 0]).mean())
+
+
+def read_masks(folder: str | os.PathLike) -> list[tuple[str, str]]:
+    """The pairs of a folder "images" and a folder "masks" with files of equal stems.
+
+    Args:
+        folder: holds images/street.jpg and masks/street.png, and so on. A mask is a picture of one
+            channel, or of a palette as those of Pascal VOC, whose values are classes.
+
+    Returns:
+        [(image, mask)], names of files, sorted.
+
+    Raises:
+        FileNotFoundError: no such folders, or an image without a mask.
+
+    Example:
+
+    >>> folder = tempfile.mkdtemp()
+    >>> for part in ("images", "masks"):
+    ...     tf.io.gfile.makedirs(f"{folder}/{part}")
+    ...     keras.utils.save_img(f"{folder}/{part}/1.png", np.zeros([8, 8, 1]), scale=False)
+    >>> len(keras_lit.evaluation.read_masks(folder))
+    1
+    """
+    images, masks = (pathlib.Path(folder) / name for name in ("images", "masks"))
+    if not (images.is_dir() and masks.is_dir()):
+        raise FileNotFoundError(
+            f'{str(folder)!r} should hold two folders, "images" and "masks", with files of equal '
+            "stems."
+        )
+    of_stems = {path.stem: path for path in masks.iterdir() if not path.name.startswith(".")}
+    names = sorted(path for path in images.iterdir() if not path.name.startswith("."))
+    if missing := [path.name for path in names if path.stem not in of_stems]:
+        raise FileNotFoundError(
+            f"{len(missing)} images have no mask in {str(masks)!r}: {', '.join(missing[:5])}. Add "
+            "them, or move the images away."
+        )
+    return [(str(path), str(of_stems[path.stem])) for path in names]
+
+
+def in_view(preprocessor: ImagePreprocessor, mask: np.ndarray) -> np.ndarray:
+    """[height, width] -> [*image_size]: a mask where the picture goes, the rest `IGNORED`."""
+    sides = [np.array(x, float) for x in (mask.shape, preprocessor.image_size)]
+    size, wanted = sides
+    if preprocessor.resize == "stretch":
+        scaled = wanted
+    elif preprocessor.resize == "pad":
+        scaled = np.clip(np.round(size * (wanted / size).min()), 1, wanted)
+    else:
+        factor = (wanted / size).max() / preprocessor.crop_fraction
+        scaled = np.maximum(np.floor(size * factor + 1e-3), wanted)
+    first = np.where(scaled > wanted, -((scaled - wanted) // 2), (wanted - scaled) // 2)
+    places = [
+        np.floor((np.arange(n) + 0.5 - start) * old / new).astype(int)
+        for n, start, old, new in zip(preprocessor.image_size, first, size, scaled, strict=True)
+    ]
+    inside = [(x >= 0) & (x < n) for x, n in zip(places, mask.shape, strict=True)]
+    rows, columns = (np.clip(x, 0, n - 1) for x, n in zip(places, mask.shape, strict=True))
+    return np.where(np.logical_and.outer(*inside), mask[np.ix_(rows, columns)], IGNORED)
+
+
+def _checked(mask: Any, class_names: Sequence[str], number: int) -> np.ndarray:
+    """[height, width] int array, of a file or an array."""
+    name = f"Mask {number}"
+    if isinstance(mask, str | os.PathLike):
+        import PIL.Image
+
+        name = str(mask)
+        with PIL.Image.open(mask) as picture:  # Of a palette the numbers, not the colours.
+            mask = np.array(picture)
+    mask = np.asarray(mask)
+    others = set(np.unique(mask).tolist()) - {*range(len(class_names)), IGNORED}
+    if mask.ndim != 2 or others:
+        raise ValueError(
+            f"{name} should be [height, width] of 0 to {len(class_names) - 1}, the classes, or "
+            f"{IGNORED}. Received: shape {mask.shape}, other numbers: {sorted(others)[:5]}."
+        )
+    return mask.astype(int)
+
+
+def _pixels(model: LiT, image: Any) -> np.ndarray:
+    """A picture as the tower sees it, in 0..255."""
+    (ready,) = batches.of_images(image, model.image_tower, 1)
+    return out_of_range(ready[0].numpy(), model.image_tower.preprocessor.value_range)
