@@ -61,7 +61,8 @@ class LiT(PairsModel):
         max_temperature: float, an upper bound of the multiplier (CLIP's is 100); None for none.
         lock_heads: bool, whether locking a tower also locks its head, as big_vision does.
             By default the head of a locked tower trains, as the paper describes.
-        bias: float, the initial bias of the logits of the sigmoid loss.
+        bias: float, the initial bias of the logits of the sigmoid loss. SigLIP's -10 is about minus
+            the logarithm of its batch of 32,768; for 512 that is -6.2.
         local_loss: bool, whether each replica contrasts only its own pairs (Appendix F). By default
             the loss is that of the global batch, on any number of replicas.
         group_captions: bool, whether pairs of a batch with equal captions (the same token ids) are

@@ -41,12 +41,16 @@ def softmax_oracle(image, text, log_temperature, *, groups):
 
 
 def sigmoid_oracle(image, text, log_temperature, bias, *, groups):
-    """Each image and text is a question, whose answer is yes inside of a group."""
+    """Each image and text is a question; the answers yes of an image weigh as much as one."""
     total = 0.0
     for i in range(len(image)):
+        same = [j for j in range(len(image)) if groups[j] == groups[i]]
         for j in range(len(image)):
             logit = np.exp(log_temperature) * image[i] @ text[j] + bias
-            total += np.log1p(np.exp(-logit if groups[i] == groups[j] else logit))
+            if j in same:
+                total += np.log1p(np.exp(-logit)) / len(same)
+            else:
+                total += np.log1p(np.exp(logit))
     return total / len(image)
 
 

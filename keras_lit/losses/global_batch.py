@@ -88,6 +88,16 @@ class GlobalBatch(NamedTuple):
 
         return tf.cond(self.repeated, means, lambda: own) if self.grouped else own
 
+    def shared(self, x: tf.Tensor, group: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """A tile [tile, rows] with what is of a row's own group divided by the group's size."""
+        if not self.grouped:
+            return x
+
+        def divided() -> tf.Tensor:
+            return tf.where(self.group == group[:, tf.newaxis], x / sizes[:, tf.newaxis], x)
+
+        return tf.cond(self.repeated, divided, lambda: x)
+
     def of_group(
         self,
         own: tf.Tensor,

@@ -25,7 +25,8 @@ def sigmoid_contrastive_loss(
 
     The binary cross-entropy of "these two belong together", summed over the texts and averaged over
     the images, with logits exp(log_temperature) * cosine + bias. With `groups` the answer is yes
-    for each image with each text of its group.
+    for each image with each text of its group; of n such answers each counts 1 / n, so that a
+    caption that repeats pulls no more than another.
 
     Args:
         image_embeddings: [images, dim], as for `softmax_contrastive_loss`.
@@ -62,6 +63,7 @@ def sigmoid_contrastive_loss(
             rows: tf.Tensor,
             index: tf.Tensor,
             group: tf.Tensor,
+            sizes: tf.Tensor,
             own_bias: tf.Tensor,
             column_max: tf.Tensor,
             column_rival: tf.Tensor,
@@ -73,14 +75,14 @@ def sigmoid_contrastive_loss(
             row_max, largest = row_rival, rival
             if accuracies:
                 row_max, largest = tf.reduce_max(of_row, axis=1), tf.reduce_max(of_column, axis=0)
-            losses = tf.reduce_sum(tf.math.softplus(of_row), axis=1)
+            losses = tf.reduce_sum(batch.shared(tf.math.softplus(of_row), group, sizes), axis=1)
             results = own, row_max, row_rival, losses
             return results, (tf.maximum(column_max, largest), tf.maximum(column_rival, rival))
 
         never = tf.fill([batch.rows], NEVER)
         (own, row_max, row_rival, losses), (column_max, column_rival) = tiles.walk(
             one_tile,
-            (image, batch.index, batch.own_group, batch.own_bias),
+            (image, batch.index, batch.own_group, batch.group_sizes, batch.own_bias),
             (never, never),
             tile_size,
             batch.rows,
@@ -88,7 +90,7 @@ def sigmoid_contrastive_loss(
         column_max, column_rival = batch.across([column_max, column_rival])
         group_images, group_texts = batch.group_means(batch.images), batch.group_means(batch.texts)
         own = batch.of_group(own, scale, image, text, group_images)
-        loss = batch.mean(losses - batch.group_sizes * own)
+        loss = batch.mean(losses - own)
         hits = batch.hits(scale, row_max, row_rival, column_max, column_rival)
 
         def gradient(upstream: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -98,16 +100,19 @@ def sigmoid_contrastive_loss(
             def of(
                 rows: tf.Tensor, partners: tf.Tensor, columns: tf.Tensor
             ) -> tuple[tf.Tensor, tf.Tensor]:
-                def one_tile(tile: tf.Tensor) -> tuple[Any, Any]:
+                def one_tile(
+                    tile: tf.Tensor, group: tf.Tensor, sizes: tf.Tensor
+                ) -> tuple[Any, Any]:
                     logits = tf.matmul(tile * scale, columns, transpose_b=True) + bias
                     if mask is not None:
                         logits += batch.bias
-                    yes = tf.sigmoid(logits)
+                    yes = batch.shared(tf.sigmoid(logits), group, sizes)
                     return (tf.matmul(yes, columns), tf.reduce_sum(yes, axis=1)), ()
 
-                (product, sums), _ = tiles.walk(one_tile, (rows,), (), tile_size, batch.rows)
-                product -= batch.group_sizes[:, tf.newaxis] * partners
-                return scale * factor[:, tf.newaxis] * product, factor * (sums - batch.group_sizes)
+                own_rows = rows, batch.own_group, batch.group_sizes
+                (product, sums), _ = tiles.walk(one_tile, own_rows, (), tile_size, batch.rows)
+                product -= partners
+                return scale * factor[:, tf.newaxis] * product, factor * (sums - 1.0)
 
             image_gradient, _ = of(image, group_texts, batch.texts)
             text_gradient, of_logits = of(text, group_images, batch.images)
