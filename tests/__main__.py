@@ -20,7 +20,7 @@ import pytest
 import tqdm
 
 PROCESSES = 2
-GROWN = float(os.environ.get("KERAS_LIT_TESTS_GROWN", 1.8e9))  # bytes resident
+GROWN = float(os.environ.get("KERAS_LIT_TESTS_GROWN", 1.5e9))  # bytes resident
 GOES_ON = 100  # The exit status of a process that has grown.
 FOLDER = "KERAS_LIT_TESTS_FOLDER"  # Set for such a process: where it says what it has taken.
 
