@@ -84,7 +84,7 @@ def stamps(request):
     data_dir = os.environ.get("KERAS_LIT_TEST_DATA") or request.config.cache.mkdir("tfds")
     builder = TuxPaintStamps(data_dir=data_dir)
     with open(f"{data_dir}/lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # One process of `-n` prepares, the others wait.
+        fcntl.flock(lock, fcntl.LOCK_EX)  # One process prepares, others wait.
         builder.download_and_prepare()
     return builder
 

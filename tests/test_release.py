@@ -113,7 +113,7 @@ def test_the_code_of_the_readme_runs_with_the_wheel_alone(outside):
         f"import keras_lit\ndef test(): assert keras_lit.__file__.startswith({str(folder)!r})\n"
     )
     tests = ("tests/test_where.py", "tests/test_house.py::test_readme_code_runs")
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore")
+    options = ("-q", "-p", "no:cacheprovider", "-W", "ignore")
     assert "2 passed" in run(python, "-m", "pytest", *options, *tests, cwd=folder)
 
 
