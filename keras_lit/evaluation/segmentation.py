@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -71,7 +71,8 @@ def segment(
     texts = of_patches(model, zero_shot_weights(model.encode_text, class_names, templates))
     preprocessor = model.image_tower.preprocessor
     confusion = np.zeros([len(class_names)] * 2, int)
-    hits, shown = [], []
+    hits: list[dict[str, float]] = []
+    shown: list[sheets.HeatRow] = []
     count = len(pairs) if hasattr(pairs, "__len__") else None
     progress = keras.utils.Progbar(count, verbose=verbose)
     for number, (image, given) in enumerate(pairs):
@@ -100,7 +101,7 @@ def segment(
         "grid": "x".join(map(str, model.image_tower.grid)),
         "template": templates[0],
     }
-    task = "zeroshot_segmentation"
+    task: Literal["zeroshot_segmentation"] = "zeroshot_segmentation"
     return Result(dataset, task, metrics, number + 1, settings, heat_maps=shown)
 
 
