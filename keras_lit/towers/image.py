@@ -266,7 +266,7 @@ class ImageTower(Tower):
     @property
     def _below(self) -> Lower | None:  # type: ignore[override]
         """Of a tower whose last blocks alone train, what comes before them."""
-        if not self._keeps_lower:
+        if self.lock is None or self.lock.last_blocks is None:
             return None
         if self._lower is None or self._lower[0] is not self.lock:
             self._lower = (self.lock, Lower(self, self.lock.last_blocks))
