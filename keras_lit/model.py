@@ -1003,8 +1003,8 @@ class LiT(PairsModel):
 
     def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
-        if config is None:
-            return None
+        if not config:  # Not compiled.
+            return config
         distillation = keras.saving.serialize_keras_object(self.distillation)
         more = {"micro_batch_size": self.micro_batch_size, "distillation": distillation}
         return {**config, **more}

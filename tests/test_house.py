@@ -234,7 +234,7 @@ def test_code_of_documents_runs(path, reader):
 )
 def test_documents_name_what_exists(path):
     for name in re.findall(r"keras_lit((?:\.\w+)+)", path.read_text()):
-        functools.reduce(getattr, name.split(".")[1:], keras_lit)
+        pkgutil.resolve_name("keras_lit" + name)
 
 
 PACKAGES = [name for name, module in api.modules() if hasattr(module, "__path__")]

@@ -116,6 +116,9 @@ def image_tower(
         `ImageTower.from_features` of their width, which refuses those of another tower;
         `LiT.with_image_tower` puts the real one in its place afterwards.
 
+    Raises:
+        ValueError: what is stored enters the last blocks of a tower, which train.
+
     Example:
 
     >>> images = np.zeros([6, 40, 40, 3], "uint8")

@@ -54,7 +54,7 @@ def test_encode_text_takes_short_texts_together(model, monkeypatch):
         widths.append(inputs.shape[1])
         return encode(inputs)
 
-    monkeypatch.setattr(model.text_tower, "inference", lambda: counted)
+    monkeypatch.setattr(model.text_tower, "inference", lambda *_: counted)
     found = model.encode_text(texts(), batch_size=3)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert widths == sorted(widths) and len({*widths}) > 1 and widths[-1] < LENGTH
