@@ -206,7 +206,7 @@ def test_what_help_shows_runs(reader):
 
 # Run by test_howto.py and evaluation/test_calibration.py.
 ON_OWN_DATA = (
-    *("howto_table.md", "howto_captions.md", "howto_class_folders.md"),
+    *("howto_table.md", "howto_captions.md", "howto_class_folders.md", "howto_patches.md"),
     "calibration.md",
 )
 WITH_CODE = [
