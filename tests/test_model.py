@@ -716,9 +716,10 @@ def test_sigmoid_loss_learns_its_bias_and_is_saved(tokenizer, tmp_path):
     np.testing.assert_allclose(model.bias, -5.0)
     embeddings = model(model.preprocess(next(iter(dataset(24)))))
     logits = 10.0 * embeddings["image_embeddings"] @ tf.transpose(embeddings["text_embeddings"]) - 5
-    # Every caption is there three times, and all of these are positives.
-    signs = 2 * (np.array(CAPTIONS)[:, None] == np.array(CAPTIONS)) - 1
-    expected = np.log1p(np.exp(-signs * np.array(logits, "float64"))).sum() / 24
+    # Every caption is there three times, and all of these are positives, a third each.
+    same = np.array(CAPTIONS)[:, None] == np.array(CAPTIONS)
+    questions = np.log1p(np.exp((1 - 2 * same) * np.array(logits, "float64")))
+    expected = (questions * np.where(same, 1 / 3, 1)).sum() / 24
     model.compile(keras.optimizers.SGD(0.1))
     assert model.evaluate(dataset(24), verbose=0, return_dict=True)["loss"] == pytest.approx(
         expected, rel=1e-5
