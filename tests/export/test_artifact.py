@@ -267,7 +267,7 @@ def test_what_is_refused(saved, tmp_path):
     for options, message in (
         ({"towers": "vision"}, "`towers` should be one of 'both', 'image', 'text'"),
         ({"on_corrupt": "skip"}, "`on_corrupt` should be one of 'fail', 'nan', 'zero'"),
-        ({"weights": "int8"}, "`weights` should be one of 'float32', 'float16', 'bfloat16'"),
+        ({"weights": "int4"}, "`weights` should be one of 'float32', 'float16', 'bfloat16'"),
         ({"top_k": 0}, "`top_k` should be a positive number"),
         ({"templates": ["a photo"]}, r"one slot \{\}.*Received: 'a photo'"),
         ({"towers": "text", "class_names": CLASSES}, "'both' or 'image'. Received: 'text'"),

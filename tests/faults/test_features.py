@@ -41,7 +41,7 @@ def run():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tfrecords, "serialize", rows)
             patch.setattr(feature_rows, "prepare", prepared)
-            patch.setattr(feature_rows, "encoder", lambda tower, batch_size: encode)
+            patch.setattr(feature_rows, "encoder", lambda *_: encode)
             small.precompute(directory, tower, pairs, shards=SHARDS)
 
     return run
