@@ -5,7 +5,7 @@ from keras_lit.evaluation.between import Between, along
 from keras_lit.evaluation.encoded import Images, ImagesAndTexts
 from keras_lit.evaluation.few_shot import few_shot_accuracy, linear_probe_accuracy
 from keras_lit.evaluation.folders import dataset_of_folder
-from keras_lit.evaluation.heat_maps import heat_maps, pointing_accuracy
+from keras_lit.evaluation.patch_maps import heat_maps, pointing_accuracy
 from keras_lit.evaluation.reporting import report
 from keras_lit.evaluation.results import Result
 from keras_lit.evaluation.retrieval import recall_by_language, retrieval_recall

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_lit.evaluation import sheets
-from keras_lit.evaluation.heat_maps import enlarged, of_patches, pointing_accuracy
+from keras_lit.evaluation.patch_maps import enlarged, of_patches, pointing_accuracy
 from keras_lit.evaluation.results import Result
 from keras_lit.evaluation.zero_shot import zero_shot_weights
 from keras_lit.model import LiT
