@@ -17,6 +17,13 @@ COLOURS = ["red", "green", "blue", "grey", "white", "black", "yellow"]
 THINGS = ["balloon", "dog", "cat", "banana", "moon", "toucan"]
 
 COUNT, BATCH, SHARDS, DIM = 22, 4, 3, 6
+# Options of an ImagePreprocessor, and by how much another implementation's pixels may differ.
+LEVELS_OF_PIXELS = [
+    ({}, 0),
+    ({"resize": "crop", "crop_fraction": 0.875, "exif_orientation": False}, 0),
+    ({"resize": "pad", "background": 9, "antialias": True}, 1),
+    ({"interpolation": "bicubic", "resize": "crop"}, 1),
+]
 # Six batches in three shards: two batches each, the last of two pairs.
 SIZES = [8, 8, 6]
 

@@ -3,7 +3,6 @@
 import importlib
 import io
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -17,10 +16,10 @@ import PIL.Image
 import pytest
 
 from keras_lit.search import Index
+from tests import browser
 from tests.small import make_model
 
 gradio = pytest.importorskip("gradio")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 COUNT = 60
 ODD = "<b>{{x}} ${y}"  # a name of a file that is HTML and a template
 
@@ -280,20 +279,10 @@ def test_no_other_file_is_served(served, folder, collection):
 @pytest.fixture(scope="module")
 def tab(served):
     """One load of the page in Chromium, and what it asked for."""
-    if not CHROMIUM:
-        pytest.skip("there is no chromium")
-    from playwright import sync_api
-
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
-        tab.asked, tab.errors = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    with browser.blank(color_scheme="dark") as tab:
         tab.goto(served)
         tab.wait_for_selector(".chip")
         yield tab
-        browser.close()
     assert not tab.errors
 
 

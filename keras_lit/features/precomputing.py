@@ -177,7 +177,7 @@ def begin(
             "length": text_preprocessor.sequence_length,
             "preprocessor": fingerprints.of_preprocessor(text_preprocessor),
         }
-    text: manifests.Record = {}
+    text = {}
     if text_tower is not None:
         if "text" not in fields:
             raise ValueError(f'There should be a field "text". Received: {sorted(fields)}.')
@@ -185,8 +185,6 @@ def begin(
         tower = fingerprints.fingerprint(text_tower)
         text = {"text": {"dim": text_tower.feature_dim, "tower": tower}}
     below = None if last_blocks is None else Lower(image_tower, last_blocks)
-    if below is not None:
-        text["last_blocks"] = last_blocks
     preprocessor = image_tower.preprocessor
     crops = {"random_crop": preprocessor.random_crop, "random_flip": preprocessor.random_flip}
     # All that decides the bytes of a cache.
@@ -197,13 +195,9 @@ def begin(
         "pairs": _count_pairs(dataset, directory, split),
         "fields": fields,
         "tokens": tokens,
-        "tower": (
-            fingerprints.fingerprint(image_tower)
-            if below is None
-            else fingerprints.of_cached(image_tower, below)
-        ),
+        "tower": fingerprints.of_cached(image_tower, below),
         **text,  # Earlier plans do not have it.
-        **(manifests.of_tokens(image_tower) if below is None else {}),
+        **({"last_blocks": last_blocks} if below else manifests.of_tokens(image_tower)),
         "augmentation": crops if views > 1 else None,
         "first_input": int(feature_rows.hash_of(first)),
     }

@@ -61,9 +61,8 @@ def fingerprint(tower: Tower) -> Fingerprint | None:
     }
 
 
-def of_cached(tower: Tower, below: Lower | None = None) -> Fingerprint | None:
+def of_cached(tower: Tower, below: Lower | None) -> Fingerprint | None:
     """Of precomputed features: `fingerprint`, or that of what is below the last blocks."""
-    below = tower._below if below is None else below
     if below is None:
         return fingerprint(tower)
     return {

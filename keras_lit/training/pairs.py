@@ -418,7 +418,7 @@ def _several(texts: tf.Tensor, text_tower: TextTower) -> tuple[tf.Tensor, tf.Ten
 def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: Tower, side: str) -> tf.Tensor:
     """Passes features on, and fails when they are not those of this tower."""
     with tf.init_scope():
-        expected = fingerprints.of_cached(tower)
+        expected = fingerprints.of_cached(tower, tower._below)
     if expected is None:
         return features
     plan = '["tower"]' if side == "image" else '["text"]["tower"]'

@@ -23,6 +23,7 @@ from PIL import Image
 import keras_lit
 from keras_lit.export import edge, edge_towers, quantizing
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
+from tests import small
 from tests.small import make_model, make_pairs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -147,15 +148,7 @@ def test_the_tokenizer_on_a_thousand_odd_strings(kind, lowercase, reference, tmp
     assert len(np.unique(expected)) > 300
 
 
-@pytest.mark.parametrize(
-    ("options", "levels"),
-    [
-        ({}, 0),
-        ({"resize": "crop", "crop_fraction": 0.875, "exif_orientation": False}, 0),
-        ({"resize": "pad", "background": 9, "antialias": True}, 1),
-        ({"interpolation": "bicubic", "resize": "crop"}, 1),
-    ],
-)
+@pytest.mark.parametrize(("options", "levels"), small.LEVELS_OF_PIXELS)
 def test_the_same_pixels(options, levels, reference, tmp_path):
     """Files without loss; of JPEG TensorFlow's decoder and Pillow's differ by a few levels."""
     preprocessor = ImagePreprocessor((20, 24), value_range="0..255", **options)

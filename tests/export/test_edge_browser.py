@@ -7,7 +7,6 @@ import base64
 import importlib
 import io
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -24,9 +23,9 @@ from test_edge import odd_strings
 import keras_lit
 from keras_lit.export import edge
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
+from tests import browser, small
 from tests.small import make_model
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 SENTENCES = ["a red dog", "The moon!", "a yellow balloon and a grey one"]
 EDGE = pathlib.Path(__file__).parent.parent.parent / "examples" / "edge"
 
@@ -63,21 +62,11 @@ def address(serve, version):
 
 @pytest.fixture(scope="module")
 def tab(address):
-    if not CHROMIUM:
-        pytest.skip("there is no chromium")
-    from playwright import sync_api
-
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 390, "height": 844})
-        tab.asked, tab.errors = [], []
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+    with browser.blank() as tab:
         tab.on("console", lambda x: tab.errors.append(x.text) if x.type == "error" else None)
         tab.goto(address)
         tab.wait_for_selector("#loading", state="hidden")
         yield tab
-        browser.close()
     assert not tab.errors
     assert not [x for x in tab.asked if not x.startswith((address, "data:", "blob:"))]
 
@@ -134,15 +123,7 @@ def test_what_is_refused_is_said(tab, tmp_path):
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
 
 
-@pytest.mark.parametrize(
-    ("options", "levels"),
-    [
-        ({}, 0),
-        ({"resize": "crop", "crop_fraction": 0.875, "exif_orientation": False}, 0),
-        ({"resize": "pad", "background": 9, "antialias": True}, 1),
-        ({"interpolation": "bicubic", "resize": "crop"}, 1),
-    ],
-)
+@pytest.mark.parametrize(("options", "levels"), small.LEVELS_OF_PIXELS)
 def test_the_same_pixels(options, levels, tab, tmp_path):
     """As the reference, which test_edge.py compares with TensorFlow; JPEGs too."""
     reference = importlib.import_module("reference")

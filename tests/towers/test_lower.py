@@ -101,8 +101,11 @@ def test_caches_of_others_are_refused(cache):
         keras_lit.features.image_tower(directory)
     tower = tower_of("ViT")
     tower.lock = keras_lit.Lock(last_blocks=1)  # Same shape, another block.
-    one = keras_lit.fingerprints.of_cached(tower)
+    one = keras_lit.fingerprints.of_cached(tower, tower._below)
     assert one["weights"] != keras_lit.fingerprints.of_cached(tower, Lower(tower, 2))["weights"]
+    # Its pooled features, which a worker of Beam checks, are those of the whole tower all the same.
+    pooled = keras_lit.fingerprints.of_cached(tower, None)
+    assert pooled == keras_lit.fingerprints.fingerprint(tower) != one
 
 
 def test_what_cannot_be_kept_is_said():
