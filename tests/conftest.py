@@ -25,14 +25,10 @@ with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="0"):
     )
     # Many small graphs run once each: to optimise them takes longer than to run them.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    tf.zeros([])  # By its first operation TensorFlow has read the variable.
 
 import keras_nlp  # noqa: F401
 
 import keras_lit  # noqa: F401
-
-gc.collect()
-gc.freeze()  # What was imported stays: no collection need look through it again.
 
 
 def pytest_configure(config):
@@ -58,15 +54,6 @@ def free_memory():
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # Gives what was freed back to the system.
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item, nextitem):
-    """After each file: when its fixtures end, pytest still holds what the last test was given."""
-    result = yield
-    if nextitem is None or nextitem.path != item.path:
-        free_memory()
-    return result
 
 
 @pytest.fixture

@@ -121,13 +121,15 @@ def test_attention_heads_divide_the_width():
 @pytest.mark.parametrize(
     "backbone",
     [
-        backbones.VisionTransformer((32, 16), (8, 4), 12, 2, 20, 3, class_token=False, dropout=0.1),
-        backbones.MLPMixer((32, 16), (8, 4), 12, 2, 6, 20),
+        lambda: backbones.VisionTransformer(
+            (32, 16), (8, 4), 12, 2, 20, 3, class_token=False, dropout=0.1
+        ),
+        lambda: backbones.MLPMixer((32, 16), (8, 4), 12, 2, 6, 20),
     ],
 )
 @pytest.mark.parametrize("pooling", ["mean", "map"])
 def test_round_trip(backbone, pooling, tmp_path):
-    tower = ImageTower(backbone, pooling)
+    tower = ImageTower(backbone(), pooling)
     for weight in tower.weights:
         weight.assign(np.random.default_rng(0).normal(size=weight.shape))
     images = np.random.default_rng(1).normal(size=[3, 32, 16, 3]).astype("float32")

@@ -21,6 +21,10 @@ def test_the_released_layout_comes_back(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["lit.npz"]
 
 
+def vision(**options):
+    return backbones.VisionTransformer(32, 8, 12, 2, 20, 3, **options)
+
+
 def text_backbone(**options):
     return backbones.TextTransformer(50, 9, 12, 2, 20, 3, **options)
 
@@ -28,25 +32,25 @@ def text_backbone(**options):
 @pytest.mark.parametrize(
     ("image_backbone", "image_pooling", "text", "loss"),
     [
-        (backbones.VisionTransformer(32, 8, 12, 2, 20, 3), "first", ("last", None), "softmax"),
+        (vision, "first", ("last", None), "softmax"),
         (
-            backbones.VisionTransformer(32, 8, 12, 2, 20, 3, class_token=False),
+            lambda: vision(class_token=False),
             "map",
             ("map", None),
             "sigmoid",
         ),
         (
-            backbones.VisionTransformer(32, 8, 12, 2, 20, 3, class_token=False),
+            lambda: vision(class_token=False),
             "mean",
             ("none", "last"),
             "softmax",
         ),
-        (backbones.MLPMixer(32, 8, 12, 2, 6, 20), "mean", ("last", None), "softmax"),
+        (lambda: backbones.MLPMixer(32, 8, 12, 2, 6, 20), "mean", ("last", None), "softmax"),
     ],
 )
 def test_round_trip(image_backbone, image_pooling, text, loss, tmp_path):
     pooling, own = text
-    image_tower = ImageTower(image_backbone, image_pooling, projection_dim=10)
+    image_tower = ImageTower(image_backbone(), image_pooling, projection_dim=10)
     text_tower = TextTower(text_backbone(pooling=own), sequence_length=9, pooling=pooling)
     model = LiT(image_tower, text_tower, temperature=7.0, loss=loss)
     rng = np.random.default_rng(0)
@@ -72,27 +76,27 @@ def test_round_trip(image_backbone, image_pooling, text, loss, tmp_path):
     ("image_tower", "text_tower", "message"),
     [
         (
-            ImageTower(backbones.VisionTransformer(32, 8, 12, 1, 20, 3), "mean"),
-            TextTower(text_backbone(), sequence_length=9),
+            lambda: ImageTower(backbones.VisionTransformer(32, 8, 12, 1, 20, 3), "mean"),
+            lambda: TextTower(text_backbone(), sequence_length=9),
             "VisionTransformer is pooled as first. Received: 'mean'",
         ),
         (
-            ImageTower(backbones.MLPMixer(32, 8, 12, 1, 6, 20), "mean"),
-            TextTower(text_backbone(pooling="first"), pooling="none", sequence_length=9),
+            lambda: ImageTower(backbones.MLPMixer(32, 8, 12, 1, 6, 20), "mean"),
+            lambda: TextTower(text_backbone(pooling="first"), pooling="none", sequence_length=9),
             "TextTransformer is pooled as last or map. Received: 'first'",
         ),
         (
-            ImageTower(
+            lambda: ImageTower(
                 keras_lit.backbones.VisionTransformer(32, 8, 12, 1, 20, 3, class_token=False), "max"
             ),
-            TextTower(text_backbone(), sequence_length=9),
+            lambda: TextTower(text_backbone(), sequence_length=9),
             "pooled as mean or map. Received: 'max'",
         ),
     ],
 )
 def test_poolings_that_the_layout_cannot_express(image_tower, text_tower, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        checkpoints.save_lit(LiT(image_tower, text_tower), tmp_path / "lit.npz")
+        checkpoints.save_lit(LiT(image_tower(), text_tower()), tmp_path / "lit.npz")
     assert not list(tmp_path.iterdir())
 
 

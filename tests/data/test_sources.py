@@ -6,6 +6,7 @@ import unicodedata
 from typing import ClassVar
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -14,7 +15,9 @@ from keras_lit.data import image_text_pairs
 
 
 def png(value):
-    return tf.io.encode_png(tf.fill([4, 5, 3], tf.constant(value, tf.uint8))).numpy()
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (5, 4), (value,) * 3).save(file, "png")
+    return file.getvalue()
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Pictures in a folder for each class."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,13 +11,16 @@ from keras_lit.data.class_folders import class_folders
 from keras_lit.evaluation import dataset_of_folder
 from tests.small import make_model
 
-PNG = tf.io.encode_png(np.full([6, 6, 3], 200, "uint8")).numpy()
+
+@functools.cache
+def png():
+    return tf.io.encode_png(np.full([6, 6, 3], 200, "uint8")).numpy()
 
 
 def write(folder, *files):
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(PNG if file.lower().endswith("g") else b"a caption\n")
+        (folder / file).write_bytes(png() if file.lower().endswith("g") else b"a caption\n")
     return folder
 
 
@@ -29,7 +34,7 @@ def test_labels_are_the_folders_in_the_order_of_their_names(tmp_path):
     found = [(row["name"].decode().removeprefix(f"{tmp_path}/"), row["label"]) for row in rows]
     wanted = [("SeaLake/1.png", 0), ("Zebra/c.jpeg", 1)]
     assert found == [*wanted, ("sea_lion/b.png", 2), ("sea_lion/young/a.JPG", 2)]
-    assert all(row["image"] == PNG and row["label"].dtype == np.int64 for row in rows)
+    assert all(row["image"] == png() and row["label"].dtype == np.int64 for row in rows)
     result = evaluation.classify(make_model(), dataset.load(), dataset.class_names())
     assert result.count == 4 and result.settings["classes"] == 3
 

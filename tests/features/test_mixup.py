@@ -60,14 +60,14 @@ def test_shares_are_of_a_beta_distribution(alpha):
 @pytest.mark.parametrize(
     "rows",
     [
-        tf.data.Dataset.from_tensor_slices(ROWS),
-        batches().map(lambda row: {k: x for k, x in row.items() if k != "text_features"}),
-        batches().map(lambda row: row["text_features"]),
+        lambda: tf.data.Dataset.from_tensor_slices(ROWS),
+        lambda: batches().map(lambda row: {k: x for k, x in row.items() if k != "text_features"}),
+        lambda: batches().map(lambda row: row["text_features"]),
     ],
 )
 def test_only_batches_of_both_features(rows):
     with pytest.raises(ValueError, match=r"Latent mixup takes batches.*text_tower="):
-        latent_mixup(rows)
+        latent_mixup(rows())
 
 
 def test_alpha_is_positive():

@@ -17,7 +17,11 @@ from tests.small import encoded_pairs, files, make_tower, mirrored, precompute
 CAPTIONS = [f"caption number {i}" for i in range(small.COUNT)]
 SEVERAL = [["caption", "caption 2", "number"], ["number 4"], ["caption 5", "number 6"]] * 7
 SEVERAL += [["number 7"]]
-TOKENIZER = keras_lit.tokenizers.train_wordpiece([*CAPTIONS, "tokens"], 60)
+
+
+@functools.cache
+def tokenizer():
+    return keras_lit.tokenizers.train_wordpiece([*CAPTIONS, "tokens"], 60)
 
 
 @functools.cache
@@ -28,7 +32,7 @@ def backbone(seed):
 
 def text_tower(seed=3, **options):
     """Its features do not know of the dropout."""
-    return keras_lit.TextTower(backbone(seed), TOKENIZER, 8, **options)
+    return keras_lit.TextTower(backbone(seed), tokenizer(), 8, **options)
 
 
 def expected(captions):
@@ -260,7 +264,7 @@ def test_features_of_another_text_tower_are_refused(cache, tmp_path):
     """Another in its weights or in how it reads."""
     plans = [keras_lit.fingerprints.fingerprint(text_tower(**x)) for x in ({}, {"pooling": "mean"})]
     assert plans[0]["architecture"] != plans[1]["architecture"]
-    longer = keras_lit.TextTower(backbone(3), TOKENIZER, 7)
+    longer = keras_lit.TextTower(backbone(3), tokenizer(), 7)
     assert plans[0] != keras_lit.fingerprints.fingerprint(longer)
     model = keras_lit.LiT(keras_lit.ImageTower.from_features(6), text_tower(4), "LL")
     model.compile("sgd")

@@ -1,5 +1,7 @@
 """Training from a cache: what the un-cached run gives, and nothing from another tower."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,11 @@ from tests import small
 from tests.small import make_tower, mirrored, precompute
 
 CAPTIONS = [f"caption number {i}" for i in range(small.COUNT)]
-TOKENIZER = keras_lit.tokenizers.train_wordpiece(CAPTIONS, 60)
+
+
+@functools.cache
+def tokenizer():
+    return keras_lit.tokenizers.train_wordpiece(CAPTIONS, 60)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,7 @@ def cache(tmp_path_factory):
 def make_model(image_tower, tuning="Lu", head=True, **options):
     keras.utils.set_random_seed(5)
     backbone = keras_lit.backbones.TextTransformer(60, 8, 16, 1, 32, 4, dropout=0.1)
-    text_tower = keras_lit.TextTower(backbone, TOKENIZER, 8)
+    text_tower = keras_lit.TextTower(backbone, tokenizer(), 8)
     if head:
         image_tower.add_head(10)
         image_tower.head.set_weights(
@@ -104,7 +110,7 @@ def tokens(tmp_path_factory):
 
 
 def text_preprocessor():
-    return keras_lit.preprocessing.TextPreprocessor(TOKENIZER, 8)
+    return keras_lit.preprocessing.TextPreprocessor(tokenizer(), 8)
 
 
 @pytest.mark.slow

@@ -60,16 +60,16 @@ def test_width_dropout_and_norm_are_options():
 @pytest.mark.parametrize(
     "head",
     [
-        "linear",
-        "mlp",
-        MLPHead(4, 5, 3, 0.1, False),
-        ResidualHead(4, 5),
-        keras.Sequential([keras.layers.Dense(9, "gelu"), keras.layers.Dense(4)]),
+        lambda: "linear",
+        lambda: "mlp",
+        lambda: MLPHead(4, 5, 3, 0.1, False),
+        lambda: ResidualHead(4, 5),
+        lambda: keras.Sequential([keras.layers.Dense(9, "gelu"), keras.layers.Dense(4)]),
     ],
 )
 def test_heads_are_kept(head, tmp_path):
     """In a tower's file, a model's, and with new weights for a "u"."""
-    tower = TextTower.from_features(6, 4, head=head)
+    tower = TextTower.from_features(6, 4, head=head())
     tower.save(tmp_path / "tower.keras")
     again = keras.saving.load_model(tmp_path / "tower.keras")
     x = RNG.normal(size=[2, 6]).astype("float32")
