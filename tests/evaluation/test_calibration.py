@@ -390,7 +390,7 @@ LOGITS, LABELS = answers(50)
         ({"labels": np.full([50, 10], np.nan)}, r"values \[nan\]"),
         ({"logits": LOGITS[:, 0]}, r"should have shape \[rows, dim\]"),
         ({"logits": (LOGITS * 1e6).astype("float16")}, "should be finite"),
-        ({"labels": np.full([50, 10], 2)}, "0 or 1 for each of the logits.*values \[2\]"),
+        ({"labels": np.full([50, 10], 2)}, r"0 or 1 for each of the logits.*values \[2\]"),
         ({"labels": np.zeros([50, 3])}, r"of shape \(50, 10\). Received: shape \(50, 3\)"),
         ({"labels": np.zeros([50, 10])}, "Received: 50 rows of 10 classes, 0 labels"),
         ({"labels": np.full(50, -1)}, "Received: 50 rows of 10 classes, 0 labels"),

@@ -161,7 +161,7 @@ def test_draw_language():
 def test_is_utf8(content):
     try:
         content.decode()
-        valid = True
+        valid = b"\0" not in content  # As UTF-16 has it.
     except UnicodeDecodeError:
         valid = False
     assert captions.is_utf8(content.decode("utf-8", "surrogateescape")) == valid
