@@ -33,6 +33,33 @@ def check_count(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` should be a positive whole number. Received: {value!r}.")
 
 
+class Settled:
+    """An attribute that is given once, as other parts are made to fit it.
+
+    Setting it to something else raises ValueError.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        try:
+            return vars(instance)[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        known = vars(instance).setdefault(self._name, value)
+        if known != value:
+            made = type(instance).__name__
+            raise ValueError(
+                f"`{self._name}` is settled when a `{made}` is made. Received: {value!r} in place "
+                f"of {known!r}. Make a new one: `{made}(..., {self._name}={value!r})`."
+            )
+
+
 def check_rank(tensor: tf.Tensor, rank: int, name: str, meaning: str) -> None:
     """Raises ValueError unless `tensor` has the static rank `rank`, whose `meaning` is shown."""
     if tensor.shape.rank != rank:

@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -109,6 +109,8 @@ class LiT(PairsModel):
     (arXiv 2111.07991), section 3.
     """
 
+    loss_name: Any = checks.Settled()
+
     def __init__(
         self,
         image_tower: ImageTower,
@@ -162,7 +164,7 @@ class LiT(PairsModel):
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
             dtype="float32",
-            constraint=self._cap if max_temperature else None,
+            constraint=self._cap,
             name="log_temperature",
         )
         if loss == "sigmoid":
@@ -172,9 +174,9 @@ class LiT(PairsModel):
                 dtype="float32",
                 name="bias",
             )
-        # `Calibration.to_dict` of its cosines, see `keras_lit.evaluation.calibration`.
-        self.calibration: dict[str, Any] | None = None
+        self.calibration = None
         self._trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
+        internals.lets_any_input_in(self)
         self.built = True
 
     @classmethod
@@ -291,6 +293,34 @@ class LiT(PairsModel):
         """
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
 
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """The fields of a calibration of its cosines, or None; training drops it.
+
+        Set a `keras_lit.evaluation.calibration.Calibration`, or its `to_dict()`. It is saved with
+        the model, used by `keras_lit.evaluation.classify` and exported by `keras_lit.export.save`.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.calibration = keras_lit.evaluation.calibration.Calibration(temperature=40.0)
+        >>> model.calibration["temperature"]
+        40.0
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Any) -> None:
+        if hasattr(calibration, "to_dict"):
+            calibration = calibration.to_dict()
+        if not isinstance(calibration, Mapping | None):
+            raise ValueError(
+                "`calibration` should be a `Calibration`, its `to_dict()`, or None. Received: "
+                f"{calibration!r:.80}."
+            )
+        self._calibration = calibration if calibration is None else dict(calibration)
+
     def __repr__(self) -> str:
         if not self.built:
             return super().__repr__()
@@ -351,11 +381,14 @@ class LiT(PairsModel):
             tower._expand(line_length, positions, print_fn, show_trainable, layer_range)
 
     def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
-        for name in ("image", "text"):
-            if name in inputs and inputs[name].dtype in (tf.uint8, tf.string):
+        pair = inputs if isinstance(inputs, dict) else {"pairs": inputs}
+        for name in {"pairs", "image", "text"} & set(pair):
+            dtype = getattr(pair[name], "dtype", None)
+            if name == "pairs" or dtype in (None, tf.uint8, tf.string):
                 raise ValueError(
-                    "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. "
-                    f"Received {name}: {inputs[name].dtype}."
+                    "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`, with "
+                    'pairs {"image": ..., "text": ...}. Received '
+                    f"{name}: {dtype or type(pair[name]).__name__}."
                 )
         given = {}
         for side, letter in zip(("image", "text"), self.tuning, strict=True):
@@ -503,7 +536,7 @@ class LiT(PairsModel):
         def changed(step: str) -> bool:
             now = [*self.image_tower._made_of(), *self.text_tower._made_of()]
             now += [self.tuning, self.lock_heads, self.local_loss, self.group_captions, self.dims]
-            now += [self.distillation]
+            now += [self.distillation, self.max_temperature]
             before, made_of[step] = made_of.get(step, now), now
             return differ(now, before)
 
@@ -758,7 +791,7 @@ class LiT(PairsModel):
             )
         if self.dims is not None and dim is not None:
             check_dims(self.dims, dim)
-        self.calibration = None
+        self._drop_calibration()
         with self.distribute_strategy.scope():
             options = {"method": method, "dim": dim, "penalties": penalties}
             found = aligning.align(
@@ -1016,7 +1049,8 @@ class LiT(PairsModel):
         """Nothing is left to build, and Keras 3.15 fails here with several workers."""
 
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
-        assert self.max_temperature is not None
+        if self.max_temperature is None:
+            return log_temperature
         return tf.minimum(log_temperature, math.log(self.max_temperature))
 
 

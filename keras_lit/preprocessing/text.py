@@ -49,6 +49,11 @@ class TextPreprocessor(keras.layers.Layer):
     Reference: the LiT paper, section 4.2 and Appendix E (16 tokens).
     """
 
+    sequence_length: Any = checks.Settled()
+    start_token_id: Any = checks.Settled()
+    end_token_id: Any = checks.Settled()
+    pad_token_id: Any = checks.Settled()
+
     def __init__(
         self,
         tokenizer: keras.layers.Layer,

@@ -118,9 +118,9 @@ class Index:
         Args:
             model: a `LiT`.
             source: a folder, whose pictures are taken at any depth; or an unbatched
-                tf.data.Dataset, or any iterable, of {"image": bytes of a file or uint8 pixels,
-                "name": string}, whose other fields are kept as metadata where JSON holds them:
-                strings, finite numbers, lists of these.
+                tf.data.Dataset, or any iterable, of {"image": bytes of a file, uint8 pixels or a
+                PIL image, "name": string}, whose other fields are kept as metadata where JSON holds
+                them: strings, finite numbers, lists of these.
             directory: where to write.
             dtype: what is compared with the query. "float16", "int8" and "binary" (the sign bits
                 of turned vectors) are kept beside the vectors and read in their place, a half, a
@@ -141,8 +141,8 @@ class Index:
 
         Raises:
             FileNotFoundError: no such folder.
-            ValueError: no pictures, or `directory` holds an index of another model, dtype or dim;
-                a `dim` above the width of the embeddings.
+            ValueError: no pictures, two of one name, or `directory` holds an index of another
+                model, dtype or dim; a `dim` above the width of the embeddings.
             RuntimeError: another process is writing to it.
 
         Example:
@@ -158,8 +158,8 @@ class Index:
         checks.check_one_of(dtype, DTYPES, "dtype")
         if approximate:
             approximate_lib.check_available()
-        encoding.check_dim(model.image_tower, dim)
         identity = _identity(model)
+        encoding.check_dim(model.image_tower, dim)
         folder = _folder(source)
         dim = dim or model.image_tower.embedding_dim
         store = Store.create(
@@ -184,7 +184,14 @@ class Index:
         if approximate != store.settings["approximate"]:
             with writing(store) as writer:
                 writer.set(approximate=approximate)
-        index.update(source, batch_size=batch_size, verbose=verbose)
+        changes = index.update(source, batch_size=batch_size, verbose=verbose)
+        if changes.removed and index._store.settings["folder"] != store.settings["folder"]:
+            warnings.warn(
+                f"The index held pictures of {store.settings['folder']!r}; {changes.removed} that "
+                f"are not in {str(source)!r} were removed from it. `update(source, "
+                "remove_missing=False)` adds pictures and removes none.",
+                stacklevel=2,
+            )
         return index
 
     def update(
@@ -270,11 +277,13 @@ class Index:
         """The pictures that are nearest to a query.
 
         Args:
-            query: str, a sentence; `pathlib.Path`, bytes of a file or uint8 [height, width,
-                channels], a picture; float [dim], an embedding; or a `Query`, a sum of these.
+            query: str, a sentence; `pathlib.Path`, bytes of a file, a PIL image or uint8 [height,
+                width, channels], a picture; float [dim], an embedding; or a `Query`, a sum of
+                these.
             k: int, how many to find.
             where: which pictures may be found: {field of the metadata: value, or list of values,
-                one of which it should have}; "name" takes a pattern, {"name": "2024/*.jpg"}.
+                one of which it should have}; "name" takes a pattern, {"name": "2024/*.jpg"}, or
+                a list of them.
             exact: bool, whether to compare all vectors (of "binary", all on the disk instead of
                 the nearest by their bits, which is slow); None: unless the index is approximate.
 
@@ -492,6 +501,8 @@ def _folder(source: Any) -> pathlib.Path | None:
 
 
 def _identity(model: LiT) -> dict[str, str]:
+    if not isinstance(model, LiT):
+        raise TypeError(f"`model` should be a `LiT`. Received: {model!r:.80}.")
     pairs.check_has_backbone(model.image_tower)
     found = fingerprints.of_embeddings(model.image_tower)
     assert found is not None

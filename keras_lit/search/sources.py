@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_lit.data.class_folders import pictures_below
 from keras_lit.preprocessing.formats import SUFFIXES
+from keras_lit.training.pictures import encoded, is_pil
 
 
 class Source(NamedTuple):
@@ -53,7 +54,7 @@ def _files(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[Source]:
 
 def of_pairs(rows: Any) -> Iterator[Source]:
     """The pictures of an unbatched dataset of {"image", "name", ...}, or of such dicts."""
-    names: set[str] = set()
+    names: dict[str, int] = {}
     for number, row in enumerate(_rows(rows)):
         image = row["image"]
         name = _plain(row.get("name", str(number)))
@@ -62,9 +63,15 @@ def of_pairs(rows: Any) -> Iterator[Source]:
                 f'"name" should be a string that is not empty. Received: {name!r}, of picture '
                 f"{number}."
             )
+        content = hash(image if isinstance(image, bytes) else np.asarray(image).tobytes())
         if name in names:  # An image with several captions.
+            if names[name] != content:
+                raise ValueError(
+                    f"Each picture should have a name of its own. Received two named {name!r}: put "
+                    "their folder or a number before it. What came before is in the index."
+                )
             continue
-        names.add(name)
+        names[name] = content
         others = {str(k): _plain(v) for k, v in row.items() if k not in ("image", "name")}
         metadata = json.dumps({k: v for k, v in others.items() if v is not None}, sort_keys=True)
         yield Source(name, None, metadata, functools.partial(_encoded, image))
@@ -88,10 +95,13 @@ def _rows(rows: Any) -> Iterator[dict[str, Any]]:
 def _encoded(image: Any) -> bytes:
     if isinstance(image, bytes):
         return image
+    if is_pil(image):
+        return encoded(image)
     array = np.asarray(image)
     if (png := as_png(array)) is None:
         raise ValueError(
-            '"image" should be the bytes of a file, or uint8 pixels [height, width, channels]. '
+            '"image" should be the bytes of a file, a PIL image, or uint8 pixels [height, width, '
+            "channels]. "
             f"Received: {array.dtype} {list(array.shape)}."
         )
     return png

@@ -51,6 +51,7 @@ class Tower(keras.Model):
         self.head: Any = None
         self.head_kind = "linear"
         self.lock: locks.Lock | None = None  # Of `LiT(..., text_options=)`.
+        internals.lets_any_input_in(self)
 
     def _build(self, inputs: keras.KerasTensor, head: heads.Head) -> None:
         """Settles "auto", builds everything, notes the width of the features."""
@@ -168,6 +169,13 @@ class Tower(keras.Model):
     def call(
         self, inputs: Any, training: bool = False, head_training: bool | None = None
     ) -> keras.KerasTensor:
+        dtype = getattr(inputs, "dtype", None)
+        if dtype in (None, tf.string) or (dtype == tf.uint8 and len(inputs.shape) == 4):
+            kind = type(inputs).__name__ if dtype is None else tf.as_dtype(dtype).name
+            raise ValueError(
+                "A tower takes what is preprocessed: pass `tower.preprocessor(...)` of it, or call "
+                f"`model.encode_image` or `model.encode_text`. Received: {kind}."
+            )
         if not self._are_features(inputs):
             inputs = self.features(inputs, training=training)
         elif self._below is not None:

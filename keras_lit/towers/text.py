@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import keras
 
-from keras_lit import internals
+from keras_lit import checks, internals
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import TextPreprocessor
 from keras_lit.towers.base import Tower, input_names
@@ -71,6 +71,8 @@ class TextTower(Tower):
             *("BloomBackbone", "LlamaBackbone", "MistralBackbone", "GemmaBackbone"),
         ),
     }
+
+    sequence_length: Any = checks.Settled()
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import itertools
 import pathlib
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from keras_lit.search import Index, Query
@@ -38,6 +39,21 @@ def test_wrong_content(content, error, message):
         Query(content)
 
 
+def test_a_pil_picture_is_what_it_shows(model, folder):
+    """Its palette and how it was held, too."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(1).integers(0, 256, [9, 7, 3], "uint8")
+    path = folder / "0.png"
+    PIL.Image.fromarray(pixels).quantize(8).save(path, exif=exif)
+    index = Index.build(model, folder, folder.parent / "index", verbose=0)
+    assert index.search(PIL.Image.open(path), k=1)[0].name == "0.png"
+    np.testing.assert_allclose(index.search(PIL.Image.open(path), k=1)[0].score, 1, atol=1e-6)
+    rows = [{"image": PIL.Image.open(path)}]
+    other = Index.build(model, rows, folder.parent / "other", verbose=0)
+    np.testing.assert_allclose(other.search(path)[0].score, 1, atol=1e-6)
+
+
 def test_wrong_queries(model, folder):
     index = Index.build(model, folder, folder.parent / "index", verbose=0)
     with pytest.raises(ValueError, match="width of the index, \\[16\\]. Received shape: \\[3\\]"):
@@ -48,6 +64,11 @@ def test_wrong_queries(model, folder):
         index.search(Query("a dog") - "a dog")
     with pytest.raises(ValueError, match="`weight` should be a finite number"):
         Query("a dog", float("nan"))
+    with pytest.raises(ValueError, match="`weight` should be a finite number. Received: Query"):
+        Query("a dog") * Query("a cat")
+    path = next(folder.glob("*.png"))
+    with pytest.warns(UserWarning, match="is a file, and was searched for as a sentence.*Path"):
+        index.search(str(path))
     with pytest.raises(ValueError, match="`k` should be a positive whole number"):
         index.search("a dog", k=0)
     with pytest.raises(TypeError, match="should be a list of queries"):
