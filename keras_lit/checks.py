@@ -27,6 +27,17 @@ def check_positive(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` should be a positive number. Received: {value!r}.")
 
 
+def check_counts(values: Any, name: str) -> None:
+    """Raises ValueError unless `values` are whole numbers above zero."""
+    if isinstance(values, str) or not isinstance(values, Collection):
+        raise ValueError(
+            f"`{name}` should be a list of positive whole numbers, such as (1, 5). Received: "
+            f"{values!r}."
+        )
+    for value in values:
+        check_count(value, name)
+
+
 def check_count(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:

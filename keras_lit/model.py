@@ -214,6 +214,9 @@ class LiT(PairsModel):
     def tuning(self) -> Tuning:
         """The two letters. Setting them locks and unlocks the towers; compile again afterwards.
 
+        They decide what this model's `fit` trains. Another Keras model that uses one of its towers
+        goes by `tower.trainable`.
+
         Example:
 
         >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)

@@ -24,7 +24,7 @@ _HAS = (
 def allowed(
     database: sqlite3.Connection, snapshot: Snapshot, where: Mapping[str, Any]
 ) -> np.ndarray:
-    """[rows] bool: those that `where` allows."""
+    """[rows] bool: which rows `where` allows."""
     if not isinstance(where, Mapping):
         raise TypeError(
             "`where` should be a dict of fields and values, such as "
@@ -68,7 +68,7 @@ def _say_what_is_unknown(database: sqlite3.Connection, where: Mapping[str, Any])
 
 
 def _as_json(wanted: Any, field: str) -> str:
-    """A list of the values, one of which a picture should have."""
+    """The wanted values as a JSON list; a picture should have one of them."""
     if isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable):
         wanted = [wanted]
     values = [x.item() if hasattr(x, "item") else x for x in wanted]

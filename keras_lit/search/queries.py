@@ -44,7 +44,7 @@ class Query:
     [(2.0, 'a dog'), (1.0, 'a beach'), (-1.0, 'snow')]
     """
 
-    __array_ufunc__ = None  # `picture + query` is a sum of ours, not NumPy's.
+    __array_ufunc__ = None  # `picture + query` is a `Query`, not an array.
 
     terms: list[tuple[float, Any]]
 
@@ -84,7 +84,7 @@ class Query:
 
 
 def embed(model: LiT | None, queries: Sequence[Any], dim: int) -> np.ndarray:
-    """[n, dim] float32 of unit length, of whatever `Query` takes."""
+    """Embeds whatever `Query` takes: [n, dim] float32 of unit length."""
     sums = [Query(query) for query in queries]
     terms = [term for query in sums for _, term in query.terms]
     sentences = list(dict.fromkeys(x for x in terms if isinstance(x, str)))

@@ -1,4 +1,4 @@
-"""The pictures to be indexed, from a folder or a dataset, one at a time."""
+"""The pictures to index, from a folder or a dataset, one at a time."""
 
 import functools
 import json
@@ -43,11 +43,11 @@ def _files(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[Source]:
     for path in paths:
         try:
             of_file = path.stat()
-        except OSError:  # A link that leads nowhere, or deleted meanwhile.
+        except OSError:  # A dangling link, or deleted meanwhile.
             continue
-        if not stat.S_ISREG(of_file.st_mode):  # A pipe would wait for ever.
+        if not stat.S_ISREG(of_file.st_mode):  # Reading a pipe would block for ever.
             continue
-        # The last of these changes with any write, whatever a program does to the others.
+        # ctime changes with every write, even if a program sets the others back.
         stamp = f"{of_file.st_size} {of_file.st_mtime_ns} {of_file.st_ctime_ns}"
         yield Source(path.relative_to(folder).as_posix(), stamp, "{}", path.read_bytes)
 
@@ -108,14 +108,14 @@ def _encoded(image: Any) -> bytes:
 
 
 def as_png(pixels: np.ndarray) -> bytes | None:
-    """uint8 pixels [height, width, 1 to 4] as a file; None of anything else."""
+    """uint8 pixels [height, width, 1 to 4] as a PNG file; None for anything else."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or not pixels.size or pixels.shape[2] > 4:
         return None
     return tf.io.encode_png(pixels).numpy()
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: strings, finite numbers, lists of them; None of anything else."""
+    """What JSON can hold: strings, finite numbers, lists of these; None for anything else."""
     if isinstance(value, bytes | os.PathLike):
         return os.fsdecode(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -474,9 +474,9 @@ def _check_there(names: Iterable[bytes]) -> None:
 def _check_eager(values: Any, side: str) -> None:
     if isinstance(values, keras.KerasTensor) or not tf.executing_eagerly():
         raise ValueError(
-            f"`encode_{side}` returns NumPy arrays, so it cannot be part of a graph (`tf.function`, "
-            f"`Dataset.map`, a Keras model). There, with `tower = model.{side}_tower`, call "
-            "`tf.math.l2_normalize(tower(tower.preprocessor(x)), axis=-1)`."
+            f"`encode_{side}` returns NumPy arrays, so it cannot be part of a graph "
+            f"(`tf.function`, `Dataset.map`, a model). There, with `tower = model.{side}_tower`, "
+            "call `tf.math.l2_normalize(tower(tower.preprocessor(x)), axis=-1)`."
         )
 
 

@@ -312,7 +312,7 @@ def test_damage_is_named(model, vectors, folder):
     for extra in directory.glob("index.sqlite-*"):
         extra.unlink()
     (directory / "index.sqlite").write_bytes(b"something else" * 1000)
-    with pytest.raises(ValueError, match="damaged or no index"):
+    with pytest.raises(ValueError, match="damaged or not an index"):
         Index(directory, model)
 
 

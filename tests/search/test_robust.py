@@ -84,7 +84,7 @@ def test_a_full_disk_loses_nothing(model, tmp_path, stubs, monkeypatch):
     pages = index._store.database.execute("PRAGMA page_count").fetchone()[0]
     index._store.database.execute(f"PRAGMA max_page_count = {pages}")
     many = [{**x, "text": "word " * 1000} for x in pictures(20)]
-    with pytest.raises(OSError, match="disk is full. What was whole before is still there"):
+    with pytest.raises(OSError, match="disk is full. What was complete before is still there"):
         index.update(many, **options)
     index = Index.build(model, pictures(20), tmp_path, **options)
     assert len(index) == 20 and sum(stubs[-3:]) == 12
