@@ -133,6 +133,15 @@ class LiT(PairsModel):
         checks.check_one_of(tuning, get_args(Tuning), "tuning")
         checks.check_one_of(loss, get_args(Loss), "loss")
         checks.check_positive(temperature, "temperature")
+        for side, tower, kind in (
+            ("image", image_tower, ImageTower),
+            ("text", text_tower, TextTower),
+        ):
+            if not isinstance(tower, kind):
+                raise ValueError(
+                    f"`{side}_tower` should be a `{kind.__name__}`: make one of a backbone, "
+                    f"`keras_lit.{kind.__name__}(backbone)`. Received: {type(tower).__name__}."
+                )
         if max_temperature is not None and max_temperature < temperature:
             raise ValueError(
                 "`max_temperature` should be at least the initial `temperature`. Received: "

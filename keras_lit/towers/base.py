@@ -38,6 +38,11 @@ class Tower(keras.Model):
     ):
         # The layers inside cast for themselves; pixels must not reach them rounded to bfloat16.
         super().__init__(autocast=False, **kwargs)
+        if not isinstance(backbone, keras.Layer):
+            raise ValueError(
+                "`backbone` should be a Keras model, such as `keras_nlp.models.Backbone.from_preset"
+                f"(name)`. Received: {backbone!r:.80}."
+            )
         checks.check_one_of(pooling, self.POOLINGS, "pooling")
         if isinstance(projection_dim, bool) or not (projection_dim is None or projection_dim >= 0):
             raise ValueError(
