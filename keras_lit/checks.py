@@ -44,6 +44,18 @@ def check_count(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` should be a positive whole number. Received: {value!r}.")
 
 
+def is_raw(value: Any) -> bool:
+    """Whether it is strings, or in Python's own types: no input of a layer."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is None or tf.as_dtype(dtype) == tf.string
+
+
+def kind(value: Any) -> str:
+    """Its dtype or else its type, for messages."""
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else tf.as_dtype(dtype).name
+
+
 class Settled:
     """An attribute that is given once, as other parts are made to fit it.
 

@@ -66,15 +66,8 @@ def is_autocast(variable: keras.Variable) -> bool:
 def takes_raw_input(layer: keras.Layer) -> None:
     """Lets a layer take Python strings and string tensors, as Keras' TextVectorization does."""
     layer._convert_input_args = False
-    lets_any_input_in(layer)
-    layer.built = True
-
-
-def lets_any_input_in(layer: keras.Layer) -> None:
-    """Lets a layer's `call` say itself what is wrong with Python strings: Keras prints all of them,
-    and so the bytes of pictures.
-    """
     layer._allow_non_tensor_positional_args = True
+    layer.built = True
 
 
 # keras-nlp's transformer block.

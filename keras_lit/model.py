@@ -185,7 +185,6 @@ class LiT(PairsModel):
             )
         self.calibration = None
         self._trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
-        internals.lets_any_input_in(self)
         self.built = True
 
     @classmethod
@@ -392,16 +391,20 @@ class LiT(PairsModel):
         for tower in towers if expand_nested else ():
             tower._expand(line_length, positions, print_fn, show_trainable, layer_range)
 
-    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Here, as Keras adds the arguments of `call` to what it raises: all bytes of a picture.
         pair = inputs if isinstance(inputs, dict) else {"pairs": inputs}
         for name in {"pairs", "image", "text"} & set(pair):
-            dtype = getattr(pair[name], "dtype", None)
-            if name == "pairs" or dtype in (None, tf.uint8, tf.string):
+            raw = checks.is_raw(pair[name]) or checks.kind(pair[name]) == "uint8"
+            if name == "pairs" or raw:
                 raise ValueError(
                     "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`, with "
                     'pairs {"image": ..., "text": ...}. Received '
-                    f"{name}: {dtype or type(pair[name]).__name__}."
+                    f"{name}: {checks.kind(pair[name])}."
                 )
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
         given = {}
         for side, letter in zip(("image", "text"), self.tuning, strict=True):
             given[side] = inputs.get(f"{side}_features")

@@ -56,7 +56,6 @@ class Tower(keras.Model):
         self.head: Any = None
         self.head_kind = "linear"
         self.lock: locks.Lock | None = None  # Of `LiT(..., text_options=)`.
-        internals.lets_any_input_in(self)
 
     def _build(self, inputs: keras.KerasTensor, head: heads.Head) -> None:
         """Settles "auto", builds everything, notes the width of the features."""
@@ -171,16 +170,18 @@ class Tower(keras.Model):
         """
         return features if self.head is None else self.head(features, training=training)
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Here, as Keras adds the arguments of `call` to what it raises: all bytes of a picture.
+        if checks.is_raw(inputs) or (checks.kind(inputs) == "uint8" and len(inputs.shape) == 4):
+            raise ValueError(
+                "A tower takes what is preprocessed: pass `tower.preprocessor(...)` of it, or call "
+                f"`model.encode_image` or `model.encode_text`. Received: {checks.kind(inputs)}."
+            )
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(
         self, inputs: Any, training: bool = False, head_training: bool | None = None
     ) -> keras.KerasTensor:
-        dtype = getattr(inputs, "dtype", None)
-        if dtype in (None, tf.string) or (dtype == tf.uint8 and len(inputs.shape) == 4):
-            kind = type(inputs).__name__ if dtype is None else tf.as_dtype(dtype).name
-            raise ValueError(
-                "A tower takes what is preprocessed: pass `tower.preprocessor(...)` of it, or call "
-                f"`model.encode_image` or `model.encode_text`. Received: {kind}."
-            )
         if not self._are_features(inputs):
             inputs = self.features(inputs, training=training)
         elif self._below is not None:

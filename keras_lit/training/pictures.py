@@ -39,8 +39,10 @@ def listed(images: Any) -> Any:
         return found
     if isinstance(images, io.IOBase):  # An iterator of lines, too.
         return [images.read()]
+    if _rank(images) == 0:
+        return [np.asarray(images).item()]
     one = isinstance(images, str | bytes | os.PathLike) or is_pil(images)
-    if one or _is_pixels(images) or _rank(images) in (0, 3):
+    if one or _is_pixels(images) or _rank(images) == 3:
         return [images]
     if isinstance(images, Iterator):
         first = next(images, None)
