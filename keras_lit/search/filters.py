@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,10 +34,11 @@ def allowed(
     conditions, values = [], []
     for field, wanted in where.items():
         if field == "name":
-            patterns = [
-                stored(os.fsdecode(x) if isinstance(x, _PATH) else str(x))
-                for x in ([wanted] if isinstance(wanted, _PATH) else wanted)
-            ]
+            wanted = [wanted] if isinstance(wanted, _PATH) else wanted
+            names = [os.fsdecode(x) if isinstance(x, _PATH) else str(x) for x in wanted]
+            # Accents are one character or two, as the system wrote them.
+            forms = {unicodedata.normalize(form, x) for x in names for form in ("NFC", "NFD")}
+            patterns = [stored(x) for x in sorted({*names, *forms})]
             # As it is, too: "[1].jpg" is a name, and a pattern that does not match it.
             conditions.append(" OR ".join(["name GLOB ? OR name = ?"] * len(patterns)) or "FALSE")
             values += [x for pattern in patterns for x in (pattern, pattern)]

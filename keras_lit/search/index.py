@@ -362,6 +362,9 @@ class Index:
         Returns:
             The mean over the queries, a float in 0..1.
 
+        Raises:
+            ValueError: no queries, or no pictures.
+
         Example:
 
         >>> tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(8, 3, strides=2)]))
@@ -376,6 +379,8 @@ class Index:
         both = [
             len({x.id for x in a} & {x.id for x in b}) for a, b in zip(found, true, strict=True)
         ]
+        if not any(true):
+            raise ValueError("There should be a query, and a picture in the index. Received none.")
         return sum(both) / sum(map(len, true))
 
     def _opened(self, snapshot: Snapshot) -> tuple[Scanner, tuple[Lists, int] | None]:
@@ -421,6 +426,10 @@ class Index:
         4
         """
         return self._store.settings["dim"]
+
+    def __repr__(self) -> str:
+        kind = f"{self._store.settings['dtype']} [{self.dim}]"
+        return f"<Index of {len(self):,} pictures in {str(self._store.directory)!r}, {kind}>"
 
     def __len__(self) -> int:
         """How many pictures are in the index."""

@@ -62,6 +62,8 @@ class Query:
         return joined
 
     def __radd__(self, other: Any) -> "Query":
+        if isinstance(other, int) and other == 0:  # Where `sum` begins.
+            return self
         return Query(other) + self
 
     def __sub__(self, other: Any) -> "Query":
@@ -74,6 +76,9 @@ class Query:
         return Query(self, weight)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, weight: float) -> "Query":
+        return Query(self, 1 / weight)
 
     def __neg__(self) -> "Query":
         return Query(self, -1.0)

@@ -436,3 +436,11 @@ def test_what_was_not_fitted_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             reliability(*arguments)
+
+
+def test_one_label_a_row_is_not_taken_for_several_in_silence():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=[90, 3])
+    labels = np.eye(3)[(5 * logits + rng.gumbel(size=[90, 3])).argmax(axis=1)]
+    with pytest.warns(UserWarning, match=r"Each row has one label.*labels\.argmax\(axis=1\)"):
+        fit_calibration(logits, labels, precision=None)

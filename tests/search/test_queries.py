@@ -16,6 +16,7 @@ def test_sums():
     assert query.terms == [(-2.0, "a"), (0.5, "b"), (1.0, "c")]
     assert ("c" - query).terms[0] == (1.0, "c")
     assert repr(Query(np.ones(3)) + "a") == "Query(+1 * embedding +1 * 'a')"
+    assert (sum([Query("a"), Query("b")]) / 2).terms == [(0.5, "a"), (0.5, "b")]
     picture = np.zeros([2, 2, 3], "uint8")
     assert [weight for weight, _ in (picture - query).terms] == [1.0, 2.0, -0.5, -1.0]
 
@@ -74,6 +75,9 @@ def test_wrong_queries(model, folder):
     with pytest.raises(TypeError, match="should be a list of queries"):
         index.search_many("a dog")
     assert index.search_many([]) == []
+    with pytest.raises(ValueError, match="There should be a query"):
+        index.recall([])
+    assert repr(index) == f"<Index of 12 pictures in {str(folder.parent / 'index')!r}, float32 [16]>"
 
 
 @pytest.mark.slow
