@@ -81,8 +81,8 @@ def fit_calibration(
     multi_label = labels.ndim == 2
     if multi_label and (labels.sum(axis=1) == 1).all():
         warnings.warn(
-            "Each row has one label, and `labels` [rows, classes] ask for a yes or no of each class. "
-            "For one answer a row pass `labels.argmax(axis=1)`.",
+            "Each row has one label, and `labels` [rows, classes] ask for a yes or no of each "
+            "class. For one answer a row pass `labels.argmax(axis=1)`.",
             stacklevel=2,
         )
     known = slice(None) if multi_label else labels >= 0

@@ -87,8 +87,8 @@ def _rows(rows: Any) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict) or "image" not in row:
             raise ValueError(
                 'Pictures should be dicts {"image": bytes of a file or uint8 pixels, "name": ...}. '
-                f"Received: {sorted(row) if isinstance(row, dict) else type(row).__name__}. Of paths "
-                'make `({"image": x.read_bytes(), "name": str(x)} for x in paths)`.'
+                f"Received: {sorted(row) if isinstance(row, dict) else type(row).__name__}. Paths "
+                'become `({"image": x.read_bytes(), "name": str(x)} for x in paths)`.'
             )
         yield row
 

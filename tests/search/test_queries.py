@@ -77,7 +77,9 @@ def test_wrong_queries(model, folder):
     assert index.search_many([]) == []
     with pytest.raises(ValueError, match="There should be a query"):
         index.recall([])
-    assert repr(index) == f"<Index of 12 pictures in {str(folder.parent / 'index')!r}, float32 [16]>"
+    assert (
+        repr(index) == f"<Index of 12 pictures in {str(folder.parent / 'index')!r}, float32 [16]>"
+    )
 
 
 @pytest.mark.slow
