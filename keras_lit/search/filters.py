@@ -31,7 +31,8 @@ def allowed(
             "`where` should be a dict of fields and values, such as "
             f'{{"name": "2024/*.jpg", "label": [1, 2]}}. Received: {where!r:.80}.'
         )
-    conditions, values = [], []
+    conditions: list[str] = []
+    values: list[str | bytes] = []
     for field, wanted in where.items():
         if field == "name":
             wanted = [wanted] if isinstance(wanted, _PATH) else wanted
