@@ -35,7 +35,8 @@ def allowed(
     values: list[str | bytes] = []
     for field, wanted in where.items():
         if field == "name":
-            wanted = [wanted] if isinstance(wanted, _PATH) else wanted
+            if isinstance(wanted, _PATH) or not isinstance(wanted, Iterable):
+                wanted = [wanted]
             names = [os.fsdecode(x) if isinstance(x, _PATH) else str(x) for x in wanted]
             # Accents are one character or two, as the system wrote them.
             forms = {unicodedata.normalize(form, x) for x in names for form in ("NFC", "NFD")}
@@ -51,7 +52,7 @@ def allowed(
         rows = [row for (row,) in database.execute(query, values)]
     except (sqlite3.Error, UnicodeError) as error:
         raise ValueError(f"`where` asks what SQLite cannot compare: {error}.") from error
-    if not rows:
+    if not rows and set(where) != {"name"}:
         _say_what_is_unknown(database, where)
     found = np.zeros_like(snapshot.alive)
     found[rows] = True
