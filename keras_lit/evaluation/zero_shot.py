@@ -254,7 +254,7 @@ def _check_strings(values: Sequence[str], name: str) -> None:
             f"`{name}` should be a list. Received a dict. Of prompts for each class the means are "
             "weights: `np.stack([model.encode_text(x).mean(axis=0) for x in prompts.values()])`."
         )
-    if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
+    if isinstance(values, str) or not hasattr(values, "__getitem__") or not len(values):
         raise ValueError(
             f"`{name}` should be a list: there is at least one class name and one template. "
             f"Received: {values!r}."
