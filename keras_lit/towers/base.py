@@ -19,6 +19,15 @@ Output = Literal["embeddings", "features", "patches"]
 _serialized = keras.saving.serialize_keras_object
 
 
+def check_is_model(backbone: Any) -> None:
+    """Raises ValueError unless a backbone is Keras' own."""
+    if not isinstance(backbone, keras.Layer):
+        raise ValueError(
+            "`backbone` should be a Keras model, such as `keras_nlp.models.Backbone.from_preset"
+            f"(name)`. Received: {backbone!r:.80}."
+        )
+
+
 class Tower(keras.Model):
     """Features (backbone and pooling), then an optional head.
 
@@ -38,11 +47,7 @@ class Tower(keras.Model):
     ):
         # The layers inside cast for themselves; pixels must not reach them rounded to bfloat16.
         super().__init__(autocast=False, **kwargs)
-        if not isinstance(backbone, keras.Layer):
-            raise ValueError(
-                "`backbone` should be a Keras model, such as `keras_nlp.models.Backbone.from_preset"
-                f"(name)`. Received: {backbone!r:.80}."
-            )
+        check_is_model(backbone)
         checks.check_one_of(pooling, self.POOLINGS, "pooling")
         if isinstance(projection_dim, bool) or not (projection_dim is None or projection_dim >= 0):
             raise ValueError(

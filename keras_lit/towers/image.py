@@ -13,7 +13,7 @@ from keras_lit.backbones import TokenHead
 from keras_lit.backbones.token_head import patch_rows, pool_tokens
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import patches
-from keras_lit.towers.base import Tower, input_names
+from keras_lit.towers.base import Tower, check_is_model, input_names
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.towers.heads import Head
 from keras_lit.towers.lower import Lower
@@ -89,7 +89,8 @@ class ImageTower(Tower):
         drop_path: float = 0.0,
         **kwargs: Any,
     ):
-        if preprocessor is None and isinstance(backbone, keras.Layer):
+        check_is_model(backbone)
+        if preprocessor is None:
             preprocessor = _default_image_preprocessor(backbone)
         of_head: Any = pooling
         if blocks:
