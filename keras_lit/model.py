@@ -110,6 +110,7 @@ class LiT(PairsModel):
     """
 
     loss_name: Any = checks.Settled()
+    max_temperature: Any = checks.Settled()
 
     def __init__(
         self,
@@ -173,7 +174,7 @@ class LiT(PairsModel):
             shape=(),
             initializer=keras.initializers.Constant(math.log(temperature)),
             dtype="float32",
-            constraint=self._cap,
+            constraint=self._cap if max_temperature else None,
             name="log_temperature",
         )
         if loss == "sigmoid":
@@ -551,7 +552,7 @@ class LiT(PairsModel):
         def changed(step: str) -> bool:
             now = [*self.image_tower._made_of(), *self.text_tower._made_of()]
             now += [self.tuning, self.lock_heads, self.local_loss, self.group_captions, self.dims]
-            now += [self.distillation, self.max_temperature]
+            now += [self.distillation]
             before, made_of[step] = made_of.get(step, now), now
             return differ(now, before)
 
@@ -1064,8 +1065,6 @@ class LiT(PairsModel):
         """Nothing is left to build, and Keras 3.15 fails here with several workers."""
 
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
-        if self.max_temperature is None:
-            return log_temperature
         return tf.minimum(log_temperature, math.log(self.max_temperature))
 
 
