@@ -18,8 +18,8 @@ from keras_lit.search import Index, Query
 def main() -> None:
     """Brings the index up to date, searches, prints scores and files."""
     args = parse_arguments()
-    model = keras.saving.load_model(args.model)
     try:
+        model = keras.saving.load_model(args.model)
         directory = args.index or args.folder / ".index"
         index = Index.build(model, args.folder, directory, dtype=args.dtype)
         query = Query(args.sentence)

@@ -27,10 +27,60 @@ def check_positive(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` should be a positive number. Received: {value!r}.")
 
 
+def check_counts(values: Any, name: str) -> None:
+    """Raises ValueError unless `values` are whole numbers above zero."""
+    if isinstance(values, str) or not isinstance(values, Collection):
+        raise ValueError(
+            f"`{name}` should be a list of positive whole numbers, such as (1, 5). Received: "
+            f"{values!r}."
+        )
+    for value in values:
+        check_count(value, name)
+
+
 def check_count(value: Any, name: str) -> None:
     """Raises ValueError unless `value` is a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
         raise ValueError(f"`{name}` should be a positive whole number. Received: {value!r}.")
+
+
+def is_raw(value: Any) -> bool:
+    """Whether it is strings, or in Python's own types: no input of a layer."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is None or tf.as_dtype(dtype) == tf.string
+
+
+def kind(value: Any) -> str:
+    """Its dtype or else its type, for messages."""
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else tf.as_dtype(dtype).name
+
+
+class Settled:
+    """An attribute that is given once, as other parts are made to fit it.
+
+    Setting it to something else raises ValueError.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        try:
+            return vars(instance)[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        known = vars(instance).setdefault(self._name, value)
+        if known != value:
+            made = type(instance).__name__
+            raise ValueError(
+                f"`{self._name}` is settled when a `{made}` is made. Received: {value!r} in place "
+                f"of {known!r}. Make a new one: `{made}(..., {self._name}={value!r})`."
+            )
 
 
 def check_rank(tensor: tf.Tensor, rank: int, name: str, meaning: str) -> None:

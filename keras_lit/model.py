@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -109,6 +109,9 @@ class LiT(PairsModel):
     (arXiv 2111.07991), section 3.
     """
 
+    loss_name: Any = checks.Settled()
+    max_temperature: Any = checks.Settled()
+
     def __init__(
         self,
         image_tower: ImageTower,
@@ -131,6 +134,15 @@ class LiT(PairsModel):
         checks.check_one_of(tuning, get_args(Tuning), "tuning")
         checks.check_one_of(loss, get_args(Loss), "loss")
         checks.check_positive(temperature, "temperature")
+        for side, tower, kind in (
+            ("image", image_tower, ImageTower),
+            ("text", text_tower, TextTower),
+        ):
+            if not isinstance(tower, kind):
+                raise ValueError(
+                    f"`{side}_tower` should be a `{kind.__name__}`: make one of a backbone, "
+                    f"`keras_lit.{kind.__name__}(backbone)`. Received: {type(tower).__name__}."
+                )
         if max_temperature is not None and max_temperature < temperature:
             raise ValueError(
                 "`max_temperature` should be at least the initial `temperature`. Received: "
@@ -172,8 +184,7 @@ class LiT(PairsModel):
                 dtype="float32",
                 name="bias",
             )
-        # `Calibration.to_dict` of its cosines, see `keras_lit.evaluation.calibration`.
-        self.calibration: dict[str, Any] | None = None
+        self.calibration = None
         self._trackers = {name: keras.metrics.Mean(name=name) for name in LOGS}
         self.built = True
 
@@ -211,6 +222,9 @@ class LiT(PairsModel):
     @property
     def tuning(self) -> Tuning:
         """The two letters. Setting them locks and unlocks the towers; compile again afterwards.
+
+        They decide what this model's `fit` trains. Another Keras model that uses one of its towers
+        goes by `tower.trainable`.
 
         Example:
 
@@ -291,6 +305,34 @@ class LiT(PairsModel):
         """
         return tf.exp(tf.convert_to_tensor(self.log_temperature))
 
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """The fields of a calibration of its cosines, or None; training drops it.
+
+        Set a `keras_lit.evaluation.calibration.Calibration`, or its `to_dict()`. It is saved with
+        the model, used by `keras_lit.evaluation.classify` and exported by `keras_lit.export.save`.
+
+        Example:
+
+        >>> towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+        >>> model = keras_lit.LiT(*towers, tuning="LL")
+        >>> model.calibration = keras_lit.evaluation.calibration.Calibration(temperature=40.0)
+        >>> model.calibration["temperature"]
+        40.0
+        """
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Any) -> None:
+        if hasattr(calibration, "to_dict"):
+            calibration = calibration.to_dict()
+        if not isinstance(calibration, Mapping | None):
+            raise ValueError(
+                "`calibration` should be a `Calibration`, its `to_dict()`, or None. Received: "
+                f"{calibration!r:.80}."
+            )
+        self._calibration = calibration if calibration is None else dict(calibration)
+
     def __repr__(self) -> str:
         if not self.built:
             return super().__repr__()
@@ -350,13 +392,20 @@ class LiT(PairsModel):
         for tower in towers if expand_nested else ():
             tower._expand(line_length, positions, print_fn, show_trainable, layer_range)
 
-    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
-        for name in ("image", "text"):
-            if name in inputs and inputs[name].dtype in (tf.uint8, tf.string):
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Here, as Keras adds the arguments of `call` to what it raises: all bytes of a picture.
+        pair = inputs if isinstance(inputs, dict) else {"pairs": inputs}
+        for name in {"pairs", "image", "text"} & set(pair):
+            raw = checks.is_raw(pair[name]) or checks.kind(pair[name]) == "uint8"
+            if name == "pairs" or raw:
                 raise ValueError(
-                    "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`. "
-                    f"Received {name}: {inputs[name].dtype}."
+                    "`model(...)` takes preprocessed pairs: pass `model.preprocess(pairs)`, with "
+                    'pairs {"image": ..., "text": ...}. Received '
+                    f"{name}: {checks.kind(pair[name])}."
                 )
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, tf.Tensor]:
         given = {}
         for side, letter in zip(("image", "text"), self.tuning, strict=True):
             given[side] = inputs.get(f"{side}_features")
@@ -758,7 +807,7 @@ class LiT(PairsModel):
             )
         if self.dims is not None and dim is not None:
             check_dims(self.dims, dim)
-        self.calibration = None
+        self._drop_calibration()
         with self.distribute_strategy.scope():
             options = {"method": method, "dim": dim, "penalties": penalties}
             found = aligning.align(
@@ -1016,7 +1065,6 @@ class LiT(PairsModel):
         """Nothing is left to build, and Keras 3.15 fails here with several workers."""
 
     def _cap(self, log_temperature: tf.Tensor) -> tf.Tensor:
-        assert self.max_temperature is not None
         return tf.minimum(log_temperature, math.log(self.max_temperature))
 
 

@@ -1,4 +1,4 @@
-"""The hyper-parameters of the paper's trainings, and of one for few pairs, by name.
+"""The hyper-parameters of the paper's training runs, and of one for few pairs, by name.
 
     recipe = keras_lit.recipes.get("cc12m")
     image_tower = keras_lit.ImageTower(backbone, preprocessor=recipe.image_preprocessor())
@@ -6,7 +6,7 @@
     model.compile(recipe.optimizer())
     model.fit(pairs.repeat().batch(recipe.batch_size), steps_per_epoch=..., epochs=...)
 
-Where the paper leaves something open, `notes` says what was chosen.
+Where the paper leaves something open, `notes` says what is chosen here.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ Name = Literal["cc12m", "yfcc", "public_mixed", "private", "coco", "few_pairs"]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One training; its arguments are its attributes.
+    """The hyper-parameters of one training run; the arguments are the attributes.
 
     Args:
         tuning: two letters, as for `LiT`.
-        image_head: bool, whether the image tower has a linear head. (The text tower always has.)
+        image_head: bool, whether the image tower has a linear head; the text tower always has one.
         text: "bert" (WordPiece, 30,522 words, first token), "transformer" (SentencePiece, 32,000
             words, last token; the paper's ViT-like one), or "pretrained" (any sentence encoder).
         sequence_length: int, tokens.
         image_size: int, pixels.
-        inception_crop: bool, whether training crops at random; else images are resized, no more.
+        inception_crop: bool, whether training crops at random; otherwise images are only resized.
         random_flip: bool, whether half of the images are mirrored.
         optimizer_name: "adam" or "adafactor".
         learning_rate: float, at the end of the warmup; a cosine to 0 follows.
@@ -47,9 +47,9 @@ class Recipe:
         temperature: float, the initial one.
         lock_heads: bool, as for `LiT`.
         align: bool, whether `LiT.align` sets the heads before `fit`.
-        notes: what the paper does not say, and what stands here instead.
+        notes: what the paper does not say, and what is used here.
 
-    Example: one that was changed.
+    Example: a recipe with another learning rate.
 
     >>> recipe = dataclasses.replace(keras_lit.recipes.get("yfcc"), learning_rate=3e-4)
     >>> recipe.steps
@@ -81,10 +81,10 @@ class Recipe:
         """A `keras_lit.optimizers.Adam` or `Adafactor` with the recipe's schedule.
 
         Args:
-            batch_size: int, that of your hardware; None for the recipe's. A smaller one trains
-                proportionally more steps, so that as many pairs are seen.
-            steps: int, for a training of another length. The warmup keeps its part of it.
-            **options: of the optimizer, in addition to these or in their place, for example
+            batch_size: int, the one that fits your hardware; None for the recipe's. A smaller one
+                trains for proportionally more steps, so that as many pairs are seen.
+            steps: int, for another length of training. The warmup keeps its share of it.
+            **options: of the optimizer, in addition to the recipe's or in their place, for example
                 `image_multiplier`.
 
         Returns:
@@ -101,17 +101,17 @@ class Recipe:
         schedule = WarmupSchedule(self.learning_rate, total, warmup)
         settings: dict[str, Any] = {
             "learning_rate": schedule,
-            # Keras multiplies by the learning rate, the paper's code does not.
+            # Keras multiplies it by the learning rate; the paper's code does not.
             "weight_decay": self.weight_decay / self.learning_rate if self.weight_decay else None,
             "global_clipnorm": self.global_clipnorm,
         }
         return {"adam": Adam, "adafactor": Adafactor}[self.optimizer_name](**settings | options)
 
     def total_steps(self, batch_size: int | None = None) -> int:
-        """How many steps see as many pairs as the recipe does.
+        """The number of steps that see as many pairs as the recipe does.
 
         Args:
-            batch_size: int, that of your hardware; None for the recipe's.
+            batch_size: int, the one that fits your hardware; None for the recipe's.
 
         Returns:
             An int.
@@ -128,7 +128,7 @@ class Recipe:
         """The recipe's resizing and augmentation.
 
         Args:
-            **options: of `ImagePreprocessor`, in addition to these or in their place.
+            **options: of `ImagePreprocessor`, in addition to the recipe's or in their place.
 
         Returns:
             An `ImagePreprocessor`.
@@ -159,7 +159,7 @@ class Recipe:
         return {name: getattr(self, name) for name in ("tuning", "temperature", "lock_heads")}
 
 
-# Appendix D; what follows from it differs in what it names.
+# Appendix D; those derived from it name what differs.
 _CC12M = Recipe(
     tuning="LU",
     text="bert",
@@ -190,8 +190,8 @@ RECIPES = {
         optimizer_name="adafactor",
         learning_rate=8e-4,
         steps=60_000,
-        notes="Batches of CC12M and YFCC100M in turns; ViT-L/16 and BERT-large. Table 13 prints an "
-        "image head, the released LiT-L16L has none. The warmup is that of CC12M.",
+        notes="Alternating batches of CC12M and YFCC100M; ViT-L/16 and BERT-large. Table 13 prints "
+        "an image head, the released LiT-L16L has none. The warmup is that of CC12M.",
     ),
     # Appendix C, the 901M pairs of its ablations.
     "private": Recipe(
@@ -219,7 +219,7 @@ RECIPES = {
         notes="For demonstration. big_vision also applies RandAugment (2 operations of magnitude "
         "10), which is left out here.",
     ),
-    # Not of a paper: `examples/quickstart.py`, whose validation chose it.
+    # From no paper: `examples/quickstart.py`, chosen on its validation pairs.
     "few_pairs": Recipe(
         tuning="LU",
         text="pretrained",
@@ -241,7 +241,7 @@ RECIPES = {
 
 
 def get(name: Name) -> Recipe:
-    """A recipe by its name, of LiT's (arXiv 2111.07991) appendices, big_vision's or our own.
+    """A recipe by name: from LiT's appendices (arXiv 2111.07991), from big_vision, or our own.
 
     Args:
         name: "cc12m", "yfcc", "public_mixed" and "private" of the paper, "coco" of big_vision's

@@ -224,6 +224,26 @@ def test_max_temperature(tokenizer):
     np.testing.assert_allclose(model.temperature, 10.5, rtol=1e-5)
 
 
+def test_what_other_parts_were_made_to_fit_is_settled(model):
+    text = model.text_tower.preprocessor
+    for owner, name, value in (
+        (text, "sequence_length", 32),
+        (text, "start_token_id", 1),
+        (text, "end_token_id", 1),
+        (text, "pad_token_id", 1),
+        (model.text_tower, "sequence_length", 32),
+        (model.image_tower.preprocessor, "image_size", 64),
+        (model, "loss_name", "sigmoid"),
+        (model, "max_temperature", 100.0),
+    ):
+        known = getattr(owner, name)
+        message = rf"`{name}` is settled when a `{type(owner).__name__}` is made.*{value!r}"
+        with pytest.raises(ValueError, match=message):
+            setattr(owner, name, value)
+        setattr(owner, name, known)  # The same is nothing new.
+        assert getattr(owner, name) == owner.get_config().get(name, known)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("run_eagerly", [False, True])
 def test_seeds_repeat_a_run_exactly(run_eagerly, tokenizer):

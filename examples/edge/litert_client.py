@@ -9,11 +9,11 @@ from ai_edge_litert.interpreter import Interpreter
 
 
 def load(path: str) -> reference.Run:
-    """A function of arrays, as the tower of the file takes them, to embeddings."""
+    """A function from the arrays that the file's tower takes to embeddings."""
     try:
         run = Interpreter(path).get_signature_runner()
     except Exception as error:
-        raise ValueError(f"{path} is no LiteRT file: {error}") from None
+        raise ValueError(f"{path} is not a LiteRT file: {error}") from None
     (name,) = run.get_input_details()
     return lambda rows: run(**{name: rows})["embedding"]
 

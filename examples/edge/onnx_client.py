@@ -9,11 +9,11 @@ import reference
 
 
 def load(path: str) -> reference.Run:
-    """A function of arrays, as the tower of the file takes them, to embeddings."""
+    """A function from the arrays that the file's tower takes to embeddings."""
     try:
         session = onnxruntime.InferenceSession(path)
     except Exception as error:
-        raise ValueError(f"{path} is no ONNX file that onnxruntime reads: {error}") from None
+        raise ValueError(f"{path} is not an ONNX file that onnxruntime reads: {error}") from None
     name = session.get_inputs()[0].name
     return lambda rows: session.run(["embedding"], {name: rows})[0]
 

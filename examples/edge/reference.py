@@ -1,7 +1,7 @@
-"""What an ONNX or LiteRT version wants of pictures and sentences, by NumPy, Pillow, sentencepiece.
+"""Prepares pictures and sentences for an ONNX or LiteRT version by NumPy, Pillow, sentencepiece.
 
-Neither TensorFlow nor Keras; `lit.json` beside the towers says all that this does. To translate it
-to another language take it piece by piece: `read`, `pixels_of`, `token_ids_of`.
+It uses neither TensorFlow nor Keras; `lit.json` beside the towers describes everything it does. To
+translate it to another language take it piece by piece: `read`, `pixels_of`, `token_ids_of`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Settings = dict[str, Any]
 
 
 def read(folder: pathlib.Path, format: str) -> Settings:
-    """The settings of a version, whose files are what was written."""
+    """The settings of a version, whose files are intact."""
     try:
         settings = json.loads((folder / "lit.json").read_bytes())
         received, sums = settings["format"], dict(settings["sha256"])
@@ -39,7 +39,7 @@ def read(folder: pathlib.Path, format: str) -> Settings:
 
 
 def main(load: Callable[[str], Run], format: str) -> None:
-    """Embeds what the command line names; prints JSON, with cosines and classes where there are."""
+    """Embeds what the command line names; prints JSON, with cosines and classes if any."""
     parser = argparse.ArgumentParser(description=f"Asks a version of {format} files.")
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--images", nargs="+", default=[])
@@ -81,7 +81,7 @@ def encode_texts(
 def tower_of(
     load: Callable[[str], Run], folder: pathlib.Path, settings: Settings, side: str
 ) -> tuple[Run, Settings]:
-    """A tower that runs, and what `lit.json` says of it."""
+    """A tower, ready to run, and its part of `lit.json`."""
     of = settings.get(side)
     if of is None:
         raise ValueError(f"{folder} holds no {side} tower.")
@@ -89,7 +89,7 @@ def tower_of(
 
 
 def embed(run: Run, of: Settings, rows: list[Any], dim: int) -> np.ndarray:
-    """Runs a tower over rows, 32 at a time, after a look at what they are."""
+    """Checks rows and runs a tower over them, 32 at a time."""
     shape, dtype = tuple(of["shape"]), np.dtype(of["dtype"])
     most = 255 if dtype == np.uint8 else of["vocabulary_size"] - 1
     for row in map(np.asarray, rows):
@@ -120,7 +120,7 @@ def classify(folder: pathlib.Path, settings: Settings, images: np.ndarray) -> li
 
 
 def pixels_of(image: Any, of: Settings) -> np.ndarray:
-    """A file's name, or pixels [height, width, 3] uint8 -> the same in the tower's size."""
+    """A file name, or pixels [height, width, 3] uint8 -> pixels in the tower's size."""
     pixels = image if isinstance(image, np.ndarray) else decode(image, of)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(
@@ -138,7 +138,7 @@ def pixels_of(image: Any, of: Settings) -> np.ndarray:
         sides = [(n // 2, n - n // 2) for n in free]
         pixels = resize(pixels, *whole, of)
         return np.pad(pixels, [*sides, (0, 0)], constant_values=of["background"])
-    # Of a very thin picture the middle: the whole of it, scaled, would be huge.
+    # Only the middle of a very thin picture: all of it, scaled, would be huge.
     most = np.ceil(16 * of["crop_fraction"] / factors.max() * np.array([height, width]))
     most = most.astype(int) + (np.array(pixels.shape[:2]) - most.astype(int)) % 2
     cut = [slice(n, None if n == 0 else -n) for n in np.maximum(size.astype(int) - most, 0) // 2]
@@ -152,7 +152,7 @@ def pixels_of(image: Any, of: Settings) -> np.ndarray:
 
 def decode(path: Any, of: Settings) -> np.ndarray:
     """The pixels of a JPEG, PNG, WebP, GIF or BMP, over the background, upright."""
-    Image.MAX_IMAGE_PIXELS = None  # Ours is the limit.
+    Image.MAX_IMAGE_PIXELS = None  # The limit is our own.
     try:
         with Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"]) as image:
             if image.width * image.height > of["max_pixels"]:
@@ -165,8 +165,8 @@ def decode(path: Any, of: Settings) -> np.ndarray:
 
 
 def composite(image: Image.Image, background: int) -> np.ndarray:
-    """RGB over a grey."""
-    if image.mode.startswith("I"):  # 16 bits a pixel.
+    """RGB pixels, composited over a grey."""
+    if image.mode.startswith("I"):  # 16 bits per pixel.
         grey = (np.asarray(image).astype("uint32") >> 8).astype("uint8")
         return np.repeat(grey[..., np.newaxis], 3, axis=2)
     if "A" not in image.mode and "transparency" not in image.info:
@@ -177,7 +177,7 @@ def composite(image: Image.Image, background: int) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, height: int, width: int, of: Settings) -> np.ndarray:
-    """`tf.image.resize`, whose fractions are cut off: columns, then rows."""
+    """`tf.image.resize` with fractions truncated: columns first, then rows."""
     method, antialias = of["interpolation"], of["antialias"]
     values: Any = pixels
     for axis, out in ((1, width), (0, height)):
@@ -210,7 +210,7 @@ KERNELS: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
 
 @functools.lru_cache(64)
 def weights(count: int, out: int, method: str, antialias: bool) -> np.ndarray:
-    """[out, count] float32: what each of `count` rows gives to each of `out`."""
+    """[out, count] float32: the weight of each of `count` rows in each of `out`."""
     if method == "nearest":
         return np.eye(count, dtype="float32")[((np.arange(out) + 0.5) * count / out).astype(int)]
     if method not in KERNELS:
@@ -225,7 +225,7 @@ def weights(count: int, out: int, method: str, antialias: bool) -> np.ndarray:
 
 
 def token_ids_of(of: Settings, folder: pathlib.Path) -> Callable[[str], np.ndarray]:
-    """A function of a sentence to its [tokens] int32, cut or padded."""
+    """A function from a sentence to its [tokens] int32, cut or padded."""
     tokenizer = of["tokenizer"]
     if tokenizer is None:
         raise ValueError("This version has no vocabulary: its text tower takes token ids only.")
@@ -243,7 +243,7 @@ def token_ids_of(of: Settings, folder: pathlib.Path) -> Callable[[str], np.ndarr
 
 
 def sentencepiece_of(of: Settings, path: pathlib.Path) -> Callable[[str], list[int]]:
-    """A vocabulary that holds its normalisation itself."""
+    """SentencePiece, whose file includes its normalisation."""
     import sentencepiece
 
     model = sentencepiece.SentencePieceProcessor(model_file=str(path))
@@ -251,7 +251,7 @@ def sentencepiece_of(of: Settings, path: pathlib.Path) -> Callable[[str], list[i
 
 
 def wordpiece_of(of: Settings, path: pathlib.Path) -> Callable[[str], list[int]]:
-    """BERT's: words and punctuation marks, then the longest pieces from the left."""
+    """BERT's WordPiece: words and punctuation marks, then the longest pieces from the left."""
     words = path.read_text("utf-8").removesuffix("\n").split("\n")
     vocabulary = {word: i for i, word in enumerate(words)}
     unknown = [vocabulary[of["oov_token"]]]
@@ -278,7 +278,7 @@ def wordpiece_of(of: Settings, path: pathlib.Path) -> Callable[[str], list[int]]
 
 
 def split(text: str, strip_accents: bool, split_on_cjk: bool) -> list[str]:
-    """Words without spaces and control characters; a punctuation mark is a word."""
+    """Splits at spaces and control characters; a punctuation mark is a word of its own."""
     if split_on_cjk:
         text = "".join(f" {c} " if in_ranges(c, CJK) else c for c in text)
     if strip_accents:
@@ -304,12 +304,12 @@ def fold(word: str) -> str:
 
 
 def in_ranges(c: str, ranges: list[tuple[int, int]]) -> bool:
-    """Whether a character is in one of them, ends included."""
+    """Whether a character is in one of the ranges, ends included."""
     return any(low <= ord(c) <= high for low, high in ranges)
 
 
 def ranges(text: str) -> list[tuple[int, int]]:
-    """Of hexadecimal code points."""
+    """Parses ranges of hexadecimal code points."""
     return [(int(x.split("-")[0], 16), int(x.split("-")[-1], 16)) for x in text.split()]
 
 

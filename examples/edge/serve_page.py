@@ -2,9 +2,9 @@
 
     python examples/edge/serve_page.py models/lit/1
 
-onnxruntime-web comes from npm, once; then nothing is loaded from outside, and no picture leaves the
-computer. To put the page on a server of your own copy `browser/`, `ort/` (what npm's package has
-in `dist/` and `RUNTIME` names) and `version/` (the version).
+onnxruntime-web is fetched from npm once; then nothing is loaded from outside, and no picture leaves
+the computer. To put the page on a server of your own copy `browser/`, `ort/` (the files of
+`RUNTIME` from `dist/` of the npm package) and `version/` (the version).
 """
 
 import argparse
@@ -27,7 +27,7 @@ HEADERS = {
     # The browser itself refuses to load anything from elsewhere, or to send anything there.
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; "
     "img-src 'self' blob: data:; frame-ancestors 'none'",
-    # Threads share memory; browsers want these two for that.
+    # Threads share memory, for which browsers require these two.
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "X-Content-Type-Options": "nosniff",
@@ -36,7 +36,7 @@ HEADERS = {
 
 
 def runtime(cache: pathlib.Path = CACHE) -> pathlib.Path:
-    """The folder with the files of `RUNTIME`, which `npm pack` fetches once."""
+    """The folder with the files of `RUNTIME`; `npm pack` fetches them once."""
     folder = cache / PACKAGE.replace("@", "-")
     if folder.is_dir():
         return folder
@@ -47,7 +47,7 @@ def runtime(cache: pathlib.Path = CACHE) -> pathlib.Path:
         try:
             npm = subprocess.run(command, capture_output=True, text=True)
         except FileNotFoundError:
-            raise SystemExit("`npm` is not installed, and fetches onnxruntime-web.") from None
+            raise SystemExit("`npm`, which fetches onnxruntime-web, is not installed.") from None
         if npm.returncode:
             raise SystemExit(f"`npm pack {PACKAGE}` failed: {npm.stderr.strip()[-300:]}")
         unpacked = pathlib.Path(working, "unpacked")
@@ -66,7 +66,7 @@ def runtime(cache: pathlib.Path = CACHE) -> pathlib.Path:
 
 
 def files_of(version: pathlib.Path, cache: pathlib.Path = CACHE) -> dict[str, pathlib.Path]:
-    """All that is served: {path of the address: file}."""
+    """The files that are served: {path of the address: file}."""
     settings = reference.read(version, "onnx")
     for side in ("image", "text"):
         if side not in settings:
@@ -81,7 +81,7 @@ def files_of(version: pathlib.Path, cache: pathlib.Path = CACHE) -> dict[str, pa
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Answers for these files and no others."""
+    """Serves these files and no others."""
 
     def __init__(self, *args: object, files: dict[str, pathlib.Path]):
         self.files = files
@@ -89,7 +89,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def translate_path(self, path: str) -> str:
         local = self.headers.get("Host", "").rsplit(":", 1)[0] in ("127.0.0.1", "localhost")
-        # Another site's name that leads here (DNS rebinding) is not this page's.
+        # Another site's name that points here (DNS rebinding) gets nothing.
         return str(self.files.get(path.partition("?")[0], "") if local else "") or "/nothing/here"
 
     def end_headers(self) -> None:
@@ -98,11 +98,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, *args: object) -> None:
-        """Says nothing of each request."""
+        """Logs no requests."""
 
 
 def server(files: dict[str, pathlib.Path], port: int) -> http.server.ThreadingHTTPServer:
-    """Of this computer alone; port 0 takes a free one."""
+    """A server for this computer alone; port 0 takes a free one."""
     return http.server.ThreadingHTTPServer(
         ("127.0.0.1", port), functools.partial(Handler, files=files)
     )
@@ -118,7 +118,7 @@ def main() -> None:
     try:
         serving = server(files, args.port)
     except OSError as error:
-        message = f"Port {args.port} cannot be had ({error}): pass another --port."
+        message = f"Port {args.port} is not available ({error}): pass another --port."
         raise SystemExit(message) from None
     with serving:
         print(f"The page is at http://127.0.0.1:{serving.server_port}/", flush=True)

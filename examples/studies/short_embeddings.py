@@ -1,10 +1,10 @@
-"""What shorter embeddings cost: fewer numbers with `dims` and without, int8, and one bit a number.
+"""What shorter embeddings cost: fewer dimensions with and without `dims`, int8, and one bit each.
 
     python examples/studies/short_embeddings.py
 
-OpenPictures, the training pairs, towers, settings and cached features of few_pairs.py: `fit` goes
-on from the heads of `LiT.align`, once as it is and once with `dims`. Validation chooses the epoch
-by the whole embedding. An index of each dtype answers for the test pictures, and for all pictures.
+OpenPictures, with the training pairs, towers, settings and cached features of few_pairs.py: `fit`
+starts from the heads of `LiT.align`, once as it is and once with `dims`. Validation chooses the
+epoch by the full embedding. An index of each dtype is searched for the test pictures, and for all.
 """
 
 import functools
@@ -26,7 +26,7 @@ from keras_lit.search.writing import writing
 WIDTH = 384
 DIMS = (WIDTH // 8, WIDTH // 4, WIDTH // 2)
 VARIANTS = {"plain": None, "dims": DIMS}
-# Numbers kept, dtype of the index, bytes that a search reads of each picture.
+# Dimensions kept and the dtype of the index; then the bytes that a search reads per picture.
 KEPT = [(WIDTH, "float32"), (WIDTH, "int8"), (WIDTH, "binary")]
 KEPT += [(dim, "float32") for dim in DIMS[::-1]] + [(DIMS[1], "int8"), (DIMS[1], "binary")]
 BYTES = {"float32": lambda dim: 4 * dim, "int8": lambda dim: dim + 4}
@@ -34,7 +34,7 @@ BYTES["binary"] = lambda dim: 8 * -(-dim // 64)
 
 
 def answers(vectors: np.ndarray, queries: np.ndarray, dtype: str) -> np.ndarray:
-    """[n, 10] rows of the vectors that an index of this dtype finds."""
+    """[n, 10]: the rows of the vectors that an index of this dtype finds."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"dim": vectors.shape[1], "dtype": dtype, "folder": None, "tower": {}}
         store = Store.create(pathlib.Path(folder), {**settings, "approximate": False})
@@ -46,13 +46,13 @@ def answers(vectors: np.ndarray, queries: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def recall(found: np.ndarray, captions: np.ndarray, wanted: np.ndarray) -> float:
-    """The mean of recall@1, 5 and 10, %: a row is right if its caption is the wanted one."""
+    """The mean of recall@1, 5 and 10 in %; a row is right if its caption is the wanted one."""
     right = captions[found] == wanted[:, np.newaxis]
     return 100 * float(np.mean([right[:, :k].any(axis=1).mean() for k in scores.KS]))
 
 
 def measure(model: keras_lit.LiT, parts: dict[str, few_pairs.Part]) -> runner.Point:
-    """The recalls of what is kept, by "<numbers> <dtype>", and "all ..." among all pictures."""
+    """The recalls of each kind, "<numbers> <dtype>", and among all pictures, "all ..."."""
     test, point = parts["test"], {}
     captions = np.concatenate([test["text"], *(parts[x]["text"] for x in ("train", "validation"))])
     features = [parts[x]["features"] for x in ("test", "train", "validation")]
@@ -83,7 +83,7 @@ def train(data: few_pairs.Data, variant: str, seed: int) -> list[runner.Point]:
 
 
 def report(results: list[dict[str, Any]]) -> str:
-    """A row for each kind of vector: its bytes, recalls, and the part of the model's own."""
+    """A row for each kind of vector: bytes, recalls, and their share of the full embedding's."""
     lines = ["| numbers | dtype | bytes |", "| --- | --- | --- |"]
     ends = list(VARIANTS) + [f"{x}, of all pictures" for x in VARIANTS]
     lines = [line + of * len(ends) for line, of in zip(lines, ("{} |", " --- |"), strict=True)]

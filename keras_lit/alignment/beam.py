@@ -1,4 +1,4 @@
-"""Apache Beam: what `LiT.align` needs of pairs in the millions, on any of its runners.
+"""Apache Beam: what `LiT.align` needs to know of millions of pairs, on any runner.
 
 `pip install keras_lit[beam]`.
 """
@@ -19,9 +19,9 @@ class CombineFolds(beam.CombineFn):
     """From batches of features to the `Folds` that `LiT.align` takes in place of pairs.
 
     Takes dicts of NumPy arrays: "image_features" [n, image_dim] and "text_features" [n, text_dim]
-    or [n, captions, text_dim] (with a "mask" [n, captions] bool where some only fill up), and
-    where there are some the "group" [n] of each pair. In any order and in batches of any sizes they
-    give what one pass of `align` gathers, but for the last digits.
+    or [n, captions, text_dim] (with a "mask" [n, captions] bool where some are padding), and
+    optionally the "group" [n] of each pair. In any order and in batches of any size they give what
+    one pass of `align` gathers, up to rounding.
 
     Args:
         image_dim: int, the width of the image features.
@@ -30,7 +30,7 @@ class CombineFolds(beam.CombineFn):
         folds: int, that of `align`.
 
     Raises:
-        ValueError: another method; as `Folds`.
+        ValueError: unknown method; as `Folds`.
 
     Example:
 

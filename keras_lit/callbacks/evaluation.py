@@ -132,6 +132,7 @@ class ZeroShotEvaluation(Evaluation):
         name: str = "zero_shot",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
+        checks.check_counts(top, "top")
         self.images = evaluation.Images(images)
         self.class_names = list(names_of_classes(self.images, class_names))
         check_prompts(self.class_names, templates)
@@ -192,6 +193,7 @@ class RetrievalEvaluation(Evaluation):
         name: str = "retrieval",
     ):
         super().__init__(every_n_epochs, every_n_steps, name)
+        checks.check_counts(ks, "ks")
         self.pairs = evaluation.ImagesAndTexts(pairs)
         self.ks = ks
         self.groups = self.pairs.image_groups if same_text else None

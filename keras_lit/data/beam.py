@@ -1,4 +1,4 @@
-"""Apache Beam: perceptual hashes of images in the millions, on any of its runners.
+"""Apache Beam: perceptual hashes of millions of images, on any runner.
 
 `pip install keras_lit[beam,data]`.
 """
@@ -12,7 +12,7 @@ from keras_lit.data import duplicates
 
 
 class PerceptualHashes(beam.PTransform):
-    """From numbered images to their numbered `duplicates.perceptual_hashes`, the same bits.
+    """From numbered images to their numbered `duplicates.perceptual_hashes`, bit for bit.
 
     Takes a PCollection of (number, image) in any order: bytes of a file or uint8 pixels [height,
     width, channels], or a dict with these as "image". Returns one of (number, [bytes] uint8 array).
@@ -21,9 +21,9 @@ class PerceptualHashes(beam.PTransform):
         hash_size, mirrored: those of `keras_lit.data.duplicates.perceptual_hashes`.
 
     Raises:
-        ValueError: `hash_size` is no multiple of 4.
+        ValueError: `hash_size` is not a multiple of 4.
 
-    Example: by number they are the rows of `duplicates.match_hashes`.
+    Example: sorted by number they are the rows of `duplicates.match_hashes`.
 
     >>> with beam.Pipeline() as pipeline:
     ...     numbered = pipeline | ReadMyPairs()

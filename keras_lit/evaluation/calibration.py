@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,6 +79,12 @@ def fit_calibration(
             f"serves one of them. Received: {precision} and {recall}."
         )
     multi_label = labels.ndim == 2
+    if multi_label and (labels.sum(axis=1) == 1).all():
+        warnings.warn(
+            "Each row has one label, and `labels` [rows, classes] ask for a yes or no of each "
+            "class. For one answer a row pass `labels.argmax(axis=1)`.",
+            stacklevel=2,
+        )
     known = slice(None) if multi_label else labels >= 0
     temperature, bias = fits.temperature_and_bias(logits, labels)
     fitted = Calibration(

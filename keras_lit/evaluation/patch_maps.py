@@ -11,10 +11,10 @@ from keras_lit.towers import encoding, patches
 
 
 def heat_maps(model: LiT, image: Any, sentences: Sequence[str] | np.ndarray) -> np.ndarray:
-    """How similar the patches of a picture are to each of some sentences.
+    """How similar the patches of a picture are to each of several sentences.
 
-    Where nothing mixes the halves of "first_and_mean" (dino.txt's own head), the patches meet the
-    second half of the texts' embeddings.
+    Where nothing mixes the halves of "first_and_mean" (dino.txt's own head), the patches are
+    compared with the second half of the texts' embeddings.
 
     Args:
         model: a `LiT` whose image tower has `patch_embeddings`.
@@ -53,23 +53,23 @@ def heat_maps(model: LiT, image: Any, sentences: Sequence[str] | np.ndarray) -> 
 
 
 def of_patches(model: LiT, texts: np.ndarray) -> np.ndarray:
-    """The part of text embeddings that patches meet, of unit length."""
+    """The part of text embeddings that patches are compared with, of unit length."""
     return encoding.unit_length(texts[:, patches.part(model.image_tower)]).numpy()
 
 
 def pointing_accuracy(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """How often the highest place of a heat map is on what it is of (the pointing game).
+    """How often the maximum of a heat map lies on its object (the pointing game).
 
     Args:
         maps: [n, rows, columns] float array, one for each mask.
-        masks: [n, height, width] bool array, where each thing is; of several pixels a cell, and the
-            maps are enlarged to them, bilinearly.
+        masks: [n, height, width] bool array, where each object is; the maps are enlarged to this
+            size, bilinearly.
 
     Returns:
-        {"pointing_accuracy", "pointing_chance": of a place at random}.
+        {"pointing_accuracy", "pointing_chance": that of a random place}.
 
     Raises:
-        ValueError: not as many maps as masks, or none; a mask of nothing.
+        ValueError: not as many maps as masks, or none; an empty mask.
 
     Example:
 

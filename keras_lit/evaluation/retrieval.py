@@ -65,8 +65,7 @@ def retrieval_recall(
             f"in [0, {len(images)}). Received shape {index.shape}, from {index.min(initial=0)} to "
             f"{index.max(initial=0)}."
         )
-    for k in ks:
-        checks.check_positive(k, "ks")
+    checks.check_counts(ks, "ks")
     groups = np.arange(len(images)) if image_groups is None else np.asarray(image_groups)
     if groups.shape != (len(images),):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Zero-shot segmentation: each pixel gets the class whose text is nearest to its patch."""
+"""Zero-shot segmentation: each pixel gets the class whose text is closest to its patch."""
 
 import os
 import pathlib
@@ -32,13 +32,13 @@ def segment(
 ) -> Result:
     """Zero-shot segmentation of pictures with masks.
 
-    Masks go where the tower's preprocessing puts the picture: what "crop" cuts off is not asked
-    for. Heat maps are enlarged to the size of the tower's pictures, bilinearly.
+    Masks are resized as the tower's preprocessing resizes the picture: what "crop" cuts off does
+    not count. Heat maps are enlarged to the size of the tower's pictures, bilinearly.
 
     Args:
         model: a `LiT` whose image tower has `patch_embeddings`.
         pairs: a folder, as for `read_masks`; or (image, mask), images as for `heat_maps`, masks
-            [height, width] int arrays of numbers of classes, and 255 for what does not count.
+            [height, width] int arrays of class numbers, with 255 for what does not count.
         class_names: names of the classes 0, 1, ...
         templates: prompts with one `{}`.
         dataset: str, its name in the report.
@@ -46,12 +46,12 @@ def segment(
         verbose: 0 or 1: a progress bar.
 
     Returns:
-        A `Result` with "mean_iou" (of the classes that are in a mask or were said to be),
+        A `Result` with "mean_iou" (over the classes that occur in a mask or a prediction),
         "pixel_accuracy", and for each class in each picture "pointing_accuracy" and
         "pointing_chance".
 
     Raises:
-        ValueError: no pictures; a mask of other numbers; as `heat_maps`.
+        ValueError: no pictures; a mask with other numbers; as `heat_maps`.
 
     Example:
 
@@ -109,8 +109,8 @@ def mean_iou(confusion: np.ndarray) -> float:
     """The mean over classes of intersection over union.
 
     Args:
-        confusion: [classes, classes] int array: how many pixels of each class (rows) were said to
-            be of each class (columns). Classes that are in neither do not count.
+        confusion: [classes, classes] int array: how many pixels of each class (rows) were
+            predicted as each class (columns). Classes that occur in neither do not count.
 
     Returns:
         A float in 0..1.
@@ -127,11 +127,11 @@ def mean_iou(confusion: np.ndarray) -> float:
 
 
 def read_masks(folder: str | os.PathLike) -> list[tuple[str, str]]:
-    """The pairs of a folder "images" and a folder "masks" with files of equal stems.
+    """Pairs the files of a folder "images" with those of equal stem in a folder "masks".
 
     Args:
-        folder: holds images/street.jpg and masks/street.png, and so on. A mask is a picture of one
-            channel, or of a palette as those of Pascal VOC, whose values are classes.
+        folder: holds images/street.jpg and masks/street.png, and so on. A mask is a picture with
+            one channel, or with a palette as in Pascal VOC, whose values are classes.
 
     Returns:
         [(image, mask)], names of files, sorted.
@@ -165,7 +165,7 @@ def read_masks(folder: str | os.PathLike) -> list[tuple[str, str]]:
 
 
 def in_view(preprocessor: ImagePreprocessor, mask: np.ndarray) -> np.ndarray:
-    """[height, width] -> [*image_size]: a mask where the picture goes, the rest `IGNORED`."""
+    """[height, width] -> [*image_size]: the mask as the picture is resized, the rest `IGNORED`."""
     sides = [np.array(x, float) for x in (mask.shape, preprocessor.image_size)]
     size, wanted = sides
     if preprocessor.resize == "stretch":
@@ -192,7 +192,7 @@ def _checked(mask: Any, class_names: Sequence[str], number: int) -> np.ndarray:
         import PIL.Image
 
         name = str(mask)
-        with PIL.Image.open(mask) as picture:  # Of a palette the numbers, not the colours.
+        with PIL.Image.open(mask) as picture:  # Of a palette the indices, not the colours.
             mask = np.array(picture)
     mask = np.asarray(mask)
     others = set(np.unique(mask).tolist()) - {*range(len(class_names)), IGNORED}

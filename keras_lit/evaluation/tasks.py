@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from keras_lit.data import duplicates as near_duplicates
 from keras_lit.evaluation import retrieval, sheets, zero_shot
@@ -68,6 +69,12 @@ def classify(
     >>> result.count, sorted(result.metrics)[0]
     (4, 'accuracy@1')
     """
+    if isinstance(images, list | np.ndarray) or tf.is_tensor(images):
+        raise ValueError(
+            '`classify` measures images with labels: {"image": images, "label": labels}. Received: '
+            f"{type(images).__name__}. Without labels, `weights = zero_shot_weights(model, names)` "
+            "and `(model.encode_image(images) @ weights.T).argmax(axis=1)` are the classes."
+        )
     images = images if isinstance(images, Images) else Images(images)
     class_names = names_of_classes(images, class_names)
     weights = _weights(model, class_names, templates)

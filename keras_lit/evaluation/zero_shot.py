@@ -2,7 +2,7 @@
 
 import collections
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -249,7 +249,12 @@ def _say_what_is_equal(class_names: Sequence[str]) -> None:
 
 
 def _check_strings(values: Sequence[str], name: str) -> None:
-    if isinstance(values, str) or not len(values):
+    if isinstance(values, Mapping):
+        raise ValueError(
+            f"`{name}` should be a list. Received a dict. Of prompts for each class the means are "
+            "weights: `np.stack([model.encode_text(x).mean(axis=0) for x in prompts.values()])`."
+        )
+    if isinstance(values, str) or not hasattr(values, "__getitem__") or not len(values):
         raise ValueError(
             f"`{name}` should be a list: there is at least one class name and one template. "
             f"Received: {values!r}."
@@ -271,8 +276,7 @@ def _check_images_and_weights(
 
 def _top_accuracies(ranks: np.ndarray, top: Sequence[int], classes: int) -> dict[str, float]:
     """{"accuracy@k": the part of the ranks (from 0) below k}."""
-    for k in top:
-        checks.check_positive(k, "top")
+    checks.check_counts(top, "top")
     return {f"accuracy@{k}": float(np.mean(ranks < k)) for k in top if k <= classes}
 
 

@@ -1,7 +1,7 @@
 """Distillation: the similarities of a teacher as soft targets, and the gradient by hand.
 
-Where the softmax loss has the mean of a pair's group, this one has the teacher's softmax over texts
-and over images: dL/dT_r = s / (2B) * [(student's softmaxes - teacher's softmaxes)^T I].
+Where the targets of the softmax loss are the pairs of a group, these are the teacher's softmax over
+texts and over images: dL/dT_r = s / (2B) * [(student's softmaxes - teacher's softmaxes)^T I].
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from keras_lit.losses import arguments, global_batch, tiles
 from keras_lit.losses.global_batch import NEVER
 from keras_lit.losses.prefixes import unit_prefix
 
-# The columns of pairs that hold what the teacher makes of them.
+# The columns of pairs that hold the teacher's embeddings.
 TEACHER = ("teacher_image_embeddings", "teacher_text_embeddings")
 
 
@@ -25,17 +25,17 @@ TEACHER = ("teacher_image_embeddings", "teacher_text_embeddings")
 class Distillation:
     """A term of the loss by which a model learns from a teacher's embeddings.
 
-    Of `LiT.compile(..., distillation=)`: the loss is (1 - weight) times the contrastive one plus
+    For `LiT.compile(..., distillation=)`: the loss is (1 - weight) times the contrastive one plus
     weight times `distillation_loss`. Pairs hold the teacher's embeddings, as
     `keras_lit.features.with_teacher` adds them.
 
     Args:
         temperature: float, the teacher's multiplier of the cosine similarities
             (`teacher.temperature`).
-        weight: float in (0, 1], the part of the distillation.
+        weight: float in (0, 1], the share of the distillation.
 
     Raises:
-        ValueError: a temperature that is not positive, another weight.
+        ValueError: a temperature or weight that is out of range.
 
     Example:
 
@@ -57,7 +57,7 @@ class Distillation:
             raise ValueError(f"`weight` should be in (0, 1]. Received: {self.weight!r}.")
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, as Keras keeps them in files.
+        """The arguments, as Keras saves them.
 
         Returns:
             A dict.
@@ -71,7 +71,7 @@ class Distillation:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Distillation":
-        """A distillation of what `get_config` gave.
+        """The inverse of `get_config`.
 
         Args:
             config: a dict.
@@ -98,7 +98,7 @@ def distillation_loss(
     mask: tf.Tensor | None = None,
     local: bool = False,
 ) -> tf.Tensor:
-    """How far the similarities of the global batch are from a teacher's.
+    """The divergence of the similarities of the global batch from a teacher's.
 
     The mean over pairs of half the Kullback-Leibler divergence KL(teacher || model) of an image's
     softmax over all texts plus half that of a text's softmax over all images. It is 0 where all
@@ -119,7 +119,7 @@ def distillation_loss(
         Scalar float32. Under a strategy this replica's share, as `softmax_contrastive_loss`.
 
     Raises:
-        ValueError: as `softmax_contrastive_loss`; a teacher's rows of another number or shape.
+        ValueError: as `softmax_contrastive_loss`; a teacher's embeddings of another shape.
         tf.errors.InvalidArgumentError: as `softmax_contrastive_loss`.
 
     Example:
@@ -130,7 +130,7 @@ def distillation_loss(
     True
 
     Reference: MobileCLIP, Vasu et al., CVPR 2024 (arXiv 2311.17049), section 3.3; open_clip's
-    `DistillClipLoss` is the same but for the teacher's entropy, a constant.
+    `DistillClipLoss` is the same up to the teacher's entropy, a constant.
     """
     image, text = arguments.checked(image_embeddings, text_embeddings, tile_size, None)
     of_teacher = teacher_image_embeddings, teacher_text_embeddings
@@ -187,7 +187,7 @@ def distillation_loss(
             2 * batch.rows,
             tiles.COMPILED_ELEMENTS,
         )
-        # Each replica saw all columns, but only its own rows of them.
+        # Each replica saw all columns, but only its own rows.
         column_lse, target_lse_of_each, column_gap = batch.across([*of_columns])
         column_lse, target_lse = (
             tf.reduce_logsumexp(x, axis=0) for x in (column_lse, target_lse_of_each)
@@ -208,7 +208,7 @@ def distillation_loss(
                 columns: tuple[tf.Tensor, tf.Tensor],
                 other_lse: list[tf.Tensor],
             ) -> tf.Tensor:
-                """Of a side; each argument is the model's and the teacher's."""
+                """The gradient of one side; each argument is a pair: the model's, the teacher's."""
 
                 def one_tile(*tile: tf.Tensor) -> tuple[Any, Any]:
                     found = products(tile[0], columns[0], tile[1], columns[1])
@@ -246,7 +246,7 @@ def distillation_loss(
 
 
 def _added(lse: tf.Tensor, more: tf.Tensor) -> tf.Tensor:
-    """The log-sum-exps of columns [columns], with more rows [rows, columns] below them."""
+    """Adds rows [rows, columns] to the log-sum-exps of columns [columns]."""
     return tf.reduce_logsumexp(tf.stack([lse, tf.reduce_logsumexp(more, axis=0)]), axis=0)
 
 
@@ -270,7 +270,7 @@ def mixed(
     teacher: list[tf.Tensor],
     options: Any,
 ) -> tuple[tf.Tensor, Any]:
-    """A contrastive loss (with its accuracies) and the distillation loss, by its weight.
+    """A contrastive loss (with its accuracies) mixed with the distillation loss.
 
     `embeddings` are the model's and their log-temperature, `options` of `distillation_loss`.
     """

@@ -18,8 +18,8 @@ class Adafactor(PaperRules):
     """The ViT papers' Adafactor: about half a copy of the weights as state, where Adam keeps two.
 
     Stock `keras.optimizers.Adafactor` follows the 2018 paper. This variant differs: the step is
-    not scaled by the size of the weights, the update is not clipped, the second moment forgets
-    (`beta2_cap`), and a first moment in bfloat16 is back.
+    not scaled by the size of the weights, the update is not clipped, the decay of the second moment
+    is capped (`beta2_cap`), and there is a first moment again, in bfloat16.
 
         g2     = g^2 + epsilon
         beta2  = min(beta2_cap, 1 - t^-decay_rate)               t = 1, 2, ...
@@ -28,11 +28,11 @@ class Adafactor(PaperRules):
         weight = weight - learning_rate * m
 
     `weight_decay` keeps Keras' meaning, `weight -= learning_rate * weight_decay * weight`, but
-    touches only variables named `"kernel"`: no embeddings, positions, biases, norm scales or
-    temperature. Stock Keras decays everything that `exclude_from_weight_decay` does not name (it
-    works here too, to spare kernels). big_vision's `wd` follows the schedule but is not multiplied
-    by the base learning rate; for the same decay pass `weight_decay = wd / base_learning_rate`,
-    for instance 0.1 for `wd=1e-4` at 1e-3.
+    applies only to variables named `"kernel"`: not to embeddings, positions, biases, norm scales
+    or the temperature. Stock Keras decays everything that `exclude_from_weight_decay` does not name
+    (it works here too, to spare kernels). big_vision's `wd` follows the schedule but is not
+    multiplied by the base learning rate; for the same decay pass
+    `weight_decay = wd / base_learning_rate`, for instance 0.1 for `wd=1e-4` at 1e-3.
 
     Clipping acts on the gradient of the global batch. Stock Keras clips each replica's share
     before they are summed, so that the result depends on the number of replicas.
@@ -40,8 +40,9 @@ class Adafactor(PaperRules):
     Args:
         learning_rate: float, `LearningRateSchedule` or callable without arguments.
         decay_rate: positive float, how fast `beta2` rises to its cap.
-        beta2_cap: float in (0, 1], the largest `beta2`; 1 lets the second moment freeze in time.
-        momentum: float in (0, 1), or None to keep no first moment.
+        beta2_cap: float in (0, 1], the largest `beta2`; with 1 the second moment freezes
+            in the end.
+        momentum: float in (0, 1), or None for no first moment.
         momentum_dtype: `"bfloat16"` or `"float32"`, how the first moment is stored.
         min_dim_size_to_factor: positive int; the second moment of a variable is factored over its
             two largest axes if both have at least this size.
@@ -92,7 +93,7 @@ class Adafactor(PaperRules):
             )
         if momentum is not None and not 0 < momentum < 1:
             raise ValueError(
-                "`momentum` should be in (0, 1); pass None to keep no first moment. "
+                "`momentum` should be in (0, 1); pass None for no first moment. "
                 f"Received: {momentum!r}."
             )
         if weight_decay is not None and weight_decay < 0:
@@ -137,7 +138,7 @@ class Adafactor(PaperRules):
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
-        """Moves one variable and its slots by one step."""
+        """Updates one variable and its slots."""
         index = self._get_variable_index(variable)
         dtype = compute_dtype(variable)
         learning_rate = self._decayed(variable, learning_rate)
@@ -184,15 +185,16 @@ class Adafactor(PaperRules):
             column = averaged(slots[0], ops.mean(squared, axis=second, keepdims=True))
             row = averaged(slots[1], ops.mean(squared, axis=largest, keepdims=True))
             root = ops.sqrt(row / ops.mean(row, axis=second, keepdims=True)) * ops.sqrt(column)
-        # TensorFlow's graph optimizer makes products of `gradient / root` and reorders them by
-        # node name: the replicas' copies would drift apart by rounding. This division it leaves.
+        # TensorFlow's graph optimizer rewrites `gradient / root` as a product and reorders it by
+        # node name: the replicas' copies would drift apart by rounding. It leaves this division
+        # alone.
         return tf.math.divide_no_nan(gradient, root)
 
     def _add_slot(
         self, variable: keras.Variable, name: str, shape: tuple[int, ...], dtype: str
     ) -> keras.Variable:
         # Unlike Keras' add_variable_from_reference: of another shape and dtype than the variable.
-        # Being colocated makes the slot live on every replica, as the variable does.
+        # Colocated, the slot lives on every replica, as the variable does.
         full_name = f"{variable.path.replace('/', '_')}_{name}"
         with self._distribution_strategy.extended.colocate_vars_with(variable.value):
             return self.add_variable(shape, dtype=dtype, name=full_name)

@@ -1,4 +1,4 @@
-"""The papers' rules of clipping, weight decay and the image tower's own rate; Adam under them."""
+"""The papers' rules for clipping, weight decay and the image tower's own rate; Adam with them."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def compute_dtype(variable: keras.Variable | tf.Variable) -> str:
 
 
 class PaperRules(keras.optimizers.Optimizer):
-    """Clips the gradient of the global batch, decays kernels only, slows towers and layers down.
+    """Clips the gradient of the global batch, decays kernels only, scales the rates of layers.
 
     A subclass begins its `update_step` with `learning_rate = self._decayed(variable,
     learning_rate)`. `image_multiplier` applies to the weight decay too, and to the tower's head.
@@ -55,7 +55,7 @@ class PaperRules(keras.optimizers.Optimizer):
         return super().from_config({**config, "image_multiplier": multiplier}, custom_objects)
 
     def _apply_weight_decay(self, variables: list[tf.Variable]) -> None:
-        """Later: `_decayed` knows the variable's own learning rate."""
+        """Does nothing: `_decayed` applies it, with the variable's own learning rate."""
 
     def _use_weight_decay(self, variable: tf.Variable) -> bool:
         # Looked up by index: here Keras passes a replica's copy, whose name may differ.
@@ -77,16 +77,16 @@ class PaperRules(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable("keras_lit")
 class Adam(PaperRules, keras.optimizers.Adam):
-    """Adam as LiT was trained with on CC12M and YFCC100M.
+    """Adam, with which LiT was trained on CC12M and YFCC100M.
 
     The update is `keras.optimizers.Adam`'s; as in `keras_lit.optimizers.Adafactor`, the weight
-    decay touches only variables named `"kernel"`, and clipping acts on the gradient of the global
-    batch, so that it trains the same on any number of replicas.
+    decay applies only to variables named `"kernel"`, and clipping acts on the gradient of the
+    global batch, so that it trains the same on any number of replicas.
 
     Args:
         learning_rate: float, `LearningRateSchedule` or callable without arguments.
-        beta_1: float, how slowly the first moment forgets.
-        beta_2: float, how slowly the second moment forgets.
+        beta_1: float, the decay rate of the first moment.
+        beta_2: float, the decay rate of the second moment.
         epsilon: float, added to the root of the second moment.
         image_multiplier: non-negative float or a schedule of the step, which multiplies the
             learning rate of the image tower (Appendix H of LiT: a smaller or later one).
@@ -117,12 +117,12 @@ class Adam(PaperRules, keras.optimizers.Adam):
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
-        """Moves one variable and its moments by one step."""
+        """Updates one variable and its moments."""
         super().update_step(gradient, variable, self._decayed(variable, learning_rate))
 
 
 def note_image_tower(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Tells a built optimizer under the papers' rules which variables `image_multiplier` is for."""
+    """Tells a built optimizer of ours which variables `image_multiplier` applies to."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, PaperRules):
         optimizer._image_indices = frozenset(map(optimizer._get_variable_index, variables))
@@ -145,7 +145,7 @@ def note_rates(optimizer: Any, rates: list[tuple[keras.Variable, float]]) -> Non
 
 
 def check_built_for(optimizer: Any, variables: list[keras.Variable]) -> None:
-    """Raises ValueError where an optimizer has its slots, and they are those of other variables."""
+    """Raises ValueError if an optimizer already has slots, and they belong to other variables."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not getattr(optimizer, "built", False):
         return
@@ -172,7 +172,7 @@ def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> N
             f"Received: {type(optimizer).__name__}."
         )
     if steps := getattr(optimizer, "gradient_accumulation_steps", None):
-        # Keras updates inside a conditional, where TensorFlow lets no replicas meet.
+        # Keras updates inside a conditional, where TensorFlow runs no collectives.
         raise ValueError(
             "`gradient_accumulation_steps` should be None on more than one replica, where Keras "
             "cannot accumulate gradients. Make a large batch fit with LiT's `compile(..., "
@@ -182,7 +182,7 @@ def check_on_replicas(optimizer: keras.optimizers.Optimizer, replicas: int) -> N
     if getattr(optimizer, "ema_overwrite_frequency", None) and optimizer.use_ema:
         raise ValueError(
             "`ema_overwrite_frequency` should be None on more than one replica, where Keras cannot "
-            "overwrite inside of a step. `keras.callbacks.SwapEMAWeights` swaps between epochs. "
+            "overwrite inside a step. `keras.callbacks.SwapEMAWeights` swaps between epochs. "
             f"Received: {optimizer.ema_overwrite_frequency} on {replicas} replicas."
         )
     if optimizer is not wrapped:

@@ -23,20 +23,20 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
 class WarmupSchedule(_Schedule):
     """Linear warmup, then a decay, then (if asked for) a linear cooldown.
 
-    With `progress` = how much of the time after the warmup has passed, in 0..1:
+    With `progress` = the fraction of the steps after the warmup that have passed, in 0..1:
 
         cosine     peak * (1 + cos(pi * progress)) / 2
         linear     end + (peak - end) * (1 - progress)
         rsqrt      peak / sqrt(1 + steps since the warmup / timescale)
         constant   peak
 
-    times `step / warmup_steps` in the warmup, times `(total_steps - step) / cooldown_steps` in the
-    cooldown. The first step of a warmup has learning rate 0, as in big_vision. With
+    times `step / warmup_steps` during the warmup, times `(total_steps - step) / cooldown_steps`
+    during the cooldown. The first step of a warmup has learning rate 0, as in big_vision. With
     `gradient_accumulation_steps` Keras counts every batch here, not every update.
 
     Args:
         peak: positive float, the learning rate at the end of the warmup.
-        total_steps: positive int, the length of the training.
+        total_steps: positive int, the number of training steps.
         warmup_steps: non-negative int below `total_steps`.
         decay: `"cosine"`, `"linear"`, `"rsqrt"` or `"constant"`.
         end: non-negative float, where `"linear"` ends; no other decay uses it.
@@ -109,21 +109,21 @@ class WarmupSchedule(_Schedule):
         if self.warmup_steps:
             rate = rate * ops.minimum(step / self.warmup_steps, 1.0)
         if self.cooldown_steps:
-            # Training on past the end must not turn the learning rate negative.
+            # Past the end the learning rate must not become negative.
             rate = rate * ops.clip((self.total_steps - step) / self.cooldown_steps, 0.0, 1.0)
         return rate
 
 
 @keras.saving.register_keras_serializable("keras_lit")
 class Delay(_Schedule):
-    """0 before a step and a constant from then on: the image tower trains in the second half only.
+    """0 before a step, a constant from then on: the image tower trains in the second half only.
 
-    With multiplier 0 the tower computes as in training (dropout, statistics of the batch) but its
-    weights stay.
+    With multiplier 0 the tower still computes as in training (dropout, batch statistics), but its
+    weights do not change.
 
     Args:
         start_step: non-negative int, the first step with `value`.
-        value: non-negative float, 1 for the learning rate of the text tower.
+        value: non-negative float; 1 gives it the learning rate of the text tower.
 
     Raises:
         ValueError: one of them is negative.
@@ -155,8 +155,8 @@ class SigmoidRamp(_Schedule):
 
     Args:
         middle_step: non-negative number, where half of `value` is reached.
-        width: positive number of steps; from 12 % to 88 % of `value` it takes four of them.
-        value: non-negative float, what it rises to.
+        width: positive number of steps; the rise from 12 % to 88 % of `value` takes four widths.
+        value: non-negative float, the limit.
 
     Raises:
         ValueError: an argument is out of range.
@@ -186,7 +186,7 @@ class SigmoidRamp(_Schedule):
 
 @keras.saving.register_keras_serializable("keras_lit")
 class Cycles(_Schedule):
-    """Runs a schedule again and again. The paper's "two cycles" lock the image tower in the first.
+    """Repeats a schedule. The paper's "two cycles" lock the image tower in the first one.
 
     Args:
         schedule: a `LearningRateSchedule` of one cycle.

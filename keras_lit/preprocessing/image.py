@@ -34,6 +34,17 @@ _NAMED = 10
 _SPARE = 16
 
 
+def check_channels(shape: Any) -> None:
+    """Raises ValueError unless the last axis of pixels is that of 1 to 4 channels."""
+    if shape[-1] not in (None, 1, 2, 3, 4):
+        raise ValueError(
+            "Pixels should have 1 to 4 channels as their last axis, one picture [height, width, "
+            f"channels] or several [n, height, width, channels]. Received shape: {tuple(shape)}. "
+            "Of grey pictures [n, height, width] pass `pixels[..., np.newaxis]`; of channels that "
+            "come first, `np.moveaxis(pixels, -3, -1)`."
+        )
+
+
 @keras.saving.register_keras_serializable("keras_lit")
 class ImagePreprocessor(keras.layers.Layer):
     """Turns encoded images or uint8 pixels into what an image tower takes.
@@ -82,6 +93,8 @@ class ImagePreprocessor(keras.layers.Layer):
 
     Reference: the LiT paper, section 4.2 ("plain resize") and Appendix I.1; App. D and E (crops).
     """
+
+    image_size: Any = checks.Settled()
 
     def __init__(
         self,
@@ -171,6 +184,8 @@ class ImagePreprocessor(keras.layers.Layer):
                 f"{images.dtype.name} of shape {images.shape}. Cast pixels with "
                 "`tf.cast(pixels, tf.uint8)`."
             )
+        if images.dtype == tf.uint8:
+            check_channels(images.shape)
         unbatched = images.shape.rank == ranks[0]
         if unbatched:
             images = images[tf.newaxis]

@@ -49,6 +49,11 @@ class TextPreprocessor(keras.layers.Layer):
     Reference: the LiT paper, section 4.2 and Appendix E (16 tokens).
     """
 
+    sequence_length: Any = checks.Settled()
+    start_token_id: Any = checks.Settled()
+    end_token_id: Any = checks.Settled()
+    pad_token_id: Any = checks.Settled()
+
     def __init__(
         self,
         tokenizer: keras.layers.Layer,
@@ -61,6 +66,11 @@ class TextPreprocessor(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         checks.check_count(sequence_length, "sequence_length")
+        if not isinstance(tokenizer, keras.Layer):
+            raise ValueError(
+                "`tokenizer` should be a Keras layer, such as `keras_nlp.models.Tokenizer."
+                f"from_preset(name)`. Received: {tokenizer!r:.80}."
+            )
         # Settled here and kept in the config: a tokenizer that is being loaded has no words yet.
         plain = type(tokenizer) is keras_nlp.tokenizers.SentencePieceTokenizer
         if start_token_id == "auto":

@@ -1,6 +1,6 @@
 """Approximate search for millions: faiss' inverted lists, of which a query reads the nearest.
 
-The codes in the lists have 8 bits; the caller scores the candidates by their vectors.
+The lists hold 8-bit codes; the caller scores the candidates again by their vectors.
 """
 
 import importlib.util
@@ -13,11 +13,11 @@ import tqdm
 
 from keras_lit import files
 
-# A scan of this many is fast enough.
+# Below this many vectors an exact scan is fast enough.
 AT_LEAST = 500_000
-# A query looks at this part of the lists.
+# The fraction of the lists that a query reads.
 _PART = 1 / 16
-_POINTS = 40  # for each list's centre
+_POINTS = 40  # Training vectors per list.
 _ROUNDS = 8
 _AT_A_TIME = 16384
 
@@ -37,7 +37,7 @@ def check_available() -> None:
 
 
 def build(path: pathlib.Path, vectors: Any, alive: np.ndarray, verbose: bool) -> None:
-    """Writes lists of the rows of `vectors` [rows, dim] that are alive."""
+    """Writes the lists of those rows of `vectors` [rows, dim] that are alive."""
     import faiss
 
     rows, dim = np.flatnonzero(alive), vectors.shape[1]
@@ -45,7 +45,7 @@ def build(path: pathlib.Path, vectors: Any, alive: np.ndarray, verbose: bool) ->
     kind, metric = faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, lists, kind, metric)
     index.cp.niter, index.cp.seed = _ROUNDS, 1
-    index.cp.min_points_per_centroid = 1  # Intended here, and faiss would print a warning.
+    index.cp.min_points_per_centroid = 1  # On purpose: silences faiss' warning.
     count = min(len(rows), _POINTS * lists)
     sample = np.random.default_rng(0).choice(rows, count, replace=False)
     index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
@@ -59,7 +59,7 @@ def build(path: pathlib.Path, vectors: Any, alive: np.ndarray, verbose: bool) ->
 
 
 class Lists:
-    """What `build` wrote, mapped.
+    """What `build` wrote, memory-mapped.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ class Lists:
 
         read: Any = faiss.read_index  # Its types are those of C++.
         self._index = read(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-        self._index.parallel_mode = 1  # Over the lists of a query.
+        self._index.parallel_mode = 1  # Threads share the lists of a query.
 
     def candidates(self, queries: np.ndarray, count: int, alive: np.ndarray) -> np.ndarray:
         """[n, dim] -> [n, count] int64 rows of those alive; -1 where fewer are found."""

@@ -1,9 +1,9 @@
-"""One bit a number: the signs of turned vectors, and the distance of a query to them.
+"""One bit per dimension: the signs of rotated vectors, and the distance of a query to them.
 
-A fixed random rotation spreads what a vector says over all of its numbers, so that each sign says
-alike much (CCA and `dims` put most of it into the first). The query keeps more than signs: a bit in
-which it differs counts by its magnitude there, rounded to 4 bits, so that a distance is four counts
-of bits (as in RaBitQ, SIGMOD 2024, arXiv 2405.12497).
+A fixed random rotation spreads a vector's information evenly over its dimensions, so that each sign
+carries about as much (CCA and `dims` put most of it into the first ones). The query keeps more than
+its signs: a differing bit is weighted by the query's magnitude there, rounded to 4 bits, so that a
+distance is four bit counts (as in RaBitQ, SIGMOD 2024, arXiv 2405.12497).
 """
 
 import functools
@@ -11,11 +11,11 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-_BITS = 4  # of a query's magnitudes
+_BITS = 4  # Of a query's magnitudes.
 
 
 def words(dim: int) -> int:
-    """How many uint64 hold a vector's signs."""
+    """The number of uint64 words that hold a vector's signs."""
     return -(-dim // 64)
 
 
@@ -25,7 +25,7 @@ def codes(vectors: np.ndarray) -> np.ndarray:
 
 
 def planes(queries: np.ndarray) -> np.ndarray:
-    """[n, dim] float32 -> [n, 1 + 4, words] uint64: signs, and bits of the magnitudes."""
+    """[n, dim] float32 -> [n, 1 + 4, words] uint64: the signs, then the bits of the magnitudes."""
     turned = queries @ _rotation(queries.shape[1])
     largest = np.maximum(np.abs(turned).max(axis=1, keepdims=True), 1e-12)
     magnitudes = np.rint(np.abs(turned) / largest * (2**_BITS - 1)).astype("uint8")
@@ -35,7 +35,7 @@ def planes(queries: np.ndarray) -> np.ndarray:
 
 @tf.function(jit_compile=True, autograph=False)
 def closeness(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
-    """`codes` [rows, words], `planes` [n, 1 + 4, words] -> [n, rows] float32, greater if nearer."""
+    """`codes` [rows, words], `planes` [n, 1 + 4, words] -> [n, rows] float32, larger if closer."""
     signs, *magnitudes = tf.unstack(queries[:, :, tf.newaxis], axis=1)
     differs = tf.bitwise.bitwise_xor(tile, signs)
     distance = tf.constant(0)
@@ -46,13 +46,13 @@ def closeness(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
 
 
 def _packed(bits: np.ndarray) -> np.ndarray:
-    """[n, dim] bool -> [n, words] uint64, filled up with zeros."""
+    """[n, dim] bool -> [n, words] uint64, padded with zeros."""
     missing = 64 * words(bits.shape[1]) - bits.shape[1]
     return np.packbits(np.pad(bits, [(0, 0), (0, missing)]), axis=1).view("uint64")
 
 
 @functools.lru_cache(maxsize=4)
 def _rotation(dim: int) -> np.ndarray:
-    """[dim, dim] float32, the same on every machine: part of the format."""
+    """[dim, dim] float32, the same on every machine: it is part of the format."""
     q, r = np.linalg.qr(np.random.RandomState(dim).standard_normal([dim, dim]))
     return (q * np.sign(np.diag(r))).astype("float32")

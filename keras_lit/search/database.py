@@ -20,7 +20,7 @@ CREATE TABLE refused (name PRIMARY KEY, stamp TEXT, reason TEXT NOT NULL);
 
 
 def stored(name: str) -> str | bytes:
-    """A name as SQLite takes it: files may have names that are no UTF-8."""
+    """A name as SQLite takes it: bytes where a file's name is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -29,32 +29,32 @@ def stored(name: str) -> str | bytes:
 
 
 def named(value: str | bytes) -> str:
-    """The name that `stored` was given."""
+    """The inverse of `stored`."""
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
 @contextlib.contextmanager
 def told(directory: pathlib.Path) -> Iterator[None]:
-    """What SQLite raises inside, in words."""
+    """Turns what SQLite raises inside into readable errors."""
     try:
         yield
     except sqlite3.OperationalError as error:  # A full disk, no permission, locked for a minute.
         raise OSError(
-            f"The index in {str(directory)!r} cannot be read or written: {error}. What was whole "
-            "before is still there."
+            f"The index in {str(directory)!r} cannot be read or written: {error}. What was "
+            "complete before is still there."
         ) from error
     except sqlite3.DatabaseError as error:
         raise ValueError(
-            f"{str(directory / 'index.sqlite')!r} is damaged or no index ({error}). Build the "
+            f"{str(directory / 'index.sqlite')!r} is damaged or not an index ({error}). Build the "
             "index anew in another directory."
         ) from error
 
 
 def connect(directory: pathlib.Path) -> sqlite3.Connection:
-    """A connection to the SQLite file of a directory, which waits for others' transactions."""
+    """A connection to the SQLite file of a directory; it waits for other transactions."""
     path = directory / "index.sqlite"
     if not os.access(directory, os.W_OK) and path.exists():
-        # Nobody writes here; SQLite would want to beside the file, where readers are noted.
+        # Read-only: SQLite would otherwise create files here to keep track of its readers.
         alone = "" if path.with_name("index.sqlite-wal").exists() else "&immutable=1"
         uri = f"{path.absolute().as_uri()}?mode=ro{alone}"
         return sqlite3.connect(uri, timeout=60, isolation_level=None, uri=True)
@@ -66,25 +66,25 @@ def connect(directory: pathlib.Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """All that is executed inside, or nothing."""
+    """Everything that is executed inside takes effect, or nothing does."""
     database.execute(f"BEGIN {kind}")
     try:
         yield
     except BaseException:
-        if database.in_transaction:  # SQLite ends it by itself where the disk is full.
+        if database.in_transaction:  # SQLite ends it itself when the disk is full.
             database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
 
 
 def has_tables(database: sqlite3.Connection) -> bool:
-    """Whether an index was begun."""
+    """Whether an index was begun here."""
     found = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'settings'")
     return found.fetchone() is not None
 
 
 def make_tables(database: sqlite3.Connection) -> None:
-    """Those of an index without pictures."""
+    """Creates the tables of an index without pictures."""
     for statement in filter(str.strip, _SCHEMA.split(";")):
         database.execute(statement)
 
@@ -96,6 +96,6 @@ def settings_of(database: sqlite3.Connection) -> dict[str, Any]:
 
 
 def set_settings(database: sqlite3.Connection, settings: dict[str, Any]) -> None:
-    """Changes or adds some."""
+    """Changes or adds settings."""
     values = [(name, json.dumps(value)) for name, value in settings.items()]
     database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", values)

@@ -3,6 +3,8 @@
 import json
 import os
 import sqlite3
+import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from keras_lit.search.database import stored
 from keras_lit.search.store import Snapshot
 
+_PATH = (str, bytes, os.PathLike)
 _HAS = (
     "EXISTS (SELECT 1 FROM json_each(metadata) AS field, json_each(?) AS wanted WHERE "
     "field.key = ? AND (field.value IS wanted.value OR EXISTS (SELECT 1 FROM json_each(CASE "
@@ -22,32 +25,54 @@ _HAS = (
 def allowed(
     database: sqlite3.Connection, snapshot: Snapshot, where: Mapping[str, Any]
 ) -> np.ndarray:
-    """[rows] bool: those that `where` allows."""
+    """[rows] bool: which rows `where` allows."""
     if not isinstance(where, Mapping):
         raise TypeError(
             "`where` should be a dict of fields and values, such as "
             f'{{"name": "2024/*.jpg", "label": [1, 2]}}. Received: {where!r:.80}.'
         )
-    conditions, values = [], []
+    conditions: list[str] = []
+    values: list[str | bytes] = []
     for field, wanted in where.items():
         if field == "name":
-            conditions.append("name GLOB ?")
-            values.append(stored(str(wanted)))
+            if isinstance(wanted, _PATH) or not isinstance(wanted, Iterable):
+                wanted = [wanted]
+            names = [os.fsdecode(x) if isinstance(x, _PATH) else str(x) for x in wanted]
+            # Accents are one character or two, as the system wrote them.
+            forms = {unicodedata.normalize(form, x) for x in names for form in ("NFC", "NFD")}
+            patterns = [stored(x) for x in sorted({*names, *forms})]
+            # As it is, too: "[1].jpg" is a name, and a pattern that does not match it.
+            conditions.append(" OR ".join(["name GLOB ? OR name = ?"] * len(patterns)) or "FALSE")
+            values += [x for pattern in patterns for x in (pattern, pattern)]
         else:
             conditions.append(_HAS)
             values += [_as_json(wanted, field), field]
     try:
-        query = f"SELECT row FROM pictures WHERE {' AND '.join(conditions)}"
+        query = f"SELECT row FROM pictures WHERE ({') AND ('.join(conditions)})"
         rows = [row for (row,) in database.execute(query, values)]
     except (sqlite3.Error, UnicodeError) as error:
         raise ValueError(f"`where` asks what SQLite cannot compare: {error}.") from error
+    if not rows and set(where) != {"name"}:
+        _say_what_is_unknown(database, where)
     found = np.zeros_like(snapshot.alive)
     found[rows] = True
     return found
 
 
+def _say_what_is_unknown(database: sqlite3.Connection, where: Mapping[str, Any]) -> None:
+    """Warns of fields that no picture has, which may be misspelt."""
+    found = database.execute("SELECT DISTINCT key FROM pictures, json_each(metadata)")
+    known = {"name", *(key for (key,) in found)}
+    if unknown := sorted(set(map(str, where)) - known):
+        warnings.warn(
+            f"No picture of the index has {', '.join(map(repr, unknown))}, so `where` allows none. "
+            f"Their fields: {', '.join(map(repr, sorted(known)))}.",
+            stacklevel=2,
+        )
+
+
 def _as_json(wanted: Any, field: str) -> str:
-    """A list of the values, one of which a picture should have."""
+    """The wanted values as a JSON list; a picture should have one of them."""
     if isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable):
         wanted = [wanted]
     values = [x.item() if hasattr(x, "item") else x for x in wanted]

@@ -56,10 +56,9 @@ class Hit:
 class Index:
     """An index of pictures on disk, opened to search in it.
 
-    Vectors are memory-mapped; all of them are compared with the query, so that the best k are
-    found and no others. One process at a time can write (`build`, `update`) while any number
-    search; they see each batch when it is whole. A process that is killed loses nothing that was
-    whole.
+    Vectors are memory-mapped, and the query is compared with all of them: the search is exact. One
+    process at a time can write (`build`, `update`) while any number search; they see each batch as
+    soon as it is complete. A killed process loses no complete batch.
 
     Args:
         directory: where `build` wrote.
@@ -111,29 +110,29 @@ class Index:
         batch_size: int = 64,
         verbose: Any = "auto",
     ) -> "Index":
-        """Encodes pictures, and writes an index of them; begun before, it goes on.
+        """Encodes pictures and writes an index of them, or continues one that was begun.
 
         Pictures that do not decode are left out with a warning, and listed in `refused`.
 
         Args:
             model: a `LiT`.
             source: a folder, whose pictures are taken at any depth; or an unbatched
-                tf.data.Dataset, or any iterable, of {"image": bytes of a file or uint8 pixels,
-                "name": string}, whose other fields are kept as metadata where JSON holds them:
-                strings, finite numbers, lists of these.
+                tf.data.Dataset, or any iterable, of {"image": bytes of a file, uint8 pixels or a
+                PIL image, "name": string}, whose other fields are kept as metadata where JSON holds
+                them: strings, finite numbers, lists of these.
             directory: where to write.
             dtype: what is compared with the query. "float16", "int8" and "binary" (the sign bits
-                of turned vectors) are kept beside the vectors and read in their place, a half, a
-                quarter and a 32nd of the memory; the best are then compared once more, by the
-                vectors themselves, which stay on the disk.
+                of rotated vectors) are stored beside the vectors and scanned in their place, in a
+                half, a quarter or a 32nd of the memory; the best are then scored again by the
+                vectors themselves, which stay on disk.
             dim: int, how many of the first numbers of each embedding to keep (the model's `dims`
                 trains them to do without the others). None: all.
-            approximate: bool, whether a query looks at the likely vectors only, by faiss (extra
-                `[data]`). Pictures that `update` has added since the lists were made are searched
-                exactly, and so is all of a search with `where`. None: from 500,000 pictures on, if
-                faiss is there (never of "binary", whose scan is short).
-            batch_size: int, how many pictures to encode at a time; each batch is on the disk before
-                the next.
+            approximate: bool, whether a query looks only at likely vectors, by faiss (extra
+                `[data]`). Pictures added by `update` since the lists were made are searched
+                exactly, and so is everything with `where`. None: from 500,000 pictures on, if
+                faiss is installed (never for "binary", whose scan is short).
+            batch_size: int, how many pictures to encode at a time; each batch is on disk before
+                the next one begins.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
         Returns:
@@ -141,8 +140,8 @@ class Index:
 
         Raises:
             FileNotFoundError: no such folder.
-            ValueError: no pictures, or `directory` holds an index of another model, dtype or dim;
-                a `dim` above the width of the embeddings.
+            ValueError: no pictures, two of one name, or `directory` holds an index of another
+                model, dtype or dim; a `dim` above the width of the embeddings.
             RuntimeError: another process is writing to it.
 
         Example:
@@ -158,8 +157,8 @@ class Index:
         checks.check_one_of(dtype, DTYPES, "dtype")
         if approximate:
             approximate_lib.check_available()
-        encoding.check_dim(model.image_tower, dim)
         identity = _identity(model)
+        encoding.check_dim(model.image_tower, dim)
         folder = _folder(source)
         dim = dim or model.image_tower.embedding_dim
         store = Store.create(
@@ -184,7 +183,14 @@ class Index:
         if approximate != store.settings["approximate"]:
             with writing(store) as writer:
                 writer.set(approximate=approximate)
-        index.update(source, batch_size=batch_size, verbose=verbose)
+        changes = index.update(source, batch_size=batch_size, verbose=verbose)
+        if changes.removed and index._store.settings["folder"] != store.settings["folder"]:
+            warnings.warn(
+                f"The index held pictures of {store.settings['folder']!r}; {changes.removed} that "
+                f"are not in {str(source)!r} were removed from it. `update(source, "
+                "remove_missing=False)` adds pictures and removes none.",
+                stacklevel=2,
+            )
         return index
 
     def update(
@@ -202,12 +208,12 @@ class Index:
 
         Args:
             source: as for `build`. None: the folder that the index was built from.
-            remove_missing: bool, whether pictures that are not in `source` go.
+            remove_missing: bool, whether pictures that are not in `source` are removed.
             batch_size: int, how many pictures to encode at a time.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
         Returns:
-            `Changes`, the numbers of pictures that came, changed and went.
+            `Changes`, the numbers of pictures that were added, changed and removed.
 
         Raises:
             FileNotFoundError: no such folder.
@@ -270,12 +276,14 @@ class Index:
         """The pictures that are nearest to a query.
 
         Args:
-            query: str, a sentence; `pathlib.Path`, bytes of a file or uint8 [height, width,
-                channels], a picture; float [dim], an embedding; or a `Query`, a sum of these.
+            query: str, a sentence; `pathlib.Path`, bytes of a file, a PIL image or uint8 [height,
+                width, channels], a picture; float [dim], an embedding; or a `Query`, a sum of
+                these.
             k: int, how many to find.
             where: which pictures may be found: {field of the metadata: value, or list of values,
-                one of which it should have}; "name" takes a pattern, {"name": "2024/*.jpg"}.
-            exact: bool, whether to compare all vectors (of "binary", all on the disk instead of
+                one of which it should have}; "name" takes a pattern, {"name": "2024/*.jpg"}, or
+                a list of them.
+            exact: bool, whether to compare all vectors (for "binary" all those on disk, not only
                 the nearest by their bits, which is slow); None: unless the index is approximate.
 
         Returns:
@@ -306,7 +314,7 @@ class Index:
         where: Mapping[str, Any] | None = None,
         exact: bool | None = None,
     ) -> list[list[Hit]]:
-        """The same for several queries at once, which is faster.
+        """Searches for several queries at once, which is faster.
 
         Args:
             queries: a list of what `search` takes, or a float array [n, dim].
@@ -345,14 +353,17 @@ class Index:
             ]
 
     def recall(self, queries: Sequence[Any], k: int = 10) -> float:
-        """Which part of the true best k an approximate search, or one by bits, finds.
+        """The fraction of the true best k that an approximate or a binary search finds.
 
         Args:
-            queries: as for `search_many`: such as will be asked.
+            queries: as for `search_many`; choose some that resemble those of your users.
             k: int.
 
         Returns:
             The mean over the queries, a float in 0..1.
+
+        Raises:
+            ValueError: no queries, or no pictures.
 
         Example:
 
@@ -368,10 +379,12 @@ class Index:
         both = [
             len({x.id for x in a} & {x.id for x in b}) for a, b in zip(found, true, strict=True)
         ]
+        if not any(true):
+            raise ValueError("There should be a query, and a picture in the index. Received none.")
         return sum(both) / sum(map(len, true))
 
     def _opened(self, snapshot: Snapshot) -> tuple[Scanner, tuple[Lists, int] | None]:
-        """What searches in a snapshot; kept until there are other files."""
+        """What searches a snapshot; kept until the files change."""
         arrays, scanner, of_lists, lists = self._searches
         if arrays is not snapshot.arrays:
             scanner = Scanner(snapshot)
@@ -414,13 +427,17 @@ class Index:
         """
         return self._store.settings["dim"]
 
+    def __repr__(self) -> str:
+        kind = f"{self._store.settings['dtype']} [{self.dim}]"
+        return f"<Index of {len(self):,} pictures in {str(self._store.directory)!r}, {kind}>"
+
     def __len__(self) -> int:
         """How many pictures are in the index."""
         with self._store.reading() as (_, snapshot):
             return int(snapshot.alive.sum())
 
     def contents(self) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """All pictures, in the order in which equals are found.
+        """All pictures, in the order in which ties are returned.
 
         Returns:
             [n] int64 ids, n names, and [n, dim] float32 vectors of unit length.
@@ -479,7 +496,7 @@ class Index:
 
 
 def _wants_lists(settings: dict[str, Any], pictures: int) -> bool:
-    """Whether to make the lists, or make them again: a fifth of the rows is in none."""
+    """Whether to make the lists, or to make them again once a fifth of the rows is in none."""
     wanted = settings["approximate"]
     if wanted is None:
         wanted = pictures >= approximate_lib.AT_LEAST and approximate_lib.available()
@@ -492,6 +509,8 @@ def _folder(source: Any) -> pathlib.Path | None:
 
 
 def _identity(model: LiT) -> dict[str, str]:
+    if not isinstance(model, LiT):
+        raise TypeError(f"`model` should be a `LiT`. Received: {model!r:.80}.")
     pairs.check_has_backbone(model.image_tower)
     found = fingerprints.of_embeddings(model.image_tower)
     assert found is not None

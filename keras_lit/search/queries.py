@@ -1,7 +1,9 @@
 """Queries: sentences, pictures, embeddings, and sums of these."""
 
+import numbers
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit.model import LiT
+from keras_lit.preprocessing.formats import SUFFIXES
 from keras_lit.preprocessing.image import why_not
 from keras_lit.search.sources import as_png
 from keras_lit.towers.encoding import unit_length
+from keras_lit.training.pictures import encoded, is_pil
 
 _EXPECTED = (
     "A query should be a sentence (str), a picture (a pathlib.Path, the bytes of a file, or uint8 "
@@ -26,7 +30,7 @@ class Query:
 
     Args:
         content: str, a sentence; `pathlib.Path`, bytes or uint8 [height, width, channels], a
-            picture; or float [dim], an embedding.
+            picture, as is a PIL image; or float [dim], an embedding.
         weight: float.
 
     Raises:
@@ -40,13 +44,13 @@ class Query:
     [(2.0, 'a dog'), (1.0, 'a beach'), (-1.0, 'snow')]
     """
 
-    __array_ufunc__ = None  # `picture + query` is a sum of ours, not NumPy's.
+    __array_ufunc__ = None  # `picture + query` is a `Query`, not an array.
 
     terms: list[tuple[float, Any]]
 
     def __init__(self, content: Any, weight: float = 1.0):
-        if not np.isfinite(weight):
-            raise ValueError(f"`weight` should be a finite number. Received: {weight}.")
+        if not (isinstance(weight, numbers.Real) and np.isfinite(weight)):
+            raise ValueError(f"`weight` should be a finite number. Received: {weight!r}.")
         if isinstance(content, Query):
             self.terms = [(weight * of, term) for of, term in content.terms]
         else:
@@ -58,6 +62,8 @@ class Query:
         return joined
 
     def __radd__(self, other: Any) -> "Query":
+        if isinstance(other, int) and other == 0:  # Where `sum` begins.
+            return self
         return Query(other) + self
 
     def __sub__(self, other: Any) -> "Query":
@@ -71,6 +77,9 @@ class Query:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, weight: float) -> "Query":
+        return Query(self, 1 / weight)
+
     def __neg__(self) -> "Query":
         return Query(self, -1.0)
 
@@ -80,7 +89,7 @@ class Query:
 
 
 def embed(model: LiT | None, queries: Sequence[Any], dim: int) -> np.ndarray:
-    """[n, dim] float32 of unit length, of whatever `Query` takes."""
+    """Embeds whatever `Query` takes: [n, dim] float32 of unit length."""
     sums = [Query(query) for query in queries]
     terms = [term for query in sums for _, term in query.terms]
     sentences = list(dict.fromkeys(x for x in terms if isinstance(x, str)))
@@ -133,6 +142,12 @@ def _checked(content: Any) -> Any:
             content.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"A sentence should be Unicode. Received: {content!r}.") from error
+        if content.lower().endswith(SUFFIXES) and os.path.isfile(content):
+            warnings.warn(
+                f"{content!r} is a file, and was searched for as a sentence. Search for pictures "
+                f"like it with `pathlib.Path({content!r})`.",
+                stacklevel=2,
+            )
         return content
     if isinstance(content, os.PathLike):
         try:
@@ -143,6 +158,8 @@ def _checked(content: Any) -> Any:
         return bytes(content)
     if isinstance(content, tf.Tensor) and content.dtype == tf.string and content.shape.rank == 0:
         return _checked(content.numpy())  # A picture out of a dataset.
+    if is_pil(content):
+        return encoded(content)
     array = np.asarray(content)
     if (png := as_png(array)) is not None:
         return png

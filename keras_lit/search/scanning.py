@@ -1,7 +1,7 @@
-"""Exact search: each vector is looked at, a tile at a time, and the best are scored once more.
+"""Exact search: every vector is compared, a tile at a time, and the best are scored again.
 
-XLA casts codes while it multiplies, so that only 16 or 8 bits a number are read (or one, whose
-products are counts): memory decides how fast a scan is.
+XLA casts codes while it multiplies, so that only 16 or 8 bits per number are read (or one, whose
+products are bit counts): memory bandwidth decides how fast a scan is.
 """
 
 import concurrent.futures
@@ -16,9 +16,9 @@ from keras_lit.search import approximate, binary
 from keras_lit.search.store import STEP, Snapshot
 
 TILE = 16 * STEP
-# As many queries as are scanned at a time; a single one is a shape of its own.
+# How many queries are scanned at a time; a single one has a shape of its own.
 QUERIES = 32
-# With codes, this many times k candidates, and some more, are scored again by the vectors.
+# With codes, this many times k candidates, and a few more, are scored again by their vectors.
 _TIMES, _MORE = 4, 16
 _TIMES_BINARY, _MORE_BINARY = 10, 50
 
@@ -58,12 +58,13 @@ class Scanner:
             queries: [n, dim] float32, of unit length.
             k: int.
             allowed: [rows] bool.
-            lists: where to look among the first rows, as many as these cover; None: in all rows.
-            exact: whether to read all vectors where their codes have one bit a number.
+            lists: the lists and how many rows, the first ones, they cover: only the candidates that
+                they give are compared of these. None: all rows are.
+            exact: whether to read all vectors where their codes have one bit per dimension.
 
         Returns:
-            [n, k] int64 rows and [n, k] float32 cosines, among equals the first row first; fewer
-            than k where fewer are allowed. With `lists` a row may be -1: none.
+            [n, k] int64 rows and [n, k] float32 cosines, ties by row; fewer than k where fewer are
+            allowed. With `lists` a row may be -1: none.
         """
         k = min(k, int(allowed.sum()))
         rows, scores = (
@@ -85,7 +86,7 @@ class Scanner:
     def _candidates(
         self, queries: np.ndarray, k: int, allowed: np.ndarray, first: int
     ) -> np.ndarray:
-        """The likely best among the rows from `first` on: [n, m] int64."""
+        """Candidates among the rows from `first` on: [n, m] int64."""
         allowed = allowed[first:]
         count = min(self._times * k + self._more, int(allowed.sum()))
         if not count:
@@ -96,7 +97,7 @@ class Scanner:
         return first + np.argpartition(scores, -count, axis=1)[:, -count:]
 
     def _compared(self, queries: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:
-        """The best [n, k] int64 rows, by the vectors themselves, read from the disk."""
+        """The best [n, k] int64 rows by the vectors themselves, read from disk."""
         rows, scores = np.zeros([len(queries), 0], np.int64), np.zeros([len(queries), 0])
         found = np.flatnonzero(allowed)
         for i in range(0, len(found), TILE):
@@ -111,7 +112,7 @@ class Scanner:
         return rows
 
     def _products(self, queries: np.ndarray, first: int) -> np.ndarray:
-        """[n, dim] -> [n, rows from `first` on], n at most `QUERIES`; of codes about."""
+        """[n, dim] -> [n, rows from `first` on], n at most `QUERIES`; approximate with codes."""
         count = 1 if len(queries) == 1 else QUERIES
         filled = np.pad(queries, [(0, count - len(queries)), (0, 0)])
         product = _products

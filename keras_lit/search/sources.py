@@ -1,4 +1,4 @@
-"""The pictures to be indexed, from a folder or a dataset, one at a time."""
+"""The pictures to index, from a folder or a dataset, one at a time."""
 
 import functools
 import json
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_lit.data.class_folders import pictures_below
 from keras_lit.preprocessing.formats import SUFFIXES
+from keras_lit.training.pictures import encoded, is_pil
 
 
 class Source(NamedTuple):
@@ -42,18 +43,18 @@ def _files(folder: pathlib.Path, paths: list[pathlib.Path]) -> Iterator[Source]:
     for path in paths:
         try:
             of_file = path.stat()
-        except OSError:  # A link that leads nowhere, or deleted meanwhile.
+        except OSError:  # A dangling link, or deleted meanwhile.
             continue
-        if not stat.S_ISREG(of_file.st_mode):  # A pipe would wait for ever.
+        if not stat.S_ISREG(of_file.st_mode):  # Reading a pipe would block for ever.
             continue
-        # The last of these changes with any write, whatever a program does to the others.
+        # ctime changes with every write, even if a program sets the others back.
         stamp = f"{of_file.st_size} {of_file.st_mtime_ns} {of_file.st_ctime_ns}"
         yield Source(path.relative_to(folder).as_posix(), stamp, "{}", path.read_bytes)
 
 
 def of_pairs(rows: Any) -> Iterator[Source]:
     """The pictures of an unbatched dataset of {"image", "name", ...}, or of such dicts."""
-    names: set[str] = set()
+    names: dict[str, int] = {}
     for number, row in enumerate(_rows(rows)):
         image = row["image"]
         name = _plain(row.get("name", str(number)))
@@ -62,9 +63,15 @@ def of_pairs(rows: Any) -> Iterator[Source]:
                 f'"name" should be a string that is not empty. Received: {name!r}, of picture '
                 f"{number}."
             )
+        content = hash(image if isinstance(image, bytes) else np.asarray(image).tobytes())
         if name in names:  # An image with several captions.
+            if names[name] != content:
+                raise ValueError(
+                    f"Each picture should have a name of its own. Received two named {name!r}: put "
+                    "their folder or a number before it. What came before is in the index."
+                )
             continue
-        names.add(name)
+        names[name] = content
         others = {str(k): _plain(v) for k, v in row.items() if k not in ("image", "name")}
         metadata = json.dumps({k: v for k, v in others.items() if v is not None}, sort_keys=True)
         yield Source(name, None, metadata, functools.partial(_encoded, image))
@@ -80,7 +87,8 @@ def _rows(rows: Any) -> Iterator[dict[str, Any]]:
         if not isinstance(row, dict) or "image" not in row:
             raise ValueError(
                 'Pictures should be dicts {"image": bytes of a file or uint8 pixels, "name": ...}. '
-                f"Received: {sorted(row) if isinstance(row, dict) else type(row).__name__}."
+                f"Received: {sorted(row) if isinstance(row, dict) else type(row).__name__}. Paths "
+                'become `({"image": x.read_bytes(), "name": str(x)} for x in paths)`.'
             )
         yield row
 
@@ -88,24 +96,27 @@ def _rows(rows: Any) -> Iterator[dict[str, Any]]:
 def _encoded(image: Any) -> bytes:
     if isinstance(image, bytes):
         return image
+    if is_pil(image):
+        return encoded(image)
     array = np.asarray(image)
     if (png := as_png(array)) is None:
         raise ValueError(
-            '"image" should be the bytes of a file, or uint8 pixels [height, width, channels]. '
+            '"image" should be the bytes of a file, a PIL image, or uint8 pixels [height, width, '
+            "channels]. "
             f"Received: {array.dtype} {list(array.shape)}."
         )
     return png
 
 
 def as_png(pixels: np.ndarray) -> bytes | None:
-    """uint8 pixels [height, width, 1 to 4] as a file; None of anything else."""
+    """uint8 pixels [height, width, 1 to 4] as a PNG file; None for anything else."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or not pixels.size or pixels.shape[2] > 4:
         return None
     return tf.io.encode_png(pixels).numpy()
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: strings, finite numbers, lists of them; None of anything else."""
+    """What JSON can hold: strings, finite numbers, lists of these; None for anything else."""
     if isinstance(value, bytes | os.PathLike):
         return os.fsdecode(value)
     if isinstance(value, float) and not math.isfinite(value):

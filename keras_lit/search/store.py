@@ -1,9 +1,10 @@
-"""The files of an index: vectors, only ever appended to, and SQLite that says which count.
+"""The files of an index: vectors, only ever appended to, and SQLite, which says which count.
 
-A picture has an id for as long as its name (or, renamed, its content) is there, and a row: the
-place of its vector in the files. Rows beyond the last that SQLite knows are of a killed process,
-and the next one writes over them. A row never changes, so that readers need no lock; the holes that
-pictures leave are closed by writing the files anew, as the next generation.
+A picture keeps its id for as long as its name (or, when renamed, its content) exists, and has a
+row: the place of its vector in the files. Rows after the last that SQLite knows were left by a
+killed process, and the next writer overwrites them. A row never changes, so that readers need no
+lock; the gaps that removed pictures leave are closed by writing the files again, as the next
+generation.
 """
 
 import contextlib
@@ -29,14 +30,14 @@ from keras_lit.search.database import (
     transaction,
 )
 
-# Files hold a multiple of this many rows: few shapes for the compiler. Part of the format.
+# Files hold a multiple of this many rows, so that XLA compiles few shapes. Part of the format.
 STEP = 1024
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A row of SQLite; by its `stamp` a file is known to be unchanged without reading it."""
+    """A row of SQLite; an equal `stamp` says that a file is unchanged, without reading it."""
 
     name: str
     hash: bytes
@@ -52,7 +53,7 @@ class Snapshot:
     generation: int
     alive: np.ndarray
     arrays: dict[str, Any]
-    lists: tuple[pathlib.Path, int] | None  # for an approximate search, of this many rows
+    lists: tuple[pathlib.Path, int] | None  # Their file, and how many rows they cover.
 
 
 class Store:
@@ -75,7 +76,7 @@ class Store:
 
     @classmethod
     def create(cls, directory: pathlib.Path, settings: dict[str, Any]) -> "Store":
-        """The store of a directory, which is made where there is none."""
+        """The store of a directory, which is created if needed."""
         directory.mkdir(parents=True, exist_ok=True)
         with (
             told(directory),
@@ -103,7 +104,7 @@ class Store:
         return self._local.database
 
     def read_settings(self) -> dict[str, Any]:
-        """The settings as they now are."""
+        """The current settings."""
         with told(self.directory):
             if not (self.directory / "index.sqlite").exists() or not has_tables(self.database):
                 raise FileNotFoundError(
@@ -122,15 +123,15 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
-        """A connection inside of a transaction and the snapshot of the vectors that belongs to it.
+        """A connection inside a transaction, and the snapshot of the vectors that belongs to it.
 
-        What others write meanwhile is not seen.
+        What others write meanwhile is invisible.
         """
         database = self.database
         with told(self.directory), transaction(database, "DEFERRED"):
             settings = settings_of(database)
             while (snapshot := self._current(database, settings)) is None:
-                database.execute("COMMIT")  # Another generation has come meanwhile.
+                database.execute("COMMIT")  # The next generation was written meanwhile.
                 database.execute("BEGIN DEFERRED")
                 settings = settings_of(database)
             yield database, snapshot
@@ -176,14 +177,14 @@ class Store:
                 if kind == "vectors" and "codes" in self.kinds:
                     found[kind] = FewRows(path, shape)
                     continue
-                # Copy on write: nothing is written, but TensorFlow takes no read-only memory.
+                # Copy on write, though nothing is written: TensorFlow takes no read-only memory.
                 memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
                 found[kind] = np.frombuffer(memory, dtype).reshape(shape)
         return found
 
     @property
     def kinds(self) -> dict[str, tuple[str, int]]:
-        """The dtype and width of each file of rows: vectors, and what is scanned in their place."""
+        """The dtype and width of each file: the vectors, and what is scanned in their place."""
         dim, dtype = self.settings["dim"], self.settings["dtype"]
         found = {"vectors": ("float32", dim)}
         if dtype == "binary":
@@ -200,11 +201,11 @@ class Store:
 
 
 class FewRows:
-    """[rows, dim] float32 in a file, read where they are asked for: mapped, all would be in memory.
+    """[rows, dim] float32 in a file, read on demand: mapped, all would end up in memory.
 
     Args:
         path: the file.
-        shape: of it.
+        shape: its shape.
     """
 
     def __init__(self, path: pathlib.Path, shape: tuple[int, int]):

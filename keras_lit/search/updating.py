@@ -19,7 +19,7 @@ from keras_lit.search.writing import Writer
 from keras_lit.towers import ImageTower
 from keras_lit.towers.encoding import unit_length
 
-# So many batches are decoded while one is encoded.
+# How many batches are decoded ahead while one is encoded.
 _AHEAD = 2
 
 
@@ -27,11 +27,11 @@ class Changes(NamedTuple):
     """What an update did, in numbers of pictures.
 
     Args:
-        added: int, with a name that was not there.
-        changed: int, with another content under a name that was there.
-        renamed: int, with a name that was not there and the content of one that has gone.
+        added: int, with a new name.
+        changed: int, with new content under a known name.
+        renamed: int, with a new name and the content of one that is gone.
         removed: int, that no longer exist.
-        encoded: int, that ran through the image tower; copies of known pictures need not.
+        encoded: int, that went through the image tower; copies of known pictures do not.
         refused: int, that do not decode.
 
     Example:
@@ -63,7 +63,7 @@ def update(
     batch_size: int,
     remove_missing: bool,
 ) -> Changes:
-    """Makes the pictures of the index those of `sources`; what is done when killed stays done."""
+    """Makes the pictures of the index those of `sources`; killed, what is done stays done."""
     found = _Found(writer)
     for batch, images, valid in _decoded(found.fresh(sources), tower.preprocessor, batch_size):
         embeddings = encode(tower, images, batch_size)
@@ -81,8 +81,8 @@ def update(
 
 
 def encode(tower: ImageTower, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Preprocessed images to [n, width] floats, in batches that are always filled up. A picture's
-    embedding then does not depend on how many are encoded with it.
+    """Preprocessed images to [n, width] floats, in batches that are padded to `batch_size`: a
+    picture's embedding then does not depend on how many are encoded with it.
     """
     missing = [(0, batch_size - len(images)), *[(0, 0)] * (images.ndim - 1)]
     filled = tf.constant(np.pad(images, missing))
@@ -92,7 +92,7 @@ def encode(tower: ImageTower, images: np.ndarray, batch_size: int) -> np.ndarray
 def _decoded(
     fresh: Iterator[_Fresh], preprocessor: Any, batch_size: int
 ) -> Iterator[tuple[list[_Fresh], np.ndarray, np.ndarray]]:
-    """Batches, their pixels as the tower takes them, and which of them decode."""
+    """Batches, their preprocessed pixels, and which pictures decode."""
 
     def work(batch: list[_Fresh]) -> list[np.ndarray]:
         contents = tf.constant([x.content for x in batch])
@@ -110,20 +110,20 @@ def _decoded(
 
 
 class _Found:
-    """What an update has come across, and what is still to be done about it."""
+    """What an update has found, and what is left to do."""
 
     def __init__(self, writer: Writer):
         self.counts: collections.Counter[str] = collections.Counter()
         self._writer = writer
         self._find = writer.database.execute
         self._last = self._find("SELECT max(id) FROM pictures").fetchone()[0] or 0
-        self._seen: set[int] = set()  # Ids up to that.
+        self._seen: set[int] = set()  # Ids up to `_last`.
         self._refused: set[str | bytes] = set()
-        self._same: list[tuple[str | None, str, int]] = []  # Stamps and metadata to note, ids.
-        self._known: list[tuple[Picture, int, str]] = []  # Of a content that the index has.
+        self._same: list[tuple[str | None, str, int]] = []  # New stamp and metadata, id.
+        self._known: list[tuple[Picture, int, str]] = []  # Whose content the index has.
 
     def fresh(self, sources: Iterable[Source]) -> Iterator[_Fresh]:
-        """The pictures whose content the index does not have."""
+        """The pictures whose content is new to the index."""
         for source in sources:
             name = (stored(source.name),)
             query = "SELECT id, hash, stamp, metadata FROM pictures WHERE name = ?"
@@ -155,7 +155,7 @@ class _Found:
                 yield _Fresh(picture, content, kind)
 
     def refuse(self, picture: Picture, reason: str) -> None:
-        """Notes why a picture is not in the index."""
+        """Records why a picture is not in the index."""
         name = stored(picture.name)
         self._refused.add(name)
         self.counts["refused"] += 1
@@ -165,7 +165,7 @@ class _Found:
         )
 
     def settle(self, remove_missing: bool) -> None:
-        """Renames, copies and removes, now that all names are known."""
+        """Renames, copies and removes, once all names are known."""
         gone = self._gone() if remove_missing else {}
         names, copies = [], []
         for picture, row, kind in self._known:
@@ -178,7 +178,7 @@ class _Found:
                 self.counts[kind] += 1
         self._writer.change(
             ("UPDATE pictures SET stamp = ?, metadata = ? WHERE id = ?", self._same),
-            # Renamed onto others, which no longer exist.
+            # Their new names belonged to others, which no longer exist.
             ("DELETE FROM pictures WHERE name = ?", [x[:1] for x in names]),
             ("UPDATE pictures SET name = ?, stamp = ?, metadata = ? WHERE id = ?", names),
         )
@@ -196,7 +196,7 @@ class _Found:
             self._writer.compact()
 
     def _gone(self) -> dict[bytes, list[int]]:
-        """The ids of pictures that were there and are not, by hash, the first last."""
+        """The ids of pictures that are gone, by hash, the first id last."""
         found: dict[bytes, list[int]] = {}
         query = "SELECT id, hash FROM pictures WHERE id <= ? ORDER BY id DESC"
         for number, digest in self._find(query, (self._last,)):

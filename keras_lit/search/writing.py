@@ -1,4 +1,4 @@
-"""The one writer of an index: what it does is whole, or not there."""
+"""The one writer of an index: each of its changes is complete or absent."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from keras_lit.search.store import STEP, Picture, Store
 
 @contextlib.contextmanager
 def writing(store: Store) -> Iterator["Writer"]:
-    """The one writer of the directory; it ends with its process, however that ends."""
+    """The one writer of the directory; the lock ends with its process, however that ends."""
     with open(store.directory / "writer.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,7 +30,7 @@ def writing(store: Store) -> Iterator["Writer"]:
 
 
 class Writer:
-    """Appends, renames and removes, each whole or not at all; see `writing`."""
+    """Appends, renames and removes, each completely or not at all; see `writing`."""
 
     def __init__(self, store: Store):
         self.store, self.database = store, store.database
@@ -61,7 +61,7 @@ class Writer:
             return snapshot.arrays["vectors"][list(rows)]
 
     def change(self, *statements: tuple[str, Sequence[tuple]]) -> None:
-        """Executes statements, each for some rows of values, all or none."""
+        """Executes statements, each for several rows of values: all or none."""
         if not any(rows for _, rows in statements):
             return
         with self._transaction({}):
@@ -69,7 +69,7 @@ class Writer:
                 self.database.executemany(statement, rows)
 
     def compact(self) -> None:
-        """Writes the files anew without the rows that no picture has."""
+        """Writes the files again without the rows that belong to no picture."""
         new = self.settings["generation"] + 1
         with self.store.reading() as (_, snapshot):
             rows = np.flatnonzero(snapshot.alive)
@@ -77,14 +77,14 @@ class Writer:
                 vectors = snapshot.arrays["vectors"][rows[first : first + STEP]]
                 self._write(new, first, vectors)
         with self._transaction({"generation": new, "rows": len(rows), "lists": 0}):
-            # In ascending order no new place is taken yet.
+            # In ascending order the new row is always free.
             self.database.executemany(
                 "UPDATE pictures SET row = ? WHERE row = ?", enumerate(rows.tolist())
             )
         self._remove_old()
 
     def make_lists(self, verbose: bool) -> None:
-        """For an approximate search of the rows that there are now."""
+        """Makes the lists for an approximate search of the current rows."""
         rows = self.settings["rows"]
         with self.store.reading() as (_, snapshot):
             path = self.store.path(f"lists-{rows}", snapshot.generation)
@@ -93,7 +93,7 @@ class Writer:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Files of other generations, of lists before, and what killed processes left."""
+        """Removes files of other generations, earlier lists, and what killed processes left."""
         kinds = (*self.store.kinds, f"lists-{self.settings['lists']}")
         kept = {self.store.path(kind, self.settings["generation"]) for kind in kinds}
         ours = re.compile(r"(vectors|codes|scales|lists-\d+)-\d+(\.\d+\.tmp)?")
@@ -115,7 +115,7 @@ class Writer:
         self.settings |= settings
 
     def _write(self, generation: int, first: int, vectors: np.ndarray) -> None:
-        """Rows from `first` on to their files, and to the disk."""
+        """Writes rows from `first` on to their files, and syncs them to disk."""
         arrays = quantized(vectors, self.store.settings["dtype"])
         for kind, (dtype, width) in self.store.kinds.items():
             size, path = np.dtype(dtype).itemsize * width, self.store.path(kind, generation)
@@ -129,14 +129,14 @@ class Writer:
                     file.write(np.ascontiguousarray(arrays[kind]).data)
                     file.flush()
                     os.fsync(file.fileno())
-            except OSError as error:  # Of a full disk it does not say which file.
+            except OSError as error:  # A full disk's error does not name the file.
                 raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def quantized(vectors: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
-    """The arrays of `Store.kinds`: the vectors, and of another dtype their codes.
+    """The arrays of `Store.kinds`: the vectors, and their codes for another dtype.
 
-    An int8 code times its row's scale is the vector, to half of a step.
+    An int8 code times its row's scale is the vector, to within half a step.
     """
     found = {"vectors": vectors}
     if dtype == "binary":

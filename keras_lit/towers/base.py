@@ -19,6 +19,15 @@ Output = Literal["embeddings", "features", "patches"]
 _serialized = keras.saving.serialize_keras_object
 
 
+def check_is_model(backbone: Any) -> None:
+    """Raises ValueError unless a backbone is Keras' own."""
+    if not isinstance(backbone, keras.Layer):
+        raise ValueError(
+            "`backbone` should be a Keras model, such as `keras_nlp.models.Backbone.from_preset"
+            f"(name)`. Received: {backbone!r:.80}."
+        )
+
+
 class Tower(keras.Model):
     """Features (backbone and pooling), then an optional head.
 
@@ -38,6 +47,7 @@ class Tower(keras.Model):
     ):
         # The layers inside cast for themselves; pixels must not reach them rounded to bfloat16.
         super().__init__(autocast=False, **kwargs)
+        check_is_model(backbone)
         checks.check_one_of(pooling, self.POOLINGS, "pooling")
         if isinstance(projection_dim, bool) or not (projection_dim is None or projection_dim >= 0):
             raise ValueError(
@@ -164,6 +174,15 @@ class Tower(keras.Model):
         TensorShape([2, 4])
         """
         return features if self.head is None else self.head(features, training=training)
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Here, as Keras adds the arguments of `call` to what it raises: all bytes of a picture.
+        if checks.is_raw(inputs) or (checks.kind(inputs) == "uint8" and len(inputs.shape) == 4):
+            raise ValueError(
+                "A tower takes what is preprocessed: pass `tower.preprocessor(...)` of it, or call "
+                f"`model.encode_image` or `model.encode_text`. Received: {checks.kind(inputs)}."
+            )
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(
         self, inputs: Any, training: bool = False, head_training: bool | None = None

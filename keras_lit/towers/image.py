@@ -1,16 +1,19 @@
 """The image tower."""
 
 import functools
+import re
+import warnings
 from typing import Any, ClassVar, Literal, get_args
 
 import keras
 import keras_nlp
+import numpy as np
 
 from keras_lit.backbones import TokenHead
 from keras_lit.backbones.token_head import patch_rows, pool_tokens
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.towers import patches
-from keras_lit.towers.base import Tower, input_names
+from keras_lit.towers.base import Tower, check_is_model, input_names
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.towers.heads import Head
 from keras_lit.towers.lower import Lower
@@ -35,9 +38,9 @@ class ImageTower(Tower):
         projection_dim: int, the width of the head. None or 0: no head, as in LiT.
         preprocessor: a `keras_lit.preprocessing.ImagePreprocessor`. None makes one of the
             backbone's own image size (224 where that is free), with pixels in 0..255 for a
-            backbone that rescales by itself (keras-cv's `include_rescaling`) and in -1..1, as in
-            LiT, for any other: pass one where the backbone was trained differently, as DINOv2 was
-            ("imagenet"), or take `ImageTower.from_preset`.
+            backbone that rescales by itself (keras-cv's `include_rescaling`, a `Rescaling` layer at
+            the beginning) and in -1..1, as in LiT, for any other: pass one where the backbone was
+            trained differently, as DINOv2 was ("imagenet"), or take `ImageTower.from_preset`.
         head: "linear", "mlp", or any layer, as of `add_head`; a layer has its own width.
         blocks: int, how many transformer blocks train between the backbone's tokens and the
             pooling, as part of the head: a `keras_lit.backbones.TokenHead`, with `pooling`
@@ -86,6 +89,7 @@ class ImageTower(Tower):
         drop_path: float = 0.0,
         **kwargs: Any,
     ):
+        check_is_model(backbone)
         if preprocessor is None:
             preprocessor = _default_image_preprocessor(backbone)
         of_head: Any = pooling
@@ -95,6 +99,7 @@ class ImageTower(Tower):
         width = None if pooling == "tokens" and isinstance(head, str) else projection_dim
         super().__init__(backbone, pooling, width, preprocessor, **kwargs)
         self._lower: Any = None
+        _check_gives_features(backbone)
         if head == "mlp" and not projection_dim:
             raise ValueError('`head`="mlp" needs a `projection_dim`, the width of the embeddings.')
         self._build(keras.KerasTensor((None, *preprocessor.image_size, 3)), head)
@@ -295,5 +300,31 @@ def _default_image_preprocessor(backbone: keras.Model) -> ImagePreprocessor:
     if isinstance(shape, dict):
         shape = next(iter(shape.values()))
     size = shape[1:3] if shape and len(shape) == 4 and None not in shape[1:3] else (224, 224)
+    first = getattr(backbone, "layers", ())[:4]
+    means = [getattr(x, "input_mean", None) for x in first]  # Of ConvNeXt's `Normalization`.
     rescales = getattr(backbone, "include_rescaling", False)
-    return ImagePreprocessor(size, value_range="0..255" if rescales else "-1..1")
+    rescales |= any(isinstance(x, keras.layers.Rescaling) for x in first)
+    if rescales or any(x is not None and np.max(x) > 1 for x in means):
+        return ImagePreprocessor(size, value_range="0..255")
+    if re.fullmatch(r"densenet\d+", backbone.name):
+        return ImagePreprocessor(size, value_range="imagenet")
+    if re.fullmatch(r"(resnet|vgg)\d+", backbone.name):
+        warnings.warn(
+            f"`keras.applications` trained {backbone.name!r} on BGR pixels less their means, and "
+            "this tower gives it RGB in -1..1. Choose another, such as a ResNetV2, or pass a "
+            "`preprocessor` if these weights are your own.",
+            stacklevel=4,
+        )
+    return ImagePreprocessor(size)
+
+
+def _check_gives_features(backbone: keras.Model) -> None:
+    """Warns of a classifier, whose probabilities say little beyond their largest."""
+    last = (getattr(backbone, "layers", None) or [backbone])[-1]
+    ends = getattr(getattr(last, "activation", None), "__name__", "") == "softmax"
+    if ends or isinstance(last, keras.layers.Softmax):
+        warnings.warn(
+            f"{backbone.name!r} ends in a softmax, so the tower's features are probabilities of "
+            "classes. Pass it without its classifier (`keras.applications`: `include_top=False`).",
+            stacklevel=4,
+        )

@@ -1,7 +1,7 @@
-"""The lower blocks of an image tower, which `Lock(last_blocks=k)` locks: their output is kept once.
+"""The lower blocks of an image tower, locked by `Lock(last_blocks=k)`: their output is cached.
 
-The backbone runs as it is, but for the first of the last blocks: its input is taken from there, or
-put there. In a graph what nobody asks for is not computed.
+The backbone runs unchanged, except that the input of the first of the last blocks is taken from
+there, or replaced there. In a graph what is not needed is not computed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from keras_lit.towers import blocks
 
 
 class Lower:
-    """What comes before the last blocks of a tower, as one that gives flat features."""
+    """What comes before the last blocks of a tower; its features are flat."""
 
     def __init__(self, tower: Any, last_blocks: int):
         checks.check_count(last_blocks, "last_blocks")
@@ -36,13 +36,13 @@ class Lower:
         self.weights = [x for y in below for layer in y for x in internals.own_weights(layer)]
         if len(internals.flat_layers(self._block)) == 1:
             raise ValueError(
-                f"What enters the last blocks can be kept where a block is one layer, and {family} "
-                "has none such. Train on images, or keep pooled features of a locked tower."
+                f"The input of the last blocks can be cached where each block is one layer, and in "
+                f"{family} it is not. Train on images, or cache pooled features of a locked tower."
             )
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of what enters the block, for one image: [tokens, width] or [height, width, channels]."""
+        """Of the block's input for one image: [tokens, width] or [height, width, channels]."""
 
         @tf.function
         def states(images: tf.Tensor) -> tf.Tensor:
@@ -51,8 +51,8 @@ class Lower:
             above = [x.value for x in self._above if x.trainable]
             if any(x is not None for x in tape.gradient(found, above)):
                 raise ValueError(
-                    f"Before the last blocks of {type(self._tower.backbone).__name__} there are "
-                    "weights that train with them. Train on images."
+                    f"Some weights that train with the last blocks of "
+                    f"{type(self._tower.backbone).__name__} come before them. Train on images."
                 )
             return found
 
@@ -96,7 +96,7 @@ class Lower:
 
     @contextlib.contextmanager
     def _calling(self, function: Callable) -> Iterator[None]:
-        """The block's `call` goes by way of a function, which gets it as the first argument."""
+        """Routes the block's `call` through a function, which gets it as its first argument."""
         layer = self._block
         own = vars(layer).get("call")
         call = functools.partial(function, layer.call)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import keras
 
-from keras_lit import internals
+from keras_lit import checks, internals
 from keras_lit.backbones import TextTransformer
 from keras_lit.preprocessing import TextPreprocessor
 from keras_lit.towers.base import Tower, input_names
@@ -72,6 +72,8 @@ class TextTower(Tower):
         ),
     }
 
+    sequence_length: Any = checks.Settled()
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -109,7 +111,7 @@ class TextTower(Tower):
                 f"embeddings of {type(backbone).__name__}. Use the backbone's own vocabulary."
             )
         if "pooled_dense" in {layer.name for layer in backbone.layers}:
-            # BERT's pooler is not on the way, so nothing should train it.
+            # BERT's pooler is not used, so it should not train.
             backbone.get_layer("pooled_dense").trainable = False
         self._build(keras.KerasTensor((None, self.sequence_length), "int32"), head)
 
@@ -130,19 +132,19 @@ class TextTower(Tower):
         Args:
             size: "Ti", "S", "B", "L", "H" or "g" (width 192, 384, 768, 1024, 1280, 1408).
             tokenizer: as for `TextTower`.
-            vocabulary_size: int, for use without a tokenizer, whose size is taken otherwise.
+            vocabulary_size: int, needed without a tokenizer; None: the tokenizer's.
             sequence_length: int, the number of tokens.
             projection_dim: as for `TextTower`.
             dropout: float, 0 in the paper.
-            pooling: as for `TextTower`. For "last" (the paper's) and "first" the backbone pools by
-                itself, which spares it the rest of its last block.
+            pooling: as for `TextTower`. For "last" (the paper's) and "first" the backbone itself
+                pools, which saves most of its last block.
             **kwargs: passed on to `TextTower`.
 
         Returns:
             A `TextTower`.
 
         Raises:
-            ValueError: unknown size; neither tokenizer nor vocabulary size.
+            ValueError: unknown size; neither a tokenizer nor a vocabulary size.
 
         Example:
 
@@ -175,8 +177,8 @@ class TextTower(Tower):
         Args:
             dim: int, the width of the features.
             projection_dim: as for `TextTower`.
-            fingerprint: of the tower that made them, see `keras_lit.features.text_tower`; features
-                of another are then refused.
+            fingerprint: that of the tower that made them, see `keras_lit.features.text_tower`;
+                features of another tower are then refused.
             **kwargs: passed on to `TextTower`, for example `head="mlp"`.
 
         Returns:
@@ -208,9 +210,9 @@ class TextTower(Tower):
 
     @property
     def ignores_padding(self) -> bool:
-        """Whether a text has the same embedding with less padding, so that `fit` can leave it out.
+        """Whether a text has the same embedding with less padding, so that `fit` can trim it.
 
-        So it is where the backbone takes a padding mask and texts of any length, as BERT does.
+        This holds where the backbone takes a padding mask and texts of any length, as BERT does.
 
         Example:
 

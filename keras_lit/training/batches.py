@@ -44,6 +44,7 @@ def for_step(
     text_locked: bool = False,
     whole: bool = False,
     static_shapes: bool = False,
+    steps: int | None = None,
 ) -> Any:
     """What `fit`, `evaluate` and `predict` hand to Keras: batches of what the towers take.
 
@@ -51,6 +52,7 @@ def for_step(
     replicas share each batch (see `distribution`), but for `whole` batches, which several workers
     take in turns. `continue_data` is `ExactResume`'s; `text_locked` says that "text_features" may
     stand for the text. With `static_shapes`, which XLA and TPUs want, texts keep their padding.
+    Without a number of `steps` the pairs should end.
     """
     if isinstance(x, tf.distribute.DistributedDataset):
         return x  # Its owner has preprocessed it.
@@ -60,6 +62,11 @@ def for_step(
     pairs.check_spec(spec, image_tower, text_tower)
     if data.cardinality() == 0:
         raise ValueError(pairs.EMPTY)
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY and steps is None:
+        raise ValueError(
+            "The pairs never end, so neither would the epoch. Leave `repeat()` out (`epochs` "
+            "repeats them), or pass `steps_per_epoch`, `validation_steps` or `steps`."
+        )
     if not pairs.are_batched(spec):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
     if static_shapes and "image" in spec:
@@ -168,6 +175,8 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> encoding.Batch
         found = pairs.ready_image(row, tower.preprocessor)
         return found if features else found["image"]
 
+    checks.check_count(batch_size, "batch_size")
+    _check_eager(images, "image")
     rank = 1 + len(tower.feature_shape)
     batches = _raw_images(images, batch_size, rank)
     spec = tf.nest.flatten(encoding.spec_of(batches))[0]
@@ -206,6 +215,8 @@ def by_length(text: Any, tower: TextTower, batch_size: int) -> tuple[Any, Any]:
 
     So that a batch holds little padding. Of other text, or where padding counts: as it is, all.
     """
+    checks.check_count(batch_size, "batch_size")
+    _check_eager(text, "text")
     everything = slice(None)
     if isinstance(text, str | bytes | dict | set | _Stream) or not isinstance(text, Iterable):
         return text, everything
@@ -304,12 +315,13 @@ def _without_targets(x: tuple[Any, ...], columns: tuple[str, ...] | None) -> Any
 
 
 def _of_arrays(x: Pairs, batch_size: int, shuffle: bool) -> tf.data.Dataset:
+    x = {name: values if name == "image" else pairs.as_array(values) for name, values in x.items()}
     counts = {name: len(values) for name, values in x.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"There should be as many images as texts. Received: {counts}.")
     images = pictures.columns(x["image"]) if "image" in x else {}
-    x = {name: pairs.as_array(values) for name, values in x.items() if name != "image"}
-    dataset = tf.data.Dataset.from_tensor_slices({**x, **images})
+    others = {name: values for name, values in x.items() if name != "image"}
+    dataset = tf.data.Dataset.from_tensor_slices({**others, **images})
     if shuffle:
         dataset = dataset.shuffle(len(dataset), seed=distribution.agreed(pairs.draw_seed()))
     if "file" in images:
@@ -457,6 +469,15 @@ def _check_there(names: Iterable[bytes]) -> None:
                 open(name, "rb").close()
             except OSError as error:
                 raise tf.errors.NotFoundError(None, None, str(error)) from error
+
+
+def _check_eager(values: Any, side: str) -> None:
+    if isinstance(values, keras.KerasTensor) or not tf.executing_eagerly():
+        raise ValueError(
+            f"`encode_{side}` returns NumPy arrays, so it cannot be part of a graph "
+            f"(`tf.function`, `Dataset.map`, a model). There, with `tower = model.{side}_tower`, "
+            "call `tf.math.l2_normalize(tower(tower.preprocessor(x)), axis=-1)`."
+        )
 
 
 def _check_some(values: Any, name: str) -> None:

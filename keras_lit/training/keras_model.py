@@ -1,5 +1,6 @@
 """Keras' `fit`, `evaluate` and `predict` for image-text pairs: all data come in by one door."""
 
+import warnings
 from typing import Any, Literal
 
 import keras
@@ -89,12 +90,13 @@ class PairsModel(keras.Model):
         _refuse(y=y, validation_split=validation_split or None)
         _refuse(class_weight=class_weight, sample_weight=sample_weight)
         resume = _resume_callback(callbacks, steps_per_epoch)
-        x = self._batches(x, batch_size, True, shuffle, resume and resume.continue_data)
+        goes_on = resume and resume.continue_data
+        x = self._batches(x, batch_size, True, shuffle, goes_on, steps=steps_per_epoch)
         if validation_data is not None:
             rows = validation_batch_size or batch_size
             rows = rows if isinstance(validation_data, dict | tuple) else None
-            validation_data = self._batches(validation_data, rows)
-        self.calibration = None  # It was fitted to what the model gave before.
+            validation_data = self._batches(validation_data, rows, steps=validation_steps)
+        self._drop_calibration()
         history = super().fit(
             x,
             epochs=epochs,
@@ -153,7 +155,7 @@ class PairsModel(keras.Model):
         """
         _refuse(y=y, sample_weight=sample_weight)
         if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has prepared that.
-            x = self._batches(x, batch_size)
+            x = self._batches(x, batch_size, steps=steps)
         return super().evaluate(
             x,
             verbose=verbose,
@@ -193,7 +195,7 @@ class PairsModel(keras.Model):
         >>> model.predict(pairs, verbose=0)["image_embeddings"].shape
         (4, 8)
         """
-        x = self._batches(x, batch_size)
+        x = self._batches(x, batch_size, steps=steps)
         return _real_rows(super().predict(x, verbose=verbose, steps=steps, callbacks=callbacks))
 
     def train_on_batch(
@@ -205,7 +207,7 @@ class PairsModel(keras.Model):
         return_dict: bool = False,
     ) -> Any:
         _refuse(y=y, sample_weight=sample_weight, class_weight=class_weight)
-        self.calibration = None
+        self._drop_calibration()
         return super().train_on_batch(self._batch(x, training=True), return_dict=return_dict)
 
     def test_on_batch(
@@ -284,6 +286,16 @@ class PairsModel(keras.Model):
             input_signature = [{"image": pixels, "text": ids}]
         with settings.merged(internals.flat_layers(self)):  # LoRA goes into the kernels.
             super().export(filepath, format, verbose, input_signature, **kwargs)
+
+    def _drop_calibration(self) -> None:
+        """It was fitted to what the model gave before."""
+        if self.calibration:
+            warnings.warn(
+                "Training changes the cosines, so the model's `calibration` is dropped. Fit it "
+                "again afterwards.",
+                stacklevel=3,
+            )
+        self.calibration = None
 
     def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self.distribute_strategy.scope():

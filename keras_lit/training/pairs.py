@@ -9,7 +9,7 @@ from keras_lit import checks
 from keras_lit.data import captions
 from keras_lit.losses.distillation import TEACHER
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.preprocessing.image import value_bounds
+from keras_lit.preprocessing.image import check_channels, value_bounds
 from keras_lit.towers import ImageTower, TextTower, Tower, fingerprints
 from keras_lit.towers.features_only import FeaturesOnly
 
@@ -35,12 +35,27 @@ Pairs = dict[str, Any]
 
 
 def as_array(values: Any) -> Any:
-    """Keeps bytes whole: NumPy's own string arrays cut trailing zero bytes off."""
+    """Keeps bytes whole: NumPy's own string arrays cut trailing zero bytes off.
+
+    Raises ValueError for rows of different lengths.
+    """
+    if isinstance(values, tf.RaggedTensor) or _is_uneven(values):
+        raise ValueError(
+            "A column should hold one caption or one array of token ids a pair. Received rows of "
+            "different lengths. Choose a caption for each, or repeat the image for each of its "
+            'captions, as `image_text_pairs(..., captions="all")` does.'
+        )
     if isinstance(values, list | tuple) and values and isinstance(values[0], str | bytes):
         return np.array(values, dtype=object)
     if not tf.is_tensor(values) and hasattr(values, "__array__"):  # Columns of tables.
         return np.asarray(values)
     return values
+
+
+def _is_uneven(values: Any) -> bool:
+    if not isinstance(values, list | tuple):
+        return False
+    return len({len(row) for row in values if isinstance(row, list | tuple)}) > 1
 
 
 def for_locked(side: str) -> str:
@@ -219,6 +234,8 @@ def check_image(spec: Any, image_tower: ImageTower) -> None:
             "Images should be encoded (strings), uint8 pixels in 0..255, or preprocessed floats. "
             f"Received: {dtype.name} of shape {spec.shape}."
         )
+    elif dtype == tf.uint8 and spec.shape.rank in (3, 4):
+        check_channels(spec.shape)
 
 
 def check_has_backbone(tower: Tower) -> None:

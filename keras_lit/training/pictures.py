@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lit.preprocessing.image import check_channels
+
 _SHOULD_BE = (
     "Images should be file names, encoded images as bytes, PIL images or uint8 arrays [height, "
     "width, channels], all of one kind in a list; or an array or batches of them. Received: {}."
@@ -35,14 +37,19 @@ def listed(images: Any) -> Any:
         if not found:
             raise ValueError(f"There are no files {images!r}.")
         return found
-    if isinstance(images, str | bytes | os.PathLike) or _is_pil(images) or _rank(images) == 3:
+    if isinstance(images, io.IOBase):  # An iterator of lines, too.
+        return [images.read()]
+    if _rank(images) == 0:
+        return [np.asarray(images).item()]
+    one = isinstance(images, str | bytes | os.PathLike) or is_pil(images)
+    if one or _is_pixels(images) or _rank(images) == 3:
         return [images]
     if isinstance(images, Iterator):
         first = next(images, None)
         images = itertools.chain([] if first is None else [first], images)
         if _is_file(first):
             return list(images)
-        return map(_encoded, images) if _is_pil(first) or _is_pixels(first) else images
+        return map(encoded, images) if is_pil(first) or _is_pixels(first) else images
     return images
 
 
@@ -59,11 +66,11 @@ def columns(images: Any) -> dict[str, Any]:
         images = np.asarray(images)
         if images.dtype.kind not in "OU":
             return {"image": images}
-    images = list(images)
+    images = [x.read() if isinstance(x, io.IOBase) else x for x in images]
     if images and all(map(_is_file, images)):
         return {"file": np.array([os.fsencode(x) for x in images], object)}  # In any encoding.
-    if all(isinstance(x, bytes) or _is_pil(x) or _is_pixels(x) for x in images):
-        found = [x if isinstance(x, bytes) else _encoded(x) for x in images]
+    if all(isinstance(x, bytes) or is_pil(x) or _is_pixels(x) for x in images):
+        found = [x if isinstance(x, bytes) else encoded(x) for x in images]
         return {"image": np.array(found, object)}
     kinds = {
         type(x).__name__ if _rank(x) is None else f"{x.dtype} of shape {tuple(x.shape)}"
@@ -79,7 +86,8 @@ def _is_file(image: Any) -> bool:
     return isinstance(image, str | os.PathLike)
 
 
-def _is_pil(image: Any) -> bool:
+def is_pil(image: Any) -> bool:
+    """Whether it is one of PIL's images."""
     pil = sys.modules.get("PIL.Image")  # Without it nobody can hold one.
     return pil is not None and isinstance(image, pil.Image)
 
@@ -94,11 +102,12 @@ def _rank(image: Any) -> int | None:
     return len(image.shape) if isinstance(image, np.ndarray) or tf.is_tensor(image) else None
 
 
-def _encoded(image: Any) -> bytes:
+def encoded(image: Any) -> bytes:
     """Pixels or a PIL image as PNG, which loses nothing, with what EXIF says of its orientation."""
-    if not _is_pil(image):
+    if not is_pil(image):
         pixels = np.asarray(image)
         pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+        check_channels(pixels.shape)
         return tf.io.encode_png(pixels, compression=0).numpy()
     if image.mode == "F":
         raise ValueError('PIL images should hold whole numbers: `image.convert("L")`. Received: F.')

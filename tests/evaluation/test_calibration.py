@@ -317,7 +317,10 @@ def test_a_model_keeps_it_until_it_is_trained(tmp_path):
     assert "calibration" not in model.get_config()
     logits, labels = answers(50)
     found = fit_calibration(logits, labels, precision=0.5, class_names=list("abcdefghij"))
-    model.calibration = found.to_dict()
+    model.calibration = found  # Or `found.to_dict()`.
+    assert model.calibration == found.to_dict()
+    with pytest.raises(ValueError, match="`calibration` should be a `Calibration`.*Received: 0.5"):
+        model.calibration = 0.5
     model.save(tmp_path / "model.keras")
     model = keras.saving.load_model(tmp_path / "model.keras")
     assert Calibration.from_dict(model.calibration) == found
@@ -433,3 +436,11 @@ def test_what_was_not_fitted_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             reliability(*arguments)
+
+
+def test_one_label_a_row_is_not_taken_for_several_in_silence():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=[90, 3])
+    labels = np.eye(3)[(5 * logits + rng.gumbel(size=[90, 3])).argmax(axis=1)]
+    with pytest.warns(UserWarning, match=r"Each row has one label.*labels\.argmax\(axis=1\)"):
+        fit_calibration(logits, labels, precision=None)

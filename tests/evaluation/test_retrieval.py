@@ -112,8 +112,9 @@ def test_progress(capsys):
         ({"image_embeddings": np.full([5, 2], np.nan)}, "`image_embeddings`.*with NaN.*5 of 5"),
         ({"text_embeddings": np.eye(4, 2)}, r"only zeros: 2 of 4, the first \[2, 3\]"),
         ({"image_embeddings": np.zeros([0, 2])}, r"at least one row.*\(0, 2\)"),
-        ({"ks": (0,)}, "`ks` should be a positive number"),
-        ({"ks": (True,)}, "`ks` should be a positive number. Received: True"),
+        ({"ks": (0,)}, "`ks` should be a positive whole number"),
+        ({"ks": (True,)}, "`ks` should be a positive whole number. Received: True"),
+        ({"ks": 5}, r"`ks` should be a list.*such as \(1, 5\). Received: 5"),
         ({"image_groups": [1]}, r"`image_groups` should have shape \(5,\)"),
     ],
 )

@@ -229,6 +229,12 @@ def test_labels_of_a_subset(model):
     assert evaluation.select(model, data, NAMES, TEMPLATES, classes=classes) == plain
 
 
+def test_pictures_without_labels_are_met_with_the_line_to_type():
+    for images in ([np.zeros([8, 8, 3], "uint8")], np.zeros([1, 8, 8, 3], "uint8")):
+        with pytest.raises(ValueError, match=r"images with labels.*@ weights.T\).argmax\(axis=1\)"):
+            evaluation.classify(None, images, NAMES)
+
+
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="something to choose from.*0 of templates"):
         evaluation.select(None, None, NAMES, {})

@@ -204,7 +204,7 @@ def test_hostile_files_and_shapes_get_a_sentence(reference, versions, tmp_path, 
     assert "no ONNX file" in said(broken, "--text", "a")
     assert "no image tower" in said(broken, "--images", tmp_path / "a.png")
     litert = importlib.import_module("litert_client")
-    with pytest.raises(ValueError, match="text_tower.onnx is no LiteRT file"):
+    with pytest.raises(ValueError, match="text_tower.onnx is not a LiteRT file"):
         litert.load(str(broken / "text_tower.onnx"))
     for contents in (b"", b"{", b"[]", b'{"format": "onnx"}', b'{"format": "onnx", "sha256": 3}'):
         (broken / "lit.json").write_bytes(contents)

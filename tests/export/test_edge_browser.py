@@ -240,7 +240,7 @@ def test_the_command(serve, address, version, monkeypatch, capsys):
 
 def test_without_npm_and_of_one_tower(serve, version, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match="`npm` is not installed"):
+    with pytest.raises(SystemExit, match="`npm`, which fetches onnxruntime-web, is not installed"):
         serve.runtime(tmp_path)
     assert not list(tmp_path.iterdir())
     alone = shutil.copytree(version.path, tmp_path / "alone")

@@ -220,7 +220,10 @@ def test_pairs(model, vectors, tmp_path, encoded):
     assert found({"label": [0, 2], "tags": ["t3", "t4", "t5"]}) == {"p3", "p5"}
     assert found({"label": range(3), "name": "p1*"}) == {"p1", "p10", "p11"}
     assert found({"text": "caption number 7"}) == {"p7"}
-    assert found({"label": "1"}) == found({"no": 1}) == set()
+    assert found({"label": "1"}) == found({"name": []}) == set()
+    assert found({"name": ["p1", "p?"], "label": 1}) == {"p1", "p4", "p7"}
+    with pytest.warns(UserWarning, match="No picture of the index has 'no'.*'label', 'name', 't"):
+        assert found({"no": 1, "label": 1}) == set()
     more = small.encoded_pairs(14).skip(10).enumerate(10)
     more = more.map(lambda i, x: {"image": x["image"], "name": tf.strings.as_string(i)})
     assert index.update(more, remove_missing=False, verbose=0).encoded == 2
@@ -277,8 +280,13 @@ def test_wrong_sources(model, folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no index.*Index.build"):
         Index(tmp_path / "c", model)
     for rows in ([{"name": "x"}], [b"picture"]):
-        with pytest.raises(ValueError, match="Pictures should be dicts"):
+        with pytest.raises(ValueError, match=r"Pictures should be dicts.*x\.read_bytes\(\)"):
             Index.build(model, rows, tmp_path / "d", verbose=0)
+    rows = [{"image": x, "name": "1.jpg"} for x in small.make_pixels(2)]
+    with pytest.raises(ValueError, match="a name of its own. Received two named '1.jpg'"):
+        Index.build(model, rows, tmp_path / "f", verbose=0)
+    with pytest.raises(TypeError, match="`model` should be a `LiT`. Received: "):
+        Index.build(folder, model, tmp_path / "g")
     with pytest.raises(ValueError, match="uint8 pixels.*Received: float64"):
         Index.build(model, [{"image": np.zeros([8, 8, 3])}], tmp_path / "e", verbose=0)
     index = build(model, folder)
@@ -288,6 +296,10 @@ def test_wrong_sources(model, folder, tmp_path):
     assert len(index) == 12
     index.update(tmp_path / "moved", verbose=0)
     assert index.search("a dog")[0].path.exists()
+    (tmp_path / "other").mkdir()
+    shutil.copy(next((tmp_path / "moved").glob("*.png")), tmp_path / "other")
+    with pytest.warns(UserWarning, match="held pictures of '.*moved'; 11 that are not in '.*other"):
+        Index.build(model, tmp_path / "other", folder.parent / "index", verbose=0)
 
 
 def test_damage_is_named(model, vectors, folder):
@@ -300,7 +312,7 @@ def test_damage_is_named(model, vectors, folder):
     for extra in directory.glob("index.sqlite-*"):
         extra.unlink()
     (directory / "index.sqlite").write_bytes(b"something else" * 1000)
-    with pytest.raises(ValueError, match="damaged or no index"):
+    with pytest.raises(ValueError, match="damaged or not an index"):
         Index(directory, model)
 
 

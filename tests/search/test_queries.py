@@ -4,6 +4,7 @@ import itertools
 import pathlib
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from keras_lit.search import Index, Query
@@ -15,6 +16,7 @@ def test_sums():
     assert query.terms == [(-2.0, "a"), (0.5, "b"), (1.0, "c")]
     assert ("c" - query).terms[0] == (1.0, "c")
     assert repr(Query(np.ones(3)) + "a") == "Query(+1 * embedding +1 * 'a')"
+    assert (sum([Query("a"), Query("b")]) / 2).terms == [(0.5, "a"), (0.5, "b")]
     picture = np.zeros([2, 2, 3], "uint8")
     assert [weight for weight, _ in (picture - query).terms] == [1.0, 2.0, -0.5, -1.0]
 
@@ -38,6 +40,21 @@ def test_wrong_content(content, error, message):
         Query(content)
 
 
+def test_a_pil_picture_is_what_it_shows(model, folder):
+    """Its palette and how it was held, too."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(1).integers(0, 256, [9, 7, 3], "uint8")
+    path = folder / "0.png"
+    PIL.Image.fromarray(pixels).quantize(8).save(path, exif=exif)
+    index = Index.build(model, folder, folder.parent / "index", verbose=0)
+    assert index.search(PIL.Image.open(path), k=1)[0].name == "0.png"
+    np.testing.assert_allclose(index.search(PIL.Image.open(path), k=1)[0].score, 1, atol=1e-6)
+    rows = [{"image": PIL.Image.open(path)}]
+    other = Index.build(model, rows, folder.parent / "other", verbose=0)
+    np.testing.assert_allclose(other.search(path)[0].score, 1, atol=1e-6)
+
+
 def test_wrong_queries(model, folder):
     index = Index.build(model, folder, folder.parent / "index", verbose=0)
     with pytest.raises(ValueError, match="width of the index, \\[16\\]. Received shape: \\[3\\]"):
@@ -48,11 +65,21 @@ def test_wrong_queries(model, folder):
         index.search(Query("a dog") - "a dog")
     with pytest.raises(ValueError, match="`weight` should be a finite number"):
         Query("a dog", float("nan"))
+    with pytest.raises(ValueError, match="`weight` should be a finite number. Received: Query"):
+        Query("a dog") * Query("a cat")
+    path = next(folder.glob("*.png"))
+    with pytest.warns(UserWarning, match="is a file, and was searched for as a sentence.*Path"):
+        index.search(str(path))
     with pytest.raises(ValueError, match="`k` should be a positive whole number"):
         index.search("a dog", k=0)
     with pytest.raises(TypeError, match="should be a list of queries"):
         index.search_many("a dog")
     assert index.search_many([]) == []
+    with pytest.raises(ValueError, match="There should be a query"):
+        index.recall([])
+    assert (
+        repr(index) == f"<Index of 12 pictures in {str(folder.parent / 'index')!r}, float32 [16]>"
+    )
 
 
 @pytest.mark.slow

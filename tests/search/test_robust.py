@@ -5,6 +5,7 @@ import json
 import os
 import sqlite3
 import types
+import unicodedata
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_a_full_disk_loses_nothing(model, tmp_path, stubs, monkeypatch):
     pages = index._store.database.execute("PRAGMA page_count").fetchone()[0]
     index._store.database.execute(f"PRAGMA max_page_count = {pages}")
     many = [{**x, "text": "word " * 1000} for x in pictures(20)]
-    with pytest.raises(OSError, match="disk is full. What was whole before is still there"):
+    with pytest.raises(OSError, match="disk is full. What was complete before is still there"):
         index.update(many, **options)
     index = Index.build(model, pictures(20), tmp_path, **options)
     assert len(index) == 20 and sum(stubs[-3:]) == 12
@@ -136,6 +137,16 @@ def test_odd_folders(model, tmp_path, stubs):
         assert [x.name for x in index.search(np.ones(16), where={"name": pattern})] == [name]
 
 
+def test_accents_are_found_however_they_are_written(model, tmp_path, stubs):
+    rows = pictures(2)
+    written = [unicodedata.normalize(form, f"é{i}.jpg") for i, form in enumerate(("NFC", "NFD"))]
+    rows = [{**row, "name": name} for row, name in zip(rows, written, strict=True)]
+    index = Index.build(model, rows, tmp_path, verbose=0)
+    for form in ("NFC", "NFD"):
+        where = {"name": unicodedata.normalize(form, "é*")}
+        assert {x.name for x in index.search(np.ones(16), where=where)} == set(written)
+
+
 def test_odd_metadata(model, tmp_path, stubs):
     rows = pictures(4)
     rows[0] |= {"value": float("nan"), "list": [1.5, float("inf")], 5: "five"}
@@ -150,6 +161,7 @@ def test_odd_metadata(model, tmp_path, stubs):
     assert found(value=2.5) == found(text=b"\xff\xfe") == found(list=[8, 9]) == ["1.jpg"]
     assert found(value=1) == ["2.jpg"]
     assert found(**{"5": "five"}) == found(list=1.5) == ["0.jpg"]
+    assert found(name=tmp_path / "path.jpg") == found(name=["no", str(tmp_path / "path.jpg")])
     assert found(name=str(tmp_path / "path.jpg")) == [str(tmp_path / "path.jpg")]
     assert found(nothing=None) == found(value="2.5") == found(value=[]) == []
     for bad in ({"value": float("nan")}, {"value": [1, object()]}):

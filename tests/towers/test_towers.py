@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_lit
 from keras_lit import ImageTower, TextTower
 from keras_lit.backbones import AttentionPooling, TextTransformer, VisionTransformer
 from keras_lit.preprocessing import ImagePreprocessor
@@ -417,3 +418,38 @@ def test_another_head_takes_the_place_of_the_first():
     tower.add_head(7)
     assert len(tower.variables) == count and tower.head.kernel.shape[1] == 7
     assert not {id(v) for v in old.variables} & {id(v) for v in tower.variables}
+
+
+@pytest.mark.parametrize(
+    ("layers", "name", "expected"),
+    [
+        ([keras.layers.Rescaling(1 / 255)], None, "0..255"),
+        ([keras.layers.Normalization(mean=[100.0] * 3, variance=[9.0] * 3)], None, "0..255"),
+        ([keras.layers.Normalization(mean=[0.5] * 3, variance=[0.1] * 3)], None, "-1..1"),
+        ([], "densenet121", "imagenet"),
+        ([], "resnet50v2", "-1..1"),
+    ],
+)
+def test_pixels_are_those_that_the_backbone_was_trained_on(layers, name, expected):
+    convolution = keras.layers.Conv2D(4, 8, strides=8)
+    backbone = keras.Sequential([keras.Input([32, 32, 3]), *layers, convolution], name=name)
+    assert ImageTower(backbone).preprocessor.value_range == expected
+
+
+def test_backbones_that_give_something_else_are_named():
+    pixels, convolution = keras.Input([32, 32, 3]), keras.layers.Conv2D(4, 8, strides=8)
+    with pytest.warns(UserWarning, match="'resnet50' on BGR pixels.*such as a ResNetV2"):
+        ImageTower(keras.Sequential([pixels, convolution], name="resnet50"))
+    pool, classify = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, "softmax")
+    with pytest.warns(UserWarning, match="ends in a softmax.*`include_top=False`"):
+        ImageTower(keras.Sequential([pixels, convolution, pool, classify]))
+    for make in (ImageTower, TextTower):
+        with pytest.raises(ValueError, match="should be a Keras model.*Received: 'resnet50'"):
+            make("resnet50")
+    backbone = keras_lit.backbones.TextTransformer(40, 16, 8, 1, 16, 2)
+    with pytest.raises(ValueError, match="`tokenizer` should be a Keras layer.*Received: 'bert'"):
+        TextTower(backbone, "bert")
+    towers = ImageTower.from_features(8), TextTower(backbone)
+    for given in (towers[::-1], (backbone, towers[1]), (towers[0], backbone)):
+        with pytest.raises(ValueError, match=r"_tower` should be a `\w+Tower`: make one of a back"):
+            keras_lit.LiT(*given)

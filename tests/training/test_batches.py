@@ -24,6 +24,10 @@ def batches(pairs=PAIRS, size=3):
     return [{k: v[i : i + size] for k, v in pairs.items()} for i in range(0, 6, size)]
 
 
+def rows():
+    return tf.data.Dataset.from_tensor_slices(PAIRS).batch(3)
+
+
 class Batches(keras.utils.PyDataset):
     def __init__(self, form=lambda batch: batch, **options):
         super().__init__(**options)
@@ -161,6 +165,15 @@ def test_predict_gives_each_pair_once_on_replicas_too():
         (PAIRS, {"sample_weight": np.ones(6)}, "takes no `sample_weight`.*filters"),
         (PAIRS, {"class_weight": {0: 1.0}}, "takes no `class_weight`"),
         (PAIRS, {"validation_split": 0.2}, "takes no `validation_split`.*validation_data"),
+        (rows().repeat(), {}, "never end.*Leave `repeat.*`steps_per_epoch`"),
+        (rows(), {"validation_data": rows().repeat()}, "never end.*`validation_steps`"),
+        (
+            {**PAIRS, "text": tf.ragged.constant([["a"], ["a", "b"], *[["c"]] * 4])},
+            {},
+            "one caption.*rows of different lengths",
+        ),
+        ({**PAIRS, "text": [["a"], ["a", "b"], *[["c"]] * 4]}, {}, "rows of different lengths"),
+        ({**PAIRS, "image": np.moveaxis(PIXELS, 3, 1)}, {}, r"1 to 4 channels.*np\.moveaxis"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy(x, options, message):
@@ -177,7 +190,40 @@ def test_the_model_itself_takes_preprocessed_pairs_only():
     model = lit()
     with pytest.raises(ValueError, match=r"model.preprocess\(pairs\)"):
         model({"image": tf.constant(PIXELS), "text": tf.constant(CAPTIONS)})
+    raw = {"image": [b"\xff\xd8" * 999] * 2, "text": ["a", "b"]}
+    for given, kind in ((raw, "(image|text): list"), (["a dog"], "pairs: list")):
+        with pytest.raises(ValueError, match=rf"preprocess\(pairs\)(.|\n)*Received {kind}") as bad:
+            model(given)
+        assert len(str(bad.value)) < 200
+    for tower, given in (
+        (model.image_tower, PIXELS),
+        (model.image_tower, ["a.jpg"]),
+        (model.text_tower, ["a dog"]),
+        (model.text_tower, tf.constant(["a dog"])),
+    ):
+        with pytest.raises(ValueError, match="tower takes what is preprocessed"):
+            tower(given)
     assert model(model.preprocess(PAIRS))["text_embeddings"].shape == (6, 16)
+
+
+def test_embeddings_in_a_graph():
+    """`encode_*` refuse, and what the message says gives the same."""
+    model = lit()
+    given = {"image": tf.constant(PIXELS), "text": tf.constant(CAPTIONS.astype(bytes))}
+    for side, values in given.items():
+        encode, tower = getattr(model, f"encode_{side}"), getattr(model, f"{side}_tower")
+        rows = tf.data.Dataset.from_tensors(values)
+        with pytest.raises(ValueError, match=r"cannot be part of a graph.*tower\.preprocessor"):
+            rows.map(encode)
+        inside = rows.map(lambda x, t=tower: tf.math.l2_normalize(t(t.preprocessor(x)), axis=-1))
+        np.testing.assert_allclose(next(iter(inside)), encode(values), atol=1e-6)
+
+
+def test_batches_of_none_are_refused():
+    with pytest.raises(ValueError, match="`batch_size` should be a positive whole number"):
+        lit().encode_image(PIXELS, batch_size=0)
+    with pytest.raises(ValueError, match="`batch_size` should be a positive whole number"):
+        lit().encode_text(CAPTIONS, batch_size=0)
 
 
 @pytest.mark.parametrize("way", ["fit", "encode_image"])

@@ -51,8 +51,17 @@ def test_every_form_embeds_as_its_pixels(form, model, folder, expected):
 
 
 def test_one_picture(model, folder, expected):
-    for one in (PIXELS[1], PIL.Image.open(folder / "1.png"), folder / "1.png"):
-        np.testing.assert_allclose(model.encode_image(one), expected[1:2], atol=1e-6)
+    path = folder / "1.png"
+    with open(path, "rb") as file:
+        files = file, [io.BytesIO(path.read_bytes())]
+        for one in (PIXELS[1], PIL.Image.open(path), path, tf.constant(path.read_bytes()), *files):
+            np.testing.assert_allclose(model.encode_image(one), expected[1:2], atol=1e-6)
+
+
+def test_one_grey_picture(model):
+    grey = PIXELS[1][..., 0]
+    expected = model.encode_image(np.stack([grey] * 3, axis=-1))
+    np.testing.assert_allclose(model.encode_image(grey), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "HSV"])
@@ -94,6 +103,7 @@ def test_a_pil_picture_is_turned_as_its_file(model, tmp_path):
             r"Received: a list of str, uint8 of shape \(2, 2, 3\)",
         ),
         ([np.zeros([2, 2, 3])] * 2, r"uint8 arrays.*a list of float64 of shape \(2, 2, 3\)"),
+        ([np.zeros([5, 8, 9], "uint8")], r"1 to 4 channels.*\(5, 8, 9\).*\[\.\.\., np.newaxis\]"),
     ],
 )
 def test_others_are_refused_in_a_sentence(images, message):

@@ -1,4 +1,4 @@
-// What a visitor chooses and types, and what is shown of it.
+// Takes what a visitor chooses and types, and shows the answers.
 import { open, probabilities } from './towers.js';
 
 const at = (id) => document.getElementById(id);
@@ -17,7 +17,7 @@ function lines() {
   return [...new Set(at('sentences').value.split('\n').map((x) => x.trim()).filter((x) => x))];
 }
 
-// Answers come one after the other; of those that wait, the last.
+// One answer at a time; of the requests that wait, only the last is answered.
 let running = false;
 let again = false;
 async function answer() {

@@ -6,7 +6,7 @@ export async function pixelsOf(file, of) {
   return place(await decode(file, of), of);
 }
 
-// An opaque RGB picture: the canvas does what is transparent, over the background.
+// An opaque RGB picture; the canvas composites transparent ones over the background.
 async function decode(file, of) {
   let bitmap;
   try {
@@ -35,8 +35,8 @@ async function decode(file, of) {
   return { data: rgb, height, width };
 }
 
-// Browsers turn what EXIF says is turned, also where the model's pictures were not: a JPEG whose
-// EXIF has another name has none. (PNG and WebP hardly ever have it.)
+// Browsers apply EXIF's orientation, also where the model's pictures were not turned: renamed, a
+// JPEG's EXIF is ignored. (PNG and WebP hardly ever have it.)
 async function withoutExif(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const name = [0x45, 0x78, 0x69, 0x66, 0, 0];
@@ -63,7 +63,7 @@ export function place(image, of) {
     }
     return found;
   }
-  // Of a very thin picture the middle: the whole of it, scaled, would be huge.
+  // Only the middle of a very thin picture: all of it, scaled, would be huge.
   const reach = f32(f32(16 * of.crop_fraction) / Math.max(...factors));
   const middle = (count, size) => {
     const most = Math.ceil(reach * size);
@@ -93,7 +93,7 @@ function part(image, top, left, height, width) {
   return { data, height, width };
 }
 
-// `tf.image.resize`, whose fractions are cut off: columns, then rows.
+// `tf.image.resize` with fractions truncated: columns first, then rows.
 function resize(image, height, width, of) {
   const columns = along(image.data, image.height, image.width, 3, width, of);
   const rows = along(columns, 1, image.height, width * 3, height, of);
@@ -137,7 +137,7 @@ const KERNELS = {
   lanczos5: [5, (x) => (x < 5 ? sinc(x) * sinc(x / 5) : 0)],
 };
 
-// [[row, weight]]: what the rows give to row i of `out`.
+// [[row, weight]]: the weights of the rows in row i of `out`.
 function weights(i, count, out, of) {
   if (of.interpolation === 'nearest') return [[Math.floor(((i + 0.5) * count) / out), 1]];
   if (!(of.interpolation in KERNELS)) {
@@ -155,7 +155,7 @@ function weights(i, count, out, of) {
   return found.map(([j, weight]) => [j, f32(weight / sum)]);
 }
 
-// Half to even, as NumPy rounds.
+// Rounds half to even, as NumPy does.
 function even(x) {
   const up = Math.round(x);
   return up - x === 0.5 && up % 2 ? up - 1 : up;

@@ -1,4 +1,4 @@
-// SentencePiece: a `.model` file (Protocol Buffers) -> a function of a sentence to token ids.
+// SentencePiece: a `.model` file (Protocol Buffers) -> a function from a sentence to token ids.
 // The normalisation is in the file; pieces are found by the unigram model or byte pairs.
 const SPACE = '\u2581';
 const NORMAL = 1, UNKNOWN = 2, USER_DEFINED = 4, UNUSED = 5, BYTE = 6;
@@ -18,7 +18,7 @@ export function sentencePiece(of, bytes) {
   return (sentence) => [...start, ...ids(model, cut(model, normalize(sentence))), ...end];
 }
 
-// Fields of a message: an array of values for each number; bytes for what has a length.
+// The fields of a message: an array of values for each number; length-delimited ones as bytes.
 function fields(bytes) {
   const found = [];
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -82,7 +82,7 @@ function read(bytes) {
   };
 }
 
-// The characters that the file's table replaces, spaces made one, a space before the first word.
+// Replaces characters by the file's table, collapses spaces, puts a space before the first word.
 function normalizer({ map, users, prefix, trims, escapes, suffix }) {
   const view = new DataView(map.buffer, map.byteOffset, map.byteLength);
   const size = map.length ? view.getUint32(0, true) : 0;
@@ -140,13 +140,13 @@ function normalizer({ map, users, prefix, trims, escapes, suffix }) {
   };
 }
 
-// Of the pieces that a user defined the longest at the beginning of a text.
+// The longest user-defined piece at the beginning of a text.
 function userAt(users) {
   const ordered = [...users].sort((a, b) => b.length - a.length);
   return (text) => ordered.find((x) => text.startsWith(x)) ?? '';
 }
 
-// The most probable cut: Viterbi, in 32-bit floats as SentencePiece has them.
+// The most probable segmentation: Viterbi, in 32-bit floats as in SentencePiece.
 function unigram(model, text) {
   const best = [{ score: 0 }];
   const ends = (start, length, score, id) => {
@@ -175,7 +175,7 @@ function unigram(model, text) {
   return found;
 }
 
-// Byte-pair encoding: of all neighbours that make a piece the best, the left one of equals.
+// Byte-pair encoding: merges the best pair of neighbours that form a piece, of equals the left one.
 function pairs(model, text) {
   const user = userAt(model.users);
   const parts = [];
@@ -185,7 +185,7 @@ function pairs(model, text) {
     parts.push({ piece, frozen: Boolean(own) });
     i += piece.length;
   }
-  const made = new Map(); // Pieces that are not used fall into what they were made of.
+  const made = new Map(); // Unused pieces are split again into what they were made of.
   for (;;) {
     let best = null;
     for (let i = 0; i + 1 < parts.length; i++) {
@@ -208,7 +208,7 @@ function pairs(model, text) {
   return parts.flatMap((x) => used(x.piece));
 }
 
-// What is unknown becomes its bytes, or one <unk> for all neighbours.
+// Unknown characters become their bytes, or one <unk> for adjacent ones.
 function ids(model, cut) {
   const found = [];
   let wasUnknown = false;

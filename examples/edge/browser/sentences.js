@@ -1,7 +1,7 @@
 // A sentence -> the text tower's token ids, as `lit.json` says: `token_ids_of` of ../reference.py.
 import { sentencePiece } from './sentencepiece.js';
 
-// bytes: of the vocabulary's file. Gives a function of a sentence to Int32Array [tokens].
+// bytes: the vocabulary's file. Returns a function from a sentence to Int32Array [tokens].
 export function tokenIdsOf(of, bytes) {
   if (!of.tokenizer) throw new Error('This version has no vocabulary: its text tower takes token ids only.');
   const kinds = { wordpiece: wordPiece, sentencepiece: sentencePiece };
@@ -17,7 +17,7 @@ export function tokenIdsOf(of, bytes) {
   };
 }
 
-// BERT's: words and punctuation marks, then the longest pieces from the left.
+// BERT's WordPiece: words and punctuation marks, then the longest pieces from the left.
 function wordPiece(of, bytes) {
   const text = new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
   const words = (text.endsWith('\n') ? text.slice(0, -1) : text).split('\n');
@@ -46,7 +46,7 @@ function wordPiece(of, bytes) {
     );
 }
 
-// Words without spaces and control characters; a punctuation mark is a word.
+// Splits at spaces and control characters; a punctuation mark is a word of its own.
 function split(text, stripAccents, splitOnCjk) {
   if (stripAccents) text = text.normalize('NFD').replace(/\p{Mn}/gu, '');
   const words = [''];
@@ -59,7 +59,7 @@ function split(text, stripAccents, splitOnCjk) {
   return words.filter((word) => word);
 }
 
-// Unicode's NFKC_Casefold, of which JavaScript has the parts.
+// Unicode's NFKC_Casefold, from the parts that JavaScript has.
 function fold(word) {
   return Array.from(word.normalize('NFKC'), folded).join('').normalize('NFKC').replace(IGNORABLE, '');
 }

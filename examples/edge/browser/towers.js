@@ -6,7 +6,7 @@ import { tokenIdsOf } from './sentences.js';
 ort.env.wasm.wasmPaths = new URL('./ort/', import.meta.url).href;
 
 // Reads lit.json, checks every file against its checksum, and starts both towers.
-// progress: a function of (name of a file, bytes so far, bytes in all or 0).
+// progress: a function of (file name, bytes so far, total bytes or 0).
 export async function open(base, progress = () => {}) {
   const settings = JSON.parse(new TextDecoder().decode(await load(new URL('lit.json', base), progress)));
   const read = async (name) => {
@@ -22,14 +22,14 @@ export async function open(base, progress = () => {}) {
   const text = await tower(settings.text, await read(settings.text.file));
   return {
     settings,
-    // A file of a picture -> Float32Array [dim] of unit length.
+    // A picture's file -> Float32Array [dim] of unit length.
     encodeImage: async (file) => (await image([await pixelsOf(file, settings.image)]))[0],
     // Sentences -> an array of these.
     encodeTexts: (sentences) => text(sentences.map(tokenIds)),
   };
 }
 
-// [dim] and [n][dim] -> [n]: a softmax over the sentences, or with the sigmoid loss each on its own.
+// [dim] and [n][dim] -> [n]: a softmax over the sentences, or, with the sigmoid loss, each by itself.
 export function probabilities(image, texts, settings) {
   const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
   const logits = texts.map((text) => settings.temperature * dot(image, text));
