@@ -165,10 +165,10 @@ def test_predict_gives_each_pair_once_on_replicas_too():
         (PAIRS, {"sample_weight": np.ones(6)}, "takes no `sample_weight`.*filters"),
         (PAIRS, {"class_weight": {0: 1.0}}, "takes no `class_weight`"),
         (PAIRS, {"validation_split": 0.2}, "takes no `validation_split`.*validation_data"),
-        (rows().repeat(), {}, "never end.*Leave `repeat.*`steps_per_epoch`"),
-        (rows(), {"validation_data": rows().repeat()}, "never end.*`validation_steps`"),
+        (lambda: rows().repeat(), {}, "never end.*Leave `repeat.*`steps_per_epoch`"),
+        (rows, {"validation_data": lambda: rows().repeat()}, "never end.*`validation_steps`"),
         (
-            {**PAIRS, "text": tf.ragged.constant([["a"], ["a", "b"], *[["c"]] * 4])},
+            lambda: {**PAIRS, "text": tf.ragged.constant([["a"], ["a", "b"], *[["c"]] * 4])},
             {},
             "one caption.*rows of different lengths",
         ),
@@ -177,6 +177,8 @@ def test_predict_gives_each_pair_once_on_replicas_too():
     ],
 )
 def test_what_cannot_work_is_refused_with_the_remedy(x, options, message):
+    x = x() if callable(x) else x
+    options = {name: made() if callable(made) else made for name, made in options.items()}
     with pytest.raises(ValueError, match=message):
         lit().fit(x, verbose=0, **options)
 
