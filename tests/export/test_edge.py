@@ -201,7 +201,7 @@ def test_hostile_files_and_shapes_get_a_sentence(reference, versions, tmp_path, 
     settings = json.loads((broken / "lit.json").read_text())
     del settings["sha256"]["text_tower.onnx"], settings["image"]
     (broken / "lit.json").write_text(json.dumps(settings))
-    assert "no ONNX file" in said(broken, "--text", "a")
+    assert "is not an ONNX file" in said(broken, "--text", "a")
     assert "no image tower" in said(broken, "--images", tmp_path / "a.png")
     litert = importlib.import_module("litert_client")
     with pytest.raises(ValueError, match="text_tower.onnx is not a LiteRT file"):
