@@ -6,7 +6,6 @@ as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
 
 import glob
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_lit.data.captions import captions_of
+from keras_lit.files import parse_json
 from keras_lit.preprocessing.formats import SUFFIXES
 
 __all__ = ["shard_files"]
@@ -196,7 +196,7 @@ def _pair(
     key = next((name for name in text_keys if entries.get(name)), "")
     texts = _first(entries, (key,))
     if not texts and "json" in entries:
-        record = json.loads(entries["json"])
+        record = parse_json(entries["json"])
         texts = _first(record, text_keys) if isinstance(record, dict) else []
     for what, found in (("image", images), ("text", texts)):
         if not found:
@@ -230,7 +230,7 @@ def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 
 def _value(entries: dict[str, Any], name: str) -> Any:
     """An entry, or a field of the .json, if it is there."""
-    record = entries if name in entries or "json" not in entries else json.loads(entries["json"])
+    record = entries if name in entries or "json" not in entries else parse_json(entries["json"])
     found = record.get(name) if isinstance(record, dict) else None
     return found[0] if isinstance(found, list) and len(found) == 1 else found
 

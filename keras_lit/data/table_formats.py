@@ -3,7 +3,6 @@
 import codecs
 import collections
 import csv
-import json
 import os
 import pathlib
 import re
@@ -21,6 +20,7 @@ from keras_lit.data.layouts import (
     rows_of,
 )
 from keras_lit.data.shards import note_bad
+from keras_lit.files import parse_json
 from keras_lit.preprocessing.formats import SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")  # What a folder is searched for.
@@ -95,7 +95,7 @@ def _json_lines(file: IO[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, 1):
         if line.strip():
             try:
-                yield number, _json_object(json.loads(line))
+                yield number, _json_object(parse_json(line))
             except ValueError as error:
                 yield number, f"expected a JSON object: {error}"
 
@@ -107,11 +107,11 @@ def _json_object(record: Any) -> Any:
 def _json_content(path: pathlib.Path) -> Any:
     """An object or a list."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(
-            f"{path} is no JSON: {error}. Call it .jsonl if each of its lines is an object."
-        ) from error
+        of_lines = "Extra data" in str(error)
+        remedy = "Call it .jsonl if each of its lines is an object" if of_lines else "Mend it"
+        raise ValueError(f"{path} is no JSON: {error}. {remedy}.") from error
     if not isinstance(content, dict | list):
         raise ValueError(f"{path}: expected an object or a list. Received: {content!r:.60}.")
     return content

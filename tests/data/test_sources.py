@@ -456,6 +456,18 @@ def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left
             "another `id` for each image. Received: 1 of 2",
         ),
         ("t.csv", "image,text,split\na.png,x,train\nb.png,y,Train\n", "two ways: 'Train', 'train'"),
+        (
+            "t.jsonl",
+            '{"image": "a.png", "text": "x"}\n{"image": "a.png", "text": "x", "text": "}"}',
+            r"t\.jsonl, line 2: .*'text' is there twice",
+        ),
+        (
+            "t.json",
+            '{"images": [{"id": 7, "file_name": "a.png"}],\n'
+            ' "annotations": [{}, {"image_id": 7,\n"caption": "\\"}\\"", "caption": "x"}]}',
+            r"t\.json.*'caption' is there twice .*: line 3 ",
+        ),
+        ("t.json", "[" * 100_000, "nested too deeply"),
     ],
 )
 def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_path):
