@@ -11,7 +11,7 @@ import pathlib
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -111,6 +111,7 @@ def read_shards(
                 yield row
         except (OSError, tarfile.TarError, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
+            what = re.sub(r"\{\{.*?\}\} ?| \[Op:\w+\] name: ", "", what)  # TensorFlow's own names.
             note_bad(f"{path}: cannot be read further after {count} records: {what}", skipped)
 
     def told(file: bytes) -> Iterator[dict[str, Any]]:
@@ -136,7 +137,8 @@ def read_shards(
 def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of neighbouring files with the same key.
 
-    Of a record with an extension twice nothing is there but its name, with "(there twice)".
+    Of a record with an extension twice nothing is there but its name, with "(there twice)"; of a
+    link, whose file may stand anywhere, its name with "(a link)".
     """
     with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
         for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
@@ -144,18 +146,22 @@ def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
             twice = ""
             for _, extension, file in files:
                 twice = extension if extension in entries else twice
-                entries[extension] = file.read()
+                entries[extension] = file.read() if file else b""
+                if file is None:
+                    entries[f"{extension} (a link: make the tar with --hard-dereference -h)"] = b""
             yield key, {f"{twice} (there twice)": b""} if twice else entries
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes]]]:
-    """(key, extension, file), to be read before the next; hidden ones left out."""
+def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes] | None]]:
+    """(key, extension, file or None for a link), to be read before the next; no hidden ones."""
     for member in tar:
         folder, _, name = member.name.rpartition("/")
-        if member.isfile() and not re.search(r"(^|/)\.[^./]", member.name):
+        is_link = member.issym() or member.islnk()
+        if (member.isfile() or is_link) and not re.search(r"(^|/)\.[^./]", member.name):
             stem, _, extension = name.partition(".")
-            file = cast(IO[bytes], tar.extractfile(member))
-            yield os.path.join(folder, stem), extension.lower(), file
+            if extension or not is_link:  # Without one it is rather the link to a folder.
+                file = None if is_link else tar.extractfile(member)
+                yield os.path.join(folder, stem), extension.lower(), file
 
 
 class _Member(tarfile.TarInfo):
@@ -172,6 +178,9 @@ class _Member(tarfile.TarInfo):
 
 
 def _example_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        if file.read(3) == b"\x1f\x8b\x08":
+            raise tf.errors.DataLossError(None, None, "it is compressed: unpack it by gzip -d")
     read = 0
     for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
         read += 16 + len(record)
@@ -201,6 +210,13 @@ def _pair(
     for what, found in (("image", images), ("text", texts)):
         if not found:
             raise ValueError(f"no {what} among {', '.join(sorted(entries))}")
+    for which, wanted, names in (
+        ("image_key", image_key, IMAGE_ENTRIES),
+        ("text_key", text_key, ("txt", "caption")),
+    ):
+        several = [name for name in names if entries.get(name)]
+        if wanted is None and len(several) > 1:
+            raise ValueError(f"both {' and '.join(several)}: choose one by `{which}`")
     if len(images) > 1:
         raise ValueError(f"{len(images)} images, where one is expected")
     captions = []

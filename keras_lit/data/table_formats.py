@@ -139,6 +139,11 @@ def _delimited(path: pathlib.Path, file: IO[str], layout: Layout) -> Iterator[tu
 
 
 def _check_header(path: pathlib.Path, header: tuple[str, ...], separator: str) -> None:
+    if header[0].lower().startswith("sep="):
+        raise ValueError(
+            f"{path}: expected a header that names its columns. Received: {header[0]!r}, by which "
+            "Excel knows the separator. Take that line out, and pass `separator`."
+        )
     if len(set(header)) != len(header):
         raise ValueError(f"{path}: a column is there twice: {', '.join(header)}. Rename one.")
     others = [other for other in ",;|\t" if other != separator and other in "".join(header)]

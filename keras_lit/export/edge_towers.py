@@ -6,7 +6,7 @@ import logging
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np

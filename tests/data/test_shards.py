@@ -1,5 +1,6 @@
 """Tar shards and TFRecords, whole and damaged: what is bad is counted and named, nothing else lost."""
 
+import gzip
 import io
 import json
 import os
@@ -20,8 +21,12 @@ def png(value):
 def write_tar(path, files):
     with tarfile.open(path, "w") as tar:
         for name, content in files:
-            content = content if isinstance(content, bytes) else content.encode()
             info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.LNKTYPE, "a.png"
+                tar.addfile(info)
+                continue
+            content = content if isinstance(content, bytes) else content.encode()
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
@@ -288,12 +293,20 @@ def test_what_would_be_read_in_part_is_refused(tmp_path):
     write_tar(tmp_path / "a.tar", files)
     write_tar(tmp_path / "b.tar", [("b.png", png(0)), ("b.txt", "a dog".encode("utf-16-le"))])
     write_records(tmp_path / "c.tfrecord", [{"image": [png(0), png(1)], "text": [b"c"]}])
+    write_tar(tmp_path / "d.tar", [("d.jpg", png(0)), ("d.png", png(1)), ("d.txt", "d")])
+    write_tar(tmp_path / "e.tar", [("e.png", png(0)), ("e.txt", "tags"), ("e.caption", "words")])
+    write_tar(tmp_path / "f.tar", [("f.png", None), ("f.txt", None), ("folder", None)])
+    (tmp_path / "g.tfrecord").write_bytes(gzip.compress(b"records"))
     skipped = set()
     assert texts(image_text_pairs(tmp_path, skipped=skipped)) == []
-    for of, expected in zip(
-        sorted(skipped), ("no image among txt (there twice)", "UTF-16", "2 im"), strict=True
-    ):
-        assert expected in of
+    messages = (
+        *("no image among txt (there twice)", "UTF-16", "2 im", "both jpg and png.*`image_key`"),
+        *("both txt and caption.*`text_key`", r"no image among png, png (a link", "gzip -d"),
+    )
+    for of, expected in zip(sorted(skipped), messages, strict=True):
+        assert re.search(expected.replace("(", r"\(").replace(")", r"\)"), of), of
+    assert texts(image_text_pairs(tmp_path / "d.tar", image_key="png")) == ["d"]
+    assert texts(image_text_pairs(tmp_path / "e.tar", text_key="caption")) == ["words"]
 
 
 @pytest.mark.parametrize("pattern", ["x-{000..001}.tar", "x-{a,b}.tar", "x-{0..1}.tfrecord"])

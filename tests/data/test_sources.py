@@ -468,6 +468,7 @@ def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left
             r"t\.json.*'caption' is there twice .*: line 3 ",
         ),
         ("t.json", "[" * 100_000, "nested too deeply"),
+        ("t.csv", "sep=;\nimage;text\na.png;x\n", "'sep=;', by which Excel .*Take that line out"),
     ],
 )
 def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_path):
@@ -715,3 +716,15 @@ def test_the_encoding_of_text_files(folder):
     assert [text for _, text in rows(image_text_pairs(folder, encoding="latin-1"))] == [
         *("caf\u00e9", "th\u00e9"),
     ]
+
+
+def test_addresses_of_files(tmp_path):
+    table(tmp_path, "t.csv", f"image,text\nfile://{tmp_path}/my%20a.png,x\n", ["my a"])
+    assert read(tmp_path / "t.csv") == [("my a.png", "x")]
+
+
+def test_a_hugging_face_dataset_on_disk_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/data-00000-of-00001.arrow").write_bytes(b"")
+    with pytest.raises(ValueError, match="Arrow files, which are not read.*`to_parquet`"):
+        read(tmp_path)
