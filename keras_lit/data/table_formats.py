@@ -38,11 +38,12 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
             f"{path} is none of the files that are read: tables ({', '.join(_READ)}, .parquet) and "
             "shards (.tar, .tar.gz, .tfrecord). Unpack other archives, save other tables as .csv."
         )
-    content = _json_content(path) if suffix == ".json" else None
+    content = _json_content(path, layout) if suffix == ".json" else None
     if isinstance(content, dict):
-        names = ("image_key", "text_key", "separator", "encoding", "columns", "group_key")
+        names = ("image_key", "text_key", "separator", "columns", "group_key")
         check_unused(layout, names, path, "COCO's and Karpathy's .json")
-        yield from _json_file(path, folder, content)
+        for image, *rest in _json_file(path, content):
+            yield from rows_of(f"{path}, image {image}", folder, image, *rest, skipped)
         return
     if suffix in (".json", ".jsonl"):
         check_unused(layout, ("separator", "columns"), path, "JSON")
@@ -104,10 +105,11 @@ def _json_object(record: Any) -> Any:
     return record if isinstance(record, dict) else f"expected a JSON object: {record!r:.60}"
 
 
-def _json_content(path: pathlib.Path) -> Any:
+def _json_content(path: pathlib.Path, layout: Layout) -> Any:
     """An object or a list."""
+    encoding = _encoding(path, layout)
     try:
-        content = parse_json(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding))
     except ValueError as error:
         of_lines = "Extra data" in str(error)
         remedy = "Call it .jsonl if each of its lines is an object" if of_lines else "Mend it"
@@ -203,8 +205,8 @@ def _is_record(line: str, separator: str, width: int) -> bool:
     return len(fields) >= width > 1 and any(x.lower().strip('"').endswith(SUFFIXES) for x in fields)
 
 
-def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]) -> Iterator[Row]:
-    """COCO's `captions_*.json`, or Karpathy's `dataset_*.json` with its splits."""
+def _json_file(path: pathlib.Path, content: dict[str, Any]) -> list[tuple[Any, Any, Any]]:
+    """(image, its captions, its split) of COCO's `captions_*.json` or Karpathy's `dataset_*.json`."""
     of_none: list[Any] = []
     twice = 0
     try:
@@ -240,5 +242,4 @@ def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]
         # Images may have been taken out on purpose: no pair is wrong.
         message = f"{path}: {len(of_none)} captions are of no image that is in it"
         warnings.warn(f"{message}, first {of_none[0]!r:.60}.", stacklevel=2)
-    for image, texts, split in rows:
-        yield Row(f"{path}, image {image}", folder / image, texts, split)
+    return rows
