@@ -2,7 +2,7 @@
 
 import collections
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -249,7 +249,7 @@ def _say_what_is_equal(class_names: Sequence[str]) -> None:
 
 
 def _check_strings(values: Sequence[str], name: str) -> None:
-    if isinstance(values, str) or not len(values):
+    if isinstance(values, str | Mapping | Set) or not len(values):
         raise ValueError(
             f"`{name}` should be a list: there is at least one class name and one template. "
             f"Received: {values!r}."

@@ -129,6 +129,8 @@ def test_one_label_is_the_single_label_case(monkeypatch):
         (lambda: zero_shot_weights(len, []), "at least one class name"),
         (lambda: zero_shot_weights(len, ["a"], []), "one template"),
         (lambda: zero_shot_weights(len, ["a"], "{}"), "should be a list"),
+        (lambda: zero_shot_weights(len, {"a": ["x"]}), "should be a list"),
+        (lambda: zero_shot_weights(len, {"a", "b"}), "should be a list"),
         (lambda: zero_shot_weights(len, ["a", " "]), "strings that are not empty. Received: ' '"),
         (lambda: zero_shot_weights(len, ["a"], ["{}", ""]), "strings that are not empty"),
         (lambda: zero_shot_weights(len, ["a"], ["no slot"]), r"one slot \{\}"),
