@@ -4,12 +4,16 @@ A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), thos
 as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
 """
 
+import bz2
 import glob
+import gzip
 import itertools
+import lzma
 import os
 import pathlib
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
@@ -28,6 +32,7 @@ IS_SHARD = rf"({_IS_TAR}|\.tfrecords?(-\d+-of-\d+)?)"
 IMAGE_ENTRIES = (*(suffix[1:] for suffix in SUFFIXES), "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
 _PARALLEL = 4  # shards read at a time
+_UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
 def shard_files(source: Any) -> list[str]:
@@ -109,7 +114,7 @@ def read_shards(
                     note_bad(f"{path}/{key}: {error}", skipped)
                     continue
                 yield row
-        except (OSError, tarfile.TarError, tf.errors.OpError) as error:
+        except (*_UNREADABLE, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
             what = re.sub(r"\{\{.*?\}\} ?| \[Op:\w+\] name: ", "", what)  # TensorFlow's own names.
             note_bad(f"{path}: cannot be read further after {count} records: {what}", skipped)
@@ -140,7 +145,14 @@ def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     Of a record with an extension twice nothing is there but its name, with "(there twice)"; of a
     link, whose file may stand anywhere, its name with "(a link)".
     """
-    with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
+    with open(path, "rb") as file:
+        start = file.read(2)
+    # Of several compressed parts, one behind the other, tarfile by itself reads the first.
+    opened = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(start, open)
+    with (
+        opened(path, "rb") as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member, ignore_zeros=True) as tar,
+    ):
         for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
             entries: dict[str, bytes] = {}
             twice = ""
@@ -165,14 +177,20 @@ def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes] | None]]:
 
 
 class _Member(tarfile.TarInfo):
-    """Ends a tar at its end mark only; tarfile would end it at any damaged header."""
+    """Ends a tar at the file's end behind an end mark: another tar may follow, joined by cat.
+
+    tarfile would end it at the first mark, and at any damaged header.
+    """
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Member":
+    def fromtarfile(cls, tar: Any) -> "_Member":
+        ended, tar.ended = getattr(tar, "ended", False), False
         try:
             return super().fromtarfile(tar)
         except tarfile.HeaderError as error:
-            if type(error).__name__ == "EOFHeaderError":
+            kind = type(error).__name__
+            tar.ended = kind == "EOFHeaderError"
+            if tar.ended or (ended and kind == "EmptyHeaderError"):
                 raise
             raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}: {error}") from error
 

@@ -206,7 +206,7 @@ def _is_record(line: str, separator: str, width: int) -> bool:
 
 
 def _json_file(path: pathlib.Path, content: dict[str, Any]) -> list[tuple[Any, Any, Any]]:
-    """(image, its captions, its split) of COCO's `captions_*.json` or Karpathy's `dataset_*.json`."""
+    """(image, captions, split) of COCO's `captions_*.json` or Karpathy's `dataset_*.json`."""
     of_none: list[Any] = []
     twice = 0
     try:

@@ -189,6 +189,22 @@ def test_a_truncated_shard_loses_its_rest_only(suffix, shards):
         texts(image_text_pairs(shards))
 
 
+def test_tars_that_were_joined_by_cat(shards):
+    both = b"".join((shards / f"{i}.tar").read_bytes() for i in (0, 1))
+    (shards / "0.tar").write_bytes(both)
+    assert texts(image_text_pairs(shards / "0.tar")) == ALL[:20]
+    (shards / "0.tar").write_bytes(both[:-12_000])  # Into the second one's last files.
+    skipped = set()
+    found = texts(image_text_pairs(shards / "0.tar", skipped=skipped))
+    assert 12 < len(found) < 20 and "cannot be read further after" in skipped.pop()
+    parts = [gzip.compress((shards / f"{i}.tar").read_bytes()) for i in (2, 3)]
+    (shards / "2.tar.gz").write_bytes(b"".join(parts))
+    assert texts(image_text_pairs(shards / "2.tar.gz")) == ALL[20:]
+    (shards / "2.tar.gz").write_bytes(parts[0][:-9])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"2\.tar\.gz: cannot be read further"):
+        texts(image_text_pairs(shards / "2.tar.gz"))
+
+
 def test_a_missing_shard_does_not_stop_the_others(shards):
     files = [*map(str, sorted(shards.iterdir())), f"{shards}/gone.tar"]
     skipped = set()
