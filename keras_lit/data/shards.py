@@ -1,7 +1,8 @@
 """Pairs from tar shards (webdataset, img2dataset) and TFRecords, as a stream of constant memory.
 
 A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), those of a key in a row,
-as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
+as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s. Of two images in a
+record, or a .txt and a .caption, `image_key` or `text_key` chooses.
 """
 
 import bz2

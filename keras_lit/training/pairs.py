@@ -12,6 +12,7 @@ from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.preprocessing.image import value_bounds
 from keras_lit.towers import ImageTower, TextTower, Tower, fingerprints
 from keras_lit.towers.features_only import FeaturesOnly
+from keras_lit.training.pictures import check_channels
 
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts", "text_features")
@@ -219,6 +220,8 @@ def check_image(spec: Any, image_tower: ImageTower) -> None:
             "Images should be encoded (strings), uint8 pixels in 0..255, or preprocessed floats. "
             f"Received: {dtype.name} of shape {spec.shape}."
         )
+    elif dtype == tf.uint8 and spec.shape.rank == 4:
+        check_channels(spec.shape)
 
 
 def check_has_backbone(tower: Tower) -> None:

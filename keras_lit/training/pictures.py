@@ -94,11 +94,21 @@ def _rank(image: Any) -> int | None:
     return len(image.shape) if isinstance(image, np.ndarray) or tf.is_tensor(image) else None
 
 
+def check_channels(shape: Any) -> None:
+    """Raises ValueError where the last of the dimensions of pixels cannot be their channels."""
+    if shape[-1] is not None and not 1 <= shape[-1] <= 4:
+        raise ValueError(
+            "Pixels should be [height, width, channels] with 1 to 4 channels, one picture or a "
+            f"batch of them. Received shape: {tuple(shape)}."
+        )
+
+
 def _encoded(image: Any) -> bytes:
     """Pixels or a PIL image as PNG, which loses nothing, with what EXIF says of its orientation."""
     if not _is_pil(image):
         pixels = np.asarray(image)
         pixels = pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
+        check_channels(pixels.shape)
         return tf.io.encode_png(pixels, compression=0).numpy()
     if image.mode == "F":
         raise ValueError('PIL images should hold whole numbers: `image.convert("L")`. Received: F.')
