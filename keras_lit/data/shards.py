@@ -146,12 +146,12 @@ def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     Of a record with an extension twice nothing is there but its name, with "(there twice)"; of a
     link, whose file may stand anywhere, its name with "(a link)".
     """
-    with open(path, "rb") as file:
-        start = file.read(2)
+    with open(path, "rb") as head:
+        start = head.read(2)
     # Of several compressed parts, one behind the other, tarfile by itself reads the first.
-    opened = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(start, open)
+    openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
     with (
-        opened(path, "rb") as stream,
+        openers.get(start, open)(path, "rb") as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member, ignore_zeros=True) as tar,
     ):
         for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
