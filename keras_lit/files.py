@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -97,6 +99,35 @@ def read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}). {remedy}") from error
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says; ValueError too where an object has a key twice: `json` keeps the last.
+
+    Example:
+
+    >>> parse_json('{"text": "a cat", "text": "a dog"}')
+    Traceback (most recent call last):
+    json.decoder.JSONDecodeError: ... 'text' is there twice ...: line 1 column 34 (char 33)
+    """
+    whole = text if isinstance(text, str) else text.decode(json.detect_encoding(text))
+    ended = itertools.count()  # Objects come in the order in which they end.
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        number, found = next(ended), dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            signs = re.finditer(r'"(?:[^"\\]|\\.)*"|}', whole)  # Those in strings are none.
+            ends = (x.start() for x in signs if x[0] == "}")
+            message = f"the key {twice!r} is there twice in the object that ends at"
+            raise json.JSONDecodeError(message, whole, *itertools.islice(ends, number, number + 1))
+        return found
+
+    try:
+        return json.loads(whole, object_pairs_hook=once)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def digest(value: dict[str, Any]) -> str:

@@ -719,7 +719,10 @@ def test_text_without_a_tokenizer():
     [
         ([], ValueError, "at least one"),
         ([b"broken"], tf.errors.InvalidArgumentError, "does not decode.*broken"),
-        (["/nowhere/a.png"], tf.errors.NotFoundError, "/nowhere/a.png"),
+        (["/nowhere/a.png"], tf.errors.NotFoundError, "^No such file: '/nowhere/a.png'$"),
+        (["https://x.org/a.png"], ValueError, "web addresses are not fetched.*x.org"),
+        (np.zeros([2, 9, 7], "uint8"), ValueError, r"1 to 4 channels.*\(2, 9, 7\)"),
+        (np.zeros([2, 3, 9, 7], "uint8"), ValueError, r"1 to 4 channels.*, 3, 9, 7\)"),
         ([np.zeros([4, 4, 3])], ValueError, r"uint8 arrays.*float64 of shape \(4, 4, 3\)"),
         (with_nan(), tf.errors.InvalidArgumentError, "`image` should be finite"),
         (

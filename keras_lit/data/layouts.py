@@ -3,6 +3,7 @@
 import codecs
 import os
 import pathlib
+import urllib.request
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ def rows_of(
     """The row of a table, unless its image is no file or its group, if that is asked for, empty."""
     if not isinstance(image, str) or not image or len(image) > _LONGEST_NAME:
         note_bad(f"{where}: expected the name of an image. Received: {image!r:.60}", skipped)
-    elif "://" in image:
+    elif "://" in image and not image.startswith("file:///"):
         message = f"{image!r} is a web address: fetch the images first, {_FETCH}"
         note_bad(f"{where}: {message}", skipped)
     else:
@@ -65,6 +66,8 @@ def rows_of(
         except ValueError as error:
             note_bad(f"{where}: {error}", skipped)
         else:
+            if image.startswith("file:///"):
+                image = urllib.request.url2pathname(image.removeprefix("file://"))
             yield Row(where, pathlib.Path(folder, image), texts, split, name)
 
 

@@ -149,6 +149,9 @@ class _Table:
         self.group = layout.group_key and column(
             self.names, layout.group_key, (), "group_key", path
         )
+        for name in (self.image or "key", self.text, self.group):
+            if self.names.count(name) > 1:
+                raise ValueError(f"{path}: the column {name!r} is there twice. Rename one.")
         self.is_bytes = self.image is not None and _is_bytes(schema.field(self.image).type)
         self.shard = f"{os.path.splitext(path)[0]}.tar"
 
@@ -185,7 +188,9 @@ def _is_bytes(kind: Any) -> bool:
     types = importlib.import_module("pyarrow").types
     if types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
-    return types.is_binary(kind) or types.is_large_binary(kind)
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    names = ("binary", "large_binary", "fixed_size_binary", "binary_view")
+    return any(getattr(types, f"is_{name}")(kind) for name in names)
 
 
 def _open(file: str) -> Any:

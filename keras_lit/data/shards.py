@@ -1,23 +1,28 @@
 """Pairs from tar shards (webdataset, img2dataset) and TFRecords, as a stream of constant memory.
 
 A tar holds files `key.jpg` and `key.txt` (or `key.json` with a "caption"), those of a key in a row,
-as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s.
+as webdataset and img2dataset write them; a TFRecord holds `tf.train.Example`s. Of two images in a
+record, or a .txt and a .caption, `image_key` or `text_key` chooses.
 """
 
+import bz2
 import glob
+import gzip
 import itertools
-import json
+import lzma
 import os
 import pathlib
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from keras_lit.data.captions import captions_of
+from keras_lit.files import parse_json
 from keras_lit.preprocessing.formats import SUFFIXES
 
 __all__ = ["shard_files"]
@@ -28,6 +33,7 @@ IS_SHARD = rf"({_IS_TAR}|\.tfrecords?(-\d+-of-\d+)?)"
 IMAGE_ENTRIES = (*(suffix[1:] for suffix in SUFFIXES), "image", "image/encoded")
 TEXT_ENTRIES = ("txt", "text", "caption", "captions")
 _PARALLEL = 4  # shards read at a time
+_UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
 def shard_files(source: Any) -> list[str]:
@@ -109,8 +115,9 @@ def read_shards(
                     note_bad(f"{path}/{key}: {error}", skipped)
                     continue
                 yield row
-        except (OSError, tarfile.TarError, tf.errors.OpError) as error:
+        except (*_UNREADABLE, tf.errors.OpError) as error:
             what = f"{type(error).__name__} {error}".split("\n")[0]
+            what = re.sub(r"\{\{.*?\}\} ?| \[Op:\w+\] name: ", "", what)  # TensorFlow's own names.
             note_bad(f"{path}: cannot be read further after {count} records: {what}", skipped)
 
     def told(file: bytes) -> Iterator[dict[str, Any]]:
@@ -136,42 +143,63 @@ def read_shards(
 def tar_records(path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of neighbouring files with the same key.
 
-    Of a record with an extension twice nothing is there but its name, with "(there twice)".
+    Of a record with an extension twice nothing is there but its name, with "(there twice)"; of a
+    link, whose file may stand anywhere, its name with "(a link)".
     """
-    with tarfile.open(path, "r|*", tarinfo=_Member) as tar:
+    with open(path, "rb") as head:
+        start = head.read(2)
+    # Of several compressed parts, one behind the other, tarfile by itself reads the first.
+    openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    with (
+        openers.get(start, open)(path, "rb") as stream,
+        tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member, ignore_zeros=True) as tar,
+    ):
         for key, files in itertools.groupby(_files(tar), lambda file: file[0]):
             entries: dict[str, bytes] = {}
             twice = ""
             for _, extension, file in files:
                 twice = extension if extension in entries else twice
-                entries[extension] = file.read()
+                entries[extension] = file.read() if file else b""
+                if file is None:
+                    entries[f"{extension} (a link: make the tar with --hard-dereference -h)"] = b""
             yield key, {f"{twice} (there twice)": b""} if twice else entries
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes]]]:
-    """(key, extension, file), to be read before the next; hidden ones left out."""
+def _files(tar: tarfile.TarFile) -> Iterator[tuple[str, str, IO[bytes] | None]]:
+    """(key, extension, file or None for a link), to be read before the next; no hidden ones."""
     for member in tar:
         folder, _, name = member.name.rpartition("/")
-        if member.isfile() and not re.search(r"(^|/)\.[^./]", member.name):
+        is_link = member.issym() or member.islnk()
+        if (member.isfile() or is_link) and not re.search(r"(^|/)\.[^./]", member.name):
             stem, _, extension = name.partition(".")
-            file = cast(IO[bytes], tar.extractfile(member))
-            yield os.path.join(folder, stem), extension.lower(), file
+            if extension or not is_link:  # Without one it is rather the link to a folder.
+                file = None if is_link else tar.extractfile(member)
+                yield os.path.join(folder, stem), extension.lower(), file
 
 
 class _Member(tarfile.TarInfo):
-    """Ends a tar at its end mark only; tarfile would end it at any damaged header."""
+    """Ends a tar at the file's end behind an end mark: another tar may follow, joined by cat.
+
+    tarfile would end it at the first mark, and at any damaged header.
+    """
 
     @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Member":
+    def fromtarfile(cls, tar: Any) -> "_Member":
+        ended, tar.ended = getattr(tar, "ended", False), False
         try:
             return super().fromtarfile(tar)
         except tarfile.HeaderError as error:
-            if type(error).__name__ == "EOFHeaderError":
+            kind = type(error).__name__
+            tar.ended = kind == "EOFHeaderError"
+            if tar.ended or (ended and kind == "EmptyHeaderError"):
                 raise
             raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}: {error}") from error
 
 
 def _example_records(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        if file.read(3) == b"\x1f\x8b\x08":
+            raise tf.errors.DataLossError(None, None, "it is compressed: unpack it by gzip -d")
     read = 0
     for number, record in enumerate(tf.data.TFRecordDataset(path).as_numpy_iterator()):
         read += 16 + len(record)
@@ -196,11 +224,18 @@ def _pair(
     key = next((name for name in text_keys if entries.get(name)), "")
     texts = _first(entries, (key,))
     if not texts and "json" in entries:
-        record = json.loads(entries["json"])
+        record = parse_json(entries["json"])
         texts = _first(record, text_keys) if isinstance(record, dict) else []
     for what, found in (("image", images), ("text", texts)):
         if not found:
             raise ValueError(f"no {what} among {', '.join(sorted(entries))}")
+    for which, wanted, names in (
+        ("image_key", image_key, IMAGE_ENTRIES),
+        ("text_key", text_key, ("txt", "caption")),
+    ):
+        several = [name for name in names if entries.get(name)]
+        if wanted is None and len(several) > 1:
+            raise ValueError(f"both {' and '.join(several)}: choose one by `{which}`")
     if len(images) > 1:
         raise ValueError(f"{len(images)} images, where one is expected")
     captions = []
@@ -230,7 +265,7 @@ def _first(entries: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 
 def _value(entries: dict[str, Any], name: str) -> Any:
     """An entry, or a field of the .json, if it is there."""
-    record = entries if name in entries or "json" not in entries else json.loads(entries["json"])
+    record = entries if name in entries or "json" not in entries else parse_json(entries["json"])
     found = record.get(name) if isinstance(record, dict) else None
     return found[0] if isinstance(found, list) and len(found) == 1 else found
 

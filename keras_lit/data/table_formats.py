@@ -3,7 +3,6 @@
 import codecs
 import collections
 import csv
-import json
 import os
 import pathlib
 import re
@@ -21,6 +20,7 @@ from keras_lit.data.layouts import (
     rows_of,
 )
 from keras_lit.data.shards import note_bad
+from keras_lit.files import parse_json
 from keras_lit.preprocessing.formats import SUFFIXES
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")  # What a folder is searched for.
@@ -38,11 +38,12 @@ def read_table(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -> 
             f"{path} is none of the files that are read: tables ({', '.join(_READ)}, .parquet) and "
             "shards (.tar, .tar.gz, .tfrecord). Unpack other archives, save other tables as .csv."
         )
-    content = _json_content(path) if suffix == ".json" else None
+    content = _json_content(path, layout) if suffix == ".json" else None
     if isinstance(content, dict):
-        names = ("image_key", "text_key", "separator", "encoding", "columns", "group_key")
+        names = ("image_key", "text_key", "separator", "columns", "group_key")
         check_unused(layout, names, path, "COCO's and Karpathy's .json")
-        yield from _json_file(path, folder, content)
+        for image, *rest in _json_file(path, content):
+            yield from rows_of(f"{path}, image {image}", folder, image, *rest, skipped)
         return
     if suffix in (".json", ".jsonl"):
         check_unused(layout, ("separator", "columns"), path, "JSON")
@@ -95,7 +96,7 @@ def _json_lines(file: IO[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, 1):
         if line.strip():
             try:
-                yield number, _json_object(json.loads(line))
+                yield number, _json_object(parse_json(line))
             except ValueError as error:
                 yield number, f"expected a JSON object: {error}"
 
@@ -104,14 +105,15 @@ def _json_object(record: Any) -> Any:
     return record if isinstance(record, dict) else f"expected a JSON object: {record!r:.60}"
 
 
-def _json_content(path: pathlib.Path) -> Any:
+def _json_content(path: pathlib.Path, layout: Layout) -> Any:
     """An object or a list."""
+    encoding = _encoding(path, layout)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding))
     except ValueError as error:
-        raise ValueError(
-            f"{path} is no JSON: {error}. Call it .jsonl if each of its lines is an object."
-        ) from error
+        of_lines = "Extra data" in str(error)
+        remedy = "Call it .jsonl if each of its lines is an object" if of_lines else "Mend it"
+        raise ValueError(f"{path} is no JSON: {error}. {remedy}.") from error
     if not isinstance(content, dict | list):
         raise ValueError(f"{path}: expected an object or a list. Received: {content!r:.60}.")
     return content
@@ -139,6 +141,11 @@ def _delimited(path: pathlib.Path, file: IO[str], layout: Layout) -> Iterator[tu
 
 
 def _check_header(path: pathlib.Path, header: tuple[str, ...], separator: str) -> None:
+    if header[0].lower().startswith("sep="):
+        raise ValueError(
+            f"{path}: expected a header that names its columns. Received: {header[0]!r}, by which "
+            "Excel knows the separator. Take that line out, and pass `separator`."
+        )
     if len(set(header)) != len(header):
         raise ValueError(f"{path}: a column is there twice: {', '.join(header)}. Rename one.")
     others = [other for other in ",;|\t" if other != separator and other in "".join(header)]
@@ -198,8 +205,8 @@ def _is_record(line: str, separator: str, width: int) -> bool:
     return len(fields) >= width > 1 and any(x.lower().strip('"').endswith(SUFFIXES) for x in fields)
 
 
-def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]) -> Iterator[Row]:
-    """COCO's `captions_*.json`, or Karpathy's `dataset_*.json` with its splits."""
+def _json_file(path: pathlib.Path, content: dict[str, Any]) -> list[tuple[Any, Any, Any]]:
+    """(image, captions, split) of COCO's `captions_*.json` or Karpathy's `dataset_*.json`."""
     of_none: list[Any] = []
     twice = 0
     try:
@@ -235,5 +242,4 @@ def _json_file(path: pathlib.Path, folder: pathlib.Path, content: dict[str, Any]
         # Images may have been taken out on purpose: no pair is wrong.
         message = f"{path}: {len(of_none)} captions are of no image that is in it"
         warnings.warn(f"{message}, first {of_none[0]!r:.60}.", stacklevel=2)
-    for image, texts, split in rows:
-        yield Row(f"{path}, image {image}", folder / image, texts, split)
+    return rows

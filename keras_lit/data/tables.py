@@ -40,6 +40,11 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
         if below:
             where = below[0].parent if below[0].suffix == ".parquet" else below[0]
             raise ValueError(f"{path} has its tables in subfolders. Pass {str(where)!r}.")
+        if arrow := next(path.rglob("*.arrow"), None):
+            raise ValueError(
+                f"{path} holds a dataset of Hugging Face in Arrow files, which are not read "
+                f"({arrow.name}). Save it by its `to_parquet`."
+            )
         if halves or lone:
             first = (halves or [f"{lone[0]}: {_NO_IMAGE}"])[0]
             message = f"{path}: no pair among {len(halves) + len(lone)} files, first {first}."

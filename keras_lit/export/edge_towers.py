@@ -6,7 +6,7 @@ import logging
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_lit.export import quantizing
 from keras_lit.preprocessing.image import in_range
-from keras_lit.towers import ImageTower, Tower, settings
+from keras_lit.towers import ImageTower, Tower, onnx_gelu, settings
 from keras_lit.towers.encoding import unit_length
 
 EdgeFormat = Literal["onnx", "litert"]
@@ -82,6 +82,8 @@ def write(
         )
     edge = EdgeTower(tower, dim)
     options = quantizing.litert_options(rows) if int8 and format == "litert" else {}
+    if format == "onnx":
+        onnx_gelu.teach_tf2onnx()
     with settings.merged(tower._all_layers()), _quietly():
         edge.export(path, format, verbose=False, input_signature=[input_spec(tower)], **options)
         if format == "onnx":
@@ -121,7 +123,7 @@ def check_installed(format: EdgeFormat) -> None:
 
 
 def _finish_onnx(path: pathlib.Path) -> None:
-    """Gives input and output of a file their names, and operations that ONNX lacks others."""
+    """Gives input and output of a file their names."""
     import onnx
 
     proto = onnx.load(path)
@@ -129,33 +131,15 @@ def _finish_onnx(path: pathlib.Path) -> None:
     # What tf2onnx has folded it may leave behind as an input that nothing takes.
     used = {name for node in graph.node for name in node.input}
     (given,), (found,) = [x for x in graph.input if x.name in used], graph.output
-    nodes = []
     for node in graph.node:
         node.output[:] = ["embedding" if x == found.name else x for x in node.output]
         node.input[:] = ["embedding" if x == found.name else x for x in node.input]
-        nodes += _without_erfc(node) if node.op_type == "Erfc" else [node]
-    del graph.node[:]
-    graph.node.extend(nodes)
     del graph.input[:]
     graph.input.append(given)
     found.name = "embedding"
     for value in (graph.input[0], found):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.save(proto, path)
-
-
-def _without_erfc(node: Any) -> list[Any]:
-    """1 - erf(x): GELU that is no approximation asks for erfc, which ONNX does not have."""
-    import onnx
-
-    (x,), (output,) = node.input, node.output
-    name = f"{node.name}_keras_lit"
-    one = onnx.numpy_helper.from_array(np.ones([], "float32"))
-    return [
-        onnx.helper.make_node("Constant", [], [f"{name}_one"], value=one),
-        onnx.helper.make_node("Erf", [x], [f"{name}_erf"], name=f"{name}_erf"),
-        onnx.helper.make_node("Sub", [f"{name}_one", f"{name}_erf"], [output], name=node.name),
-    ]
 
 
 def _check_computes(

@@ -20,6 +20,7 @@ _OTHERS = (
     ("a TIFF", 0, b"II*\0"),
     ("a TIFF", 0, b"MM\0*"),
     ("text, as of a web page or an SVG", 0, b"<"),
+    ("a pointer of Git LFS: `git lfs pull` fetches the file", 0, b"version https://git-lfs"),
 )
 
 

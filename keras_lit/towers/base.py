@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks, internals
-from keras_lit.towers import heads, locks, settings, summaries
+from keras_lit.towers import heads, locks, onnx_gelu, settings, summaries
 from keras_lit.towers.lower import Lower
 from keras_lit.towers.pooling import attention_pooling, pool
 
@@ -247,6 +247,8 @@ class Tower(keras.Model):
             input_signature: as there. None: batches of any size.
         """
         signature = [self._input] if input_signature is None else input_signature
+        if format == "onnx":
+            onnx_gelu.teach_tf2onnx()
         with settings.merged(self._all_layers()):
             super().export(filepath, format, verbose, signature, **kwargs)
 

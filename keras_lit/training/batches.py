@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -462,13 +463,17 @@ def _raw_images(images: Any, batch_size: int, rank: int) -> encoding.Batches:
 
 
 def _check_there(names: Iterable[bytes]) -> None:
-    """Looks for files whose names are not UTF-8: TensorFlow cannot say that they are missing."""
+    """Looks for the files: TensorFlow buries the names, and cannot say those that are not UTF-8."""
     for name in names:
-        if not is_utf8(os.fsdecode(name)):
-            try:
-                open(name, "rb").close()
-            except OSError as error:
-                raise tf.errors.NotFoundError(None, None, str(error)) from error
+        text = os.fsdecode(name)
+        shown: Any = text if is_utf8(text) else name
+        if re.match("(https?|data):", text):
+            raise ValueError(
+                f"Images should be bytes or names of files: web addresses are not fetched. "
+                f"Received: {shown!r:.99}."
+            )
+        if "://" not in text and not os.path.exists(text):
+            raise tf.errors.NotFoundError(None, None, f"No such file: {shown!r:.300}")
 
 
 def _check_eager(values: Any, side: str) -> None:

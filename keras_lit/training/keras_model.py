@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import distribution, internals
-from keras_lit.towers import ImageTower, TextTower, settings
+from keras_lit.towers import ImageTower, TextTower, onnx_gelu, settings
 from keras_lit.training import batches, pairs, progress
 
 
@@ -284,6 +284,8 @@ class PairsModel(keras.Model):
             pixels = keras.InputSpec("float32", (None, *size, 3), name="image")
             ids = keras.InputSpec("int32", (None, self.text_tower.sequence_length), name="text")
             input_signature = [{"image": pixels, "text": ids}]
+        if format == "onnx":
+            onnx_gelu.teach_tf2onnx()
         with settings.merged(internals.flat_layers(self)):  # LoRA goes into the kernels.
             super().export(filepath, format, verbose, input_signature, **kwargs)
 

@@ -217,6 +217,22 @@ def test_a_table_of_file_names(tmp_path):
         read(tmp_path, split="t")
 
 
+def test_bytes_of_any_type_are_images(tmp_path):
+    for i, kind in enumerate((pyarrow.binary(len(png(7))), pyarrow.binary_view(), None)):
+        column = pyarrow.array([png(7)], kind) if kind else pyarrow.array([png(7)])
+        column = column if kind else column.dictionary_encode()  # As pandas' categories.
+        found = read(write(tmp_path / f"{i}.parquet", image=column, text=["x"]))
+        assert found == [("0", "x", png(7))]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    columns = [pyarrow.array([x]) for x in ("a.png", "x", "y")]
+    table = pyarrow.Table.from_arrays(columns, names=["image", "text", "text"])
+    parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x\.parquet: the column 'text' is there twice"):
+        read(tmp_path / "x.parquet")
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

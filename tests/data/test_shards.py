@@ -1,5 +1,6 @@
 """Tar shards and TFRecords, whole and damaged: what is bad is counted and named, nothing else lost."""
 
+import gzip
 import io
 import json
 import os
@@ -20,8 +21,12 @@ def png(value):
 def write_tar(path, files):
     with tarfile.open(path, "w") as tar:
         for name, content in files:
-            content = content if isinstance(content, bytes) else content.encode()
             info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.LNKTYPE, "a.png"
+                tar.addfile(info)
+                continue
+            content = content if isinstance(content, bytes) else content.encode()
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return path
@@ -184,6 +189,22 @@ def test_a_truncated_shard_loses_its_rest_only(suffix, shards):
         texts(image_text_pairs(shards))
 
 
+def test_tars_that_were_joined_by_cat(shards):
+    both = b"".join((shards / f"{i}.tar").read_bytes() for i in (0, 1))
+    (shards / "0.tar").write_bytes(both)
+    assert texts(image_text_pairs(shards / "0.tar")) == ALL[:20]
+    (shards / "0.tar").write_bytes(both[:-12_000])  # Into the second one's last files.
+    skipped = set()
+    found = texts(image_text_pairs(shards / "0.tar", skipped=skipped))
+    assert 12 < len(found) < 20 and "cannot be read further after" in skipped.pop()
+    parts = [gzip.compress((shards / f"{i}.tar").read_bytes()) for i in (2, 3)]
+    (shards / "2.tar.gz").write_bytes(b"".join(parts))
+    assert texts(image_text_pairs(shards / "2.tar.gz")) == ALL[20:]
+    (shards / "2.tar.gz").write_bytes(parts[0][:-9])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"2\.tar\.gz: cannot be read further"):
+        texts(image_text_pairs(shards / "2.tar.gz"))
+
+
 def test_a_missing_shard_does_not_stop_the_others(shards):
     files = [*map(str, sorted(shards.iterdir())), f"{shards}/gone.tar"]
     skipped = set()
@@ -236,6 +257,7 @@ def test_odd_records_are_named_and_the_others_read(tmp_path):
         *[("b.png", png(0)), ("b.json", "[1]")],
         *[("c.png", png(0)), ("c.json", '{"caption": NaN}')],
         *[("d.png", png(0)), ("d.json", '{"caption": ["a dog", null]}')],
+        *[("e.png", png(0)), ("e.json", '{"caption": "a dog", "caption": "a cat"}')],
         *[("caf\udce9.png", png(0)), ("caf\udce9.txt", "also good")],
     ]
     write_tar(tmp_path / "a.tar", files)
@@ -243,7 +265,7 @@ def test_odd_records_are_named_and_the_others_read(tmp_path):
     pairs = list(image_text_pairs(tmp_path / "a.tar", skipped=skipped).as_numpy_iterator())
     assert [pair["text"] for pair in pairs] == [b"good", b"also good"]
     assert pairs[1]["name"] == bytes(tmp_path) + b"/a.tar/caf\xe9"
-    assert sorted(message.split(".tar/")[1].split(":")[0] for message in skipped) == ["b", "c", "d"]
+    assert sorted(message.split(".tar/")[1].split(":")[0] for message in skipped) == [*"bcde"]
     with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         writer.write(b"\xff no Example")
     skipped = set()
@@ -287,12 +309,20 @@ def test_what_would_be_read_in_part_is_refused(tmp_path):
     write_tar(tmp_path / "a.tar", files)
     write_tar(tmp_path / "b.tar", [("b.png", png(0)), ("b.txt", "a dog".encode("utf-16-le"))])
     write_records(tmp_path / "c.tfrecord", [{"image": [png(0), png(1)], "text": [b"c"]}])
+    write_tar(tmp_path / "d.tar", [("d.jpg", png(0)), ("d.png", png(1)), ("d.txt", "d")])
+    write_tar(tmp_path / "e.tar", [("e.png", png(0)), ("e.txt", "tags"), ("e.caption", "words")])
+    write_tar(tmp_path / "f.tar", [("f.png", None), ("f.txt", None), ("folder", None)])
+    (tmp_path / "g.tfrecord").write_bytes(gzip.compress(b"records"))
     skipped = set()
     assert texts(image_text_pairs(tmp_path, skipped=skipped)) == []
-    for of, expected in zip(
-        sorted(skipped), ("no image among txt (there twice)", "UTF-16", "2 im"), strict=True
-    ):
-        assert expected in of
+    messages = (
+        *("no image among txt (there twice)", "UTF-16", "2 im", "both jpg and png.*`image_key`"),
+        *("both txt and caption.*`text_key`", r"no image among png, png (a link", "gzip -d"),
+    )
+    for of, expected in zip(sorted(skipped), messages, strict=True):
+        assert re.search(expected.replace("(", r"\(").replace(")", r"\)"), of), of
+    assert texts(image_text_pairs(tmp_path / "d.tar", image_key="png")) == ["d"]
+    assert texts(image_text_pairs(tmp_path / "e.tar", text_key="caption")) == ["words"]
 
 
 @pytest.mark.parametrize("pattern", ["x-{000..001}.tar", "x-{a,b}.tar", "x-{0..1}.tfrecord"])

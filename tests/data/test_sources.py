@@ -459,6 +459,25 @@ def test_rows_that_would_be_read_wrongly_are_named(content, message, named, left
             "another `id` for each image. Received: 1 of 2",
         ),
         ("t.csv", "image,text,split\na.png,x,train\nb.png,y,Train\n", "two ways: 'Train', 'train'"),
+        (
+            "t.jsonl",
+            '{"image": "a.png", "text": "x"}\n{"image": "a.png", "text": "x", "text": "}"}',
+            r"t\.jsonl, line 2: .*'text' is there twice",
+        ),
+        (
+            "t.json",
+            '{"images": [{"id": 7, "file_name": "a.png"}],\n'
+            ' "annotations": [{}, {"image_id": 7,\n"caption": "\\"}\\"", "caption": "x"}]}',
+            r"t\.json.*'caption' is there twice .*: line 3 ",
+        ),
+        ("t.json", "[" * 100_000, "nested too deeply"),
+        ("t.json", "[]".encode("utf-16"), 'encoding="utf-16"'),
+        (
+            "t.json",
+            '{"images": [{"id": 1, "file_name": 7}], "annotations": []}',
+            r"t\.json, image 7: expected the name of an image\. Received: 7",
+        ),
+        ("t.csv", "sep=;\nimage;text\na.png;x\n", "'sep=;', by which Excel .*Take that line out"),
     ],
 )
 def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_path):
@@ -473,6 +492,11 @@ def test_other_layouts_are_refused_with_the_remedy(name, content, message, tmp_p
         ("t.csv", 'a.png,"A dog, running"\n', {"columns": ("image", "text")}),
         ("t.csv", 'image,text\na.png,"A dog, running"\n'.encode("utf-16"), {"encoding": "utf-16"}),
         ("captions.txt", 'image,caption\na.png,"A dog, running"\n', {}),
+        (
+            "t.json",
+            '[{"image": "a.png", "text": "A dog, running"}]'.encode("utf-16"),
+            {"encoding": "utf-16"},
+        ),
         ("flickr.token", "a.png#0\tA dog, running\n", {}),
         ("blip.json", '[{"image": "a.png", "caption": ["A dog, running"], "image_id": "7"}]', {}),
         ("t.TSV", "image\ttext\na.png\tA dog, running\n", {}),
@@ -687,7 +711,7 @@ def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factor
     (other / "a.tar").write_bytes(b"")
     for source, option, value, message in (
         (other / "k.json", "test_fraction", 0.2, r"k\.json is divided already, into 'train'"),
-        (other / "k.json", "encoding", "latin-1", "`encoding` does not apply to COCO's"),
+        (other / "k.json", "separator", ";", "`separator` does not apply to COCO's"),
         (other / "t.jsonl", "separator", ";", "`separator` does not apply to JSON"),
         (other / "a.tar", "encoding", "latin-1", r"apply to shards: leave it out for '.*a\.tar'"),
         (other / "a.tar", "image_dir", other, "`image_dir` does not apply to shards"),
@@ -706,3 +730,15 @@ def test_the_encoding_of_text_files(folder):
     assert [text for _, text in rows(image_text_pairs(folder, encoding="latin-1"))] == [
         *("caf\u00e9", "th\u00e9"),
     ]
+
+
+def test_addresses_of_files(tmp_path):
+    table(tmp_path, "t.csv", f"image,text\nfile://{tmp_path}/my%20a.png,x\n", ["my a"])
+    assert read(tmp_path / "t.csv") == [("my a.png", "x")]
+
+
+def test_a_hugging_face_dataset_on_disk_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/data-00000-of-00001.arrow").write_bytes(b"")
+    with pytest.raises(ValueError, match="Arrow files, which are not read.*`to_parquet`"):
+        read(tmp_path)

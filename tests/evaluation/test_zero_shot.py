@@ -131,6 +131,7 @@ def test_one_label_is_the_single_label_case(monkeypatch):
         (lambda: zero_shot_weights(len, ["a"], "{}"), "should be a list"),
         (lambda: zero_shot_weights(len, {"a": ["an a"]}), "list. Received a dict.*the means"),
         (lambda: zero_shot_weights(len, {"a": 1}.keys()), "should be a list.*dict_keys"),
+        (lambda: zero_shot_weights(len, {"a", "b"}), "should be a list"),
         (lambda: zero_shot_weights(len, ["a", " "]), "strings that are not empty. Received: ' '"),
         (lambda: zero_shot_weights(len, ["a"], ["{}", ""]), "strings that are not empty"),
         (lambda: zero_shot_weights(len, ["a"], ["no slot"]), r"one slot \{\}"),

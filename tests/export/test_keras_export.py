@@ -2,11 +2,12 @@
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
 
 import keras_lit
-from tests.small import make_model
+from tests.small import make_model, make_tower
 
 
 def test_model_and_towers_export_before_any_call_too(saved, tmp_path):
@@ -42,3 +43,15 @@ def test_a_model_of_features_says_that_it_has_no_images(tmp_path):
     model = keras_lit.LiT(keras_lit.ImageTower.from_features(16), text_tower)
     with pytest.raises(ValueError, match="no backbone"):
         model.export(tmp_path / "artifact", verbose=False)
+
+
+def test_an_exact_gelu_runs_as_onnx(tmp_path):
+    """tf2onnx has no erfc, and says so in a log only: onnxruntime refused the file."""
+    head = keras_lit.backbones.ResidualHead(4, 7)
+    tower = make_tower(head=head)
+    head.outer.kernel.assign(np.random.default_rng(0).normal(size=[7, 4]))
+    pixels = np.random.default_rng(1).normal(size=[3, 8, 8, 3]).astype("float32")
+    tower.export(str(tmp_path / "tower.onnx"), format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "tower.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: pixels})
+    np.testing.assert_allclose(found, tower(pixels), rtol=0, atol=2e-6)

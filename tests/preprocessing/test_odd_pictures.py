@@ -190,6 +190,7 @@ REFUSED = {
     "JPEG XL.": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40),
     "HEIC or AVIF": b"\0\0\0\x1cftypheic" + bytes(40),
     "TIFF": encode(PICTURE, "TIFF"),
+    "pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
     "nothing": b"",
     "a sound, film or other": b"RIFF\0\0\0\0WAVEfmt " + bytes(40),
     "40 bytes, 4 bits, packing 0": bmp(4, palette=COLORS[:64]),
