@@ -362,7 +362,7 @@ class LiT(PairsModel):
             given[side] = inputs.get(f"{side}_features")
             if given[side] is None:
                 given[side] = inputs[side]
-            elif letter != "L" and getattr(self, f"{side}_tower")._below is None:
+            elif letter != "L" and not getattr(self, f"{side}_tower")._from_below(given[side]):
                 raise ValueError(pairs.for_locked(side))
 
         def embed(tower: Tower, rows: Any, letter: str) -> tf.Tensor:

@@ -159,9 +159,10 @@ def gather(
 
 def image_features(tower: ImageTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
     """[n, feature_dim] float32."""
-    if "image_features" in batch:
-        return batch["image_features"].numpy()
-    return _features(tower, batch["image"])
+    features = batch.get("image_features")
+    if features is None or tower._from_below(features):
+        return _features(tower, batch["image"] if features is None else features)
+    return features.numpy()
 
 
 def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:

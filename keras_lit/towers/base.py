@@ -114,6 +114,10 @@ class Tower(keras.Model):
         """Of precomputed features, for one input."""
         return self.feature_shape if self._below is None else (self._below.dim,)
 
+    def _from_below(self, inputs: Any) -> bool:
+        """Whether these (or what has their shape) are features that enter the last blocks."""
+        return False
+
     @property
     def embedding_dim(self) -> int:
         """The width of the tower's output.
@@ -170,8 +174,6 @@ class Tower(keras.Model):
     ) -> keras.KerasTensor:
         if not self._are_features(inputs):
             inputs = self.features(inputs, training=training)
-        elif self._below is not None:
-            inputs = self._pool(inputs, self._below.continued(inputs, training))
         head_training = training if head_training is None else head_training
         # A linear head is the same in training: a `project` of a subclass need not know of it.
         if head_training and self.head_kind != "linear":
