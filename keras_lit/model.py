@@ -423,6 +423,12 @@ class LiT(PairsModel):
         """
         if micro_batch_size is not None:
             checks.check_count(micro_batch_size, "micro_batch_size")
+        if not isinstance(distillation, distilling.Distillation | None):
+            raise ValueError(
+                "`distillation` should be a `keras_lit.losses.Distillation`, or None. Received: "
+                f"{distillation!r}. The teacher's embeddings come with the pairs, by "
+                "`keras_lit.features.with_teacher`."
+            )
         self.micro_batch_size = micro_batch_size
         self.distillation = distillation
         replicas = self.distribute_strategy.num_replicas_in_sync

@@ -90,6 +90,11 @@ class ImageTower(Tower):
         if preprocessor is None:
             preprocessor = _default_image_preprocessor(backbone)
         of_head: Any = pooling
+        if drop_path and not blocks:
+            raise ValueError(
+                f"`drop_path` leaves out `blocks`, of which there are none. Received: {drop_path}. "
+                "Give `blocks`, or leave it out."
+            )
         if blocks:
             patches.check_blocks(pooling, head)
             pooling = "tokens"

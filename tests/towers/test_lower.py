@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit.towers.lower import Lower
+from tests import small
 from tests.small import text_preprocessor
 
 SIZE = 16
@@ -87,6 +88,27 @@ def test_training_from_the_cache_equals_training_from_images(cache):
     moved = [abs(x.numpy() - y).max() for x, y in trained if "transformer_block_2" in x.path]
     assert moved and max(moved) > 1e-4
     from_cache.evaluate(cached.batch(6), verbose=0)
+
+
+@pytest.mark.slow
+def test_replicas_write_and_train_the_same(cache, tmp_path):
+    directory, plan, pairs = cache
+    two = small.mirrored(2)
+    with two.scope():
+        options = {"dtype": "float32", "verbose": False, "last_blocks": 2}
+        keras_lit.features.precompute(tower_of("ViT"), pairs, tmp_path, 4, 1, **options)
+        of_two = model_of()
+    cached = keras_lit.features.load(directory)
+    rows = [
+        [row["image_features"] for row in x.as_numpy_iterator()]
+        for x in (cached, keras_lit.features.load(tmp_path))
+    ]
+    np.testing.assert_allclose(*rows, atol=1e-6)
+    of_one = model_of()
+    for model in (of_one, of_two):
+        model.fit(cached.batch(6), epochs=2, verbose=0)
+    for x, y in zip(of_one.weights, of_two.weights, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
