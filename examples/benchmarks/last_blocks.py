@@ -45,7 +45,8 @@ def run(case: harness.Case) -> dict[str, float]:
     sizes = (case["patch"], case["layers"], case["width"] // 64 or 1, case["width"])
     vit = keras_nlp.models.ViTBackbone(shape, *sizes, 4 * case["width"])
     image_tower = keras_lit.ImageTower(vit, projection_dim=64)
-    text_tower = keras_lit.TextTower(keras_lit.backbones.TextTransformer(*TEXT))
+    text = keras_lit.backbones.TextTransformer(*TEXT)
+    text_tower = keras_lit.TextTower(text, sequence_length=TEXT[1])
     rng, count = np.random.default_rng(0), case["pictures"]
     pairs = {
         "image": rng.uniform(-1, 1, [count, *shape]).astype("float32"),

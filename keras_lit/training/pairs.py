@@ -436,7 +436,7 @@ def of_tower(pair: Pairs, tower: Tower, side: str) -> Pairs:
     )
     same = tf.reduce_all(pair[whose] == fingerprints.identity(expected))
     with tf.control_dependencies([tf.debugging.Assert(same, [message])]):
-        return {**pair, name: tf.identity(features)}
+        return pair if tf.executing_eagerly() else {**pair, name: tf.identity(features)}
 
 
 def _names(pair: Pairs) -> tf.Tensor | None:
