@@ -16,6 +16,7 @@ import math
 import pathlib
 from typing import Any
 
+import keras
 import numpy as np
 import repeated_captions
 import runner
@@ -58,7 +59,8 @@ def read(args: argparse.Namespace) -> Parts:
     directory, found = str(pathlib.Path(args.data_dir).expanduser()), {}
     for split in SPLITS:
         make = functools.partial(repeated_captions.read, directory, split, args.limit)
-        part = repeated_captions.cached(args.output / f"middle_ways_{split}.npz", make)
+        path = args.output / f"middle_ways_{split}_{args.limit or 'all'}.npz"
+        part = repeated_captions.cached(path, make)
         found[split], found[f"{split} emoji"] = by_style(part)
     return found
 
@@ -71,7 +73,7 @@ def aligned(parts: Parts, path: pathlib.Path) -> keras_lit.LiT:
         model = keras_lit.LiT(image_tower, text_tower, "LL")
         print(model.align(pairs_of(parts["train"]), batch_size=256, verbose=0), flush=True)
         model.save(path)
-    return keras_lit.soups.opened(path)
+    return keras.saving.load_model(path)
 
 
 def pairs_of(part: dict[str, Any]) -> dict[str, Any]:
@@ -129,24 +131,30 @@ def train(parts: Parts, args: argparse.Namespace, variant: str, seed: int) -> li
     if variant == "WiSE":
         if not path.exists():
             raise FileNotFoundError(f"{path} is not there: the variant LU writes it. Run it first.")
-        curve = interpolated(start, keras_lit.soups.opened(path), parts)
-        size = {"share": 100.0, "adapters_mb": 0.0}
-        return [{"pairs": float(len(parts["train"]["text"])), **x, **size} for x in curve]
+        after = keras.saving.load_model(path)
+        sizes = {"pairs": 0.0, "share": share(after), "adapters_mb": 0.0}
+        return [{**x, **sizes} for x in interpolated(start, after, parts)]
     model = keras_lit.LiT(start.image_tower, start.text_tower, tuning, text_options=lock)
     model.log_temperature.assign(start.log_temperature)
     if rate:
         model = tune(model, parts, args, rate)
     if variant == "LU":
         model.save(path)
-    size, trains = 0.0, {id(x) for x in model.trainable_variables if rate}
-    counts = {id(x): math.prod(x.shape) for x in model.text_tower.weights}
-    share = 100 * sum(n for x, n in counts.items() if x in trains) / sum(counts.values())
+    size = 0.0
     if tuning == "LU":
         file = args.output / "middle_ways_adapters.npz"
         size = keras_lit.checkpoints.save_adapters(model, file, heads=False).stat().st_size / 1e6
         file.unlink()
     seen = float(args.epochs * len(parts["train"]["text"]))
-    return [{"pairs": seen, **measured(model, parts), "share": share, "adapters_mb": size}]
+    sizes = {"share": share(model) if rate else 0.0, "adapters_mb": size}
+    return [{"pairs": seen if rate else 0.0, **measured(model, parts), **sizes}]
+
+
+def share(model: keras_lit.LiT) -> float:
+    """How much of the text tower trains, %."""
+    trains = {id(x) for x in model.trainable_variables}
+    counts = {id(x): math.prod(x.shape) for x in model.text_tower.weights}
+    return 100 * sum(n for x, n in counts.items() if x in trains) / sum(counts.values())
 
 
 def report(args: argparse.Namespace, results: list[dict[str, Any]]) -> str:

@@ -61,7 +61,7 @@ def model_of(family="ViT", seed=0):
 def cache(tmp_path_factory):
     """Of six pictures, in float32."""
     directory = tmp_path_factory.mktemp("lower")
-    rows = {"image": pixels(), "text": [f"a dog and {i}" for i in range(6)]}
+    rows = {"image": pixels(), "text": [f"a {x} dog" for x in small.COLOURS[:6]]}
     pairs = tf.data.Dataset.from_tensor_slices(rows)
     manifest = keras_lit.features.precompute(
         tower_of("ViT"), pairs, directory, 3, 1, dtype="float32", verbose=False, last_blocks=2
