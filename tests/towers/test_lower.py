@@ -92,7 +92,7 @@ def test_training_from_the_cache_equals_training_from_images(cache):
 
 @pytest.mark.slow
 def test_replicas_write_and_train_the_same(cache, tmp_path):
-    directory, plan, pairs = cache
+    directory, _, pairs = cache
     two = small.mirrored(2)
     with two.scope():
         options = {"dtype": "float32", "verbose": False, "last_blocks": 2}
