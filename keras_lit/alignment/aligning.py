@@ -196,5 +196,5 @@ def prepared(texts: np.ndarray, method: str) -> np.ndarray:
 
 
 def _features(tower: Any, inputs: tf.Tensor) -> np.ndarray:
-    function = tower.inference("features")
+    function = tower.inference("features", tower._from_below(inputs))
     return distribution.on_replicas(function, inputs).astype("float32")

@@ -147,11 +147,14 @@ class Images:
             options = {**preprocessor.get_config(), **self._preprocessing}
             preprocessor = type(preprocessor).from_config(options)
 
+        given = self._rows.element_spec.get("image_features")
+        below = given is not None and tower._from_below(given)
+
         def ready(row: pairs.Pairs) -> pairs.Pairs:
             columns = {name: row[name] for name in self._names}
             found = pairs.ready_image(pairs.of_tower(row, tower, "image"), preprocessor)
-            if "image_features" in found and tower._from_below(found["image_features"]):
-                found = {"image": found["image_features"]}  # The tower makes the rest of it.
+            if below:  # The tower makes the rest of it.
+                found = {"image": found["image_features"]}
             return {**columns, **found}
 
         rows = self._rows.map(ready, tf.data.AUTOTUNE)
@@ -162,9 +165,10 @@ class Images:
             features = features.astype("float32")
             return encoding.unit_length(tower.project(features)).numpy() if embedded else features
 
+        function = tower.inference("features", below)
         found = [
             (finished(features), *(batch[name].numpy() for name in self._names))
-            for features, batch in encoding.encode(tower.inference("features"), rows, self._verbose)
+            for features, batch in encoding.encode(function, rows, self._verbose)
         ]
         if not found:
             raise ValueError("The images to evaluate on should be at least one. Received none.")

@@ -197,18 +197,19 @@ class Tower(keras.Model):
         Behind a call: a SavedModel keeps every tf.function that it finds.
         """
         made_of: list[Any] = []
-        compiled: dict[str, Any] = {}
+        compiled: dict[tuple[str, bool], Any] = {}
 
-        def current(output: Output = "embeddings") -> Any:
+        def current(output: Output = "embeddings", below: bool = False) -> Any:
             nonlocal made_of
             if differ(now := self._made_of(), made_of):
                 made_of = now
                 compiled.clear()
-            if output not in compiled:
+            # One for each rank of inputs: traced for both, a function forgets all shapes.
+            if (output, below) not in compiled:
                 names = {"features": "features", "patches": "patch_embeddings"}
                 function = getattr(self, names[output]) if output in names else self
-                compiled[output] = tf.function(function, reduce_retracing=True)
-            return compiled[output]
+                compiled[output, below] = tf.function(function, reduce_retracing=True)
+            return compiled[output, below]
 
         return current
 

@@ -62,12 +62,14 @@ def embed(
     of what `encode` takes.
     """
     check_dim(tower, dim)
+    spec = spec_of(inputs)
+    function = tower.inference(output, not isinstance(spec, dict) and tower._from_below(spec))
     with tower.distribute_strategy.scope():
-        rows = [found for found, _ in encode(tower.inference(output), inputs, verbose)]
+        rows = [found for found, _ in encode(function, inputs, verbose)]
     if not rows:
         raise ValueError("There should be something to embed. Received an empty dataset.")
     found: Any = np.concatenate(rows)
-    if isinstance(spec_of(inputs), dict):  # Of features.
+    if isinstance(spec, dict):  # Of features.
         project: Any = tower.project if output == "embeddings" else tower.patch_embeddings
         found = project(found)
     return unit_length(found, dim).numpy()
