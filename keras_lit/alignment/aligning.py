@@ -85,7 +85,8 @@ def whiten(
             if is_image
             else batches.of_text(x, tower, batch_size, locked=True)
         )
-        for rows, _ in encoding.encode(tower.inference("features"), data, verbose):
+        function = encoding.function_for(tower, data, "features")
+        for rows, _ in encoding.encode(function, data, verbose):
             moments.add(rows.astype("float32"))
         set_head(tower, whitening(moments, penalty))
 
