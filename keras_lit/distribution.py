@@ -64,6 +64,12 @@ def logs(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     return values
 
 
+def of_one_replica(variable: tf.Variable) -> tf.Variable:
+    """What a variable is on the first replica here; one that is not distributed is itself."""
+    strategy = getattr(variable, "distribute_strategy", None)
+    return variable if strategy is None else strategy.experimental_local_results(variable)[0]
+
+
 def on_replicas(function: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> np.ndarray:
     """`function(rows)` for inference, of which each replica of this process computes a part.
 

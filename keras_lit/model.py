@@ -411,7 +411,7 @@ class LiT(PairsModel):
             given[side] = inputs.get(f"{side}_features")
             if given[side] is None:
                 given[side] = inputs[side]
-            elif letter != "L" and getattr(self, f"{side}_tower")._below is None:
+            elif letter != "L" and not getattr(self, f"{side}_tower")._from_below(given[side]):
                 raise ValueError(pairs.for_locked(side))
 
         def embed(tower: Tower, rows: Any, letter: str) -> tf.Tensor:
@@ -472,6 +472,12 @@ class LiT(PairsModel):
         """
         if micro_batch_size is not None:
             checks.check_count(micro_batch_size, "micro_batch_size")
+        if not isinstance(distillation, distilling.Distillation | None):
+            raise ValueError(
+                "`distillation` should be a `keras_lit.losses.Distillation`, or None. Received: "
+                f"{distillation!r}. The teacher's embeddings come with the pairs, by "
+                "`keras_lit.features.with_teacher`."
+            )
         self.micro_batch_size = micro_batch_size
         self.distillation = distillation
         replicas = self.distribute_strategy.num_replicas_in_sync

@@ -188,6 +188,8 @@ def test_the_loss_of_a_model_is_the_weighted_sum():
 
 def test_what_a_model_refuses():
     model, rows = trained(1, None)[0], rows_of(4)
+    with pytest.raises(ValueError, match="should be a `keras_lit.losses.Distillation`.*<LiT"):
+        student().compile("sgd", distillation=model)
     with pytest.raises(ValueError, match="Distillation needs the teacher's embeddings"):
         model.train_step({name: tf.constant(rows[name]) for name in WIDTHS})
     for wrong in (

@@ -240,6 +240,43 @@ def test_a_student_with_a_teacher_and_alone(study, tmp_path, monkeypatch):
     assert all(0 <= x["mean_recall"] <= 100 for x in found)
 
 
+@pytest.mark.slow
+def test_middle_ways(study, tmp_path, monkeypatch):
+    middle, runner, rng = study("middle_ways"), study("runner"), np.random.default_rng(0)
+    part = {
+        "features": rng.normal(size=[24, 6]).astype("float32"),
+        "text": np.array([f"picture {i}" for i in range(24)]),
+        "style": np.arange(24) % 4,
+    }
+    domain, emoji = middle.by_style(part)
+    assert domain["style"].tolist() == [0, 3] * 6 and emoji["text"][1] == "picture 2"
+    parts = {name: domain for name in middle.SPLITS} | {"train": part}
+    parts |= {f"{name} emoji": emoji for name in middle.SPLITS}
+
+    def tower(tokens):
+        tokenizer = keras_lit.tokenizers.train_wordpiece(part["text"], 40)
+        bert = keras_nlp.models.BertBackbone(tokenizer.vocabulary_size(), 2, 1, 8, 8, dropout=0)
+        return keras_lit.TextTower(bert, tokenizer, tokens, "mean")
+
+    monkeypatch.setattr(study("stamps"), "lower_half_of_minilm", tower)
+    args = arguments(runner, tmp_path)
+    args.batch_size, args.epochs = 12, 1
+    with pytest.raises(FileNotFoundError, match="the variant LU writes it"):
+        middle.train(parts, args, "WiSE", 0)
+    names = ("start", "LoRA, rank 8", "LU", "WiSE")
+    train = functools.partial(middle.train, parts, args)
+    found = {x["variant"]: x["curve"] for x in runner.run("middle_ways", args, names, train)}
+    start, lora, lu = (found[name][-1] for name in names[:3])
+    assert start["share"] == 0 < lora["share"] < 50 < lu["share"] <= 100
+    assert 0 < lora["adapters_mb"] < lu["adapters_mb"]
+    along = {x["alpha"]: x for x in found["WiSE"]}
+    for name in ("trained", "emoji"):
+        assert along[0.0][name] == pytest.approx(start[name])
+        assert along[1.0][name] == pytest.approx(lu[name])
+    results = [{"variant": k, "seed": 0, "curve": v, "seconds": 1} for k, v in found.items()]
+    assert "WiSE at alpha" in middle.report(args, results)
+
+
 STUDIES = {
     "design_choices": "--image-size 32 --rounds 1 --variants LU",
     "why_locked": "--image-size 32 --rounds 1 --variants LU --emoji 70",

@@ -117,6 +117,14 @@ BENCHMARKS = {
         "{1[encoded_per_cpu_second_ratio]:.2f} times as fast a CPU second; the loss differs by "
         "{1[loss_gap]:.0e}.",
     ),
+    "last_blocks": Benchmark(
+        "Training the last two blocks of a ViT from what enters them, beside from pictures",
+        ("last_blocks.py --pictures 128 --rounds 1",),
+        ("last_blocks.py --layers 3 --width 64 --size 32 --pictures 8 --batch 4 --rounds 1",),
+        found="From the cache training is {1[pictures_per_cpu_second_ratio]:.2f} times as fast a "
+        "CPU second; the FLOPs predict {1[mflop_ratio]:.2f}. The loss after the same steps differs "
+        "by {1[loss_gap]:.0e}.",
+    ),
     "features_read": Benchmark(
         "Reading cached features, over their number",
         tuple(f"features.py read --pairs {n} --repeats 3 --rounds 1" for n in (10**4, 10**5)),

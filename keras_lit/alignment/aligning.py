@@ -85,7 +85,8 @@ def whiten(
             if is_image
             else batches.of_text(x, tower, batch_size, locked=True)
         )
-        for rows, _ in encoding.encode(tower.inference("features"), data, verbose):
+        function = encoding.function_for(tower, data, "features")
+        for rows, _ in encoding.encode(function, data, verbose):
             moments.add(rows.astype("float32"))
         set_head(tower, whitening(moments, penalty))
 
@@ -159,9 +160,10 @@ def gather(
 
 def image_features(tower: ImageTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
     """[n, feature_dim] float32."""
-    if "image_features" in batch:
-        return batch["image_features"].numpy()
-    return _features(tower, batch["image"])
+    features = batch.get("image_features")
+    if features is None or tower._from_below(features):
+        return _features(tower, batch["image"] if features is None else features)
+    return features.numpy()
 
 
 def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
@@ -195,5 +197,5 @@ def prepared(texts: np.ndarray, method: str) -> np.ndarray:
 
 
 def _features(tower: Any, inputs: tf.Tensor) -> np.ndarray:
-    function = tower.inference("features")
+    function = tower.inference("features", tower._from_below(inputs))
     return distribution.on_replicas(function, inputs).astype("float32")

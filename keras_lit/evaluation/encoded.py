@@ -102,7 +102,8 @@ class Images:
         (3, 8)
         """
         tower, locked = model.image_tower, model.tuning[0] == "L"
-        if not locked and "image_features" in self._rows.element_spec:
+        given = self._rows.element_spec.get("image_features")
+        if not locked and given is not None and not tower._from_below(given):
             raise ValueError(pairs.for_locked("image"))
         made_by = [tower, fingerprints.fingerprint(tower)] if locked else []
         if not locked or made_by != self._made_by:
@@ -146,9 +147,15 @@ class Images:
             options = {**preprocessor.get_config(), **self._preprocessing}
             preprocessor = type(preprocessor).from_config(options)
 
+        given = self._rows.element_spec.get("image_features")
+        below = given is not None and tower._from_below(given)
+
         def ready(row: pairs.Pairs) -> pairs.Pairs:
             columns = {name: row[name] for name in self._names}
-            return {**columns, **pairs.ready_image(row, preprocessor)}
+            found = pairs.ready_image(pairs.of_tower(row, tower, "image"), preprocessor)
+            if below:  # The tower makes the rest of it.
+                found = {"image": found["image_features"]}
+            return {**columns, **found}
 
         rows = self._rows.map(ready, tf.data.AUTOTUNE)
         if not _is_batched(self._rows.element_spec):
@@ -158,9 +165,10 @@ class Images:
             features = features.astype("float32")
             return encoding.unit_length(tower.project(features)).numpy() if embedded else features
 
+        function = tower.inference("features", below)
         found = [
             (finished(features), *(batch[name].numpy() for name in self._names))
-            for features, batch in encoding.encode(tower.inference("features"), rows, self._verbose)
+            for features, batch in encoding.encode(function, rows, self._verbose)
         ]
         if not found:
             raise ValueError("The images to evaluate on should be at least one. Received none.")
@@ -248,7 +256,8 @@ class ImagesAndTexts:
     def __init__(self, data: Any, image_id: str = "name", batch_size: int = 32, verbose: int = 0):
         rows = _as_rows(data, ("text",), batch_size)
         columns = ("text", image_id) if image_id in rows.element_spec else ("text",)
-        wanted = [x for x in (*columns, "text_features") if x in rows.element_spec]
+        of_text = ("text_features", "text_fingerprint")
+        wanted = [x for x in (*columns, *of_text) if x in rows.element_spec]
         found = rows.map(lambda row: {name: row[name] for name in wanted})
         found = found.unbatch() if _is_batched(rows.element_spec) else found
         read = list(found.as_numpy_iterator())
@@ -260,9 +269,7 @@ class ImagesAndTexts:
         index: dict[Any, int] = {}
         strings = isinstance(texts[0], bytes)  # Otherwise token ids, which stay as they are.
         self.texts: Any = [text.decode() for text in texts] if strings else np.stack(texts)
-        self._features = None
-        if "text_features" in wanted:
-            self._features = np.stack([row["text_features"] for row in read])
+        self._features = {x: np.stack([row[x] for row in read]) for x in of_text if x in wanted}
         self.image_index = np.array([index.setdefault(key, len(index)) for key in keys])
         self._first = np.unique(self.image_index, return_index=True)[1]
         if len(index) < len(texts):
@@ -298,7 +305,7 @@ class ImagesAndTexts:
         >>> images.shape, texts.shape
         ((3, 8), (3, 8))
         """
-        cached = self._features is not None and model.tuning[1] == "L"
+        cached = "text_features" in self._features and model.tuning[1] == "L"
         texts = self._features if cached else self.texts
         return self.images.embeddings(model), model.encode_text(texts, verbose=0)
 

@@ -19,14 +19,14 @@ def heat_maps(model: LiT, image: Any, sentences: Sequence[str] | np.ndarray) -> 
     Args:
         model: a `LiT` whose image tower has `patch_embeddings`.
         image: one image: a file name, encoded (bytes), pixels or a PIL image.
-        sentences: strings, or [n, dim] float array of unit-length embeddings.
+        sentences: strings, or [n, dim] float array or tensor of unit-length embeddings.
 
     Returns:
         [sentences, rows, columns] float32 array of cosines.
 
     Raises:
-        ValueError: no sentences, several images, a pooling or head for which patches have no
-            embeddings.
+        ValueError: no sentences, embeddings of another width or that are not finite, several
+            images, a pooling or head for which patches have no embeddings.
 
     Example:
 
@@ -42,9 +42,15 @@ def heat_maps(model: LiT, image: Any, sentences: Sequence[str] | np.ndarray) -> 
     """
     if isinstance(sentences, str):
         sentences = [sentences]
-    texts = sentences if isinstance(sentences, np.ndarray) else None
+    texts = np.asarray(sentences) if hasattr(sentences, "__array__") else None
     if texts is None or not np.issubdtype(texts.dtype, np.floating):
         texts = model.encode_text(sentences, verbose=0)
+    width = model.image_tower.embedding_dim
+    if texts.ndim != 2 or texts.shape[1] != width or not len(texts) or not np.isfinite(texts).all():
+        raise ValueError(
+            f"`sentences` should be strings, or their embeddings: finite floats [n, {width}]. "
+            f"Received: {texts.dtype} of shape {texts.shape}."
+        )
     embedded = model.encode_patches(image, verbose=0)
     if len(embedded) != 1:
         raise ValueError(f"Heat maps are of one image. Received: {len(embedded)}.")
@@ -60,16 +66,19 @@ def of_patches(model: LiT, texts: np.ndarray) -> np.ndarray:
 def pointing_accuracy(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
     """How often the maximum of a heat map lies on its object (the pointing game).
 
+    Where several cells are the highest, the centres of all of them should be on it.
+
     Args:
         maps: [n, rows, columns] float array, one for each mask.
-        masks: [n, height, width] bool array, where each object is; the maps are enlarged to this
-            size, bilinearly.
+        masks: [n, height, width] array of bool, or of 0 and 1, where each object is; the maps are
+            enlarged to this size, bilinearly.
 
     Returns:
         {"pointing_accuracy", "pointing_chance": that of a random place}.
 
     Raises:
-        ValueError: not as many maps as masks, or none; an empty mask.
+        ValueError: not as many maps as masks, or none; an empty mask, or one of other values; maps
+            that are not finite.
 
     Example:
 
@@ -80,15 +89,23 @@ def pointing_accuracy(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
     Reference: Zhang et al. 2016 (arXiv 1608.00507), section 4.2.
     """
-    maps, masks = np.asarray(maps), np.asarray(masks, bool)
-    if not len(maps) or len(maps) != len(masks):
+    maps, masks = np.asarray(maps), np.asarray(masks)
+    if maps.ndim != 3 or masks.ndim != 3 or not len(maps) or len(maps) != len(masks):
         raise ValueError(
-            f"There should be a mask for each heat map. Received: {len(masks)} and {len(maps)}."
+            "There should be a mask [height, width] for each heat map [rows, columns]. Received: "
+            f"{masks.shape} and {maps.shape}."
         )
+    if not np.isfinite(maps).all() or not np.isin(masks, (0, 1)).all():
+        raise ValueError("Heat maps should be finite, and masks of 0 and 1. Received other values.")
+    masks = masks.astype(bool)
     if not (given := masks.any(axis=(1, 2))).all():
         raise ValueError(f"Masks should not be empty. Empty are: {np.flatnonzero(~given)[:10]}.")
     highest = enlarged(maps, masks.shape[1:]).reshape(len(maps), -1).argmax(axis=1)
     hits = masks.reshape(len(masks), -1)[np.arange(len(masks)), highest]
+    ties = maps == maps.max(axis=(1, 2), keepdims=True)
+    for i in np.flatnonzero(ties.sum(axis=(1, 2)) > 1):
+        cells = (np.argwhere(ties[i]) + 0.5) * masks.shape[1:] / maps.shape[1:]
+        hits[i] &= masks[i][tuple(cells.astype(int).T)].all()
     found = {"pointing_accuracy": hits.mean(), "pointing_chance": masks.mean(axis=(1, 2)).mean()}
     return {name: float(value) for name, value in found.items()}
 

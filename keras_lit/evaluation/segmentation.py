@@ -1,5 +1,6 @@
 """Zero-shot segmentation: each pixel gets the class whose text is closest to its patch."""
 
+import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from keras_lit.preprocessing.image import out_of_range
 from keras_lit.towers.patches import part
 from keras_lit.training import batches
 
+_ORIENTATION = 274  # EXIF's number of it; above 4 the sides are exchanged.
 IGNORED = 255  # In masks of Pascal VOC, ADE20K and Cityscapes.
 
 
@@ -51,7 +53,8 @@ def segment(
         "pointing_chance".
 
     Raises:
-        ValueError: no pictures; a mask with other numbers; as `heat_maps`.
+        ValueError: no pictures; a mask with other numbers or sides; more than 255 classes; as
+            `heat_maps`.
 
     Example:
 
@@ -68,6 +71,11 @@ def segment(
     """
     if isinstance(pairs, str | os.PathLike):
         pairs = read_masks(pairs)
+    if len(class_names) > IGNORED:
+        raise ValueError(
+            f"There should be at most {IGNORED} classes, as {IGNORED} in a mask is what does not "
+            f"count. Received: {len(class_names)}."
+        )
     texts = of_patches(model, zero_shot_weights(model.encode_text, class_names, templates))
     preprocessor = model.image_tower.preprocessor
     confusion = np.zeros([len(class_names)] * 2, int)
@@ -77,6 +85,7 @@ def segment(
     progress = keras.utils.Progbar(count, verbose=verbose)
     for number, (image, given) in enumerate(pairs):
         mask = _checked(given, class_names, number)
+        _check_sides(image, mask, preprocessor, number)
         truth = in_view(preprocessor, mask)
         embedded = model.encode_patches(image, verbose=0)[0, ..., part(model.image_tower)]
         maps = np.einsum("hwd,nd->nhw", embedded, texts)
@@ -115,12 +124,20 @@ def mean_iou(confusion: np.ndarray) -> float:
     Returns:
         A float in 0..1.
 
+    Raises:
+        ValueError: another shape, or no pixels.
+
     Example:
 
     >>> keras_lit.evaluation.mean_iou(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))  # 3/4, 2/3
     0.7083333333333333
     """
     confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or len({*confusion.shape}) != 1 or not confusion.sum() > 0:
+        raise ValueError(
+            "`confusion` should hold counts of pixels [classes, classes], some above 0. Received: "
+            f"shape {confusion.shape}, sum {confusion.sum()}."
+        )
     intersection = np.diag(confusion)
     union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
     return float((intersection[union > 0] / union[union > 0]).mean())
@@ -138,6 +155,7 @@ def read_masks(folder: str | os.PathLike) -> list[tuple[str, str]]:
 
     Raises:
         FileNotFoundError: no such folders, or an image without a mask.
+        ValueError: several masks for an image.
 
     Example:
 
@@ -154,7 +172,14 @@ def read_masks(folder: str | os.PathLike) -> list[tuple[str, str]]:
             f'{str(folder)!r} should hold two folders, "images" and "masks", with files of equal '
             "stems."
         )
-    of_stems = {path.stem: path for path in masks.iterdir() if not path.name.startswith(".")}
+    found = sorted(path for path in masks.iterdir() if not path.name.startswith("."))
+    of_stems = {path.stem: path for path in found}
+    if len(found) > len(of_stems):
+        twice = [path.name for path in found if of_stems[path.stem] != path]
+        raise ValueError(
+            f"There should be one mask of each stem in {str(masks)!r}. There are others beside "
+            f"{', '.join(twice[:5])}: keep one."
+        )
     names = sorted(path for path in images.iterdir() if not path.name.startswith("."))
     if missing := [path.name for path in names if path.stem not in of_stems]:
         raise FileNotFoundError(
@@ -202,6 +227,30 @@ def _checked(mask: Any, class_names: Sequence[str], number: int) -> np.ndarray:
             f"{IGNORED}. Received: shape {mask.shape}, other numbers: {sorted(others)[:5]}."
         )
     return mask.astype(int)
+
+
+def _check_sides(image: Any, mask: np.ndarray, preprocessor: ImagePreprocessor, n: int) -> None:
+    """Raises ValueError where a mask has another ratio of sides than its picture, seen upright."""
+    import PIL.Image
+
+    if isinstance(image, str | os.PathLike | bytes):
+        try:
+            file = io.BytesIO(image) if isinstance(image, bytes) else image
+            with PIL.Image.open(file) as picture:
+                sides = picture.size[::-1]
+                turned = picture.getexif().get(_ORIENTATION, 1) > 4
+        except (OSError, ValueError):  # What it cannot read, TensorFlow may, or says why not.
+            return
+        sides = sides[::-1] if turned and preprocessor.exif_orientation else sides
+    elif len(sides := tuple(getattr(image, "shape", ()))[:2]) != 2:
+        return
+    # As far as rounding to whole pixels goes.
+    if abs(sides[0] * mask.shape[1] - sides[1] * mask.shape[0]) > max(*sides, *mask.shape):
+        name = image if isinstance(image, str | os.PathLike) else f"picture {n}"
+        raise ValueError(
+            f"A mask should have the shape of its picture, turned upright as EXIF says, or be "
+            f"enlarged or reduced as a whole. Received: {mask.shape} for {sides} of {name}."
+        )
 
 
 def _pixels(model: LiT, image: Any) -> np.ndarray:

@@ -59,6 +59,11 @@ def with_teacher(batches: tf.data.Dataset, teacher: LiT) -> tf.data.Dataset:
     towers: dict[str, Any] = {"image": teacher.image_tower, "text": teacher.text_tower}
     for side, tower in towers.items():
         pairs.check_features(spec[f"{side}_features"], tower, side)
+        if tower._from_below(spec[f"{side}_features"]):
+            raise ValueError(
+                "A teacher takes its pooled features, to which its heads belong. Received what "
+                "enters its last blocks: precompute without `last_blocks`."
+            )
     heads = [tower.head for tower in towers.values() if tower.head is not None]
     # Copies: tf.data runs on the CPU, whose functions cannot read what lives on other devices.
     weights = [(x, tf.constant(x.numpy())) for head in heads for x in head.variables]

@@ -124,6 +124,10 @@ class Tower(keras.Model):
         """Of precomputed features, for one input."""
         return self.feature_shape if self._below is None else (self._below.dim,)
 
+    def _from_below(self, inputs: Any) -> bool:
+        """Whether these (or what has their shape) are features that enter the last blocks."""
+        return False
+
     @property
     def embedding_dim(self) -> int:
         """The width of the tower's output.
@@ -189,8 +193,6 @@ class Tower(keras.Model):
     ) -> keras.KerasTensor:
         if not self._are_features(inputs):
             inputs = self.features(inputs, training=training)
-        elif self._below is not None:
-            inputs = self._pool(inputs, self._below.continued(inputs, training))
         head_training = training if head_training is None else head_training
         # A linear head is the same in training: a `project` of a subclass need not know of it.
         if head_training and self.head_kind != "linear":
@@ -214,18 +216,19 @@ class Tower(keras.Model):
         Behind a call: a SavedModel keeps every tf.function that it finds.
         """
         made_of: list[Any] = []
-        compiled: dict[str, Any] = {}
+        compiled: dict[tuple[str, bool], Any] = {}
 
-        def current(output: Output = "embeddings") -> Any:
+        def current(output: Output = "embeddings", below: bool = False) -> Any:
             nonlocal made_of
             if differ(now := self._made_of(), made_of):
                 made_of = now
                 compiled.clear()
-            if output not in compiled:
+            # One for each rank of inputs: traced for both, a function forgets all shapes.
+            if (output, below) not in compiled:
                 names = {"features": "features", "patches": "patch_embeddings"}
                 function = getattr(self, names[output]) if output in names else self
-                compiled[output] = tf.function(function, reduce_retracing=True)
-            return compiled[output]
+                compiled[output, below] = tf.function(function, reduce_retracing=True)
+            return compiled[output, below]
 
         return current
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution
 from keras_lit.losses import prefixes
-from keras_lit.towers.base import Tower
+from keras_lit.towers.base import Output, Tower
 
 # One of a few rows is a list, for which no dataset has to be compiled.
 Batches: TypeAlias = tf.data.Dataset | list[Any]
@@ -51,6 +51,12 @@ def spec_of(batches: Batches) -> Any:
     return batches[0] if isinstance(batches, list) else batches.element_spec
 
 
+def function_for(tower: Tower, inputs: Batches, output: Output) -> Callable[[Any], tf.Tensor]:
+    """A tower's tf.function for batches of what `encode` takes."""
+    spec = spec_of(inputs)
+    return tower.inference(output, not isinstance(spec, dict) and tower._from_below(spec))
+
+
 def embed(
     tower: Tower,
     inputs: Batches,
@@ -63,7 +69,7 @@ def embed(
     """
     check_dim(tower, dim)
     with tower.distribute_strategy.scope():
-        rows = [found for found, _ in encode(tower.inference(output), inputs, verbose)]
+        rows = [found for found, _ in encode(function_for(tower, inputs, output), inputs, verbose)]
     if not rows:
         raise ValueError("There should be something to embed. Received an empty dataset.")
     found: Any = np.concatenate(rows)

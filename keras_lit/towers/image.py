@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, get_args
 import keras
 import keras_nlp
 import numpy as np
+import tensorflow as tf
 
 from keras_lit.backbones import TokenHead
 from keras_lit.backbones.token_head import patch_rows, pool_tokens
@@ -93,6 +94,11 @@ class ImageTower(Tower):
         if preprocessor is None:
             preprocessor = _default_image_preprocessor(backbone)
         of_head: Any = pooling
+        if drop_path and not blocks:
+            raise ValueError(
+                f"`drop_path` leaves out `blocks`, of which there are none. Received: {drop_path}. "
+                "Give `blocks`, or leave it out."
+            )
         if blocks:
             patches.check_blocks(pooling, head)
             pooling = "tokens"
@@ -238,7 +244,7 @@ class ImageTower(Tower):
         """
         patches.check_embeddable(self)
         inputs = keras.ops.convert_to_tensor(inputs)
-        if len(inputs.shape) == 2:
+        if len(inputs.shape) == 2 and not self._from_below(inputs):
             raise ValueError(
                 "Patches are embedded of images, or of tokens. Received features that are pooled, "
                 f"of shape {tuple(inputs.shape)}."
@@ -265,10 +271,6 @@ class ImageTower(Tower):
         return pool_tokens(states, self.pooling, self.prefix_tokens)
 
     @property
-    def _keeps_lower(self) -> bool:
-        return self.lock is not None and self.lock.last_blocks is not None
-
-    @property
     def _below(self) -> Lower | None:  # type: ignore[override]
         """Of a tower whose last blocks alone train, what comes before them."""
         if self.lock is None or self.lock.last_blocks is None:
@@ -277,10 +279,20 @@ class ImageTower(Tower):
             self._lower = (self.lock, Lower(self, self.lock.last_blocks))
         return self._lower[1]
 
+    def _from_below(self, inputs: Any) -> bool:
+        shape = tf.TensorShape(inputs.shape)
+        if self.lock is None or self.lock.last_blocks is None or shape.rank not in (1, 2):
+            return False
+        # Pooled features have another width, and a tower of any backbone takes them.
+        return shape[-1] != self.feature_dim and shape[-1] == self._cached_shape[0]
+
     def _are_features(self, inputs: Any) -> bool:
-        return len(inputs.shape) == (2 if self._keeps_lower else 1 + len(self.feature_shape))
+        pooled = len(inputs.shape) == 1 + len(self.feature_shape)
+        return pooled and not self._from_below(inputs)
 
     def _states(self, inputs: Any, training: bool) -> keras.KerasTensor:
+        if self._from_below(inputs):
+            return self._below.continued(inputs, training)  # type: ignore[union-attr]
         if names := input_names(self.backbone):
             inputs = dict.fromkeys(names, inputs)
         outputs = self.backbone(inputs, training=training)

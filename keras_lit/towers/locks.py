@@ -35,7 +35,8 @@ class Lock:
         freeze_embeddings: bool, whether tables of tokens, positions, and patches do.
 
     Raises:
-        ValueError: a rank or number of blocks below 1, another `layer_decay`.
+        ValueError: a rank or number of blocks below 1, another `layer_decay`, targets that are one
+            string.
 
     Example:
 
@@ -67,6 +68,11 @@ class Lock:
         if self.lora_targets is not None:
             if self.lora is None:
                 raise ValueError("`lora_targets` are for `lora`: give a rank, such as lora=8.")
+            if isinstance(self.lora_targets, str):
+                raise ValueError(
+                    "`lora_targets` should be a tuple of names of layers. Received a string: "
+                    f"({self.lora_targets!r},) is a tuple of one."
+                )
             object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lit import checks, internals
+from keras_lit import checks, distribution, internals
 from keras_lit.towers import blocks
 
 
@@ -48,7 +48,7 @@ class Lower:
         def states(images: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 found = self._states(images)
-            above = [x.value for x in self._above if x.trainable]
+            above = [distribution.of_one_replica(x.value) for x in self._above if x.trainable]
             if any(x is not None for x in tape.gradient(found, above)):
                 raise ValueError(
                     f"Some weights that train with the last blocks of "

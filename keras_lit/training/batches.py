@@ -167,21 +167,23 @@ def _pixels_of_keras(x: tf.data.Dataset) -> tf.data.Dataset:
 def of_images(images: Any, tower: ImageTower, batch_size: int) -> encoding.Batches:
     """Batches of [batch, height, width, 3] preprocessed images; see `LiT.encode_image`.
 
-    Features [batch, feature_dim] become {"image_features"}.
+    Features [batch, feature_dim] become {"image_features"}; of what enters the last blocks
+    [batch, dim] the tower makes the rest.
     """
 
     def prepare(batch: tf.Tensor, names: tf.Tensor | None = None) -> Any:
-        row = {"image_features" if features else "image": batch}
-        row = row if names is None else {**row, "name": names}
+        name = "image_features" if features else "image"
+        row = {name: batch} if names is None else {name: batch, "name": names}
         found = pairs.ready_image(row, tower.preprocessor)
-        return found if features else found["image"]
+        return found[name] if continues or not features else found
 
     checks.check_count(batch_size, "batch_size")
     _check_eager(images, "image")
     rank = 1 + len(tower.feature_shape)
-    batches = _raw_images(images, batch_size, rank)
+    batches = _raw_images(images, batch_size, rank, tower)
     spec = tf.nest.flatten(encoding.spec_of(batches))[0]
-    features = spec.dtype.is_floating and spec.shape.rank == rank
+    continues = spec.dtype.is_floating and tower._from_below(spec)
+    features = continues or (spec.dtype.is_floating and spec.shape.rank == rank)
     if features:
         pairs.check_features(spec, tower, "image")
     else:
@@ -200,7 +202,8 @@ def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> encod
             return pairs.ready_features({"text_features": batch}, "text")
         return pairs.trimmed(pairs.ready_text(batch, tower), tower)
 
-    text = _column(text, ("text",), *(("text_features", "text") if locked else ("text",)))
+    names = ("text_features", "text") if locked else ("text",)
+    text = _column(_checked(text, tower, "text") if locked else text, ("text",), *names)
     text = _batched(text if isinstance(text, tf.data.Dataset) else _texts(text), batch_size)
     spec = encoding.spec_of(text)
     features = spec.dtype.is_floating and spec.shape.rank == 2
@@ -446,9 +449,20 @@ def _mapped(batches: encoding.Batches, prepare: Callable[..., Any]) -> encoding.
     return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _raw_images(images: Any, batch_size: int, rank: int) -> encoding.Batches:
+def _checked(x: Any, tower: Any, side: str) -> Any:
+    """Pairs in any form, whose features are this tower's where they bring a fingerprint."""
+    if isinstance(x, _Stream):
+        x = as_dataset(x, columns=("image", "label") if side == "image" else ("text",))
+        if not isinstance(x.element_spec, dict):
+            return x
+        return x.map(lambda row: pairs.of_tower(row, tower, side))
+    return pairs.of_tower(x, tower, side) if isinstance(x, dict) else x
+
+
+def _raw_images(images: Any, batch_size: int, rank: int, tower: ImageTower) -> encoding.Batches:
     """Batches of images, or of (images, names) where names are known."""
-    images = _column(pictures.listed(images), ("image", "label"), *pairs.IMAGE_KEYS[::-1])
+    images = _checked(pictures.listed(images), tower, "image")
+    images = _column(images, ("image", "label"), *pairs.IMAGE_KEYS[::-1])
     if isinstance(images, tf.data.Dataset):
         return _batched(images, batch_size, rank)
     found = pictures.columns(pictures.listed(images))

@@ -132,6 +132,7 @@ def ready(
     teacher's embeddings stay.
     """
     mask = pair.get("mask")
+    pair = of_tower(of_tower(pair, image_tower, "image"), text_tower, "text")
     if "text_features" in pair:
         text = ready_features(pair, "text")
     elif "texts" in pair:
@@ -143,12 +144,6 @@ def ready(
         text = _not_empty(text) if text.dtype == tf.string else text
         text = {"text": ready_text(text, text_tower)}
     found = {**ready_image(pair, image_tower.preprocessor, training), **text}
-    if "image_features" in found and "fingerprint" in pair:
-        whose = (pair["fingerprint"], image_tower, "image")
-        found["image_features"] = _of_tower(found["image_features"], *whose)
-    if "text_features" in found and "text_fingerprint" in pair:
-        whose = (pair["text_fingerprint"], text_tower, "text")
-        found["text_features"] = _of_tower(found["text_features"], *whose)
     if "group" in pair:
         found["group"] = _group_ids(pair["group"])
     for name in TEACHER:
@@ -220,7 +215,8 @@ def check_features(spec: Any, tower: Tower, side: str) -> None:
     dtype, name = tf.as_dtype(spec.dtype), f"{side}_features"
     if not dtype.is_floating:
         raise ValueError(f"`{name}` should be floats. Received: {dtype.name}.")
-    _check_shape(spec, tower._cached_shape, name)
+    if not _has_rows(spec, tower.feature_shape):
+        _check_shape(spec, tower._cached_shape, name)
 
 
 def check_image(spec: Any, image_tower: ImageTower) -> None:
@@ -406,12 +402,17 @@ def is_batched(text: Any) -> bool:
 
 
 def _check_shape(spec: Any, row: tuple[int, ...], name: str) -> None:
-    rank = spec.shape.rank
-    if rank not in (len(row), len(row) + 1) or not spec.shape[-len(row) :].is_compatible_with(row):
+    if not _has_rows(spec, row):
         raise ValueError(
             f"`{name}` should have shape [batch, {str(row)[1:-1].rstrip(',')}]. "
             f"Received: {spec.shape}."
         )
+
+
+def _has_rows(spec: Any, row: tuple[int, ...]) -> bool:
+    """Whether this is one row, or a batch of them."""
+    same = spec.shape.rank is not None and spec.shape[-len(row) :].is_compatible_with(row)
+    return same and spec.shape.rank <= len(row) + 1
 
 
 def _not_empty(text: tf.Tensor, message: str = NO_CAPTION) -> tf.Tensor:
@@ -432,12 +433,17 @@ def _several(texts: tf.Tensor, text_tower: TextTower) -> tuple[tf.Tensor, tf.Ten
     return tf.reshape(token_ids, [-1, texts.shape[1], token_ids.shape[-1]]), given
 
 
-def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: Tower, side: str) -> tf.Tensor:
-    """Passes features on, and fails when they are not those of this tower."""
+def of_tower(pair: Pairs, tower: Tower, side: str) -> Pairs:
+    """Passes pairs on, and fails where a fingerprint says that features are of another tower."""
+    name, whose = f"{side}_features", "fingerprint" if side == "image" else "text_fingerprint"
+    if not {name, whose} <= {*pair}:
+        return pair
+    features = pair[name]
     with tf.init_scope():
-        expected = fingerprints.of_cached(tower, tower._below)
+        below = tower._below if tower._from_below(features) else None
+        expected = fingerprints.of_cached(tower, below)
     if expected is None:
-        return features
+        return pair
     plan = '["tower"]' if side == "image" else '["text"]["tower"]'
     message = (
         f"These features are of another {side} tower: its architecture, weights, preprocessing or "
@@ -445,9 +451,9 @@ def _of_tower(features: tf.Tensor, identities: tf.Tensor, tower: Tower, side: st
         f'`keras_lit.features.manifest(directory)["plan"]{plan}` and '
         f"`keras_lit.fingerprints.fingerprint(model.{side}_tower)` show the differences."
     )
-    same = tf.reduce_all(identities == fingerprints.identity(expected))
+    same = tf.reduce_all(pair[whose] == fingerprints.identity(expected))
     with tf.control_dependencies([tf.debugging.Assert(same, [message])]):
-        return tf.identity(features)
+        return pair if tf.executing_eagerly() else {**pair, name: tf.identity(features)}
 
 
 def _names(pair: Pairs) -> tf.Tensor | None:

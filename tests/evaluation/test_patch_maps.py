@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_lit.evaluation import heat_maps, pointing_accuracy, sheets
 
@@ -47,11 +48,36 @@ def test_pointing():
     assert found["pointing_chance"] == pytest.approx((4 + 4 + 16) / 3 / 32)
 
 
+def test_ties_count_against_the_map():
+    masks = np.zeros([3, 4, 8], bool)
+    masks[:, :2, :4] = True  # The first two of the cells of the upper row.
+    maps = np.zeros([3, 2, 4])
+    maps[0, 0, :2] = maps[1, 0, 1:3] = 1
+    assert pointing_accuracy(maps, masks)["pointing_accuracy"] == 1 / 3
+
+
+@pytest.mark.parametrize(
+    "texts", [np.ones([2, 5]), np.ones([4]), np.ones([0, 4]), np.full([1, 4], np.nan)]
+)
+def test_embeddings_in_place_of_sentences(texts):
+    with pytest.raises(ValueError, match=r"finite floats \[n, 4\]. Received: float64 of shape"):
+        heat_maps(stub(PATCHES), "photo.jpg", texts)
+    given = tf.constant([[0.6, 0.0, 0.0, 0.8]])
+    np.testing.assert_allclose(heat_maps(stub(PATCHES), "a.jpg", given), [[[0, 0.64]]], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("maps", "masks", "message"),
     [
-        (np.zeros([2, 1, 1]), np.ones([1, 2, 2]), "a mask for each heat map. Received: 1 and 2"),
+        (
+            np.zeros([2, 1, 1]),
+            np.ones([1, 2, 2]),
+            r"for each heat map .*: \(1, 2, 2\) and \(2, 1, 1\)",
+        ),
         (np.zeros([2, 1, 1]), np.array([[[1]], [[0]]]), r"Empty are: \[1\]"),
+        (np.zeros([2, 2]), np.ones([4, 4]), r"Received: \(4, 4\) and \(2, 2\)"),
+        (np.zeros([1, 1, 1]), np.full([1, 2, 2], np.nan), "masks of 0 and 1"),
+        (np.full([1, 1, 1], np.nan), np.ones([1, 2, 2]), "Heat maps should be finite"),
     ],
 )
 def test_bad_masks(maps, masks, message):

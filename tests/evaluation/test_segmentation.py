@@ -94,11 +94,41 @@ def test_mean_iou_leaves_out_what_is_nowhere():
     [
         (np.full([16, 16], 3), r"Mask 0 should be .* of 0 to 2.* other numbers: \[3\]"),
         (np.zeros([16, 16, 3], int), r"Received: shape \(16, 16, 3\)"),
+        (np.zeros([16, 8], int), r"shape of its picture.* \(16, 8\) for \(16, 16\) of picture 0"),
     ],
 )
 def test_bad_masks(model, mask, message):
     with pytest.raises(ValueError, match=message):
         segment(model, [(np.zeros([16, 16, 3], "uint8"), mask)], NAMES, verbose=0)
+
+
+def test_a_picture_is_turned_as_exif_says_and_its_mask_is_too(model, tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    mask = np.repeat([[0, 2]], 8, axis=0).repeat(4, axis=1)[:4]  # 4 x 8 pixels as they are stored.
+    turned = PIL.Image.Exif()
+    turned[274] = 6  # By 90 degrees clockwise.
+    image = PIL.Image.fromarray(COLOURS[mask].astype("uint8"))
+    image.save(tmp_path / "images" / "a.png", exif=turned)
+    PIL.Image.fromarray(mask.astype("uint8")).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(
+        ValueError, match=r"upright as EXIF says.* \(4, 8\) for \(8, 4\) of .*a.png"
+    ):
+        segment(model, tmp_path, NAMES, verbose=0)
+    upright = np.rot90(mask, -1).astype("uint8")
+    PIL.Image.fromarray(upright).save(tmp_path / "masks" / "a.png")
+    assert segment(model, tmp_path, NAMES, verbose=0).metrics["pixel_accuracy"] == 1.0
+    PIL.Image.fromarray(upright).save(tmp_path / "masks" / "a.bmp")
+    with pytest.raises(ValueError, match="one mask of each stem.* beside a.bmp"):
+        read_masks(tmp_path)
+
+
+def test_what_cannot_be_counted(model):
+    with pytest.raises(ValueError, match="at most 255 classes.* Received: 256"):
+        segment(model, [], ["a class"] * 256, verbose=0)
+    for wrong in (np.zeros([2, 2]), np.ones([2, 3])):
+        with pytest.raises(ValueError, match=r"counts of pixels \[classes, classes\]"):
+            mean_iou(wrong)
 
 
 def test_bad_folders(model, folder):

@@ -318,6 +318,7 @@ def test_more_contradictions():
         ({"last_blocks": 0}, "`last_blocks`"),
         ({"layer_decay": 1.5}, r"in \(0, 1\]. Received: 1.5"),
         ({"lora_targets": ("query",)}, "are for `lora`"),
+        ({"lora": 2, "lora_targets": "query"}, r"a tuple of names.*: \('query',\) is"),
     ):
         with pytest.raises(ValueError, match=message):
             Lock(**given)

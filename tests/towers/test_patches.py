@@ -140,6 +140,7 @@ def test_patches_without_embeddings(options, said):
     [
         ({"pooling": "first_and_mean"}, "needs a class token before the patches"),
         ({"blocks": 1, "pooling": "max"}, "`blocks` go with `pooling`"),
+        ({"drop_path": 0.1}, "`drop_path` leaves out `blocks`, of which there are none"),
         ({"blocks": 1, "head": "mlp", "projection_dim": 4}, "`blocks` make a head"),
     ],
 )
