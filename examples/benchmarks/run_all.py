@@ -170,6 +170,10 @@ BENCHMARKS = {
         ("calibration.py",),
         ("calibration.py --rows 300 --repeats 2 --precision 0.7",),
     ),
+    "speedrun": Benchmark(
+        "Minutes to a recall of pictures that training has not seen",
+        ("speedrun.py --threads 1",),
+    ),
     "import_time": Benchmark(
         "`import keras_lit`, beside `import keras_nlp`",
         ("import_time.py --rounds 5",),

@@ -109,6 +109,7 @@ class Index:
         dim: int | None = None,
         approximate: bool | None = None,
         batch_size: int = 64,
+        vectors: Mapping[bytes, np.ndarray] | None = None,
         verbose: Any = "auto",
     ) -> "Index":
         """Encodes pictures, and writes an index of them; begun before, it goes on.
@@ -134,6 +135,8 @@ class Index:
                 faiss is there (never of "binary", whose scan is short).
             batch_size: int, how many pictures to encode at a time; each batch is on the disk before
                 the next.
+            vectors: {SHA-256 of a picture's file: [dim] float32 of unit length}, of pictures that
+                were encoded elsewhere, as `keras_lit.search.beam.Vectors` gives them.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
         Returns:
@@ -142,7 +145,7 @@ class Index:
         Raises:
             FileNotFoundError: no such folder.
             ValueError: no pictures, or `directory` holds an index of another model, dtype or dim;
-                a `dim` above the width of the embeddings.
+                a `dim` above the width of the embeddings; `vectors` of another width.
             RuntimeError: another process is writing to it.
 
         Example:
@@ -184,7 +187,7 @@ class Index:
         if approximate != store.settings["approximate"]:
             with writing(store) as writer:
                 writer.set(approximate=approximate)
-        index.update(source, batch_size=batch_size, verbose=verbose)
+        index.update(source, batch_size=batch_size, vectors=vectors, verbose=verbose)
         return index
 
     def update(
@@ -193,6 +196,7 @@ class Index:
         *,
         remove_missing: bool = True,
         batch_size: int = 64,
+        vectors: Mapping[bytes, np.ndarray] | None = None,
         verbose: Any = "auto",
     ) -> Changes:
         """Brings the index up to date; only contents that are new to it are encoded.
@@ -204,6 +208,7 @@ class Index:
             source: as for `build`. None: the folder that the index was built from.
             remove_missing: bool, whether pictures that are not in `source` go.
             batch_size: int, how many pictures to encode at a time.
+            vectors: those of pictures that were encoded elsewhere, as for `build`.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
         Returns:
@@ -247,7 +252,7 @@ class Index:
             if folder is not None and str(folder.resolve()) != settings["folder"]:
                 writer.set(folder=str(folder.resolve()))
             bar = tqdm.tqdm(found, "index", total, unit=" pictures", disable=not verbose)
-            changes = update(writer, bar, tower, batch_size, remove_missing)
+            changes = update(writer, bar, tower, batch_size, remove_missing, vectors or {})
             if _wants_lists(writer.settings, len(self)):
                 writer.make_lists(bool(verbose))
         self._store.settings = self._store.read_settings()
