@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 import types
@@ -110,6 +111,19 @@ def test_what_came_out_is_said(run_all):
     assert run_all.page.found(rows, "{1[ratio]:.1f} times.") == []
 
 
+def test_the_exponent_of_growth(run_all):
+    """Of 3 x^1.5; one size tells none, and neither does what is nothing."""
+    rows = [
+        {"library": name, "batch": x, "seconds": 3 * x**power, "growth_mb": 0.0}
+        for name, power in (("a", 1.5), ("b", -0.25))
+        for x in (2, 4, 16)
+    ]
+    growth = ("batch", "seconds", "growth_mb")
+    (_, line) = run_all.page.exponents(rows, growth)
+    assert line == "Powers of batch with which cost grows. seconds: 1.50 (a), -0.25 (b)."
+    assert run_all.page.exponents(rows[:1], growth) == []
+
+
 def test_what_was_not_run_has_no_numbers(run_all, tmp_path):
     benchmark = run_all.BENCHMARKS["loss"]
     text = run_all.page.section("loss", benchmark, ("loss.py --batches 16",), None, tmp_path)
@@ -169,7 +183,7 @@ def test_speedrun(speedrun, tmp_path, monkeypatch):
     names = [[x.name for x in model.trainable_variables] for model in models]
     assert ["log_temperature" in of for of in names] == [True, True, False, True]
     assert [model.tuning for model in models] == ["LL", "LU", "LU", "LL"]
-    assert [bool(m.image_tower.trainable_variables) for m in models] == [True, False, True, True]
+    assert [bool(m.image_tower.trainable_variables) for m in models] == [True, False, True, False]
     assert float(models[2].temperature) == pytest.approx(20)
 
 
@@ -191,6 +205,23 @@ def test_the_clock_of_a_speedrun_stands_still_while_it_is_measured(speedrun, mon
         assert race.model.stop_training == (epoch == 2)
     assert race.times == [(1, 2), (2, 4), (3, 6)]
     assert race.until(20) == race.until(15) == (2, 4) and race.until(31) is None
+
+
+def test_what_workers_say(run_all):
+    """3 workers, 10 weights, 6 pairs of 2 dimensions, 8 Gbit/s and a millisecond a hop."""
+    workers = importlib.import_module("workers")
+    gradient = 3 * 2 * 2 / 3 * 10 * 4  # Each of them reduces and gathers two thirds of it.
+    pairs = 3 * 4 * (2 * 2 + 2) * 4  # Each gets six numbers of each of the four others.
+    assert workers.step_bytes(3, 10, 6, 2) == gradient + pairs
+    seconds = 12 * 1e-3 + (gradient + pairs) / 3 / 1e9
+    assert workers.step_seconds(3, 10, 6, 2, 8, 1000) == pytest.approx(seconds)
+    rows = workers.predicted([workers.network("8:1000")])
+    assert [row["workers"] for row in rows] == [8, 64, 512] * 2
+    before = workers.loopback()
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as client:
+        client.sendall(bytes(50_000))
+    assert workers.loopback() - before >= 50_000
 
 
 @pytest.mark.slow

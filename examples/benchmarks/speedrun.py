@@ -11,7 +11,7 @@ to be read where others use the machine, too. The ways are those of `studies/few
 - LU, open_clip's LiT: MiniLM's upper half and a random head, a learned temperature.
 - dual encoder, as sentence-transformers trains it: the same, a random head on either side, the
   softmax over the batch at the fixed scale of MultipleNegativesRankingLoss, 20 (both ways here).
-- ShareLock: both towers locked, a random head of images and an MLP of texts.
+- ShareLock: both towers locked, a random MLP of texts.
 """
 
 import argparse
