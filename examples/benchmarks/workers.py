@@ -188,11 +188,11 @@ def main() -> None:
     """Measures, then predicts; prints both tables, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--batches", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--batches", type=int, nargs="+", default=[64])
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=10, help="in an epoch")
-    parser.add_argument("--repeats", type=int, default=4, help="epochs")
+    parser.add_argument("--steps", type=int, default=5, help="in an epoch")
+    parser.add_argument("--repeats", type=int, default=3, help="epochs")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
         "--networks", type=network, nargs="*", default=[(10.0, 50.0), (100.0, 20.0)]

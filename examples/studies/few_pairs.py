@@ -128,7 +128,8 @@ class Data:
         directory = str(pathlib.Path(args.data_dir).expanduser())
         self.parts, tables = {}, [np.zeros([1, 384], "float16")]  # Row 0 is padding.
         for split in SPLITS:
-            part = cached(args.output / f"open_pictures_{split}.npz", directory, split)
+            path = args.output / f"open_pictures_{split}{args.limit or ''}.npz"
+            part = cached(path, directory, f"{split}[:{args.limit}]" if args.limit else split)
             real, states = part.pop("real"), part.pop("states")
             part["token_ids"] = np.zeros(real.shape, "int32")
             part["token_ids"][real] = sum(map(len, tables)) + np.arange(real.sum())
