@@ -180,7 +180,7 @@ BENCHMARKS = {
     "workers": Benchmark(
         "What workers say to each other",
         ("workers.py",),
-        found="{0[workers]} workers send {0[measured_to_model]:.2f} times the bytes of the formula, "
+        found="{0[workers]} workers send {0[measured_to_model]:.2f} times the formula's bytes, "
         "{1[workers]} workers {1[measured_to_model]:.2f} times.",
     ),
     "search": Benchmark(
