@@ -36,6 +36,7 @@ RUN = {
     "pip install -e '.[docs]' && mkdocs serve": "test_site.py::site",
     "python examples/benchmarks/calibration.py": "test_examples.py::test_benchmark_of_calibration",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
+    "python examples/benchmarks/speedrun.py": "test_run_all.py::test_speedrun",
 }
 CANNOT_RUN = {
     "pip install -e '.[demo]'": "a download",

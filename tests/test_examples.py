@@ -162,6 +162,7 @@ def test_prepare_data(photos, run, form, tmp_path):
         ("train_step", "--batch 4 --rounds 1 --layers 1 --width 64", 5),
         ("gpu", "--kinds loss", 2),
         ("train_step", "--batch 4 --rounds 1 --width 64 --grow layers 1", 1),
+        ("zero_shot", "--classes 3 --templates 2 --width 16 --layers 1", 1),
     ],
 )
 def test_benchmarks(benchmark, script, arguments, cases, tmp_path):

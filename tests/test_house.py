@@ -124,6 +124,7 @@ NEED_FILES = (
     "keras_lit.alignment.beam",
     "keras_lit.data.beam",
     "keras_lit.features.beam",
+    "keras_lit.search.beam",
 )
 
 

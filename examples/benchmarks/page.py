@@ -1,7 +1,9 @@
 """The page that `run_all.py` writes: a table, and where cost grows a plot, for each benchmark."""
 
 import contextlib
+import math
 import pathlib
+import statistics
 from typing import Any
 
 HEAD = """# Benchmarks
@@ -55,6 +57,7 @@ def section(
         lines += found(record["results"], benchmark.found)
         lines += table(record["results"])
         if benchmark.growth:
+            lines += exponents(record["results"], benchmark.growth)
             plot(record["results"], benchmark.growth, folder / f"{name}.png")
             lines += ["", f"![{benchmark.title}]({folder.name}/{name}.png)"]
         versions = ", ".join(f"{package} {v}" for package, v in record["versions"].items())
@@ -132,6 +135,37 @@ def show(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def by_line(results: list[dict[str, Any]], x: str) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each line of a plot over `x`, by the settings in which lines differ."""
+    names = dict.fromkeys(name for row in results for name in row)
+    others = [n for n in names if is_setting(n, results) and n not in (x, *QUIET)]
+    others = [name for name in others if not same(name, results)]
+    # Sizes that grow with x (texts with images) draw no lines of their own.
+    others = [n for n in others if type(results[0].get(n)) is not int]
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for row in results:
+        given = [(n, row.get(n)) for n in others]
+        label = ", ".join(f"{n} {v}" if isinstance(v, bool) else str(v) for n, v in given)
+        lines.setdefault(label, []).append(row)
+    return lines
+
+
+def exponents(results: list[dict[str, Any]], growth: tuple[str, ...]) -> list[str]:
+    """The powers of x with which each y grows: slopes of least squares between logarithms."""
+    x, *panels = growth
+    said = []
+    for y in panels:
+        slopes = {}
+        for label, rows in by_line(results, x).items():
+            if len({row[x] for row in rows}) > 1 and all(row[y] > 0 for row in rows):
+                logs = [[math.log(row[name]) for row in rows] for name in (x, y)]
+                slopes[label] = statistics.linear_regression(*logs).slope
+        powers = [f"{slope:.2f}{label and f' ({label})'}" for label, slope in slopes.items()]
+        if powers:
+            said.append(f"{words(y)}: {', '.join(powers)}")
+    return ["", f"Powers of {x} with which cost grows. {'; '.join(said)}."] if said else []
+
+
 def plot(results: list[dict[str, Any]], growth: tuple[str, ...], path: pathlib.Path) -> None:
     """A panel for each y over x; a line for each combination of the other settings."""
     import matplotlib
@@ -140,19 +174,10 @@ def plot(results: list[dict[str, Any]], growth: tuple[str, ...], path: pathlib.P
     from matplotlib import pyplot as plt
 
     x, *panels = growth
-    names = dict.fromkeys(name for row in results for name in row)
-    others = [n for n in names if is_setting(n, results) and n not in (x, *QUIET)]
-    others = [name for name in others if not same(name, results)]
-    # Sizes that grow with x (texts with images) draw no lines of their own.
-    others = [n for n in others if type(results[0].get(n)) is not int]
+    grouped = by_line(results, x)
     figure, grid = plt.subplots(1, len(panels), figsize=(8, 2.9), layout="constrained")
     for axes, y in zip(grid, panels, strict=True):
-        for line in dict.fromkeys(tuple(row.get(n) for n in others) for row in results):
-            rows = [row for row in results if tuple(row.get(n) for n in others) == line]
-            label = ", ".join(
-                f"{n} {v}" if isinstance(v, bool) else str(v)
-                for n, v in zip(others, line, strict=True)
-            )
+        for label, rows in grouped.items():
             axes.plot([row[x] for row in rows], [row[y] for row in rows], "o-", label=label)
         axes.set(xlabel=x, title=y.replace("_", " ").replace("mb", "MB"), xscale="log")
         axes.set_yscale("log")
@@ -160,7 +185,7 @@ def plot(results: list[dict[str, Any]], growth: tuple[str, ...], path: pathlib.P
         axes.set_xticks(sorted({row[x] for row in results}))
         axes.set_xticklabels([f"{tick:,}" for tick in axes.get_xticks()], fontsize=7)
         axes.minorticks_off()
-    if others:
+    if len(grouped) > 1:
         grid[0].legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=70)
     plt.close(figure)

@@ -169,6 +169,28 @@ BENCHMARKS = {
         found="{8[images]:,} images: embeddings {8[seconds]:.1f} s (all pairs {9[seconds]:.1f} s), "
         "hashes {10[seconds]:.1f} s (all pairs {11[seconds]:.1f} s).",
     ),
+    "index": Benchmark(
+        "Searching an index exactly, over its pictures",
+        tuple(
+            f"search.py --count {n} --dim 256 --dtypes float32 --peers --queries 50"
+            for n in (10_000, 30_000, 100_000)
+        ),
+        growth=("count", "median_ms", "cpu_ms"),
+    ),
+    "classes": Benchmark(
+        "Weights of a zero-shot classifier, over its classes",
+        ("zero_shot.py --classes 300 1000 3000",),
+        ("zero_shot.py --classes 3 6 --templates 2 --width 16 --layers 1",),
+        growth=("classes", "cpu_seconds", "growth_mb"),
+        found="{2[classes]:,} classes of {2[templates]} prompts take {2[of_encode_text]:.2f} times "
+        "the CPU time of `encode_text` of as many sentences.",
+    ),
+    "workers": Benchmark(
+        "What workers say to each other",
+        ("workers.py",),
+        found="{0[workers]} workers send {0[measured_to_model]:.2f} times the formula's bytes, "
+        "{1[workers]} workers {1[measured_to_model]:.2f} times.",
+    ),
     "search": Benchmark(
         "Searching 100,000 vectors of 512 exactly, beside bare calls",
         ("search.py --peers numpy faiss",),
@@ -177,6 +199,10 @@ BENCHMARKS = {
         "Calibrated scores, on halves that they were not fitted on",
         ("calibration.py",),
         ("calibration.py --rows 300 --repeats 2 --precision 0.7",),
+    ),
+    "speedrun": Benchmark(
+        "Minutes to a recall of pictures that training has not seen",
+        ("speedrun.py --threads 1",),
     ),
     "import_time": Benchmark(
         "`import keras_lit`, beside `import keras_nlp`",

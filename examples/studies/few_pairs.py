@@ -128,7 +128,8 @@ class Data:
         directory = str(pathlib.Path(args.data_dir).expanduser())
         self.parts, tables = {}, [np.zeros([1, 384], "float16")]  # Row 0 is padding.
         for split in SPLITS:
-            part = cached(args.output / f"open_pictures_{split}.npz", directory, split)
+            path = args.output / f"open_pictures_{split}{args.limit or ''}.npz"
+            part = cached(path, directory, f"{split}[:{args.limit}]" if args.limit else split)
             real, states = part.pop("real"), part.pop("states")
             part["token_ids"] = np.zeros(real.shape, "int32")
             part["token_ids"][real] = sum(map(len, tables)) + np.arange(real.sum())
@@ -142,13 +143,14 @@ class Data:
         """The first pairs of "train"."""
         return {name: values[:size] for name, values in self.parts["train"].items()}
 
-    def unlocked(self) -> keras_lit.LiT:
-        """LU: MiniLM as it was, a random head."""
+    def unlocked(self, image_dim: int | None = None, **options: Any) -> keras_lit.LiT:
+        """LU: MiniLM as it was, a random head; and one of images of this width, if any."""
         for block, weights in zip(blocks(self.backbone), self.pretrained, strict=True):
             block.set_weights(weights)
         width = self.parts["train"]["features"].shape[-1]
         text_tower = upper_half(self.states, self.backbone)
-        return keras_lit.LiT(keras_lit.ImageTower.from_features(width), text_tower, "LU")
+        image_tower = keras_lit.ImageTower.from_features(width, image_dim)
+        return keras_lit.LiT(image_tower, text_tower, "LU", **options)
 
 
 def cached(path: pathlib.Path, directory: str, split: str) -> Part:
@@ -174,7 +176,9 @@ def closed_form(data: "Data", size: int, method: Any) -> keras_lit.LiT:
     if not path.exists():
         part = data.few(size)
         # The full width: of so few pairs a fold is too small to tell which narrower ones are good.
-        model = features_only(part, *(keras_lit.backbones.ResidualHead(384) for _ in range(2)))
+        width = min(part[name].shape[-1] for name in ("features", "text_features"))
+        heads = (keras_lit.backbones.ResidualHead(width) for _ in range(2))
+        model = features_only(part, *heads)
         pairs = {
             "image_features": np.repeat(part["features"], 2, axis=0),
             "text_features": np.concatenate(part["text_features"]),
@@ -219,7 +223,7 @@ class Best(keras.callbacks.Callback):
 def fit(
     model: keras_lit.LiT,
     part: Part,
-    validation: Part,
+    best: Best,
     seed: int,
     rate: float,
     rounds: int,
@@ -242,7 +246,6 @@ def fit(
     schedule = keras_lit.optimizers.WarmupSchedule(rate, rounds * steps, rounds * steps // 10)
     optimizer = keras_lit.optimizers.Adam(schedule, weight_decay=0.1, global_clipnorm=1.0)
     model.compile(optimizer, jit_compile=False)
-    best = Best(validation)
     model.fit(batches, epochs=rounds, steps_per_epoch=steps, callbacks=[best], verbose=0)
     return best.history
 
@@ -270,7 +273,8 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
     history = [recall(model, data.parts["validation"])]
     if method in SETTINGS:
         settings = SETTINGS[method][int(number)]
-        history = fit(model, data.few(size), data.parts["validation"], seed, *settings)
+        best = Best(data.parts["validation"])
+        history = fit(model, data.few(size), best, seed, *settings)
     test = recall(model, data.parts["test"])
     return [
         {

@@ -78,7 +78,8 @@ def train(data: few_pairs.Data, variant: str, seed: int) -> list[runner.Point]:
         options = {"temperature": float(model.temperature), "dims": dims}
         model = keras_lit.LiT(model.image_tower, model.text_tower, "LL", **options)
     settings = few_pairs.SETTINGS["align, fit"][few_pairs.ALL]
-    few_pairs.fit(model, data.few(size), data.parts["validation"], seed, *settings)
+    best = few_pairs.Best(data.parts["validation"])
+    few_pairs.fit(model, data.few(size), best, seed, *settings)
     return [measure(model, data.parts)]
 
 

@@ -108,6 +108,7 @@ class Index:
         dim: int | None = None,
         approximate: bool | None = None,
         batch_size: int = 64,
+        vectors: Mapping[bytes, np.ndarray] | None = None,
         verbose: Any = "auto",
     ) -> "Index":
         """Encodes pictures and writes an index of them, or continues one that was begun.
@@ -133,6 +134,8 @@ class Index:
                 faiss is installed (never for "binary", whose scan is short).
             batch_size: int, how many pictures to encode at a time; each batch is on disk before
                 the next one begins.
+            vectors: {SHA-256 of a picture's file: [dim] float32 of unit length}, of pictures that
+                were encoded elsewhere, as `keras_lit.search.beam.Vectors` gives them.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
         Returns:
@@ -141,7 +144,8 @@ class Index:
         Raises:
             FileNotFoundError: no such folder.
             ValueError: no pictures, two of one name, or `directory` holds an index of another
-                model, dtype or dim; a `dim` above the width of the embeddings.
+                model, dtype or dim; a `dim` above the width of the embeddings;
+                `vectors` of another width.
             RuntimeError: another process is writing to it.
 
         Example:
@@ -183,7 +187,7 @@ class Index:
         if approximate != store.settings["approximate"]:
             with writing(store) as writer:
                 writer.set(approximate=approximate)
-        changes = index.update(source, batch_size=batch_size, verbose=verbose)
+        changes = index.update(source, batch_size=batch_size, vectors=vectors, verbose=verbose)
         if changes.removed and index._store.settings["folder"] != store.settings["folder"]:
             warnings.warn(
                 f"The index held pictures of {store.settings['folder']!r}; {changes.removed} that "
@@ -199,6 +203,7 @@ class Index:
         *,
         remove_missing: bool = True,
         batch_size: int = 64,
+        vectors: Mapping[bytes, np.ndarray] | None = None,
         verbose: Any = "auto",
     ) -> Changes:
         """Brings the index up to date; only contents that are new to it are encoded.
@@ -210,6 +215,7 @@ class Index:
             source: as for `build`. None: the folder that the index was built from.
             remove_missing: bool, whether pictures that are not in `source` are removed.
             batch_size: int, how many pictures to encode at a time.
+            vectors: those of pictures that were encoded elsewhere, as for `build`.
             verbose: 0, 1 or "auto": a progress bar for more than 10 batches.
 
         Returns:
@@ -253,7 +259,7 @@ class Index:
             if folder is not None and str(folder.resolve()) != settings["folder"]:
                 writer.set(folder=str(folder.resolve()))
             bar = tqdm.tqdm(found, "index", total, unit=" pictures", disable=not verbose)
-            changes = update(writer, bar, tower, batch_size, remove_missing)
+            changes = update(writer, bar, tower, batch_size, remove_missing, vectors or {})
             if _wants_lists(writer.settings, len(self)):
                 writer.make_lists(bool(verbose))
         self._store.settings = self._store.read_settings()

@@ -74,7 +74,7 @@ def of_pairs(rows: Any) -> Iterator[Source]:
         names[name] = content
         others = {str(k): _plain(v) for k, v in row.items() if k not in ("image", "name")}
         metadata = json.dumps({k: v for k, v in others.items() if v is not None}, sort_keys=True)
-        yield Source(name, None, metadata, functools.partial(_encoded, image))
+        yield Source(name, None, metadata, functools.partial(content_of, image))
 
 
 def _rows(rows: Any) -> Iterator[dict[str, Any]]:
@@ -93,7 +93,8 @@ def _rows(rows: Any) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _encoded(image: Any) -> bytes:
+def content_of(image: Any) -> bytes:
+    """A picture as the bytes of a file, which pixels become."""
     if isinstance(image, bytes):
         return image
     if is_pil(image):

@@ -4,7 +4,7 @@ import collections
 import concurrent.futures
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,15 +62,17 @@ def update(
     tower: ImageTower,
     batch_size: int,
     remove_missing: bool,
+    vectors: Mapping[bytes, np.ndarray],
 ) -> Changes:
     """Makes the pictures of the index those of `sources`; killed, what is done stays done."""
     found = _Found(writer)
-    for batch, images, valid in _decoded(found.fresh(sources), tower.preprocessor, batch_size):
+    fresh = found.without_known(found.fresh(sources), vectors, batch_size)
+    for batch, images, valid in _decoded(fresh, tower.preprocessor, batch_size):
         embeddings = encode(tower, images, batch_size)
-        vectors = unit_length(embeddings, writer.settings["dim"]).numpy()
+        own = unit_length(embeddings, writer.settings["dim"]).numpy()
         good = [x.picture for x, decodes in zip(batch, valid, strict=True) if decodes]
         if good:
-            writer.append(good, vectors[valid])
+            writer.append(good, own[valid])
         for x, decodes in zip(batch, valid, strict=True):
             if decodes:
                 found.counts.update([x.kind, "encoded"])
@@ -153,6 +155,24 @@ class _Found:
                 self._known.append((picture, row[0], kind))
             else:
                 yield _Fresh(picture, content, kind)
+
+    def without_known(
+        self, fresh: Iterator[_Fresh], vectors: Mapping[bytes, np.ndarray], batch_size: int
+    ) -> Iterator[_Fresh]:
+        """Adds those that `vectors` has, and yields the others."""
+        for batch in iter(lambda: list(itertools.islice(fresh, batch_size)), []):
+            known = [x for x in batch if x.picture.hash in vectors]
+            if known:
+                rows = [np.asarray(vectors[x.picture.hash], "float32") for x in known]
+                for x, row in zip(known, rows, strict=True):
+                    if row.shape != (dim := self._writer.settings["dim"],):
+                        raise ValueError(
+                            f"`vectors` should be of the index's width, {dim}. Received: "
+                            f"{list(row.shape)}, for {x.picture.name!r}."
+                        )
+                self._writer.append([x.picture for x in known], np.stack(rows))
+                self.counts.update(x.kind for x in known)
+            yield from (x for x in batch if x.picture.hash not in vectors)
 
     def refuse(self, picture: Picture, reason: str) -> None:
         """Records why a picture is not in the index."""
