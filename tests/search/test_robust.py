@@ -134,7 +134,13 @@ def test_odd_folders(model, tmp_path, stubs):
     assert sorted(index.contents()[1]) == sorted([*names, "link.png"])
     for name in names:
         pattern = name.replace("*", "[*]")
-        assert [x.name for x in index.search(np.ones(16), where={"name": pattern})] == [name]
+        found = [x.name for x in index.search(np.ones(16), where={"name": pattern})]
+        same = [
+            x
+            for x in names
+            if unicodedata.normalize("NFC", x) == unicodedata.normalize("NFC", name)
+        ]
+        assert sorted(found) == sorted(same)  # Two of them are "ü.png" to a reader.
 
 
 def test_accents_are_found_however_they_are_written(model, tmp_path, stubs):

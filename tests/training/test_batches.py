@@ -256,7 +256,7 @@ def test_file_names_are_bytes(tmp_path):
     path = bytes(tmp_path) + b"/caf\xe9.png"
     with open(path, "wb") as file:
         file.write(b"its bytes")
-    ((images, names),) = _raw_images([os.fsdecode(path)], 2, 2)
+    ((images, names),) = _raw_images([os.fsdecode(path)], 2, 2, lit().image_tower)
     assert images.numpy().tolist() == [b"its bytes"] and names.numpy().tolist() == [path]
     with pytest.raises(tf.errors.NotFoundError, match=r"No such file.*/gone.xe9\.png"):
-        _raw_images([os.fsdecode(bytes(tmp_path) + b"/gone\xe9.png")], 2, 2)
+        _raw_images([os.fsdecode(bytes(tmp_path) + b"/gone\xe9.png")], 2, 2, lit().image_tower)
