@@ -49,8 +49,8 @@ SHORTER = {
         "epochs=3": "epochs=1",
     },
     "own_data": {".take(200)": ".take(40)", "epochs=3": "epochs=1"},
-    "class_folders": {".take(300)": ".take(60)", ".skip(300)": ".skip(600)", "128": "96", **FEW},
-    "features": {".take(200)": ".take(100)", "_lite0(128": "_lite0(96"},
+    "class_folders": {".take(300)": ".take(60)", ".skip(300)": ".skip(600)", **FEW},
+    "features": {".take(200)": ".take(100)"},
     "search": {"dim=32": "dim=8"},
     "serving": {".take(100)": ".take(20)"},
 }
