@@ -241,15 +241,11 @@ def assert_same(actual, expected, tolerance):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("free_memory_after_test")
-@pytest.mark.parametrize(
-    ("optimizer", "replicas", "evaluated"),
-    [("sgd", 8, False), ("sgd", 3, True), ("adafactor", 4, False)],
-)
-def test_training_on_replicas_equals_one_device(optimizer, replicas, evaluated):
-    result = train(mirrored(replicas), optimizer, evaluated=evaluated)
-    expected = on_one_device(optimizer, evaluated=evaluated)
-    assert bool(expected[1]) == evaluated
-    assert_same(result, expected, TOLERANCE[optimizer])
+def test_training_on_replicas_equals_one_device():
+    """Adafactor on replicas: the workers below, and test_optimizers.py."""
+    expected = on_one_device("sgd", evaluated=True)
+    assert expected[1]
+    assert_same(train(mirrored(8), "sgd", evaluated=True), expected, TOLERANCE["sgd"])
 
 
 @pytest.mark.slow
@@ -261,9 +257,10 @@ def test_training_both_towers_on_replicas_equals_one_device():
 @pytest.mark.slow
 @pytest.mark.usefixtures("free_memory_after_test")
 @pytest.mark.parametrize(
-    ("workers", "jobs"), [(2, ["sgd", "adafactor", "callbacks", "align"]), (3, ["part"])]
+    ("workers", "jobs"),
+    [(2, ["sgd", "adafactor", "callbacks", "align", "example"]), (3, ["part"])],
 )
-def test_workers_find_what_one_device_finds(workers, jobs, tmp_path):
+def test_workers_find_what_one_device_finds(workers, jobs, photos, tmp_path):
     expected, one = {}, tf.distribute.get_strategy()
     with worker.started(workers, tmp_path, jobs):
         if "sgd" in jobs:
@@ -288,6 +285,9 @@ def test_workers_find_what_one_device_finds(workers, jobs, tmp_path):
             history = json.loads((tmp_path / f"callbacks-{i}.json").read_text())
             for name, value in metrics.items():
                 assert history[name] == [pytest.approx(value)], name
+    if "example" in jobs:
+        assert "2 replicas trained" in (tmp_path / "0.log").read_text()
+        assert (tmp_path / "example" / "model.keras").stat().st_size > 1000
 
 
 def test_rows_of_workers_with_two_replicas(monkeypatch):

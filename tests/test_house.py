@@ -184,8 +184,9 @@ def reader(tmp_path, monkeypatch):
 
 
 def run_code(document, names):
-    """Runs a document's Python, block after block."""
-    for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+    """Runs a document's Python, block after block; a hundred pictures stand in for a thousand."""
+    text = document.read_text().replace("[:1000]", "[:100]")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         exec(block, names)
 
 

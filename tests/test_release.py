@@ -86,35 +86,22 @@ assert demo.OpenPictures and data.CC12M
 """
 
 
-@pytest.mark.slow
-def test_the_wheel_alone_has_every_module_and_its_data(outside):
-    folder, python = outside
-    run(python, "-I", "-c", ALL_OF_IT, cwd=folder)
+THE_DEMO = """
+import runpy
+sys.path.insert(0, os.getcwd())
+sys.argv = ["demo.py", "--help"]
+runpy.run_path("demo.py", run_name="__main__")
+"""
 
 
 @pytest.mark.slow
-def test_the_demo_starts_with_the_wheel_alone(outside):
+def test_the_wheel_alone_has_every_module_and_its_data_and_starts_the_demo(outside):
+    """As README's code needs no more, and runs in test_house.py with the same files."""
     pytest.importorskip("gradio")
     folder, python = outside
     shutil.copy(ROOT / "examples" / "demo.py", folder)
     shutil.copytree(ROOT / "examples" / "search_page", folder / "search_page")
-    assert "--pictures" in run(python, "-s", "demo.py", "--help", cwd=folder)
-
-
-@pytest.mark.slow
-def test_the_code_of_the_readme_runs_with_the_wheel_alone(outside):
-    """By its own test, of which a copy finds no package beside it."""
-    folder, python = outside
-    for name in ("test_house.py", "api.py", "reader.py", "small.py", "conftest.py"):
-        (folder / "tests").mkdir(exist_ok=True)
-        shutil.copy(ROOT / "tests" / name, folder / "tests")
-    shutil.copy(ROOT / "README.md", folder)
-    (folder / "tests" / "test_where.py").write_text(
-        f"import keras_lit\ndef test(): assert keras_lit.__file__.startswith({str(folder)!r})\n"
-    )
-    tests = ("tests/test_where.py", "tests/test_house.py::test_readme_code_runs")
-    options = ("-q", "-p", "no:cacheprovider", "-W", "ignore")
-    assert "2 passed" in run(python, "-m", "pytest", *options, *tests, cwd=folder)
+    assert "--pictures" in run(python, "-I", "-c", ALL_OF_IT + THE_DEMO, cwd=folder)
 
 
 def test_citation_and_changelog_are_of_this_version():

@@ -1,20 +1,24 @@
 """The workers of test_distribution: python -m tests.worker DIRECTORY JOB..., with TF_CONFIG set.
 
-A job is an optimizer to train with, "part" (each worker has a part of the pairs), "callbacks" or
-"align".
+A job is an optimizer to train with, "part" (each worker has a part of the pairs), "callbacks",
+"align" or "example" (examples/train_multiworker.py on DIRECTORY/photos, with small towers).
 """
 
 import contextlib
 import json
 import os
 import pathlib
+import runpy
 import socket
 import subprocess
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+import keras_lit
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -37,7 +41,7 @@ def started(workers, directory, jobs):
         )
     try:
         yield
-        codes = [process.wait(timeout=300) for process in processes]
+        codes = [process.wait(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -80,6 +84,25 @@ def align_job(strategy, directory):
     np.savez(directory / f"align-{index}.npz", *found)
 
 
+def example_job(strategy, directory):
+    """As on a cluster, without --workers; a process can have one such strategy only."""
+    from tests import reader
+
+    script = ROOT / "examples" / "train_multiworker.py"
+    paths = ["--dataset", directory / "photos", "--output", directory / "example"]
+    arguments = [script, *paths, "--epochs", 1, "--batch-size", 32]
+    small = {"Ti": (16, 1, 32, 2)}
+    with (
+        mock.patch.object(keras_lit.demo, "efficientnet_lite0", lambda _: reader.image_tower()),
+        mock.patch.dict(keras_lit.backbones.text_transformer.SIZES, small),
+        mock.patch.object(sys, "argv", [*map(str, arguments)]),
+    ):
+        example = runpy.run_path(str(script))
+        example["train"](strategy, example["parse_arguments"]())
+
+
+OTHERS = {"callbacks": callbacks_job, "align": align_job, "example": example_job}
+
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     directory, *jobs = sys.argv[1:]
@@ -87,9 +110,7 @@ if __name__ == "__main__":
         json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"]
     )
     for job in jobs:
-        if job == "callbacks":
-            callbacks_job(strategy, pathlib.Path(directory))
-        elif job == "align":
-            align_job(strategy, pathlib.Path(directory))
+        if job in OTHERS:
+            OTHERS[job](strategy, pathlib.Path(directory))
         else:
             train_job(strategy, job, pathlib.Path(directory))

@@ -1,13 +1,17 @@
 """Answers every signature, loaded both ways; imports nothing but TensorFlow and TF-Text.
 
-python fresh_process.py ARTIFACT INPUTS.npz OUTPUTS.npz [ARTIFACT INPUTS.npz OUTPUTS.npz]...
+python fresh_process.py COMMANDS ARTIFACT INPUTS.npz OUTPUTS.npz [ARTIFACT INPUTS.npz OUTPUTS.npz]...
+
+After that it runs the COMMANDS of saved_model_cli, JSON of lists of arguments.
 """
 
+import json
 import sys
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401
+from tensorflow.python.tools import saved_model_cli
 
 
 def main(path, inputs_path, outputs_path):
@@ -35,5 +39,12 @@ def main(path, inputs_path, outputs_path):
 
 
 if __name__ == "__main__":
-    for i in range(1, len(sys.argv), 3):
-        main(*sys.argv[i : i + 3])
+    commands, *arguments = sys.argv[1:]
+    for i in range(0, len(arguments), 3):
+        main(*arguments[i : i + 3])
+    for command in json.loads(commands):
+        sys.argv = ["saved_model_cli", *command]
+        try:
+            saved_model_cli.main()
+        except SystemExit as error:
+            assert not error.code, error.code

@@ -105,29 +105,38 @@ def test_a_server_that_polls_never_fails(saved, tmp_path):
 
 
 SAVER = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[1])
 from small import make_model
 import keras_lit
-model = make_model()
-print("ready", flush=True)
-while True:
-    keras_lit.export.save(model, sys.argv[2], towers="text")
+parent = os.getpid()
+for directory in sys.argv[2:]:
+    if (child := os.fork()) == 0:  # What was imported is there.
+        model = make_model()
+        while os.getppid() == parent:
+            keras_lit.export.save(model, directory, towers="text")
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["tmp-*", "tmp-*/version/variables/*"])
-def test_kill_9_leaves_no_half_version(moment, saved, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVER, str(TESTS), str(tmp_path)], stdout=subprocess.PIPE
-    )
+def test_kill_9_leaves_no_half_version(saved, tmp_path):
+    moments = {"start": "tmp-*", "middle": "tmp-*/version/variables/*"}
+    directories = {name: tmp_path / name for name in moments}
+    command = [sys.executable, "-c", SAVER, TESTS, *directories.values()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
-        assert process.stdout.readline() == b"ready\n"
-        while not list(tmp_path.glob(moment)):
-            assert process.poll() is None
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
+        for name, directory in directories.items():
+            child = int(process.stdout.readline())
+            while not list(directory.glob(moments[name])):
+                os.kill(child, 0)  # It runs.
+                time.sleep(0.001)
+            os.kill(child, signal.SIGKILL)
         process.wait()
-    assert versions(tmp_path) == [] and list(tmp_path.glob("tmp-*"))
-    assert save(saved.model, tmp_path, towers="text").name == "1"
+    finally:
+        process.kill()
+    for directory in directories.values():
+        assert versions(directory) == [] and list(directory.glob("tmp-*"))
+        assert save(saved.model, directory, towers="text").name == "1"

@@ -1,8 +1,8 @@
-"""Kills a job again and again: python -m tests.faults.kills JOB DIRECTORY KILLS SEED.
+"""Kills jobs again and again: python -m tests.faults.kills DIRECTORY SEED JOB=KILLS...
 
-The job ("precompute", "train", "prepare" or "index") runs in a forked process, which is killed (-9) after a random
-time, KILLS times, and then runs to its end (DIRECTORY-0, and so on, when it came there before). Once before that it
-runs undisturbed (DIRECTORY-whole).
+Each job ("precompute", "train", "prepare" or "index") runs in a forked process, in the folder of DIRECTORY that has
+its name and its data; the process is killed (-9) after a random time, KILLS times, and then runs to its end ("killed-0"
+and so on, when it came there before). Once before that it runs undisturbed ("killed-whole").
 """
 
 import os
@@ -43,7 +43,7 @@ def train(directory):
     model.compile(keras.optimizers.Adam(1e-2))
     resume = keras_lit.callbacks.ExactResume(directory / "resume", save_freq=3)
     pairs = keras_lit.features.load(cache, shuffle=True, seed=4).batch(4)
-    model.fit(pairs, epochs=12, verbose=0, callbacks=[resume])
+    model.fit(pairs, epochs=4, verbose=0, callbacks=[resume])
     np.savez(directory / "weights.npz", *model.get_weights())
 
 
@@ -107,7 +107,7 @@ def kill_once(job, directory):
         if ended:
             assert status == 0
             return False
-        time.sleep(0.002)
+        time.sleep(0.005)
     time.sleep(chance.uniform(0, 0.3))
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
@@ -121,9 +121,8 @@ def put_away(directory, index):
     directory.rename(directory.with_name(f"{directory.name}-{index}"))
 
 
-if __name__ == "__main__":
-    job, directory, kills = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
-    chance = random.Random(int(sys.argv[4]))
+def kill_often(job, directory, kills):
+    """The job is killed so many times, and comes to its end before, between and after that."""
     directory.mkdir(parents=True)
     assert os.waitpid(run_child(job, directory), 0)[1] == 0
     put_away(directory, "whole")
@@ -134,11 +133,18 @@ if __name__ == "__main__":
             killed += 1
             if job == "index":
                 check_index(directory)
-            print(f"kill {killed}: {len(list(directory.rglob('*')))} files", flush=True)
+            print(f"{job}, kill {killed}: {len(list(directory.rglob('*')))} files", flush=True)
         else:
             put_away(directory, finished)
             finished += 1
     directory.mkdir(parents=True, exist_ok=True)
     assert os.waitpid(run_child(job, directory), 0)[1] == 0
     put_away(directory, finished)
-    print(f"survived {killed} kills; finished {finished + 1} times")
+    print(f"{job} survived {killed} kills; finished {finished + 1} times", flush=True)
+
+
+if __name__ == "__main__":
+    chance = random.Random(int(sys.argv[2]))
+    for argument in sys.argv[3:]:
+        job, kills = argument.split("=")
+        kill_often(job, pathlib.Path(sys.argv[1]) / job / "killed", int(kills))
