@@ -216,6 +216,7 @@ class ImagePreprocessor(keras.layers.Layer):
         run = self._compiled_with_valid if tf.executing_eagerly() else self._with_valid
         return run(tf.convert_to_tensor(images))
 
+    @tf.autograph.experimental.do_not_convert  # To rewrite it takes longer than to trace it.
     def _with_valid(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
         def all_of_them(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -230,6 +231,7 @@ class ImagePreprocessor(keras.layers.Layer):
             pixels, valid = first_that_works(all_of_them, good_ones, images)
             return self._scaled(pixels, images), valid
 
+    @tf.autograph.experimental.do_not_convert
     def _preprocess(
         self, images: tf.Tensor, seed: tf.Tensor | None, names: tf.Tensor | None
     ) -> tf.Tensor:
