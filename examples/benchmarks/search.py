@@ -13,6 +13,7 @@ share, as sentences lie beside pictures.
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import sys
 import tempfile
@@ -28,6 +29,7 @@ _K, _AT_A_TIME = 10, 50_000
 
 def run(case: harness.Case) -> dict[str, float]:
     """Measures one case in this process."""
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # faiss' threads would spin on, in others' turns.
     from keras_lit.search import Index
     from keras_lit.search.store import Picture, Store
     from keras_lit.search.writing import writing

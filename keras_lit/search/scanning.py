@@ -1,7 +1,8 @@
-"""Exact search: every vector is compared, a tile at a time, and the best are scored again.
+"""Exact search: every vector is compared, and the best are scored again.
 
-XLA casts codes while it multiplies, so that only 16 or 8 bits per number are read (or one, whose
-products are bit counts): memory bandwidth decides how fast a scan is.
+NumPy multiplies float32 vectors. Codes go through XLA, a tile at a time, which casts them while it
+multiplies, so that only 16 or 8 bits per number are read (or one, whose products are bit counts):
+memory bandwidth decides how fast a scan is.
 """
 
 import concurrent.futures
@@ -16,9 +17,11 @@ from keras_lit.search import approximate, binary
 from keras_lit.search.store import STEP, Snapshot
 
 TILE = 16 * STEP
+# Rows of codes in a call, which itself takes as long as some thousand; each size compiles once.
+SIZES = (64 * STEP, 16 * STEP, 4 * STEP, STEP)
 # How many queries are scanned at a time; a single one has a shape of its own.
 QUERIES = 32
-# With codes, this many times k candidates, and a few more, are scored again by their vectors.
+# This many times k candidates (k without codes), and a few more, are scored again.
 _TIMES, _MORE = 4, 16
 _TIMES_BINARY, _MORE_BINARY = 10, 50
 
@@ -35,14 +38,18 @@ class Scanner:
     def __init__(self, snapshot: Snapshot):
         self.vectors = snapshot.arrays["vectors"]
         self._scales = snapshot.arrays.get("scales")
-        codes = snapshot.arrays.get("codes", self.vectors)
-        self._binary = codes.dtype == "uint64"
-        self._times, self._more = (1, 0) if codes is self.vectors else (_TIMES, _MORE)
+        self._tiles: list[tuple[int, tf.Tensor]] = []
+        self._times, self._more, self._binary = 1, _MORE, False
+        if (codes := snapshot.arrays.get("codes")) is None:
+            return
+        self._times, self._binary = _TIMES, codes.dtype == "uint64"
         if self._binary:
             self._times, self._more = _TIMES_BINARY, _MORE_BINARY
-        whole = len(codes) // TILE * TILE
-        self._tiles = [(i, _tensor(codes[i : i + TILE])) for i in range(0, whole, TILE)]
-        self._tiles += [(i, _tensor(codes[i : i + STEP])) for i in range(whole, len(codes), STEP)]
+        first = 0
+        for size in SIZES:
+            while len(codes) - first >= size:
+                self._tiles.append((first, _tensor(codes[first : first + size])))
+                first += size
 
     def search(
         self,
@@ -113,6 +120,8 @@ class Scanner:
 
     def _products(self, queries: np.ndarray, first: int) -> np.ndarray:
         """[n, dim] -> [n, rows from `first` on], n at most `QUERIES`; approximate with codes."""
+        if not self._tiles:
+            return queries @ self.vectors[first:].T
         count = 1 if len(queries) == 1 else QUERIES
         filled = np.pad(queries, [(0, count - len(queries)), (0, 0)])
         product = _products

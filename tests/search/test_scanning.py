@@ -35,7 +35,7 @@ def expected(vectors, queries, k, allowed):
 @pytest.mark.parametrize("count", [1, 1023, 1025, 2500])
 def test_the_best_are_found(tmp_path, dtype, count, monkeypatch):
     """In whole tiles, whole steps and what is left of a step."""
-    monkeypatch.setattr(scanning, "TILE", 2 * store.STEP)
+    monkeypatch.setattr(scanning, "SIZES", (2 * store.STEP, store.STEP))
     rng = np.random.default_rng(count)
     vectors, queries = unit(rng.normal(size=[count, DIM])), unit(rng.normal(size=[3, DIM]))
     allowed = rng.random(count) < 0.8
@@ -79,11 +79,12 @@ def test_codes_are_half_a_step_away_at_most():
 def test_nothing_is_copied(tmp_path):
     """The tensors that are scanned are the memory of the file's mapping."""
     vectors = unit(np.random.default_rng(3).normal(size=[10, DIM]))
-    with made(tmp_path, vectors, "float32").reading() as (_, snapshot):
+    with made(tmp_path, vectors, "float16").reading() as (_, snapshot):
         tile = scanning.Scanner(snapshot)._tiles[0][1]
-    snapshot.arrays["vectors"][0] = 7  # Copy on write: the file stays as it is.
+    snapshot.arrays["codes"][0] = 7  # Copy on write: the file stays as it is.
     assert tile[0, 0].numpy() == 7
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "vectors-0", "float32", DIM), vectors[0])
+    half = vectors[0].astype("float16")
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "codes-0", "float16", DIM), half)
 
 
 def test_lists_and_what_came_since(tmp_path, monkeypatch):
