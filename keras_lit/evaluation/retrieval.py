@@ -6,6 +6,7 @@ from typing import Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.evaluation.rows import check_same_width, unit_rows
@@ -148,7 +149,6 @@ def _wrong_before_right(
     tiles = len(starts[0]) * len(starts[1])
     verbose = tiles >= 100 if verbose == "auto" else verbose
     progress = keras.utils.Progbar(tiles, verbose=int(verbose), unit_name="tile")
-    memory = np.empty(_TILE, "float32")
     pool = concurrent.futures.ThreadPoolExecutor(1)
     for j in starts[1]:
         of_texts = slice(j, j + _TILE[1])
@@ -156,10 +156,11 @@ def _wrong_before_right(
         for i in starts[0]:
             of_images = slice(i, i + _TILE[0])
             image_tile = images[orders[0][of_images]]
-            tile = memory[: len(image_tile), : len(text_tile)]
-            np.matmul(image_tile, text_tile.T, out=tile)
+            with tf.device("CPU"):
+                tile = np.asarray(tf.linalg.matmul(image_tile, text_tile, transpose_b=True))
             rows, columns = image_groups[of_images], text_groups[of_texts]
             if rows[0] <= columns[-1] and columns[0] <= rows[-1]:
+                tile = tile.copy()  # A tensor's memory is read-only.
                 tile[rows[:, np.newaxis] == columns] = -np.inf
             by_image = pool.submit(_count_reached, tile, bounds[0][of_images, np.newaxis], 1)
             counts[1][of_texts] += _count_reached(tile, bounds[1][of_texts], 0)
@@ -197,7 +198,10 @@ def _best_right(
 
 
 def _count_reached(similarities: np.ndarray, bounds: np.ndarray, axis: int) -> np.ndarray:
-    """How many similarities reach the bound, along an axis."""
+    """How many similarities [rows, columns] reach the bound, along an axis."""
     # `np.count_nonzero` along an axis would take several times as long.
     reached = similarities >= bounds
-    return np.add.reduce(reached.view("uint8"), axis=axis, dtype="int32")
+    if axis == 1:
+        return np.array([np.count_nonzero(row) for row in reached], "int32")
+    parts = [reached[i : i + 255].view("uint8") for i in range(0, len(reached), 255)]
+    return np.sum([part.sum(axis=0, dtype="uint8") for part in parts], axis=0, dtype="int32")
