@@ -1,6 +1,7 @@
 """Zero-shot classification: class names in prompts become the weights of a classifier."""
 
 import collections
+import functools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -27,7 +28,7 @@ def zero_shot_weights(
     class_names: Sequence[str],
     templates: Sequence[str] = ("{}",),
     renormalize: bool = True,
-    batch_size: int = 4096,
+    batch_size: int = 16384,
     verbose: int | Literal["auto"] = "auto",
 ) -> np.ndarray:
     """The embedding of each class: its prompts' embeddings, averaged and made unit length.
@@ -60,6 +61,8 @@ def zero_shot_weights(
     Reference: the LiT paper, Appendix I.1 (CLIP's prompt ensembling).
     """
     encode_text = getattr(encode_text, "encode_text", encode_text)
+    if isinstance(getattr(encode_text, "__self__", None), keras.Model):  # A LiT's: one bar only.
+        encode_text = functools.partial(encode_text, verbose=0)
     check_prompts(class_names, templates)
     checks.check_positive(batch_size, "batch_size")
     _say_what_is_equal(class_names)

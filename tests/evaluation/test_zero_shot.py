@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from evaluation.rows import unit
 
+import keras_lit
 from keras_lit.evaluation import (
     multi_label_accuracy,
     zero_shot,
@@ -157,3 +158,17 @@ def test_one_label_is_the_single_label_case(monkeypatch):
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_model_shows_no_bars_of_its_own(capsys):
+    """Each batch of prompts would begin a bar; `verbose` is of all."""
+    tokenizer = keras_lit.tokenizers.train_wordpiece(["a cat"], 11)
+    text = keras_lit.backbones.TextTransformer(tokenizer.vocabulary_size(), 4, 8, 1, 8, 2)
+    tower = keras_lit.TextTower(text, tokenizer, sequence_length=4)
+    model = keras_lit.LiT(keras_lit.ImageTower.from_features(8), tower)
+    names = [f"cat {i}" for i in range(3000)]
+    model.encode_text(names)
+    assert "step" in capsys.readouterr().out  # So it does by itself.
+    for encode in (model, model.encode_text):
+        weights = zero_shot_weights(encode, names, verbose=0)
+        assert weights.shape == (3000, 8) and not capsys.readouterr().out
