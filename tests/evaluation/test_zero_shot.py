@@ -1,8 +1,8 @@
+import keras
 import numpy as np
 import pytest
 from evaluation.rows import unit
 
-import keras_lit
 from keras_lit.evaluation import (
     multi_label_accuracy,
     zero_shot,
@@ -160,15 +160,16 @@ def test_bad_arguments(call, message):
         call()
 
 
-def test_a_model_shows_no_bars_of_its_own(capsys):
+def test_a_model_shows_no_bars_of_its_own():
     """Each batch of prompts would begin a bar; `verbose` is of all."""
-    tokenizer = keras_lit.tokenizers.train_wordpiece(["a cat"], 11)
-    text = keras_lit.backbones.TextTransformer(tokenizer.vocabulary_size(), 4, 8, 1, 8, 2)
-    tower = keras_lit.TextTower(text, tokenizer, sequence_length=4)
-    model = keras_lit.LiT(keras_lit.ImageTower.from_features(8), tower)
-    names = [f"cat {i}" for i in range(3000)]
-    model.encode_text(names)
-    assert "step" in capsys.readouterr().out  # So it does by itself.
+
+    class Model(keras.Model):
+        def encode_text(self, text, verbose="auto"):
+            shown.append(verbose)
+            return np.eye(len(text))
+
+    shown = []
+    model = Model()
     for encode in (model, model.encode_text):
-        weights = zero_shot_weights(encode, names, verbose=0)
-        assert weights.shape == (3000, 8) and not capsys.readouterr().out
+        zero_shot_weights(encode, ["cat", "dog"])
+    assert shown == [0, 0]
