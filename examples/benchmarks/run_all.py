@@ -137,6 +137,13 @@ BENCHMARKS = {
         ("features.py stream --pairs 200000 --repeats 2 --rounds 1",),
         found="Memory stays the same while {0[pairs]:,} pairs are written and read.",
     ),
+    "million": Benchmark(
+        "A million pairs, from features on the disk to heads that have trained",
+        ("million.py",),
+        ("million.py --pairs 600 --image-dim 16 --text-dim 8 --batch 64 --epochs 2",),
+        found="{0[pairs]:,} pairs, {0[gb]:.1f} GB: `align` in {0[align_seconds]:.0f} s, "
+        "{0[epochs]} epochs in {0[fit_seconds]:.0f} s; memory grows by {0[fit_growth]:.1%}.",
+    ),
     "align": Benchmark(
         "Heads in closed form of cached pairs, over their number",
         tuple(f"align.py --pairs {n}" for n in (10_000, 100_000)),

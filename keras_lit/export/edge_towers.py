@@ -90,6 +90,8 @@ def write(
             _finish_onnx(path)
             if int8:
                 quantizing.quantize_onnx(path, rows)
+        elif int8:
+            quantizing.share_vectors(path)
     _check_computes(edge, path, format, _LEAST_INT8 if int8 else _LEAST_COSINE, rows)
 
 

@@ -1,5 +1,6 @@
 """Towers in int8, after training: of pictures by calibration, of text as its rows come."""
 
+import hashlib
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -89,6 +90,33 @@ def litert_options(rows: np.ndarray | None) -> dict[str, Any]:
 
     options: dict[str, Any] = {"optimizations": [tf.lite.Optimize.DEFAULT]}
     return options if rows is None else {**options, "representative_dataset": representative}
+
+
+def share_vectors(path: pathlib.Path) -> None:
+    """Writes a LiteRT file anew, in which equal vectors stand once.
+
+    In int8 each channel has a zero point of 8 bytes, in nearly as many vectors of zeros as there
+    are tensors: 9 % of the file of a small convolutional tower.
+    """
+    import flatbuffers  # Comes with TensorFlow.
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    class Builder(flatbuffers.Builder):
+        def StartVector(self, size: int, count: int, alignment: int) -> Any:
+            if size * count >= 64:  # As the format wants it of weights.
+                alignment = max(alignment, 16)
+            return super().StartVector(size, count, alignment)
+
+        def CreateNumpyVector(self, x: np.ndarray) -> Any:
+            key = x.dtype.str, hashlib.sha256(x.tobytes()).digest()
+            if key not in places:
+                places[key] = super().CreateNumpyVector(x)
+            return places[key]
+
+    places: dict[tuple[str, bytes], Any] = {}
+    builder = Builder(path.stat().st_size)
+    builder.Finish(flatbuffer_utils.read_model(path).Pack(builder), b"TFL3")
+    path.write_bytes(builder.Output())
 
 
 class _Reader:

@@ -19,6 +19,8 @@ import pytest
 import tensorflow as tf
 from conftest import encoded
 from PIL import Image
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
 
 import keras_lit
 from keras_lit.export import edge, edge_towers, quantizing
@@ -349,6 +351,31 @@ def test_zeros_that_are_the_default_are_not_kept_in_int8(tmp_path):
     x = np.array([[1, 2, 3], [-4, 0, 7]], "float32")
     found = edge_towers.load(path, "onnx")(x)
     np.testing.assert_array_equal(found, x @ (kernel * scales) + bias * scales)
+
+
+def test_equal_vectors_of_litert_stand_once(tmp_path):
+    """A file reads as before, two of whose tensors have a thousand zero points of 8 bytes each."""
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.version, model.subgraphs, graph.tensors, graph.operators = 3, [graph], [], []
+    model.buffers = [schema.BufferT(), schema.BufferT()]
+    model.buffers[1].data = np.arange(100, dtype="uint8")
+    points = [np.zeros(1000, "int64"), np.zeros(1000, "int64"), np.arange(1000)]
+    for name, zeros in zip(("a", "b", "c"), points, strict=True):
+        tensor = schema.TensorT()
+        tensor.name, tensor.buffer = name, 1
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.zeroPoint = zeros
+        graph.tensors.append(tensor)
+    path = tmp_path / "a.tflite"
+    flatbuffer_utils.write_model(model, path)
+    before = path.stat().st_size
+    quantizing.share_vectors(path)
+    assert before - 8100 < path.stat().st_size < before - 7900
+    found = flatbuffer_utils.read_model(path)
+    assert found.buffers[1].data.tolist() == [*range(100)]
+    assert path.read_bytes().index(bytes(range(100))) % 16 == 0
+    for tensor, zeros in zip(found.subgraphs[0].tensors, points, strict=True):
+        np.testing.assert_array_equal(tensor.quantization.zeroPoint, zeros)
 
 
 def test_what_int8_and_compare_refuse(model, tmp_path):
