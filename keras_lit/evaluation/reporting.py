@@ -108,7 +108,7 @@ def _record(result: Result, model: str) -> dict[str, Any]:
         "pretrained": "",
         "task": result.task,
         "language": "en",
-        "metrics": {benchmark_key(name): value for name, value in result.metrics.items()},
+        "metrics": {benchmark_key(k): value for k, value in result.to_dict()["metrics"].items()},
         "count": result.count,
         "settings": result.settings,
         "confusions": result.confusions,

@@ -78,6 +78,7 @@ def classify(
     images = images if isinstance(images, Images) else Images(images)
     class_names = names_of_classes(images, class_names)
     weights = _weights(model, class_names, templates)
+    class_names = list(class_names)
     numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
     embeddings, labels = images.embeddings(model), labels_of(images, class_names, classes)
 

@@ -149,8 +149,9 @@ float32 [n, dim], unit length |
     checks.check_one_of(towers, ("both", "image", "text"), "towers")
     checks.check_one_of(on_corrupt, ("fail", *FILLS), "on_corrupt")
     checks.check_positive(top_k, "top_k")
-    templates = ("{}",) if templates is None else tuple(templates)
+    templates = ("{}",) if templates is None else templates
     check_prompts(["a label"] if class_names is None else class_names, templates)
+    templates = tuple(templates)
     check_dim(model.text_tower, dim)
     if format != "saved_model":
         _check_edge(model, towers, weights, on_corrupt, class_names, index)

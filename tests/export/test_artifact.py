@@ -258,6 +258,7 @@ def test_what_is_refused(saved, tmp_path):
         ({"weights": "int4"}, "`weights` should be one of 'float32', 'float16', 'bfloat16'"),
         ({"top_k": 0}, "`top_k` should be a positive number"),
         ({"templates": ["a photo"]}, r"one slot \{\}.*Received: 'a photo'"),
+        ({"templates": "a photo of a {}"}, "`templates` should be a list.*'a photo of a {}'"),
         ({"towers": "text", "class_names": CLASSES}, "'both' or 'image'. Received: 'text'"),
     ):
         with pytest.raises(ValueError, match=message):
