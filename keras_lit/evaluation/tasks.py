@@ -232,6 +232,16 @@ def select(
     Reference: the LiT paper, Appendix I.2.
     """
     preprocessing = {"own": {}} if preprocessing is None else preprocessing
+    for name, given in (
+        ("class_names", class_names),
+        ("templates", templates),
+        ("preprocessing", preprocessing),
+    ):
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"`{name}` should be a dict, a name for each choice. Received: {given!r:.60}. "
+                "Without a choice `classify` is the one to call."
+            )
     if not class_names or not templates or not preprocessing:
         raise ValueError(
             "There should be something to choose from. Received: "

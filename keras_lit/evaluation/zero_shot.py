@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_lit import checks
+from keras_lit.data.captions import is_utf8
 from keras_lit.evaluation.rows import (
     check_same_width,
     class_labels,
@@ -295,6 +296,11 @@ def _check_strings(values: Sequence[str], name: str) -> None:
     bad = [value for value in values if not (isinstance(value, str) and value.strip())]
     if bad:
         raise ValueError(f"`{name}` should be strings that are not empty. Received: {bad[0]!r}.")
+    if not all(map(is_utf8, values)):
+        raise ValueError(
+            f"`{name}` should be Unicode. Received: {next(x for x in values if not is_utf8(x))!r}. "
+            "Read the file that they come from in its own `encoding`."
+        )
 
 
 def _check_images_and_weights(

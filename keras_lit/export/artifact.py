@@ -78,7 +78,8 @@ the pictures of an index, best first |
 
     `text` and `labels` have a row for each image, or one for all. A plain list is one for all too,
     refused where it is as long as `image_bytes`: a server that batches requests would join it with
-    the lists of other clients. No rows are answered by none, [0, ...].
+    the lists of other clients. No rows are answered by none, [0, ...]. Empty labels fill up a row
+    that has fewer than others: their score is 0.
 
     The artifact is written under another name and renamed, so that a server that polls never sees
     half of it. It also holds a model card, and warm-up requests for TF Serving.

@@ -270,6 +270,8 @@ def test_pictures_without_labels_are_met_with_the_line_to_type():
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="something to choose from.*0 of templates"):
         evaluation.select(None, None, NAMES, {})
+    with pytest.raises(ValueError, match="`class_names` should be a dict.*Received: .'cat'"):
+        evaluation.select(None, None, ["cat", "dog"], TEMPLATES)
 
 
 @pytest.fixture

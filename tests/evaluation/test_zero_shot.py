@@ -147,6 +147,11 @@ def test_one_label_is_the_single_label_case(monkeypatch):
         (lambda: zero_shot_weights(len, {"a": 1}.keys()), "should be a list.*dict_keys"),
         (lambda: zero_shot_weights(len, {"a", "b"}), "should be a list"),
         (lambda: zero_shot_weights(len, ["a", " "]), "strings that are not empty. Received: ' '"),
+        (
+            lambda: zero_shot_weights(len, ["a", "caf\udce9"]),
+            r"Unicode. Received: 'caf\\udce9'.*`enc",
+        ),
+        (lambda: zero_shot_weights(len, ["a", "b\0"]), "Unicode"),
         (lambda: zero_shot_weights(len, ["a"], ["{}", ""]), "strings that are not empty"),
         (lambda: zero_shot_weights(len, ["a"], ["no slot"]), r"one slot \{\}"),
         (lambda: zero_shot_weights(len, ["a"], ["{} and {}"]), r"one slot \{\}"),
