@@ -88,9 +88,9 @@ def load_lit(
     loss: Loss = "sigmoid" if "b" in arrays else "softmax"
     model = LiT(image_tower, text_tower, tuning="LU", loss=loss, lock_heads=True)
     fill(slots_of_model(model), arrays, path)
-    if not float(model.temperature) < _HIGHEST_TEMPERATURE:
+    if not 1 / _HIGHEST_TEMPERATURE < float(model.temperature) < _HIGHEST_TEMPERATURE:
         raise ValueError(
-            f"'t' of {path} should be the logarithm of the temperature, which is below "
+            f"'t' of {path} should be the logarithm of a temperature above 0 and below "
             f"{_HIGHEST_TEMPERATURE:,}. Received: {float(arrays['t'].read()[0]):g}. Write its "
             "logarithm if it is the temperature itself."
         )

@@ -82,7 +82,7 @@ class Archive:
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"There is no checkpoint {self.path}.")
         with self._refusing("the file"):
-            _check_start(self.path)
+            check_start(self.path)
             self._file = zipfile.ZipFile(self.path)
             infos = self._file.infolist()
             _check_kind({info.filename for info in infos})
@@ -160,7 +160,7 @@ class Archive:
             ) from error
 
 
-def _check_start(path: str) -> None:
+def check_start(path: str) -> None:
     """Raises for files of other kinds, by what they begin with."""
     with open(path, "rb") as file:
         start = file.read(64)
@@ -174,6 +174,8 @@ def _check_start(path: str) -> None:
             raise ValueError(kind)
     if start[8:10] == b'{"':
         raise ValueError("it is safetensors: save its arrays by `numpy.savez`, in this layout")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("File is not a zip file")
 
 
 def _check_kind(members: set[str]) -> None:

@@ -1,5 +1,6 @@
 """From datasets to embeddings, once per evaluation, and once at all where the tower is locked."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -184,6 +185,13 @@ def names_of_classes(images: Images, given: Sequence[str] | None) -> Sequence[st
     """The class names that are given, or else the data's own, as words."""
     if images.class_names is not None:
         warn_of_numbers(images.class_names, given)
+        if given is not None and len(given) > len(images.class_names):
+            warnings.warn(
+                f"The data have {len(images.class_names)} classes ({images.class_names[0]!r} and "
+                f"others), and `class_names` {len(given)}: the labels stand for the first of them. "
+                "Pass as many, in the order of the data's, unless others are to compete.",
+                stacklevel=3,
+            )
     if given is not None:
         return given
     if images.class_names is None:

@@ -92,7 +92,8 @@ def _write(path: pathlib.Path, content: str) -> None:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, indent=2) + "\n"
+    # Numbers of NumPy's, too.
+    return json.dumps(content, indent=2, default=lambda x: np.asarray(x).tolist()) + "\n"
 
 
 def benchmark_key(name: str) -> str:

@@ -216,6 +216,7 @@ KERNEL = "img/Transformer/encoderblock/LayerNorm_0/scale"
             lambda: ARRAYS | {"t": np.float32(10_000.0)},
             "'t' of .*siglip.npz should be the logarithm.*below 10,000. Received: 10000",
         ),
+        (lambda: ARRAYS | {"t": np.float32(-200.0)}, "should be the logarithm.*Received: -200"),
         (lambda: ARRAYS | {"t": np.array([2])}, "refused at 't': it should hold floats"),
         (
             lambda: scanned(ARRAYS) | {KERNEL: numbers(DEPTH - 1, WIDTH)},

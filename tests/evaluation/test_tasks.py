@@ -100,6 +100,9 @@ def test_folders_called_by_numbers():
         UserWarning, match="in the order of their names as text, 1, 10, 2: so should"
     ):
         names_of_classes(images, ["cat", "dog", "moon"])
+    images.class_names = ["cat", "dog"]
+    with pytest.warns(UserWarning, match=r"2 classes \('cat' and others\), and `class_names` 3"):
+        names_of_classes(images, ["cat", "dog", "moon"])
 
 
 @pytest.mark.parametrize(
