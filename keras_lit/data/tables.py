@@ -179,8 +179,9 @@ def _folder(
                 halves.append(f"{folder / file}: there is no caption beside it, in a {endings[0]}")
                 continue
             if len(beside) > 1:
-                choose = 'choose by `text_key`, "txt" or "caption", or take one away'
-                halves.append(f"{folder / file}: both {' and '.join(beside)} lie beside: {choose}")
+                both = f"both {' and '.join(beside)} lie beside it"
+                remedy = 'choose by `text_key`, "txt" or "caption", or take one away'
+                halves.append(f"{folder / file}: {both}: {remedy}")
                 continue
             text = (folder / beside[0]).read_text(encoding, errors="surrogateescape")
             rows.append(Row(str(folder / beside[0]), folder / file, captions_of(text)))
