@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_lit import files, internals
+from keras_lit.checkpoints.npz import check_start
 from keras_lit.model import LiT
 from keras_lit.towers import Tower, fingerprints, settings
 
@@ -78,6 +79,7 @@ def load_adapters(model: LiT, filepath: str | os.PathLike) -> None:
     """
     path = pathlib.Path(filepath)
     try:
+        check_start(str(path))
         with np.load(path, allow_pickle=False) as file:
             saved = {name: file[name] for name in file.files}
         about = json.loads(str(saved.pop("about")))
@@ -103,6 +105,11 @@ def load_adapters(model: LiT, filepath: str | os.PathLike) -> None:
             f"{str(path)!r} was trained on another base: the locked weights of the "
             f"{' and the '.join(others)} tower differ. Load the towers that it was trained from."
         )
+    for name in variables:
+        if not np.isfinite(saved[name]).all():
+            raise ValueError(
+                f"{str(path)!r} holds NaN or infinite values in {name}: train it anew."
+            )
     for name, variable in variables.items():
         variable.assign(saved[name])
     model.calibration = None  # It was one of other weights.

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from keras_lit import checks
 from keras_lit.backbones import BertEncoder, BiTResNet, MLPMixer, TextTransformer, VisionTransformer
 from keras_lit.checkpoints.npz import Array
 from keras_lit.preprocessing import ImagePreprocessor, TextPreprocessor
@@ -22,6 +23,9 @@ def image_tower(arrays: Arrays, prefix: str = "", image_size: int | None = None)
 
     For another `image_size` than the file's, its position embeddings in `arrays` are resampled.
     """
+    for side in image_size if isinstance(image_size, tuple | list) else (image_size,):
+        if side is not None:
+            checks.check_count(side, "image_size")
     if f"{prefix}stem/kernel" in arrays:
         return _mlp_mixer(arrays, prefix, image_size)
     if f"{prefix}root_block/conv_root/kernel" in arrays:

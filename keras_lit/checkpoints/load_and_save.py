@@ -1,6 +1,7 @@
 """Loads and saves whole files: LiT models and image towers of the authors' code."""
 
 import os
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from keras_lit.checkpoints.released import RELEASED, TEXT_LENGTH, fetch
 from keras_lit.checkpoints.slots import fill, slots_of_model, slots_of_tower
 from keras_lit.model import LiT, Loss
 from keras_lit.preprocessing import TextPreprocessor, tokenizers
-from keras_lit.towers import ImageTower, Tower
+from keras_lit.towers import ImageTower, TextTower, Tower
 
 # What follows the pooled features.
 _CLASSIFIER = ("head/", "pre_logits/")
 _FIRST_OF_IMAGE_TOWERS = ("embedding/kernel", "stem/kernel", "root_block/conv_root/kernel")
+# The logits of a higher one are all or nothing; released models have 10 to 120.
+_HIGHEST_TEMPERATURE = 10_000
 # The released files keep the class token's position with the others, in a module of the encoder.
 _POSITIONS = "img/Transformer/posembed_input/pos_embedding"
 
@@ -56,8 +59,8 @@ def load_lit(
     Raises:
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or holds other arrays than a model of its kind: missing,
-            left over, of another shape, not finite. The message names the array, or the loader that
-            reads the file.
+            left over, of another shape, not finite, no logarithm as temperature. The message names
+            the array, or the loader that reads the file.
 
     Example: `keras_lit.checkpoints.load_lit("LiT-B16B_2.npz").encode_text(["a dog"])`.
 
@@ -85,7 +88,14 @@ def load_lit(
     loss: Loss = "sigmoid" if "b" in arrays else "softmax"
     model = LiT(image_tower, text_tower, tuning="LU", loss=loss, lock_heads=True)
     fill(slots_of_model(model), arrays, path)
+    if not 1 / _HIGHEST_TEMPERATURE < float(model.temperature) < _HIGHEST_TEMPERATURE:
+        raise ValueError(
+            f"'t' of {path} should be the logarithm of a temperature above 0 and below "
+            f"{_HIGHEST_TEMPERATURE:,}. Received: {float(arrays['t'].read()[0]):g}. Write its "
+            "logarithm if it is the temperature itself."
+        )
     model.initial_temperature = float(model.temperature)
+    _warn_of_vocabulary(text_tower, path)
     return model
 
 
@@ -206,6 +216,17 @@ def _preprocessor(
     # Whatever start and padding it has: big_vision's `bos="no", eos="sticky"`.
     end = tokenizers.end_token_id(tokenizer)
     return TextPreprocessor(tokenizer, sequence_length, True, None, end, end)
+
+
+def _warn_of_vocabulary(tower: TextTower, path: Path) -> None:
+    """A vocabulary with more words than there are embeddings is refused by the tower."""
+    words = tower.preprocessor.tokenizer.vocabulary_size() if tower.preprocessor else None
+    if words is not None and tower.vocabulary_size and words < tower.vocabulary_size:
+        warnings.warn(
+            f"The tokenizer has {words:,} words, and {path} embeddings of {tower.vocabulary_size:,}"
+            ": with another vocabulary than the model's own its texts mean nothing.",
+            stacklevel=3,
+        )
 
 
 def _check_pooling(tower: Tower) -> None:

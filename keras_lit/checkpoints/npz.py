@@ -82,6 +82,7 @@ class Archive:
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"There is no checkpoint {self.path}.")
         with self._refusing("the file"):
+            check_start(self.path)
             self._file = zipfile.ZipFile(self.path)
             infos = self._file.infolist()
             _check_kind({info.filename for info in infos})
@@ -157,6 +158,24 @@ class Archive:
                 f"The checkpoint {self.path} is refused at {what!r}: {error}. Expected the weights "
                 "as an `.npz` of float arrays; fetch or write the file again."
             ) from error
+
+
+def check_start(path: str) -> None:
+    """Raises for files of other kinds, by what they begin with."""
+    with open(path, "rb") as file:
+        start = file.read(64)
+    for begins, kind in (
+        (b"version https://git-lfs", "it is a Git LFS pointer: `git lfs pull` fetches the file"),
+        (b"<", "it is a web page, as a server sends for an address that needs a login"),
+        (b"\x89HDF", "it is HDF5, such as Keras' .weights.h5, which `model.load_weights` reads"),
+        (b"\x93NUMPY", "it is one array (.npy)"),
+    ):
+        if start.lstrip().startswith(begins):
+            raise ValueError(kind)
+    if start[8:10] == b'{"':
+        raise ValueError("it is safetensors: save its arrays by `numpy.savez`, in this layout")
+    if not zipfile.is_zipfile(path):
+        raise ValueError("File is not a zip file")
 
 
 def _check_kind(members: set[str]) -> None:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,7 @@ def class_pairs(
             "which are no words for captions. Pass `class_names`, for example "
             "`keras_lit.evaluation.dataset_of_folder(path).class_names()`."
         )
+    warn_of_numbers(list(classes), class_names)
     names = [*map(in_words, classes)] if class_names is None else class_names
     if len(names) != len(classes):
         raise ValueError(
@@ -212,6 +214,26 @@ def in_words(name: str) -> str:
     if re.fullmatch(r"([A-Z][a-z]{2,}){2,}", name):
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return " ".join(re.sub(r"[_/]", " ", name).rstrip("?").split())
+
+
+def warn_of_numbers(folders: Sequence[str], class_names: Sequence[str] | None) -> None:
+    """Says what goes wrong easily with folders that are called 1, 2, ... 10."""
+    if not all(name.isdecimal() for name in folders):
+        return
+    order = f"{', '.join(folders[:4])}{', ...' if len(folders) > 4 else ''}"
+    if class_names is None:
+        message = (
+            f"The names of the classes are those of their folders, the numbers {order}. If they "
+            "stand for something else, pass `class_names`, or give the folders names in words."
+        )
+    elif list(folders) != sorted(folders, key=int):
+        message = (
+            f"The folders are in the order of their names as text, {order}: so should "
+            '`class_names` be. Call them "01", "02" and so on for the order of numbers.'
+        )
+    else:
+        return
+    warnings.warn(message, stacklevel=3)
 
 
 def _listed(path: str | os.PathLike) -> str:

@@ -42,6 +42,7 @@ class Row(NamedTuple):
     texts: Any
     split: str | None = None
     group: str = ""
+    is_whole: bool = False  # The table gives the image's whole path.
 
 
 def rows_of(
@@ -68,7 +69,8 @@ def rows_of(
         else:
             if image.startswith("file:///"):
                 image = urllib.request.url2pathname(image.removeprefix("file://"))
-            yield Row(where, pathlib.Path(folder, image), texts, split, name)
+            path = pathlib.Path(folder, image)
+            yield Row(where, path, texts, split, name, os.path.isabs(image))
 
 
 def column(

@@ -250,8 +250,9 @@ def _pair(
             raise ValueError(f"the text is not UTF-8, but perhaps UTF-16: {text[:40]!r}")
         if not text.strip():
             raise ValueError("the text is empty")
-        # A .txt holds a caption a line, as in a folder.
-        found = captions_of(text) if key == "txt" else [text.strip()]
+        # A .txt and a tar's .caption hold a caption a line, as in a folder.
+        is_file = key == "txt" or (key == "caption" and isinstance(entries[key], bytes))
+        found = captions_of(text) if is_file else [text.strip()]
         captions += [caption.encode() for caption in found]
     return images[0], captions
 

@@ -77,7 +77,8 @@ def image_text_pairs(
         image_key: the column or feature that holds the image. None: the first of "image",
             "image_path", "path", "file_name", "filename", "file" that exists.
         text_key: the same for the text ("captions/text" for nested features). None: the first of
-            "text", "caption", "captions", "captions/text", "title", "description".
+            "text", "caption", "captions", "captions/text", "title", "description". Of a folder of
+            pictures "txt" or "caption", where both lie beside a picture.
         captions: "all" makes a pair of each caption of an image, "first" takes the first, "random"
             draws one in each epoch. Rows of the same image are one image in folders and tables; in
             shards, Parquet files with the images inside and TensorFlow datasets, which are read as
@@ -138,6 +139,7 @@ def image_text_pairs(
     layout = Layout(image_key, text_key, separator, encoding, columns, image_dir, group_key)
     check_layout(layout)
     made = hasattr(source, "as_dataset")
+    before = {*skipped} if skipped else set()
     shards = [] if made else named_by(where, shard_files)
     tables = [] if made or shards else named_by(where, parquet_files)
     if data_dir is not None and (made or shards or tables or is_path(where)):
@@ -187,9 +189,8 @@ def image_text_pairs(
         images = by_image(rows, captions)[index::count]
         if skipped is not None:
             images = those_that_decode(images, skipped)
-        pairs = read_files(
-            images, root, split, captions, shuffle_buffer, seed, grouped=bool(group_key)
-        )
+        options = {"grouped": bool(group_key), "skipped": (skipped or set()) - before}
+        pairs = read_files(images, root, split, captions, shuffle_buffer, seed, **options)
         shuffle_buffer = 0  # That is done, with the names.
     else:
         from keras_lit.data import builders

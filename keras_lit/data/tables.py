@@ -4,7 +4,7 @@ import os
 import pathlib
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,15 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
         raise ValueError(f"{path} holds several tables: {names}. Pass the one to read.")
     if tables:
         return list(read_table(tables[0], layout, skipped))
-    unused = ("image_key", "text_key", "separator", "columns", "image_dir", "group_key")
+    unused = ("image_key", "separator", "columns", "image_dir", "group_key")
     check_unused(layout, unused, path, "a folder of pictures with a .txt beside each")
-    rows, halves, lone = _folder(path, layout.encoding or "utf-8-sig")
+    endings = (f".{layout.text_key}",) if layout.text_key else CAPTION_FILES
+    if endings[0] not in CAPTION_FILES:
+        raise ValueError(
+            '`text_key` of a folder of pictures should be "txt" or "caption", where both lie '
+            f"beside a picture. Received: {layout.text_key!r} for {str(path)!r}."
+        )
+    rows, halves, lone = _folder(path, layout.encoding or "utf-8-sig", endings)
     if not rows:
         below = [x for x in sorted(path.glob("*/*")) if x.suffix in (*TABLE_SUFFIXES, ".parquet")]
         if below:
@@ -69,7 +75,7 @@ def file_records(path: pathlib.Path, layout: Layout, skipped: set[str] | None) -
 
 def has_pairs(folder: pathlib.Path) -> bool:
     """Whether a folder holds a table, or a picture with a caption beside it."""
-    return bool(_tables(folder) or _folder(folder, "utf-8-sig")[0])
+    return bool(_tables(folder) or _folder(folder, "utf-8-sig", CAPTION_FILES)[0])
 
 
 def _tables(path: pathlib.Path) -> list[pathlib.Path]:
@@ -97,8 +103,8 @@ def checked_rows(
     else:
         checks.check_one_of(split, ("train", "test"), "split")
     rows, bad, missing = [], [], []
-    for where, image, texts, _, group in records:
-        image = _as_spelled(image)
+    for row in records:
+        where, texts, image = row.where, row.texts, _as_spelled(row.image)
         texts = texts if isinstance(texts, list) else [texts]
         if not texts or not all(isinstance(x, str) and x.strip() and is_utf8(x) for x in texts):
             bad.append(
@@ -107,9 +113,9 @@ def checked_rows(
             )
             note_bad(bad[-1], skipped)
         elif not os.path.isfile(image):  # False for what is no name at all, too.
-            missing.append((f"{where}: there is no image {str(image)!r:.300}", str(image)))
+            missing.append((f"{where}: there is no image {str(image)!r:.300}", row))
         else:
-            rows += [(str(image), text.strip(), group) for text in texts]
+            rows += [(str(image), text.strip(), row.group) for text in texts]
     if missing:
         _note_missing(missing, len(records), skipped)
     if bad and not rows:
@@ -120,20 +126,23 @@ def checked_rows(
     return [row for row in rows if (split_number(row[0], source) < test_fraction) == is_test]
 
 
-def _note_missing(missing: list[tuple[str, str]], count: int, skipped: set[str] | None) -> None:
-    """Names in `skipped` the (message, image) of rows; raises without it, or if these are all."""
+def _note_missing(missing: list[tuple[str, Row]], count: int, skipped: set[str] | None) -> None:
+    """Names in `skipped` the (message, row) of images; raises without it, or if these are all."""
     if skipped is not None:
         for message, _ in missing:
             note_bad(message, skipped)
         if len(missing) < count:
             return
-    if "\\" in missing[0][1]:
+    first, row = missing[0]
+    if "\\" in str(row.image):
         remedy = 'Write "/" between folders in place of Windows\' "\\"'
+    elif len(missing) == count and row.is_whole:
+        remedy = "Write the paths in the table relative to `image_dir`, which whole ones ignore"
     elif len(missing) == count:
         remedy = "Pass `image_dir`, the folder that the names in the table begin at"
     else:
         remedy = "Mend the table, or pass `skipped=set()` to leave such rows out and count them"
-    message = f"{len(missing)} of {count} images are not there, first {missing[0][0]}. {remedy}."
+    message = f"{len(missing)} of {count} images are not there, first {first}. {remedy}."
     raise FileNotFoundError(shown(message))
 
 
@@ -142,14 +151,16 @@ _NO_IMAGE = "there is no image beside it"
 _NO_CAPTIONS = ("readme", "license", "licence", "changelog", "requirements")
 
 
-def _folder(path: pathlib.Path, encoding: str) -> tuple[list[Row], list[str], list[pathlib.Path]]:
+def _folder(
+    path: pathlib.Path, encoding: str, endings: tuple[str, ...]
+) -> tuple[list[Row], list[str], list[pathlib.Path]]:
     """The pictures at any depth with the captions beside them, and what is wrong with others.
 
     The third are caption files without a picture.
     """
     rows, halves, lone = [], [], []
     for folder, names in walk(path):
-        captions = {x for x in names if x.lower().endswith(CAPTION_FILES)}
+        captions = {x for x in names if x.lower().endswith(endings)}
         spelled = {**{x.lower(): x for x in captions}, **{x: x for x in captions}}
         for file in sorted(names):
             stem, suffix = os.path.splitext(file)
@@ -160,15 +171,20 @@ def _folder(path: pathlib.Path, encoding: str) -> tuple[list[Row], list[str], li
                 continue
             if suffix not in SUFFIXES:
                 continue
-            stems = (stem, file, stem.lower(), file.lower())
-            named = (spelled.get(x + ending) for x in stems for ending in CAPTION_FILES)
-            beside = next((x for x in named if x in captions), None)
-            if beside is None:
-                halves.append(f"{folder / file}: there is no caption beside it, in a .txt")
+            named = (f"{each}{ending}" for each in (stem, file) for ending in endings)
+            found = (next((y for y in (x, x.lower()) if y in spelled), "") for x in named)
+            beside = [spelled[x] for x in found if spelled.get(x) in captions]
+            captions -= {*beside}
+            if not beside:
+                halves.append(f"{folder / file}: there is no caption beside it, in a {endings[0]}")
                 continue
-            captions.remove(beside)
-            text = (folder / beside).read_text(encoding, errors="surrogateescape")
-            rows.append(Row(str(folder / beside), folder / file, captions_of(text)))
+            if len(beside) > 1:
+                both = f"both {' and '.join(beside)} lie beside it"
+                remedy = 'choose by `text_key`, "txt" or "caption", or take one away'
+                halves.append(f"{folder / file}: {both}: {remedy}")
+                continue
+            text = (folder / beside[0]).read_text(encoding, errors="surrogateescape")
+            rows.append(Row(str(folder / beside[0]), folder / file, captions_of(text)))
         lone += [folder / x for x in sorted(captions) if not x.lower().startswith(_NO_CAPTIONS)]
     return sorted(rows, key=lambda row: row.image), halves, lone
 
@@ -239,8 +255,14 @@ def read_files(
     shuffle_buffer: int,
     seed: int | None,
     grouped: bool = False,
+    skipped: Collection[str] = (),
 ) -> tf.data.Dataset:
     """{"image", "text", "name"} (and "group") of images, shuffled before they are read."""
+    if not images and skipped:
+        raise ValueError(
+            f"There are no {split} pairs in {str(source)!r}: {len(skipped)} are in `skipped`, "
+            f"for example {min(skipped)}."
+        )
     if not images:
         raise ValueError(
             f"There are no {split} pairs in {str(source)!r}: expected pictures "

@@ -1,5 +1,6 @@
 """From datasets to embeddings, once per evaluation, and once at all where the tower is locked."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import checks
+from keras_lit.data.captions import is_utf8
+from keras_lit.data.class_folders import warn_of_numbers
 from keras_lit.evaluation import prompts
 from keras_lit.evaluation.rows import label_numbers
 from keras_lit.model import LiT
@@ -180,6 +183,15 @@ class Images:
 
 def names_of_classes(images: Images, given: Sequence[str] | None) -> Sequence[str]:
     """The class names that are given, or else the data's own, as words."""
+    if images.class_names is not None:
+        warn_of_numbers(images.class_names, given)
+        if given is not None and len(given) > len(images.class_names):
+            warnings.warn(
+                f"The data have {len(images.class_names)} classes ({images.class_names[0]!r} and "
+                f"others), and `class_names` {len(given)}: the labels stand for the first of them. "
+                "Pass as many, in the order of the data's, unless others are to compete.",
+                stacklevel=3,
+            )
     if given is not None:
         return given
     if images.class_names is None:
@@ -243,7 +255,8 @@ class ImagesAndTexts:
         verbose: 0 or 1: a progress bar.
 
     Raises:
-        ValueError: no "text", no pairs, or a dataset whose order changes.
+        ValueError: no "text", no pairs, a text that is empty or not UTF-8, different images of one
+            "name", or a dataset whose order changes.
 
     Example:
 
@@ -258,7 +271,15 @@ class ImagesAndTexts:
         columns = ("text", image_id) if image_id in rows.element_spec else ("text",)
         of_text = ("text_features", "text_fingerprint")
         wanted = [x for x in (*columns, *of_text) if x in rows.element_spec]
-        found = rows.map(lambda row: {name: row[name] for name in wanted})
+        encoded = "image" in rows.element_spec and rows.element_spec["image"].dtype == tf.string
+
+        def chosen(row: pairs.Pairs) -> pairs.Pairs:
+            kept = {name: row[name] for name in wanted}
+            if encoded and image_id in wanted:
+                kept["image"] = tf.strings.to_hash_bucket_fast(row["image"], 2**62)
+            return kept
+
+        found = rows.map(chosen)
         found = found.unbatch() if _is_batched(rows.element_spec) else found
         read = list(found.as_numpy_iterator())
         if not read:
@@ -267,7 +288,21 @@ class ImagesAndTexts:
         names = [row.get(image_id, b"") for row in read]
         keys = [i if name == b"" else name for i, name in enumerate(names)]
         index: dict[Any, int] = {}
+        pictures = {key: row.get("image") for key, row in zip(keys, read, strict=True)}
+        mixed = [x for x, row in zip(keys, read, strict=True) if row.get("image") != pictures[x]]
+        if mixed:
+            raise ValueError(
+                f"Rows with the same {image_id!r} share their image. Received {mixed[0]!r} with "
+                f"different images. Give each image a {image_id!r} of its own, or leave that out."
+            )
         strings = isinstance(texts[0], bytes)  # Otherwise token ids, which stay as they are.
+        bad = [i for i, x in enumerate(texts) if strings and not _is_caption(x)]
+        if bad:
+            raise ValueError(
+                f'"text" should be captions of at least one character in UTF-8. Received '
+                f"{len(bad)} others, the first {texts[bad[0]]!r:.60} in row {bad[0]}. Leave such "
+                "rows out."
+            )
         self.texts: Any = [text.decode() for text in texts] if strings else np.stack(texts)
         self._features = {x: np.stack([row[x] for row in read]) for x in of_text if x in wanted}
         self.image_index = np.array([index.setdefault(key, len(index)) for key in keys])
@@ -321,6 +356,11 @@ class ImagesAndTexts:
         """
         first = np.asarray(self.texts)[self._first]
         return np.unique(first, axis=0, return_inverse=True)[1].ravel()
+
+
+def _is_caption(text: bytes) -> bool:
+    found = text.decode(errors="surrogateescape")
+    return bool(found.strip()) and is_utf8(found)
 
 
 def _as_rows(

@@ -67,6 +67,7 @@ def dataset_of_folder(path: str | os.PathLike, split: str | None = None) -> Data
     if not found.get(wanted):
         has = ", ".join(name for name in found if name and found[name]) or "no splits"
         raise ValueError(f"{path} should have a {wanted} split of class folders. It has: {has}.")
+    class_folders.warn_of_numbers(list(found[wanted]), None)
     others: dict[str, Any] = {name: name for name in ("validation", "train") if found.get(name)}
     return _Folder(
         str(path), "folder", wanted, names=prompts.as_words(list(found[wanted])), **others

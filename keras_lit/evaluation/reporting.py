@@ -92,7 +92,8 @@ def _write(path: pathlib.Path, content: str) -> None:
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, indent=2) + "\n"
+    # Numbers of NumPy's, too.
+    return json.dumps(content, indent=2, default=lambda x: np.asarray(x).tolist()) + "\n"
 
 
 def benchmark_key(name: str) -> str:
@@ -108,7 +109,7 @@ def _record(result: Result, model: str) -> dict[str, Any]:
         "pretrained": "",
         "task": result.task,
         "language": "en",
-        "metrics": {benchmark_key(name): value for name, value in result.metrics.items()},
+        "metrics": {benchmark_key(k): value for k, value in result.to_dict()["metrics"].items()},
         "count": result.count,
         "settings": result.settings,
         "confusions": result.confusions,

@@ -54,7 +54,8 @@ class Result:
         """All but pictures and diagram, as `json.dump` takes it.
 
         Returns:
-            {"dataset", "task", "metrics", "count", "settings", "confusions"}.
+            {"dataset", "task", "metrics", "count", "settings", "confusions"}; a metric that is not
+            defined, such as the precision where nothing is accepted, is None.
 
         Example:
 
@@ -66,7 +67,8 @@ class Result:
         names = [name for name in fields if name not in ("sheet", "reliability", "heat_maps")]
         return {
             **{name: getattr(self, name) for name in names},
-            "metrics": dict(self.metrics),
+            # JSON has no NaN.
+            "metrics": {k: None if math.isnan(x) else x for k, x in self.metrics.items()},
             "settings": dict(self.settings),
             "confusions": [list(confusion) for confusion in self.confusions],
         }

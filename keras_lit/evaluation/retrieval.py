@@ -60,11 +60,14 @@ def retrieval_recall(
     texts = unit_rows(text_embeddings, "text_embeddings")
     check_same_width(images, texts, "Image and text embeddings")
     index = np.asarray(image_index)
-    if index.shape != (len(texts),) or not ((index >= 0) & (index < len(images))).all():
+    is_int = index.dtype.kind in "iu"
+    if index.shape != (len(texts),) or not (
+        is_int and 0 <= index.min() <= index.max() < len(images)
+    ):
+        received = f", from {index.min(initial=0)} to {index.max(initial=0)}" if is_int else ""
         raise ValueError(
             f"`image_index` should hold for each of the {len(texts)} texts the row of its image, "
-            f"in [0, {len(images)}). Received shape {index.shape}, from {index.min(initial=0)} to "
-            f"{index.max(initial=0)}."
+            f"in [0, {len(images)}). Received {index.dtype} of shape {index.shape}{received}."
         )
     checks.check_counts(ks, "ks")
     groups = np.arange(len(images)) if image_groups is None else np.asarray(image_groups)

@@ -68,6 +68,7 @@ def class_labels(labels: Any, count: int, classes: int, name: str) -> np.ndarray
     if array.shape != (count,):
         remedy = ' Read them with `label_mode="int"`, or pass `labels.argmax(axis=1)`.'
         remedy = remedy if array.ndim == 2 else ""
+        remedy = " Pass `labels[:, 0]`." if array.shape == (count, 1) else remedy
         raise ValueError(
             f"`{name}` should hold one label an image. Received: {count} images and labels of "
             f"shape {array.shape}.{remedy}"

@@ -78,6 +78,7 @@ def classify(
     images = images if isinstance(images, Images) else Images(images)
     class_names = names_of_classes(images, class_names)
     weights = _weights(model, class_names, templates)
+    class_names = list(class_names)
     numbers = np.arange(len(weights)) if classes is None else np.asarray(classes)
     embeddings, labels = images.embeddings(model), labels_of(images, class_names, classes)
 
@@ -231,6 +232,16 @@ def select(
     Reference: the LiT paper, Appendix I.2.
     """
     preprocessing = {"own": {}} if preprocessing is None else preprocessing
+    for name, given in (
+        ("class_names", class_names),
+        ("templates", templates),
+        ("preprocessing", preprocessing),
+    ):
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"`{name}` should be a dict, a name for each choice. Received: {given!r:.60}. "
+                "Without a choice `classify` is the one to call."
+            )
     if not class_names or not templates or not preprocessing:
         raise ValueError(
             "There should be something to choose from. Received: "

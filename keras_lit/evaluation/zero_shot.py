@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_lit import checks
+from keras_lit.data.captions import is_utf8
 from keras_lit.evaluation.rows import (
     check_same_width,
     class_labels,
@@ -36,8 +37,9 @@ def zero_shot_weights(
     Args:
         encode_text: a `LiT`, or a function of strings [n] to [n, dim] rows (made unit length before
             they are averaged), such as `model.encode_text`.
-        class_names: the names of the classes, all different: two classes of one name have the same
-            embedding, which counts as wrong for both (a warning names them).
+        class_names: the names of the classes, all different: two classes of one name, or of names
+            that the tokenizer does not tell apart, have the same embedding, which counts as wrong
+            for both (a warning names them).
         templates: prompts with one `{}` for the name, see `keras_lit.evaluation.prompts`.
         renormalize: bool, whether the averages are made unit length, as CLIP and big_vision do. The
             LiT authors' Colab does not, which favours classes whose prompts agree.
@@ -65,7 +67,6 @@ def zero_shot_weights(
         encode_text = functools.partial(encode_text, verbose=0)
     check_prompts(class_names, templates)
     checks.check_positive(batch_size, "batch_size")
-    _say_what_is_equal(class_names)
     step = max(1, batch_size // len(templates))
     starts = range(0, len(class_names), step)
     verbose = len(starts) > 10 if verbose == "auto" else verbose
@@ -83,7 +84,9 @@ def zero_shot_weights(
         means.append(_unit(rows).reshape(len(names), len(templates), -1).mean(axis=1))
         progress.add(1)
     weights = np.concatenate(means)
-    return _unit(weights) if renormalize else weights
+    weights = _unit(weights) if renormalize else weights
+    _say_what_is_equal(class_names, weights)
+    return weights
 
 
 def zero_shot_accuracy(
@@ -160,7 +163,7 @@ def multi_label_accuracy(
             f"`labels` should hold a list for each of the {len(images)} images. Received: "
             f"{len(labels)}."
         )
-    lists = [np.asarray(row, "int64").ravel() for row in labels]
+    lists = [_distinct(row, i) for i, row in enumerate(labels)]
     lists = [row[row >= 0] if isinstance(labels, np.ndarray) else row for row in lists]
     flat = np.concatenate(lists)
     if not len(flat):
@@ -175,6 +178,19 @@ def multi_label_accuracy(
         ranks[rows] = ((scores >= best - EPSILON) & ~right).sum(axis=1)
     ranks = ranks[[len(row) > 0 for row in lists]]
     return {**_top_accuracies(ranks, top, len(weights)), "labelled": len(ranks)}
+
+
+def _distinct(labels: Sequence[int] | np.ndarray, image: int) -> np.ndarray:
+    """The labels of an image, and -1, as int64."""
+    row = np.asarray(labels).ravel()
+    known = row[row != -1]
+    if row.size and (row.dtype.kind not in "iu" or len(np.unique(known)) < len(known)):
+        raise ValueError(
+            "`labels` should list for each image its labels, different integers. Received for "
+            f"image {image}: {row[:10].tolist()}. Of 0 or 1 for each class pass "
+            "`[np.flatnonzero(row) for row in labels]`."
+        )
+    return row.astype("int64")
 
 
 class Confusion(NamedTuple):
@@ -237,25 +253,43 @@ def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
             )
 
 
-def _say_what_is_equal(class_names: Sequence[str]) -> None:
-    counts = collections.Counter(class_names)
+def _say_what_is_equal(class_names: Sequence[str], weights: np.ndarray) -> None:
+    names = list(class_names)
+    counts = collections.Counter(names)
     equal = [name for name, count in counts.items() if count > 1]
     if equal:
-        rows = [i for i, name in enumerate(class_names) if name == equal[0]]
-        warnings.warn(
-            f"{len(equal)} class names occur more than once, the first is {equal[0]!r} in the rows "
-            f"{rows}. Classes of one name tie, and ties count as wrong: the accuracy of these "
-            "classes is 0, where argmax (of CLIP_benchmark, say) gives all of their images to the "
-            "first. Give each class another name.",
-            stacklevel=3,
-        )
+        rows = [i for i, name in enumerate(names) if name == equal[0]]
+        what = f"{len(equal)} class names occur more than once, the first is {equal[0]!r} in the"
+        what += f" rows {rows}. Classes of one name tie"
+    elif alike := _neighbours(weights):
+        first, second = alike[0]
+        what = f"{len(alike)} class names have the embedding of another, first {names[first]!r} and"
+        what += f" {names[second]!r}: the tokenizer does not tell them apart, by their case, as "
+        what += "unknown words, or as they are cut off. Such classes tie"
+    else:
+        return
+    warnings.warn(
+        f"{what}, and ties count as wrong: the accuracy of these classes is 0, where argmax (of "
+        "CLIP_benchmark, say) gives all of their images to the first. Give each class another "
+        "name.",
+        stacklevel=3,
+    )
+
+
+def _neighbours(weights: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of equal rows (all but rounding), which are neighbours in order of any projection."""
+    order = np.argsort(weights @ np.linspace(1, 2, weights.shape[1], dtype=weights.dtype))
+    near = np.abs(np.diff(weights[order], axis=0)).max(axis=1) < EPSILON
+    pairs = order[:-1][near], order[1:][near]
+    return sorted((int(min(x)), int(max(x))) for x in zip(*pairs, strict=True))
 
 
 def _check_strings(values: Sequence[str], name: str) -> None:
     if isinstance(values, Mapping):
         raise ValueError(
-            f"`{name}` should be a list. Received a dict. Of prompts for each class the means are "
-            "weights: `np.stack([model.encode_text(x).mean(axis=0) for x in prompts.values()])`."
+            f"`{name}` should be a list. Received a dict. Of {{label: name}} pass the names in the "
+            "order of the labels; of prompts for each class the means are weights: "
+            "`np.stack([model.encode_text(x).mean(axis=0) for x in prompts.values()])`."
         )
     if isinstance(values, str) or not hasattr(values, "__getitem__") or not len(values):
         raise ValueError(
@@ -265,6 +299,11 @@ def _check_strings(values: Sequence[str], name: str) -> None:
     bad = [value for value in values if not (isinstance(value, str) and value.strip())]
     if bad:
         raise ValueError(f"`{name}` should be strings that are not empty. Received: {bad[0]!r}.")
+    if not all(map(is_utf8, values)):
+        raise ValueError(
+            f"`{name}` should be Unicode. Received: {next(x for x in values if not is_utf8(x))!r}. "
+            "Read the file that they come from in its own `encoding`."
+        )
 
 
 def _check_images_and_weights(
@@ -320,11 +359,15 @@ def _positions(
     if classes is None:
         return class_labels(labels, images, count, "labels")
     classes = np.asarray(classes)
-    if classes.shape != (count,) or len(np.unique(classes)) != count:
+    if (
+        classes.shape != (count,)
+        or len({*classes.tolist()}) != count
+        or classes.dtype.kind not in "iu"
+    ):
         raise ValueError(
             f"`classes` should hold for each of the {count} rows of `weights` its label, each "
-            f"another one. Received: shape {classes.shape}, {len(np.unique(classes))} of them "
-            "different."
+            f"another integer. Received: {classes.dtype} of shape {classes.shape}, "
+            f"{len({*classes.ravel().tolist()})} of them different."
         )
     labels = class_labels(labels, images, max(classes) + 1, "labels")
     missing = np.setdiff1d(labels, classes)

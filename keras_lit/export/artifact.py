@@ -78,7 +78,8 @@ the pictures of an index, best first |
 
     `text` and `labels` have a row for each image, or one for all. A plain list is one for all too,
     refused where it is as long as `image_bytes`: a server that batches requests would join it with
-    the lists of other clients. No rows are answered by none, [0, ...].
+    the lists of other clients. No rows are answered by none, [0, ...]. Empty labels fill up a row
+    that has fewer than others: their score is 0.
 
     The artifact is written under another name and renamed, so that a server that polls never sees
     half of it. It also holds a model card, and warm-up requests for TF Serving.
@@ -149,8 +150,9 @@ float32 [n, dim], unit length |
     checks.check_one_of(towers, ("both", "image", "text"), "towers")
     checks.check_one_of(on_corrupt, ("fail", *FILLS), "on_corrupt")
     checks.check_positive(top_k, "top_k")
-    templates = ("{}",) if templates is None else tuple(templates)
+    templates = ("{}",) if templates is None else templates
     check_prompts(["a label"] if class_names is None else class_names, templates)
+    templates = tuple(templates)
     check_dim(model.text_tower, dim)
     if format != "saved_model":
         _check_edge(model, towers, weights, on_corrupt, class_names, index)

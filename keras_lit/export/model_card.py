@@ -69,10 +69,10 @@ def model_card(
     usage = _of_saved_model(signatures) if usage is None else usage
     parts += ["## In Python", f"```python\n{usage}\n```"]
     said = {**dict.fromkeys(ASKED, "Not stated."), **sections}
-    said["limits"] = f"{said['limits']}\n\n{_limits(model, signatures)}"
     for title, content in said.items():
-        text = _table(content) if isinstance(content, Mapping) else str(content)
-        parts += [f"## {title[:1].upper()}{title[1:]}", text]
+        parts += [f"## {title[:1].upper()}{title[1:]}"]
+        parts += [_table(content) if isinstance(content, Mapping) else str(content)]
+        parts += [_limits(model, signatures)] if title == "limits" else []
     versions = f"keras_lit {__version__}, Keras {keras.__version__}, TensorFlow {tf.__version__}"
     return "\n\n".join([*parts, f"Written by {versions}."]) + "\n"
 

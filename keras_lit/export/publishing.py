@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from keras_lit import checks
 
+_HIGHEST = 2**63 - 1  # TF Serving passes over a folder with a higher number.
 # Servers look at folders with integer names only. A process that is killed leaves its `tmp-...`
 # behind, which anyone may delete.
 _working_folder = functools.partial(
@@ -26,7 +27,12 @@ def publish(
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if version is not None:
-        checks.check_positive(version, "version")
+        checks.check_count(version, "version")
+        if version > _HIGHEST:
+            raise ValueError(
+                f"`version` should be at most {_HIGHEST}, or no server takes it. Received: "
+                f"{version}."
+            )
         _check_free(directory, version)
     with _working_folder(dir=directory) as working:
         unnamed = pathlib.Path(working, "version")
@@ -76,7 +82,8 @@ def prune(directory: str | os.PathLike, keep: int = 2) -> list[int]:
 
 def versions(directory: pathlib.Path) -> list[int]:
     """The numbers of the versions in a directory, in order."""
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
+    found = [int(path.name) for path in directory.iterdir() if path.name.isdecimal()]
+    return sorted(x for x in found if x <= _HIGHEST)
 
 
 def _check_free(directory: pathlib.Path, version: int) -> None:

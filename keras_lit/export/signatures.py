@@ -281,10 +281,10 @@ def _comparers(
         texts = encode_text(prompts)["embedding"]
         by_label = tf.reshape(texts, [-1, len(templates), texts.shape[-1]])
         texts = unit_length(tf.reduce_mean(by_label, axis=1))
-        return {
-            "scores": scores_of(_cosines(images, rows, texts, places), images),
-            **_valid_of(images),
-        }
+        is_label = tf.strings.strip(rows) != ""
+        cosines = tf.where(is_label, _cosines(images, rows, texts, places), -np.inf)
+        scores = tf.where(is_label, scores_of(cosines, images), 0.0)
+        return {"scores": scores, **_valid_of(images)}
 
     return similarity, classify_labels
 

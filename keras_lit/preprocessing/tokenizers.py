@@ -322,7 +322,17 @@ def load(path: str | os.PathLike, lowercase: bool = True) -> keras.layers.Layer:
     path = pathlib.Path(path)
     checks.check_one_of(path.suffix, (".model", ".txt"), "path's ending")
     if path.suffix == ".txt":
-        tokens = path.read_text("utf-8").removesuffix("\n").split("\n")
+        try:
+            tokens = path.read_text("utf-8-sig").rstrip("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} should be UTF-8: {error}. Save it so.") from error
+        lines = {token: i for i, token in reversed([*enumerate(tokens, 1)])}
+        twice = [i for i, token in enumerate(tokens, 1) if lines[token] != i]
+        if twice:
+            raise ValueError(
+                f"{path} should hold each token once. Received {tokens[twice[0] - 1]!r} in the "
+                f"lines {lines[tokens[twice[0] - 1]]} and {twice[0]}: take a whole copy of it."
+            )
         missing = [token for token in _BERT_TOKENS[:4] if token not in tokens]
         if missing:
             raise ValueError(f"{path} should hold BERT's tokens, one a line. Missing: {missing}.")
@@ -333,6 +343,8 @@ def load(path: str | os.PathLike, lowercase: bool = True) -> keras.layers.Layer:
 
     proto = path.read_bytes()
     try:
+        if not proto:
+            raise RuntimeError("it is empty")
         sentencepiece.SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
         raise ValueError(f"{path} should be a SentencePiece model: {error}") from error

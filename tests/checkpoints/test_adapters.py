@@ -53,6 +53,9 @@ def test_another_base_and_other_options_are_refused(ready, tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is damaged, or not of `save_adapters`"):
         load_adapters(made(Lock(lora=2)), path)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match="it is a Git LFS pointer"):
+        load_adapters(made(Lock(lora=2)), path)
     with pytest.raises(ValueError, match=r"should end in \.npz"):
         save_adapters(ready, tmp_path / "adapters.bin")
 

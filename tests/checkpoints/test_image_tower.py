@@ -113,6 +113,12 @@ def test_impossible_sizes(backbone):
         backbone(30, 8, 12, 1, 24, 3)
 
 
+@pytest.mark.parametrize("size", [0, "224", (32, -32)])
+def test_sizes_that_are_none(size):
+    with pytest.raises(ValueError, match="`image_size` should be a positive whole number"):
+        checkpoints.load_image_tower(GOLDEN / "vit_gap.npz", image_size=size)
+
+
 def test_attention_heads_divide_the_width():
     with pytest.raises(ValueError, match="divisible by `num_heads`. Received: 12 and 5"):
         backbones.VisionTransformer(32, 8, 12, 1, 24, 5)

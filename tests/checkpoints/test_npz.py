@@ -194,6 +194,22 @@ def test_the_same_name_twice(tmp_path):
         Archive(tmp_path / "lit.npz")
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer"),
+        (b"\n<!DOCTYPE html>", "it is a web page"),
+        (b"\x89HDF\r\n\x1a\n", "it is HDF5.*`model.load_weights`"),
+        (member(np.zeros(3)), "it is one array"),
+        (b"\x10" + bytes(7) + b'{"a": {}}', "it is safetensors"),
+    ],
+)
+def test_files_of_other_kinds_say_what_they_are(content, kind, tmp_path):
+    (tmp_path / "lit.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=f"lit.npz is refused at 'the file': {kind}"):
+        checkpoints.load_lit(tmp_path / "lit.npz")
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no checkpoint .*nothing.npz"):
         checkpoints.load_image_tower(tmp_path / "nothing.npz")

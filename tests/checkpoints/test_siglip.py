@@ -212,6 +212,11 @@ KERNEL = "img/Transformer/encoderblock/LayerNorm_0/scale"
             r"image tower alone: load it with `load_image_tower\('",
         ),
         (lambda: towers("txt/"), "Received .* arrays, the first .'txt/Embed_0/embedding'"),
+        (
+            lambda: ARRAYS | {"t": np.float32(10_000.0)},
+            "'t' of .*siglip.npz should be the logarithm.*below 10,000. Received: 10000",
+        ),
+        (lambda: ARRAYS | {"t": np.float32(-200.0)}, "should be the logarithm.*Received: -200"),
         (lambda: ARRAYS | {"t": np.array([2])}, "refused at 't': it should hold floats"),
         (
             lambda: scanned(ARRAYS) | {KERNEL: numbers(DEPTH - 1, WIDTH)},

@@ -323,6 +323,8 @@ def test_what_would_be_read_in_part_is_refused(tmp_path):
         assert re.search(expected.replace("(", r"\(").replace(")", r"\)"), of), of
     assert texts(image_text_pairs(tmp_path / "d.tar", image_key="png")) == ["d"]
     assert texts(image_text_pairs(tmp_path / "e.tar", text_key="caption")) == ["words"]
+    write_tar(tmp_path / "f.tar", [("f.png", png(0)), ("f.caption", "words\nothers\n")])
+    assert texts(image_text_pairs(tmp_path / "f.tar")) == ["words", "others"]  # As in a folder.
 
 
 @pytest.mark.parametrize("pattern", ["x-{000..001}.tar", "x-{a,b}.tar", "x-{0..1}.tfrecord"])

@@ -576,6 +576,28 @@ def test_pictures_that_are_all_missing(tmp_path):
         read(path, skipped=set())
 
 
+@pytest.mark.parametrize("options", [{}, {"image_dir": "elsewhere"}])
+def test_whole_paths_of_pictures_that_are_elsewhere_now(options, tmp_path):
+    path = table(tmp_path, "t.csv", "image,text\n/old/a.png,a\n/old/b.png,b\n")
+    with pytest.raises(FileNotFoundError, match=r"2 of 2 .*/old/a\.png.*relative to `image_dir`"):
+        read(path, **options)
+
+
+def test_of_a_txt_and_a_caption_one_is_chosen(tmp_path):
+    table(tmp_path, "a.txt", "cat, fur, grass", "a")
+    (tmp_path / "a.caption").write_text("A cat in the grass.")
+    with pytest.raises(ValueError, match=r"a\.png: both a\.txt and a\.caption .*`text_key`"):
+        read(tmp_path)
+    assert read(tmp_path, text_key="txt") == [("a.png", "cat, fur, grass")]
+    assert read(tmp_path, text_key="caption") == [("a.png", "A cat in the grass.")]
+    with pytest.raises(ValueError, match="`text_key` of a folder.*Received: 'json'"):
+        read(tmp_path, text_key="json")
+    (tmp_path / "a.caption").rename(tmp_path / "a.png.txt")
+    skipped = set()
+    with pytest.raises(ValueError, match=r"no pair among 1 files, first .*a\.png: both"):
+        read(tmp_path, skipped=skipped)
+
+
 def test_each_half_of_a_pair_is_named(tmp_path):
     files = {
         **{f"{x}.png": png(0) for x in ("ok", "alone", "twice", ".hidden/h", "named", "upper")},
@@ -681,6 +703,11 @@ def test_a_source_without_one_good_pair_says_why(tmp_path):
             "None of 1 pairs.* line 2: ",
         ),
         ("latin", {"a.png": png(0), "a.txt": b"caf\xe9"}, r"None of 1 pairs.*a\.txt.*`encoding`"),
+        (
+            "urls",
+            {"t.csv": b"image,text\nhttps://x/a.png,x\nhttps://x/b.png,y\n"},
+            "no train pairs in .*: 2 are in `skipped`, for example .*line 2: .*is a web address",
+        ),
         ("name", {"t.csv": b"image,text\ncaf\xe9.png,x\n"}, "1 of 1 images.*line 2.*`image_dir`"),
     ):
         (tmp_path / name).mkdir()
@@ -716,7 +743,6 @@ def test_arguments_that_would_change_nothing_are_refused(folder, tmp_path_factor
         (other / "a.tar", "encoding", "latin-1", r"apply to shards: leave it out for '.*a\.tar'"),
         (other / "a.tar", "image_dir", other, "`image_dir` does not apply to shards"),
         (folder, "image_dir", other, "`image_dir` does not apply to a folder of pictures"),
-        (folder, "text_key", "caption", "`text_key` does not apply to a folder"),
         ("two_captions", "columns", ("image", "text"), "`columns` does not apply to a TensorFlow"),
     ):
         with pytest.raises(ValueError, match=message):

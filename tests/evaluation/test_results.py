@@ -55,6 +55,18 @@ def test_pictures_are_not_printed_as_numbers():
     assert str(result(RETRIEVAL).sheet[0].hits[0]) == "Hit(similarity=0.250, right=True)"
 
 
+def test_a_metric_that_is_not_defined_is_null():
+    found = json.dumps(result({"precision": float("nan"), "recall": 0.5}).to_dict()["metrics"])
+    assert found == '{"precision": null, "recall": 0.5}'
+
+
+def test_numbers_of_numpy_are_reported(tmp_path):
+    counted = evaluation.Result("a", "linear_probe", {"accuracy@1": np.float32(0.5)}, np.int64(8))
+    evaluation.report([counted], tmp_path)
+    (record,) = json.loads((tmp_path / "results.json").read_text())
+    assert (record["metrics"], record["count"]) == ({"acc1": 0.5}, 8)
+
+
 def test_to_dict_is_what_json_takes():
     found = result(RETRIEVAL, confusions=[("cat", "dog", 3, 0.25)])
     assert json.loads(json.dumps(found.to_dict())) == {

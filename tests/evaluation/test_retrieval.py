@@ -109,6 +109,8 @@ def test_progress(capsys):
         ({"image_index": [0, 1, 9, 0]}, r"in \[0, 5\).*from 0 to 9"),
         ({"image_index": [0, 1, -1, 0]}, r"in \[0, 5\).*from -1 to 1"),
         ({"image_index": [0, 1]}, "each of the 4 texts"),
+        ({"image_index": [0.0, 1, 2, 3]}, r"Received float64 of shape \(4,\)"),
+        ({"image_index": [True, False, True, True]}, "Received bool"),
         ({"image_embeddings": np.full([5, 2], np.nan)}, "`image_embeddings`.*with NaN.*5 of 5"),
         ({"text_embeddings": np.eye(4, 2)}, r"only zeros: 2 of 4, the first \[2, 3\]"),
         ({"image_embeddings": np.zeros([0, 2])}, r"at least one row.*\(0, 2\)"),

@@ -2,6 +2,7 @@ import functools
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -87,6 +88,40 @@ def test_names_of_the_data_become_words():
         images.class_names = own
         assert names_of_classes(images, None) == words
         assert names_of_classes(images, own) == own
+
+
+def test_folders_called_by_numbers():
+    """What they stand for is not known, and as text "10" comes before "2"."""
+    images = evaluation.Images({"image": pictures(1), "label": np.arange(1)})
+    images.class_names = ["1", "10", "2"]
+    with pytest.warns(UserWarning, match="the numbers 1, 10, 2. If they stand for something else"):
+        names_of_classes(images, None)
+    with pytest.warns(
+        UserWarning, match="in the order of their names as text, 1, 10, 2: so should"
+    ):
+        names_of_classes(images, ["cat", "dog", "moon"])
+    images.class_names = ["cat", "dog"]
+    with pytest.warns(UserWarning, match=r"2 classes \('cat' and others\), and `class_names` 3"):
+        names_of_classes(images, ["cat", "dog", "moon"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a cat", " ", "a dog"]}, "Received 1 others, the first b' ' in row 1"),
+        ({"text": ["a cat", "a dog", b"caf\xe9"]}, r"others, the first b'caf\\xe9' in row 2"),
+        ({"text": ["x", "y", "z"], "name": ["a", "b", "a"]}, "Received b'a' with different images"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(columns, message):
+    images = np.array([tf.io.encode_png(x).numpy() for x in pictures(3)], object)
+    columns = {name: np.array(values, object) for name, values in columns.items()}
+    with pytest.raises(ValueError, match=message):
+        evaluation.ImagesAndTexts({"image": images, **columns})
+    if "name" in columns:
+        images[2] = images[0]
+        found = evaluation.ImagesAndTexts({"image": images, **columns})
+        assert found.image_index.tolist() == [0, 1, 0]
 
 
 @pytest.mark.slow
@@ -238,6 +273,8 @@ def test_pictures_without_labels_are_met_with_the_line_to_type():
 def test_nothing_to_choose_from():
     with pytest.raises(ValueError, match="something to choose from.*0 of templates"):
         evaluation.select(None, None, NAMES, {})
+    with pytest.raises(ValueError, match="`class_names` should be a dict.*Received: .'cat'"):
+        evaluation.select(None, None, ["cat", "dog"], TEMPLATES)
 
 
 @pytest.fixture
@@ -271,6 +308,9 @@ def test_what_people_hold_is_classified_alike(classes):
     ):
         result = evaluation.classify(model, data, names)
         assert result.count == 6 and result.metrics["accuracy@1"] == expected
+    index = pd.Series(["", *names]).drop(0)  # Rows 1 and 2.
+    result = evaluation.classify(model, {"image": pixels, "label": labels}, index)
+    assert [row.query for row in result.sheet] == names
     of_folders = evaluation.classify(model, labelled_images(classes))
     assert [row.query for row in of_folders.sheet] == ["cat", "dog"]
     with pytest.raises(ValueError, match="should be `class_names`.*labelled_images"):

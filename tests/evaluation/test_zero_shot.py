@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -106,6 +108,18 @@ def test_classes_of_one_name_are_named_and_right_of_nothing():
     assert result == {"accuracy@1": 0.5, "accuracy@2": 1.0, "mean_per_class_recall": 1 / 3}
 
 
+def test_names_that_the_tokenizer_does_not_tell_apart_are_named():
+    """Lower-cased, unknown or cut off; embeddings of other batches differ by rounding."""
+    rows = unit(4, 512)
+    rows[3] = rows[1] + 3e-8
+    with pytest.warns(UserWarning, match="1 class names have the embedding.*'Cat' and 'cat'.*tie"):
+        zero_shot_weights(lambda prompts: rows, ["dog", "Cat", "moon", "cat"])
+    rows[3, 9] += 1e-4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zero_shot_weights(lambda prompts: rows, ["dog", "Cat", "moon", "cat"])
+
+
 def test_any_of_several_labels():
     images = np.array([[1, 0, 0], [0, 0.8, 0.6], [0.6, 0, 0.8], [1, 0, 0]], "float32")
     # Nearest classes: 0; 1, then 2; 2, then 0; 0. The last image has no label and does not count.
@@ -134,6 +148,11 @@ def test_one_label_is_the_single_label_case(monkeypatch):
         (lambda: zero_shot_weights(len, {"a": 1}.keys()), "should be a list.*dict_keys"),
         (lambda: zero_shot_weights(len, {"a", "b"}), "should be a list"),
         (lambda: zero_shot_weights(len, ["a", " "]), "strings that are not empty. Received: ' '"),
+        (
+            lambda: zero_shot_weights(len, ["a", "caf\udce9"]),
+            r"Unicode. Received: 'caf\\udce9'.*`enc",
+        ),
+        (lambda: zero_shot_weights(len, ["a", "b\0"]), "Unicode"),
         (lambda: zero_shot_weights(len, ["a"], ["{}", ""]), "strings that are not empty"),
         (lambda: zero_shot_weights(len, ["a"], ["no slot"]), r"one slot \{\}"),
         (lambda: zero_shot_weights(len, ["a"], ["{} and {}"]), r"one slot \{\}"),
@@ -149,6 +168,17 @@ def test_one_label_is_the_single_label_case(monkeypatch):
         (lambda: zero_shot_accuracy(unit(1, 3), [0], unit(2, 3), top=(0,)), "`top`.*positive"),
         (lambda: zero_shot_accuracy(unit(1, 3), [0], unit(2, 3), classes=[1, 1]), "each another"),
         (lambda: zero_shot_accuracy(unit(1, 3), [4], unit(2, 3), classes=[1, 7]), r"not: \[4\]"),
+        (lambda: zero_shot_accuracy(unit(1, 3), [0], unit(2, 3), classes="ab"), "shape \\(\\)"),
+        (lambda: zero_shot_accuracy(unit(1, 3), [0], unit(1, 3), classes=["a"]), "another integer"),
+        (lambda: zero_shot_accuracy(unit(1, 3), [[0]], unit(2, 3)), r"Pass `labels\[:, 0\]`"),
+        (
+            lambda: multi_label_accuracy(unit(2, 3), np.array([[0, 1, -1], [1, 0, 1]]), unit(3, 3)),
+            r"for image 1: \[1, 0, 1\].*flatnonzero",
+        ),
+        (
+            lambda: multi_label_accuracy(unit(1, 3), [[True, False]], unit(2, 3)),
+            "different integer",
+        ),
         (lambda: multi_label_accuracy(unit(1, 3), [[2]], unit(2, 3)), r"in \[0, 2\)"),
         (lambda: multi_label_accuracy(unit(1, 3), [[-1]], unit(2, 3)), r"from -1"),
         (lambda: multi_label_accuracy(unit(1, 3), [[]], unit(2, 3)), "none for any image"),

@@ -173,6 +173,16 @@ def test_pixels_that_are_no_images_are_named(saved, shape):
         loaded.signatures["encode_pixels"](pixels=tf.zeros(shape, tf.uint8))
 
 
+def test_empty_labels_fill_up_a_row(saved):
+    """They take nothing from the others, also where all are empty."""
+    classify = tf.saved_model.load(str(saved.path)).signatures["classify_labels"]
+    labels = tf.constant([["toucan", "", "black moon", " "]] * 2 + [[""] * 4])
+    found = classify(image_bytes=tf.constant(saved.inputs["image_bytes"].tolist()), labels=labels)
+    expected = np.zeros([3, 4])
+    expected[:2, [0, 2]] = saved.outputs["classify_labels"]["scores"][:2]
+    np.testing.assert_allclose(found["scores"], expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("on_corrupt", ["fail", "nan"])
 def test_no_rows_are_answered_by_none(saved, on_corrupt, tmp_path):
@@ -258,6 +268,7 @@ def test_what_is_refused(saved, tmp_path):
         ({"weights": "int4"}, "`weights` should be one of 'float32', 'float16', 'bfloat16'"),
         ({"top_k": 0}, "`top_k` should be a positive number"),
         ({"templates": ["a photo"]}, r"one slot \{\}.*Received: 'a photo'"),
+        ({"templates": "a photo of a {}"}, "`templates` should be a list.*'a photo of a {}'"),
         ({"towers": "text", "class_names": CLASSES}, "'both' or 'image'. Received: 'text'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -32,8 +32,13 @@ def test_the_next_free_version(tmp_path):
     for taken in (8, 12):
         with pytest.raises(ValueError, match=f"does not hold yet. Received: {taken}"):
             publish(tmp_path, taken, one_file)
-    for wrong in (0, -3):
-        with pytest.raises(ValueError, match="`version` should be a positive number"):
+    with pytest.raises(ValueError, match="`version` should be at most 9223372036854775807"):
+        publish(tmp_path, 2**63, one_file)
+    (tmp_path / str(10**20)).mkdir()  # Which TF Serving passes over.
+    assert publish(tmp_path, None, one_file).name == "14"
+    (tmp_path / "14").rename(tmp_path / "old")
+    for wrong in (0, -3, 2.5):
+        with pytest.raises(ValueError, match="`version` should be a positive whole number"):
             publish(tmp_path, wrong, one_file)
     (tmp_path / "0014").mkdir()  # TF Serving reads it as 14.
     with pytest.raises(ValueError, match="Received: 14"):

@@ -302,7 +302,12 @@ def test_model_card(saved, tmp_path):
         "Text beyond 10 tokens is cut off.",
     ):
         assert line in text, f"{line!r} is not in\n{text}"
-    card = {"data": "Stamps | of 2024", "metrics": {"recall@1": 0.512345}, "licence": "Apache-2.0"}
+    card = {
+        "limits": {"pictures": "stamps"},
+        "data": "Stamps | of 2024",
+        "metrics": {"recall@1": 0.512345},
+        "licence": "Apache-2.0",
+    }
     in_training = ImagePreprocessor(8, random_crop=(0.5, 1.0), random_flip=True)
     tower = keras_lit.ImageTower(saved.model.image_tower.backbone, "auto", 16, in_training)
     model = keras_lit.LiT(tower, saved.model.text_tower)
@@ -312,6 +317,7 @@ def test_model_card(saved, tmp_path):
         "## Data\n\nStamps | of 2024",
         "| recall@1 | 0.5123 |",
         "## Licence\n\nApache-2.0",
+        "| pictures | stamps |\n\n- Scores compare",
     ):
         assert line in text
     absences = "encode_text, Text tower, Vocabulary, similarity, tensorflow_text, random_"

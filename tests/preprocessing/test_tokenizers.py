@@ -219,6 +219,19 @@ def test_files_that_are_no_vocabularies(tmp_path):
         tokenizers.save(tokenizers.train_wordpiece(CAPTIONS, 80), tmp_path / "v.model")
     with pytest.raises(ValueError, match="SentencePiece or WordPiece tokenizer. Received: Dense"):
         tokenizers.save(keras.layers.Dense(1), tmp_path / "v.model")
+    words = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ndog\n"
+    (tmp_path / "words.txt").write_text(f"{words}\n\n", "utf-8-sig")  # As Windows' editor saves it.
+    assert tokenizers.load(tmp_path / "words.txt")("a dog").tolist() == [5, 6]
+    for content, message in (
+        ((words + "a\n").encode(), "each token once. Received 'a' in the lines 6 and 8"),
+        (words.encode("utf-16"), r"words\.txt should be UTF-8"),
+    ):
+        (tmp_path / "words.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            tokenizers.load(tmp_path / "words.txt")
+    (tmp_path / "empty.model").write_bytes(b"")
+    with pytest.raises(ValueError, match="should be a SentencePiece model: it is empty"):
+        tokenizers.load(tmp_path / "empty.model")
 
 
 CORPUS = [f"a small {c} {t} by the river" for c in COLOURS for t in THINGS]
