@@ -117,6 +117,20 @@ def merged(layers: list[keras.Layer]) -> Iterator[None]:
             kernel.assign(before)
 
 
+@contextlib.contextmanager
+def in_float32(layers: list[keras.Layer]) -> Iterator[None]:
+    """Within, layers whose weights are float32 compute in it, as 16 bits are not known everywhere."""
+    policies = [(layer, layer.dtype_policy) for layer in layers]
+    mixed = [(x, y) for x, y in policies if type(y) is keras.DTypePolicy and "mixed" in y.name]
+    for layer, _ in mixed:
+        layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in mixed:
+            layer.dtype_policy = policy
+
+
 def _merged(layer: keras.Layer) -> Any:
     kernel, a, b = _lora(layer)
     return kernel + layer.lora_alpha / layer.lora_rank * keras.ops.matmul(a, b)
