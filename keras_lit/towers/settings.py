@@ -119,7 +119,7 @@ def merged(layers: list[keras.Layer]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_float32(layers: list[keras.Layer]) -> Iterator[None]:
-    """Within, layers whose weights are float32 compute in it, as 16 bits are not known everywhere."""
+    """Within, layers of float32 weights compute in it: not every format mixes it with 16 bits."""
     policies = [(layer, layer.dtype_policy) for layer in layers]
     mixed = [(x, y) for x, y in policies if type(y) is keras.DTypePolicy and "mixed" in y.name]
     for layer, _ in mixed:
