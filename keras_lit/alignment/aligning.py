@@ -143,7 +143,7 @@ def set_head(tower: Tower, head: Head, noise_variance: float = 0.0) -> None:
                 f"{type(tower).__name__} {own.dim}. Leave `dim` out, or make the tower anew with "
                 f"`projection_dim={dim}`."
             )
-        own.dense.set_weights(head)
+        own.dense.set_weights(head)  # type: ignore[union-attr]
         return
     # LoRA adds weights to a layer.
     if own is None or own.units != dim or len(own.weights) != 2:
