@@ -762,9 +762,10 @@ class LiT(PairsModel):
         The heads become linear and as wide as the embeddings; compile after it, as other weights
         train. They train or not as `tuning` and `lock_heads` say. A
         `keras_lit.backbones.ResidualHead` keeps its width, which then is the default of `dim`; its
-        linear part is set, and the rest adds nothing until it is trained. "cca" puts the directions
-        that correlate most first, so that the first numbers of an embedding are the best of its
-        width, a start for `dims`.
+        linear part is set, and the rest adds nothing until it is trained. A
+        `keras_lit.backbones.TokenHead` keeps its width too: the linear layer after its blocks is
+        set. "cca" puts the directions that correlate most first, so that the first numbers of an
+        embedding are the best of its width, a start for `dims`.
 
         Args:
             x: batches of pairs, in any form that `fit` takes: raw, preprocessed or features. Each

@@ -11,7 +11,7 @@ from keras_lit.alignment.choosing import Alignment, choose
 from keras_lit.alignment.folds import Folds, total
 from keras_lit.alignment.heads import Head, whitening
 from keras_lit.alignment.moments import Moments
-from keras_lit.backbones import ResidualHead
+from keras_lit.backbones import ResidualHead, TokenHead
 from keras_lit.towers import ImageTower, TextTower, encoding
 from keras_lit.towers.base import Tower
 from keras_lit.training import batches, pairs
@@ -29,10 +29,10 @@ def align(
     """`LiT.align` but for the temperature; `options` are those of `choose`."""
     towers = (image_tower, text_tower)
     for tower in towers:
-        check_linear(tower)
-        if isinstance(tower.head, ResidualHead) and options["method"] == "cca":
+        check_linear(tower, after_blocks=True)
+        if isinstance(tower.head, ResidualHead | TokenHead) and options["method"] == "cca":
             options["dim"] = options["dim"] or tower.head.dim
-    widths = image_tower.feature_dim, text_tower.feature_dim
+    widths = image_width(image_tower), text_tower.feature_dim
     if isinstance(x, Folds):
         folds = x
         check_widths(folds, *widths)
@@ -40,7 +40,7 @@ def align(
         folds = Folds(*widths, count)
         gather(x, image_tower, text_tower, folds, options["method"], batch_size, verbose)
     found = choose(folds, verbose=verbose, **options)
-    sides = np.split(total(folds.moments).variances, [image_tower.feature_dim])
+    sides = np.split(total(folds.moments).variances, [widths[0]])
     penalties = (found.image_penalty, found.text_penalty or 0.0)
     for tower, head, penalty, variances in zip(towers, found.heads, penalties, sides, strict=True):
         set_head(tower, head, penalty * float(variances.mean()))
@@ -91,14 +91,26 @@ def whiten(
         set_head(tower, whitening(moments, penalty))
 
 
-def check_linear(tower: Tower) -> None:
-    """Raises ValueError for a tower whose head has no linear part to set."""
-    if tower.head is not None and not isinstance(tower.head, keras.layers.Dense | ResidualHead):
-        raise ValueError(
-            f"A head in closed form is linear. The {type(tower).__name__} has a head of its own, "
-            f"{type(tower.head).__name__}: give it a linear one by `add_head(dim)`, a "
-            "`keras_lit.backbones.ResidualHead`, or leave `align` out."
-        )
+def check_linear(tower: Tower, after_blocks: bool = False) -> None:
+    """Raises ValueError for a tower whose head has no linear part to set.
+
+    That of a `TokenHead` comes after its blocks, which not everyone runs.
+    """
+    head: Any = tower.head
+    if head is None or isinstance(head, keras.layers.Dense | ResidualHead):
+        return
+    of_tokens = isinstance(head, TokenHead)
+    if of_tokens and after_blocks and head.dense is not None:
+        return
+    remedy = "give it a linear one by `add_head(dim)`, a `keras_lit.backbones.ResidualHead`"
+    if of_tokens and after_blocks:
+        remedy = "make the tower anew with a `projection_dim`, the width of its linear layer"
+    elif of_tokens:
+        remedy = f'make the tower anew with `pooling`="{head.pooling}" and without `blocks`'
+    raise ValueError(
+        f"A head in closed form is linear. The {type(tower).__name__} has a head of its own, "
+        f"{type(head).__name__}: {remedy}, or leave `align` out."
+    )
 
 
 def check_widths(folds: Folds, image_dim: int, text_dim: int) -> None:
@@ -123,6 +135,15 @@ def set_head(tower: Tower, head: Head, noise_variance: float = 0.0) -> None:
                 f"{type(tower).__name__} {own.dim}. Give both towers a `ResidualHead({dim})`."
             )
         own.start(*head, noise_variance)
+        return
+    if isinstance(own, TokenHead):
+        if own.dim != dim:
+            raise ValueError(
+                f"The head in closed form is {dim} wide and the TokenHead of the "
+                f"{type(tower).__name__} {own.dim}. Leave `dim` out, or make the tower anew with "
+                f"`projection_dim={dim}`."
+            )
+        own.dense.set_weights(head)  # type: ignore[union-attr]
         return
     # LoRA adds weights to a layer.
     if own is None or own.units != dim or len(own.weights) != 2:
@@ -159,11 +180,21 @@ def gather(
 
 
 def image_features(tower: ImageTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
-    """[n, feature_dim] float32."""
+    """[n, width] float32: what enters the linear head."""
     features = batch.get("image_features")
     if features is None or tower._from_below(features):
-        return _features(tower, batch["image"] if features is None else features)
-    return features.numpy()
+        found = _features(tower, batch["image"] if features is None else features)
+    else:
+        found = features.numpy()
+    if isinstance(tower.head, TokenHead):
+        return np.asarray(tower.head.pooled(tf.constant(found)), "float32")
+    return found
+
+
+def image_width(tower: ImageTower) -> int:
+    """That of `image_features`."""
+    both = isinstance(tower.head, TokenHead) and tower.head.pooling == "first_and_mean"
+    return tower.feature_dim * (2 if both else 1)
 
 
 def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:

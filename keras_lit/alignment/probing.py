@@ -98,7 +98,7 @@ def probe(
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
     names = [(i, t) for i in image_towers for t in text_towers]
     found = {
-        (i, t): Folds(image_towers[i].feature_dim, text_towers[t].feature_dim, folds)
+        (i, t): Folds(aligning.image_width(image_towers[i]), text_towers[t].feature_dim, folds)
         for i, t in names
     }
 

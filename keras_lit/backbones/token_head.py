@@ -139,8 +139,28 @@ class TokenHead(keras.layers.Layer):
             self.dense.build((None, self._pooled(width)))
 
     def call(self, tokens: Any, training: bool = False) -> keras.KerasTensor:
+        return self._project(self.pooled(tokens, training))
+
+    def pooled(self, tokens: Any, training: bool = False) -> keras.KerasTensor:
+        """What enters the linear layer.
+
+        Args:
+            tokens: [batch, tokens, width] float tensor.
+            training: bool.
+
+        Returns:
+            [batch, width] float tensor, of "first_and_mean" [batch, 2 width].
+
+        Example:
+
+        >>> head = keras_lit.backbones.TokenHead(4, blocks=1, pooling="mean", prefix_tokens=0)
+        >>> tokens = np.arange(24, dtype="float32").reshape(1, 3, 8)
+        >>> shape = head(tokens).shape
+        >>> np.allclose(head.pooled(tokens), tokens.mean(axis=1))  # The blocks are new.
+        True
+        """
         tokens = self._through_blocks(tokens, training)
-        return self._project(pool_tokens(tokens, self.pooling, self.prefix_tokens))
+        return pool_tokens(tokens, self.pooling, self.prefix_tokens)
 
     def patches(self, tokens: Any) -> keras.KerasTensor:
         """Embeds each patch: what the head makes of it in place of the mean.

@@ -12,7 +12,7 @@ import numpy as np
 from keras_lit import files, internals
 from keras_lit.checkpoints.npz import check_start
 from keras_lit.model import LiT
-from keras_lit.towers import Tower, fingerprints, settings
+from keras_lit.towers import fingerprints, settings
 
 
 def save_adapters(model: LiT, filepath: str | os.PathLike, heads: bool = True) -> pathlib.Path:
@@ -54,7 +54,7 @@ def save_adapters(model: LiT, filepath: str | os.PathLike, heads: bool = True) -
     found = _trained(model, heads)
     if not found:
         raise ValueError("Nothing is trainable: all is locked by `tuning` or frozen.")
-    about = {"heads": heads, "base": _bases(model)}
+    about = {"heads": heads, "base": _bases(model, heads)}
     # NumPy's files do not know bfloat16, of which float32 holds every value.
     arrays: dict[str, Any] = {
         name: np.asarray(variable.numpy(), "float32") for name, variable in found.items()
@@ -99,11 +99,12 @@ def load_adapters(model: LiT, filepath: str | os.PathLike) -> None:
             f"{str(path)!r} is of a model of which other weights train. Give this one the same "
             f"`tuning`, `image_options`, `text_options` and heads. First difference: {min(wrong)}."
         )
-    others = [side for side, base in _bases(model).items() if bases.get(side, base) != base]
+    others = [part for part, base in _bases(model, heads).items() if bases.get(part, base) != base]
     if others:
         raise ValueError(
             f"{str(path)!r} was trained on another base: the locked weights of the "
-            f"{' and the '.join(others)} tower differ. Load the towers that it was trained from."
+            f"{' tower and the '.join(others)} tower differ. Load the towers that it was trained "
+            "from."
         )
     for name in variables:
         if not np.isfinite(saved[name]).all():
@@ -130,18 +131,22 @@ def _trained(model: LiT, heads: bool) -> dict[str, keras.Variable]:
     return {f"{i:05}/{x}": v for i, (x, v) in enumerate(zip(names, found.values(), strict=True))}
 
 
-def _bases(model: LiT) -> dict[str, str]:
-    """{"image", "text"}: a hash of what is locked of a backbone; none of one `from_features`.
+def _bases(model: LiT, heads: bool) -> dict[str, str]:
+    """{"image", "text", "head of the image", ...}: a hash of what is locked; none where nothing is.
 
-    Without kernels that have LoRA: read from a file they may differ by rounding.
+    Without kernels that have LoRA: read from an earlier file they may differ by rounding.
     """
-    changed = {id(x) for x in _trained(model, heads=False).values()}
-    towers: dict[str, Tower] = {"image": model.image_tower, "text": model.text_tower}
+    skipped = {id(x) for x in _trained(model, heads).values()}
+    for layer in settings.with_lora(internals.flat_layers(model)):
+        skipped |= {id(x) for x in internals.own_weights(layer)}
     found = {}
-    for side, tower in towers.items():
-        layers = internals.flat_layers(tower.backbone)
-        of_lora = {id(x) for y in settings.with_lora(layers) for x in internals.own_weights(y)}
-        base: list[Any] = [x for x in tower.backbone.weights if id(x) not in changed | of_lora]
-        if base:
-            found[side] = fingerprints.of_weights(base)
+    for side, tower in {"image": model.image_tower, "text": model.text_tower}.items():
+        of_backbone = tower.backbone.weights
+        parts, known = {side: of_backbone}, {*map(id, of_backbone)}
+        if heads:
+            all_of_it = [y for x in tower._all_layers() for y in internals.own_parameters(x)]
+            parts[f"head of the {side}"] = [x for x in all_of_it if id(x) not in known]
+        for name, weights in parts.items():
+            if locked := [x for x in weights if id(x) not in skipped]:
+                found[name] = fingerprints.of_weights(locked)
     return found

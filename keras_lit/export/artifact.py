@@ -109,6 +109,7 @@ float32 [n, dim], unit length |
         weights: how they are stored: "float32"; "int8", a quarter of the space; in a SavedModel
             also "float16" or "bfloat16", half of it. A SavedModel casts them when it reads them
             and is no faster; ONNX and LiteRT compute in int8. `compare` says what that costs.
+            (Towers of mixed precision compute in float32 there.)
         calibration: for "int8" of ONNX and LiteRT with an image tower, pictures like those to
             come, in any form that `encode_image` takes, or pairs: the first 256 say how far
             activations reach.

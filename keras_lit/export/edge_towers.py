@@ -84,15 +84,17 @@ def write(
     options = quantizing.litert_options(rows) if int8 and format == "litert" else {}
     if format == "onnx":
         onnx_gelu.teach_tf2onnx()
-    with settings.merged(tower._all_layers()), _quietly():
-        edge.export(path, format, verbose=False, input_signature=[input_spec(tower)], **options)
-        if format == "onnx":
-            _finish_onnx(path)
-            if int8:
-                quantizing.quantize_onnx(path, rows)
-        elif int8:
-            quantizing.share_vectors(path)
-    _check_computes(edge, path, format, _LEAST_INT8 if int8 else _LEAST_COSINE, rows)
+    layers = tower._all_layers()
+    with settings.in_float32(layers):
+        with settings.merged(layers), _quietly():
+            edge.export(path, format, verbose=False, input_signature=[input_spec(tower)], **options)
+            if format == "onnx":
+                _finish_onnx(path)
+                if int8:
+                    quantizing.quantize_onnx(path, rows)
+            elif int8:
+                quantizing.share_vectors(path)
+        _check_computes(edge, path, format, _LEAST_INT8 if int8 else _LEAST_COSINE, rows)
 
 
 def load(path: pathlib.Path, format: EdgeFormat, threads: int | None = None) -> Run:

@@ -65,3 +65,20 @@ def groups(backbone: keras.Model) -> list[list[keras.Layer]]:
             else:  # Before the first block, or a step from one to the next.
                 found[block].append(layer)
     return found
+
+
+def split(backbone: keras.Model, last_blocks: int) -> tuple[list[keras.Layer], list[keras.Layer]]:
+    """The layers before the last blocks, and these with what follows them.
+
+    Raises:
+        ValueError: as `groups`; more blocks than there are.
+    """
+    found = groups(backbone)
+    if last_blocks > len(found) - 2:
+        raise ValueError(
+            f"`last_blocks` should be at most {len(found) - 2}, the blocks of "
+            f"{type(backbone).__name__}. Received: {last_blocks}."
+        )
+    parts = found[: -1 - last_blocks], found[-1 - last_blocks :]
+    below, above = ([layer for group in part for layer in group] for part in parts)
+    return below, above

@@ -155,8 +155,7 @@ def take(tower: Any, lock: Lock | None) -> None:
     trained = train_of(tower)
     runs_in_inference = set()
     if lock is not None and lock.last_blocks is not None:
-        before = blocks.groups(tower.backbone)[: -1 - lock.last_blocks]
-        runs_in_inference |= {id(layer) for group in before for layer in group}
+        runs_in_inference |= {*map(id, blocks.split(tower.backbone, lock.last_blocks)[0])}
     for layer in internals.flat_layers(tower.backbone) if lock is not None else ():
         own = internals.own_parameters(layer)
         if "Norm" in type(layer).__name__ and own and not any(id(x) in trained for x in own):
@@ -174,9 +173,7 @@ def take(tower: Any, lock: Lock | None) -> None:
 def train_of(tower: Any) -> set[int]:
     """The ids of what its lock lets train of a tower's backbone; without one of all."""
     backbone, lock = tower.backbone, tower.lock or Lock()
-    layers = internals.flat_layers(backbone)
-    if lock.last_blocks is not None:
-        layers = [x for group in blocks.groups(backbone)[-1 - lock.last_blocks :] for x in group]
+    layers = _unlocked(backbone, lock)
     if lock.freeze_norms:
         layers = [layer for layer in layers if "Norm" not in type(layer).__name__]
     if lock.freeze_embeddings:
@@ -224,16 +221,18 @@ class _InInference:
 
 def _check(tower: Any, lock: Lock) -> None:
     """Raises ValueError where the backbone has not what the lock speaks of."""
-    family = type(tower.backbone).__name__
     if lock.last_blocks is not None or lock.layer_decay is not None:
-        count = len(blocks.groups(tower.backbone)) - 2
-        if lock.last_blocks is not None and lock.last_blocks > count:
-            raise ValueError(
-                f"`last_blocks` should be at most {count}, the blocks of {family}. Received: "
-                f"{lock.last_blocks}."
-            )
+        blocks.split(tower.backbone, lock.last_blocks or 1)
     if lock.freeze_embeddings and not _embeddings(tower.backbone):
+        family = type(tower.backbone).__name__
         raise ValueError(f"`freeze_embeddings`: {family} has none. Leave it out.")
+
+
+def _unlocked(backbone: keras.Model, lock: Lock) -> list[Any]:
+    """The layers of the last blocks, and what follows them; or all."""
+    if lock.last_blocks is None:
+        return internals.flat_layers(backbone)
+    return blocks.split(backbone, lock.last_blocks)[1]
 
 
 def _embeddings(backbone: keras.Model) -> set[int]:
@@ -245,9 +244,7 @@ def _embeddings(backbone: keras.Model) -> set[int]:
 def _adapted(tower: Any, lock: Lock) -> list[Any]:
     """The layers that a lock gives adapters to."""
     backbone, names = tower.backbone, set(lock.lora_targets or TARGETS)
-    layers = internals.flat_layers(backbone)
-    if lock.last_blocks is not None:
-        layers = [x for group in blocks.groups(backbone)[-1 - lock.last_blocks :] for x in group]
+    layers = _unlocked(backbone, lock)
     can = [layer for layer in layers if hasattr(layer, "enable_lora") and layer.weights]
     can = [layer for layer in can if layer is not backbone]
     chosen = [layer for layer in can if layer.name in names]

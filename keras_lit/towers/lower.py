@@ -23,17 +23,11 @@ class Lower:
 
     def __init__(self, tower: Any, last_blocks: int):
         checks.check_count(last_blocks, "last_blocks")
-        groups = blocks.groups(tower.backbone)
+        below, above = blocks.split(tower.backbone, last_blocks)
         family = type(tower.backbone).__name__
-        if last_blocks > len(groups) - 2:
-            raise ValueError(
-                f"`last_blocks` should be at most {len(groups) - 2}, the blocks of {family}. "
-                f"Received: {last_blocks}."
-            )
-        below, above = groups[: -1 - last_blocks], groups[-1 - last_blocks :]
-        self._tower, self._block = tower, above[0][0]
-        self._above = [x for y in above for layer in y for x in internals.own_parameters(layer)]
-        self.weights = [x for y in below for layer in y for x in internals.own_weights(layer)]
+        self._tower, self._block = tower, above[0]
+        self._above = [x for layer in above for x in internals.own_parameters(layer)]
+        self.weights = [x for layer in below for x in internals.own_weights(layer)]
         if len(internals.flat_layers(self._block)) == 1:
             raise ValueError(
                 f"The input of the last blocks can be cached where each block is one layer, and in "

@@ -1,4 +1,4 @@
-"""Layers that were frozen, quantised or given LoRA by hand. Keras saves little of it."""
+"""Layers that were frozen, quantised, given LoRA or a dtype by hand. Keras saves little of it."""
 
 import contextlib
 import functools
@@ -24,6 +24,7 @@ def read(layers: list[keras.Layer]) -> dict[str, dict[str, Any]]:
             "lora_rank": getattr(layer, "lora_enabled", False) and layer.lora_rank,
             "lora_alpha": getattr(layer, "lora_enabled", False) and layer.lora_alpha,
             "quantization": layer.quantization_mode,
+            "policy": _forgotten_policy(layer),
         }
         if changed := {name: value for name, value in settings.items() if value}:
             found[str(i)] = changed
@@ -34,6 +35,8 @@ def apply(layers: list[keras.Layer], settings: dict[str, dict[str, Any]]) -> Non
     """Does the same to the same layers of another tower of the same make, before its weights."""
     of_layers = [(layer, settings.get(str(i), {})) for i, layer in enumerate(layers)]
     for layer, found in of_layers:
+        if "policy" in found:
+            layer.dtype_policy = found["policy"]
         if found.get("lora_rank") and not layer.lora_enabled:
             layer.enable_lora(found["lora_rank"], found["lora_alpha"])
         mode = found.get("quantization")
@@ -46,24 +49,32 @@ def apply(layers: list[keras.Layer], settings: dict[str, dict[str, Any]]) -> Non
             internals.own_parameters(layer)[j].trainable = False
 
 
+def _forgotten_policy(layer: keras.Layer) -> str | None:
+    """Of layers that Keras reads from files with the policy of the process that reads them."""
+    forgets = isinstance(layer, keras.layers.InputLayer | keras.Sequential)
+    policy = layer.dtype_policy
+    plain = type(policy) is keras.DTypePolicy and policy.name != "float32"
+    return policy.name if forgets and plain else None
+
+
 def save_lora(layers: list[keras.Layer], store: Any) -> None:
-    """Keeps LoRA's two matrices beside the kernels, to which Keras adds them in files."""
+    """Keeps the weights of layers with LoRA as they are; Keras writes sums, quantised anew."""
     for i, layer in enumerate(layers):
-        if getattr(layer, "lora_enabled", False) and layer.quantization_mode is None:
-            _, store[f"lora_{i}_a"], store[f"lora_{i}_b"] = _lora(layer)
+        for variable in internals.own_weights(layer) if with_lora([layer]) else ():
+            store[f"lora_{i}_{variable.name}"] = variable
 
 
 def load_lora(layers: list[keras.Layer], store: Any) -> None:
-    """Makes the layers subtract them from the kernels again, which Keras loads after this. Keras
-    makes both zero, so that neither would ever train. If a file has none, the first keeps its
-    initial values.
+    """Makes the layers take these after Keras, which loads the sum and makes both matrices zero, so
+    that neither would ever train. If a file has none, the first keeps its initial values.
     """
     known = [*store.keys()]
     for i, layer in enumerate(layers):
-        if getattr(layer, "lora_enabled", False):
-            names = [name for name in (f"lora_{i}_a", f"lora_{i}_b") if name in known]
-            matrices = [np.array(store[name]) for name in names] or [np.array(_lora(layer)[1])]
-            layer.load_own_variables = functools.partial(_load_with_lora, layer, matrices)
+        if with_lora([layer]):
+            start = f"lora_{i}_"
+            kept = {x[len(start) :]: np.array(store[x]) for x in known if x.startswith(start)}
+            kept = kept or {"a": np.array(_lora(layer)[1])}
+            layer.load_own_variables = functools.partial(_load_with_lora, layer, kept)
 
 
 def without_lora(store: Any) -> dict[str, Any]:
@@ -106,6 +117,20 @@ def merged(layers: list[keras.Layer]) -> Iterator[None]:
             kernel.assign(before)
 
 
+@contextlib.contextmanager
+def in_float32(layers: list[keras.Layer]) -> Iterator[None]:
+    """Within, layers of float32 weights compute in it: not every format mixes it with 16 bits."""
+    policies = [(layer, layer.dtype_policy) for layer in layers]
+    mixed = [(x, y) for x, y in policies if type(y) is keras.DTypePolicy and "mixed" in y.name]
+    for layer, _ in mixed:
+        layer.dtype_policy = "float32"
+    try:
+        yield
+    finally:
+        for layer, policy in mixed:
+            layer.dtype_policy = policy
+
+
 def _merged(layer: keras.Layer) -> Any:
     kernel, a, b = _lora(layer)
     return kernel + layer.lora_alpha / layer.lora_rank * keras.ops.matmul(a, b)
@@ -119,15 +144,18 @@ def _check_not_quantised(layer: keras.Layer) -> None:
         )
 
 
-def _load_with_lora(layer: keras.Layer, matrices: list[np.ndarray], store: Any) -> None:
+def _load_with_lora(layer: keras.Layer, kept: dict[str, np.ndarray], store: Any) -> None:
     del layer.load_own_variables
     layer.load_own_variables(store)
-    kernel, *lora = _lora(layer)
-    for variable, matrix in zip(lora, matrices, strict=False):
-        variable.assign(matrix)
-    if len(matrices) == 2:
-        scale = layer.lora_alpha / layer.lora_rank
-        kernel.assign(kernel - scale * keras.ops.matmul(*lora))
+    kernel, a, b = _lora(layer)
+    for variable in internals.own_weights(layer):
+        if variable.name in kept:
+            variable.assign(kept[variable.name])
+    if "a" in kept:
+        a.assign(kept["a"])
+    if "b" in kept:  # Of an earlier file, from whose sum it is taken.
+        b.assign(kept["b"])
+        kernel.assign(kernel - layer.lora_alpha / layer.lora_rank * keras.ops.matmul(a, b))
 
 
 def _lora(layer: keras.Layer) -> list[keras.Variable]:

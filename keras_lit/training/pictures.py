@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lit import checks
 from keras_lit.preprocessing.image import check_channels
 
 _SHOULD_BE = (
@@ -41,8 +42,9 @@ def listed(images: Any) -> Any:
         return [images.read()]
     if _rank(images) == 0:
         return [np.asarray(images).item()]
-    one = isinstance(images, str | bytes | os.PathLike) or is_pil(images)
-    if one or _is_pixels(images) or _rank(images) == 3:
+    one = isinstance(images, str | bytes | os.PathLike) or is_pil(images) or _is_pixels(images)
+    # Floats are features: of tokens, [n, tokens, dim].
+    if one or (_rank(images) == 3 and "float" not in checks.kind(images)):
         return [images]
     if isinstance(images, Iterator):
         first = next(images, None)

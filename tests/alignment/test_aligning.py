@@ -110,6 +110,31 @@ def test_fit_goes_on_and_heads_train_as_asked(lock_heads, tmp_path):
     assert loaded.text_tower.embedding_dim == 5
 
 
+def test_blocks_over_tokens_are_aligned_by_the_linear_layer_after_them():
+    """As long as they are new the tower is that of the mean of its tokens."""
+    towers = make_towers()
+    pairs = pairs_of_features(towers[1])
+    away = np.random.default_rng(1).normal(size=[COUNT, DIM]).astype("float32")
+    mean = pairs["image_features"]
+    tokens = {**pairs, "image_features": np.stack([mean + away, mean - away], axis=1)}
+    of_tokens = keras_lit.ImageTower.from_features(DIM, 5, grid=(1, 2), blocks=1)
+    options = {"penalties": [1.0], "folds": 3, "verbose": 0}
+    expected = keras_lit.LiT(*towers, "LU")
+    expected.align(pairs, dim=5, **options)
+    model = keras_lit.LiT(of_tokens, make_towers()[1], "LU")
+    assert model.align(tokens, **options).dim == 5
+    np.testing.assert_allclose(
+        similarities(model, tokens), similarities(expected, pairs), atol=1e-4
+    )
+    with pytest.raises(ValueError, match="4 wide and the TokenHead of the ImageTower 5. Leave"):
+        model.align(tokens, dim=4, **options)
+    with pytest.raises(ValueError, match='anew with `pooling`="mean" and without `blocks`'):
+        alignment.whiten(of_tokens, tokens["image_features"])
+    bare = keras_lit.ImageTower.from_features(DIM, grid=(1, 2), blocks=1)
+    with pytest.raises(ValueError, match="anew with a `projection_dim`"):
+        keras_lit.LiT(bare, make_towers()[1], "LU").align(tokens, **options)
+
+
 def test_heads_of_the_same_width_keep_their_place_and_others_want_compile():
     model = make_model_of_features()
     pairs = pairs_of_features(model.text_tower)

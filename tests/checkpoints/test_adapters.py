@@ -69,3 +69,15 @@ def test_averages_of_norms_that_train_go_along(tmp_path):
     load_adapters(fresh, save_adapters(model, tmp_path / "all.npz"))
     np.testing.assert_array_equal(fresh.image_tower.backbone.layers[-1].moving_mean, np.arange(6))
     assert keras_lit.fingerprints.fingerprint(fresh.image_tower)
+
+
+def test_a_locked_head_belongs_to_the_base(ready, tmp_path):
+    options = {"options": Lock(lora=2), "lock_heads": True}
+    path = save_adapters(made(**options), tmp_path / "adapters.npz")
+    other = made(**options)
+    load_adapters(other, path)
+    bias = other.image_tower.head.bias
+    bias.assign(bias + 1)
+    with pytest.raises(ValueError, match="weights of the head of the image tower differ"):
+        load_adapters(other, path)
+    load_adapters(other, save_adapters(other, path, heads=False))

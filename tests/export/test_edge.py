@@ -106,11 +106,20 @@ def test_a_version_says_what_it_holds(versions):
 
 
 def test_an_exact_gelu_and_a_tower_alone(tmp_path):
-    """tf2onnx has no erfc, and says so in a log only."""
-    backbone = keras_nlp.models.ViTBackbone((16, 16, 3), 8, 1, 2, 16, 32)
-    towers = keras_lit.ImageTower(backbone), keras_lit.TextTower.from_features(16)
-    model = keras_lit.LiT(*towers, "LL")
-    path = keras_lit.export.save(model, tmp_path, format="onnx", towers="image")
+    """tf2onnx has no erfc, and says so in a log only; of mixed precision a file has float32."""
+    model, mixed = (
+        keras_lit.LiT(
+            keras_lit.ImageTower(
+                keras_nlp.models.ViTBackbone((16, 16, 3), 8, 1, 2, 16, 32, dtype=dtype)
+            ),
+            keras_lit.TextTower.from_features(16),
+            "LL",
+        )
+        for dtype in ("float32", "mixed_bfloat16")
+    )
+    mixed.image_tower.set_weights(model.image_tower.get_weights())
+    path = keras_lit.export.save(mixed, tmp_path, format="onnx", towers="image")
+    assert mixed.image_tower.backbone.compute_dtype == "bfloat16"  # It goes on as it was.
     pixels = np.random.default_rng(0).integers(0, 256, [3, 16, 16, 3]).astype("uint8")
     found = edge_towers.load(path / "image_tower.onnx", "onnx")(pixels)
     np.testing.assert_allclose(found, model.encode_image(pixels), atol=2e-6)

@@ -77,6 +77,22 @@ def test_compute_dtype_that_no_config_tells():
     assert "architecture" not in differing(first, second)
 
 
+def test_a_tower_in_16_bits_is_the_same_from_a_config():
+    """Read by a process whose own policy is another."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        backbone = keras_lit.backbones.TextTransformer(20, 4, 8, 1, 16, 2)
+        towers = [make_tower(), keras_lit.TextTower(backbone, None, 4)]
+    finally:
+        keras.config.set_dtype_policy(before)
+    for tower in towers:
+        again = type(tower).from_config(json.loads(json.dumps(tower.get_config())))
+        again.set_weights(tower.get_weights())
+        assert fingerprint(again) == fingerprint(tower)
+        assert fingerprint(again)["compute_dtype"] == "bfloat16"
+
+
 @pytest.mark.slow
 def test_another_process():
     script = (

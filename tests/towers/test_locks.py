@@ -233,7 +233,7 @@ def test_it_goes_through_files_and_configs(ready, tmp_path):
         names = [[x.path for x in m.trainable_variables] for m in (ready, model)]
         assert len(names[0]) == len(names[1]) == 8 + 2 + 2 + 1
     for x, y in zip(weights(ready), weights(again), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-6)
+        np.testing.assert_array_equal(x, y)  # An index or cache of it is still its own.
     other = trained()
     np.testing.assert_allclose(weights(other)[-1], weights(ready)[-1])
     step(other)
