@@ -200,7 +200,7 @@ BENCHMARKS = {
     ),
     "search": Benchmark(
         "Searching 100,000 vectors of 512 exactly, beside bare calls",
-        ("search.py --peers numpy faiss",),
+        ("search.py --peers numpy faiss usearch --queries 100",),
     ),
     "calibration": Benchmark(
         "Calibrated scores, on halves that they were not fitted on",
