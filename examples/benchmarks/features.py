@@ -206,17 +206,16 @@ def stream(case: harness.Case) -> dict[str, float]:
             count(pairs.batch(512), watched)
             epochs.append(watched)
             gc.collect()
-    # What the first tenth of a phase allocates is there for good.
-    settled = written[len(written) // 10 :]
-    reading = list(itertools.chain(*epochs))[len(epochs[0]) // 10 :]
+    writing_mb, writing_growth = harness.settled(written)
+    reading_mb, reading_growth = harness.settled([*itertools.chain(*epochs)], len(epochs[0]))
     return {
         "seconds": seconds,
         "bytes_per_pair": size / case["pairs"],
         "written_per_second": case["pairs"] / seconds,
-        "writing_mb": settled[0],
-        "writing_growth": max(settled) / settled[0] - 1,
-        "reading_mb": reading[0],
-        "reading_growth": max(reading) / reading[0] - 1,
+        "writing_mb": writing_mb,
+        "writing_growth": writing_growth,
+        "reading_mb": reading_mb,
+        "reading_growth": reading_growth,
     }
 
 

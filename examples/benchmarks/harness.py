@@ -80,6 +80,15 @@ def report(results: list[Case], output: pathlib.Path) -> None:
     print(f"written to {output}")
 
 
+def settled(seen: list[float], phase: int | None = None) -> tuple[float, float]:
+    """What a phase leaves of the memory that was seen in it, MB, and by what part it still grows.
+
+    What its first tenth allocates is there for good; `phase`: the length of the first of several.
+    """
+    rest = seen[(phase or len(seen)) // 10 :]
+    return rest[0], max(rest) / rest[0] - 1
+
+
 def _show(value: Any) -> str:
     return (
         f"{value:.3g}"

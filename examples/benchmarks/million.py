@@ -71,9 +71,8 @@ def run(case: harness.Case) -> dict[str, float]:
         stages["fit"] = time.perf_counter() - start, watch.seen
     found = {"gb": size / 1e9}
     for name, (seconds, seen) in stages.items():
-        settled = seen[len(seen) // 10 :]
-        found |= {f"{name}_seconds": seconds, f"{name}_mb": settled[0]}
-        found[f"{name}_growth"] = max(settled) / settled[0] - 1
+        mb, growth = harness.settled(seen)
+        found |= {f"{name}_seconds": seconds, f"{name}_mb": mb, f"{name}_growth": growth}
     return found
 
 

@@ -45,11 +45,9 @@ LONGER = 3  # Times as many rounds as there for what begins with random heads: t
 
 def settings(method: str, size: int) -> tuple[float, int, int, int]:
     """As there; the dual encoder has those of LU."""
-    if method == "align, fit":
-        return few_pairs.SETTINGS[method][size]
-    known = few_pairs.SETTINGS["LU" if method == "dual encoder" else method]
+    known = few_pairs.SETTINGS.get(method, few_pairs.SETTINGS["LU"])
     rate, rounds, steps, batch_size = known[size]
-    return rate, LONGER * rounds, steps, batch_size
+    return rate, rounds * (1 if method == "align, fit" else LONGER), steps, batch_size
 
 
 Time = tuple[float, float]  # Of the wall and of all threads, in minutes.

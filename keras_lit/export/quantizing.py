@@ -96,7 +96,7 @@ def share_vectors(path: pathlib.Path) -> None:
     """Writes a LiteRT file anew, in which equal vectors stand once.
 
     In int8 each channel has a zero point of 8 bytes, in nearly as many vectors of zeros as there
-    are tensors: 9 % of the file of a small convolutional tower.
+    are tensors: much of the file of a small convolutional tower.
     """
     import flatbuffers  # Comes with TensorFlow.
     from tensorflow.lite.tools import flatbuffer_utils

@@ -77,7 +77,7 @@ def test_codes_are_half_a_step_away_at_most():
 
 
 def test_nothing_is_copied(tmp_path):
-    """The tensors that are scanned are the memory of the file's mapping."""
+    """What is scanned is the memory of the file's mapping."""
     vectors = unit(np.random.default_rng(3).normal(size=[10, DIM]))
     with made(tmp_path, vectors, "float16").reading() as (_, snapshot):
         tile = scanning.Scanner(snapshot)._tiles[0][1]
@@ -85,6 +85,13 @@ def test_nothing_is_copied(tmp_path):
     assert tile[0, 0].numpy() == 7
     half = vectors[0].astype("float16")
     np.testing.assert_array_equal(np.fromfile(tmp_path / "codes-0", "float16", DIM), half)
+    with made(tmp_path / "float32", vectors, "float32").reading() as (_, snapshot):
+        scanner = scanning.Scanner(snapshot)
+    snapshot.arrays["vectors"][0] = 7
+    assert scanner.vectors[0, 0] == 7
+    assert scanner.search(unit(np.ones([1, DIM])), 1, snapshot.alive)[1][0, 0] > 1
+    stored = np.fromfile(tmp_path / "float32" / "vectors-0", "float32", DIM)
+    np.testing.assert_array_equal(stored, vectors[0])
 
 
 def test_lists_and_what_came_since(tmp_path, monkeypatch):
