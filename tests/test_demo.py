@@ -156,7 +156,8 @@ def test_odd_questions_are_answered_beside_their_field(modules, collection, fold
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
     found = handlers.search("a dog", svg)
     assert found[2] == "" and "SVG" in found[3]
-    assert "SVG" in handlers.classify(svg, "a dog")[1]
+    found = handlers.classify(svg, "a dog")
+    assert "is not a readable picture. " in found[1] and "SVG" in found[1]
     good = (folder / "picture 1.png").read_bytes()
     assert handlers.search("", good)[0].count("the same picture") >= 1
     assert "Give a picture" in handlers.classify(None, "")[1]
@@ -166,17 +167,20 @@ def test_odd_questions_are_answered_beside_their_field(modules, collection, fold
         ("x" * 2001, "2000"),
     ]:
         bars, of_picture, of_labels = handlers.classify(good, labels)
-        assert message in of_labels and not of_picture and "value" not in bars
+        assert message in of_labels and not of_picture and bars == ""
     for value in ({"value": "x"}, {"value": None}, {"value": 10**9}, {"value": [1]}, {}):
         event = gradio.EventData(None, value)
         assert "not there any more" in handlers.more(event)[2]
         assert handlers.pick_picture(event) is None
 
 
-def test_what_is_left_out_and_what_goes_wrong_is_said(modules, folder, tmp_path):
+def test_what_is_left_out_and_what_goes_wrong_is_said(
+    modules, folder, tmp_path, monkeypatch
+):
     status = modules.handlers.status
     of = types.SimpleNamespace(total=1234, finished=False, error="")
-    assert "Indexing: 3 of 1,234 pictures" in status(of, 2, {"bad.png": "it is <bad>"})
+    assert "Indexing: 3 of 1,234 pictures. These can" in status(of, 2, {"bad.png": "it is <bad>"})
+    assert "Indexing: 0 of 1,234 pictures. A search waits" in status(of, 0, {})
     of.finished = True
     assert "1 file left out" in status(of, 2, {"bad.png": "it is <bad>"})
     assert "it is &lt;bad&gt;" in status(of, 2, {"bad.png": "it is <bad>"})
@@ -184,14 +188,23 @@ def test_what_is_left_out_and_what_goes_wrong_is_said(modules, folder, tmp_path)
     shutil.copytree(folder, empty, ignore=shutil.ignore_patterns(".index"))
     collection = modules.collection.Collection(make_model(), empty, tmp_path / "index")
     handlers = modules.handlers.Handlers(collection, None)
+    monkeypatch.setattr(modules.collection, "PATIENCE", 0)
     assert "No picture is indexed yet" in handlers.search("a dog", None)[2]
     shutil.rmtree(empty)
     collection.update()
-    assert "could not be indexed: There is no folder" in handlers.progress()[0]
+    assert "could not be indexed: There is no folder" in handlers.progress(None)[0]
     (empty / ".index").mkdir(parents=True)
     collection.index = lambda: Index(empty / ".index")
     assert "The index cannot be read" in handlers.search("a dog", None)[2]
-    assert "The index cannot be read" in handlers.progress()[0]
+    assert "The index cannot be read" in handlers.progress(None)[0]
+
+
+def test_a_search_waits_for_the_first_pictures(modules, collection, monkeypatch):
+    samples = [None, None, collection.sample()]
+    monkeypatch.setattr(collection, "finished", False)
+    monkeypatch.setattr(collection, "sample", lambda: samples.pop(0) if samples[1:] else samples[0])
+    vector = np.ones(collection.model.image_tower.embedding_dim, "float32")
+    assert len(collection.search(vector, False, 5)) == 5
 
 
 # The whole page.
@@ -291,8 +304,21 @@ SENTENCE = "What should the pictures show?"
 
 def cards_of(tab, heading):
     """The answer whose heading has a word."""
-    tab.wait_for_selector(f".results h2:has-text('{heading}')")
-    return tab.locator(".card")
+    tab.wait_for_selector(f":is(.results, .welcome) h2:has-text('{heading}')")
+    return tab.locator(".card:visible")
+
+
+def test_some_pictures_are_there_to_begin_with(tab):
+    cards = cards_of(tab, "Some of the pictures")
+    assert cards.count() == 24 and cards.locator(".score").count() == 0
+    cards.locator(".open").nth(1).click()
+    assert tab.locator("dialog[open] .score").inner_text() == ""
+    name = tab.locator("dialog[open] .name").inner_text()
+    tab.locator("dialog[open] .more").click()
+    cards_of(tab, "Nearest to")
+    names = tab.locator(".card .name:visible")
+    assert names.first.get_attribute("title") == name
+    assert names.count() == 24  # Those to begin with have gone.
 
 
 def test_enter_searches_and_more_can_be_seen(tab):
@@ -304,9 +330,9 @@ def test_enter_searches_and_more_can_be_seen(tab):
     assert cards.count() == 24
     tab.wait_for_selector("text=Type what the pictures should show", state="detached")
     tab.locator(".further").click()
-    tab.wait_for_function("document.querySelectorAll('.card').length == 48")
+    tab.wait_for_function("document.querySelectorAll('.results .card').length == 48")
     tab.locator(".further").click()
-    tab.wait_for_function(f"document.querySelectorAll('.card').length == {COUNT}")
+    tab.wait_for_function(f"document.querySelectorAll('.results .card').length == {COUNT}")
     assert tab.get_by_text(ODD, exact=True).count() == 1  # Text, neither HTML nor a template.
 
 
@@ -315,17 +341,17 @@ def test_a_click_enlarges_and_finds_more_like_it(tab):
     cards = cards_of(tab, "a bird in the sky")
     names = [x.get_attribute("title") for x in cards.locator(".name").all()[:2]]
     cards.locator(".open").first.click()
-    large = tab.locator("dialog img")
-    tab.wait_for_function("document.querySelector('dialog img').naturalWidth > 0")
+    large = tab.locator(".results dialog img")
+    tab.wait_for_function("document.querySelector('.results dialog img').naturalWidth > 0")
     assert large.evaluate("x => [x.naturalWidth, x.naturalHeight]") == [10, 30]  # Uncropped.
     tab.keyboard.press("ArrowRight")
-    assert tab.locator("dialog .name").inner_text() == names[1]
+    assert tab.locator(".results dialog .name").inner_text() == names[1]
     tab.keyboard.press("Escape")
     assert not large.is_visible()
     cards.locator(".open").nth(1).click()
-    tab.locator("dialog .more").click()
+    tab.locator(".results dialog .more").click()
     tab.wait_for_selector(".results h2 img")
-    first = tab.locator(".card").first
+    first = tab.locator(".results .card").first
     assert first.locator(".name").get_attribute("title") == names[1]
     assert first.locator(".score").inner_text() == "the same picture"
     tab.wait_for_function("!document.querySelector('input, textarea').value")
@@ -333,7 +359,7 @@ def test_a_click_enlarges_and_finds_more_like_it(tab):
 
 def test_a_phone_in_the_dark_needs_no_scrolling_sideways(tab):
     assert tab.evaluate("document.documentElement.scrollWidth") == 390
-    lefts = {round(x.bounding_box()["x"]) for x in tab.locator(".card").all()[:6]}
+    lefts = {round(x.bounding_box()["x"]) for x in tab.locator(".results .card").all()[:6]}
     assert len(lefts) == 2
     assert tab.evaluate("document.body.classList.contains('dark')")
 
@@ -342,7 +368,8 @@ def test_a_picture_of_ones_own_is_searched_with_and_a_bad_file_is_said(tab, fold
     tab.get_by_role("button", name="Search with a picture of your own").click()
     field = tab.locator("input[type=file] >> nth=0")
     field.set_input_files(folder / "bad.png")
-    tab.wait_for_selector(".error >> text=An image should be JPEG")
+    tab.wait_for_selector(".error >> text=is not a readable picture. An image should be JPEG")
+    assert not tab.locator(".given img").first.is_visible()
     tab.get_by_label("Remove Image").first.click()
     tab.locator("input[type=file] >> nth=0").set_input_files(folder / "picture 7.png")
     cards = cards_of(tab, "your picture")
@@ -360,7 +387,7 @@ def test_labels_have_bars_that_add_up(tab):
     texts = [x.inner_text() for x in tab.locator(".bars li").all()]
     assert sum(int(re.search(r"(\d+) %", x)[1]) for x in texts) == 100
     assert len(texts) == 3 and any("None of these" in x for x in texts)
-    tab.wait_for_selector("text=1 label was there twice")
+    tab.wait_for_selector("text=1 line repeats a label and was left out")
     tab.wait_for_selector("text=Give a picture.", state="detached")
 
 

@@ -4,6 +4,7 @@ import functools
 import io
 import pathlib
 import threading
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,14 +23,15 @@ WORDS = ((5.0, "strong match"), (4.0, "good match"), (3.0, "possible match"), (-
 SAME = 0.98  # Of two pictures, from this cosine on.
 FEW = 50  # pictures have no deviation to speak of
 SAMPLE = 2000
+PATIENCE = 60.0  # seconds that a search waits for the first picture
 
 
 class Found(NamedTuple):
-    """A picture that was found, what to call it and how good it is."""
+    """A picture that was found, what to call it and how good it is; None: it was not asked for."""
 
     id: int
     name: str
-    cosine: float
+    cosine: float | None
     words: str
 
 
@@ -113,7 +115,7 @@ class Collection:
         if (sample := self.sample()) is None:
             return []
         some = np.unique(np.linspace(0, len(sample.ids) - 1, count + 2).astype(int))[1:-1]
-        return [Found(sample.ids[i], shown(sample.names[i]), 1.0, "") for i in some]
+        return [Found(sample.ids[i], shown(sample.names[i]), None, "") for i in some]
 
     def encode(self, queries: list[Any]) -> np.ndarray:
         """[n, dim] of sentences, files of pictures (bytes) or sums of them.
@@ -124,7 +126,13 @@ class Collection:
         return embed(self.model, queries, self.model.image_tower.embedding_dim)
 
     def search(self, vector: np.ndarray, of_picture: bool, k: int) -> list[Found]:
-        """The pictures nearest to an embedding; `of_picture`: to that of a picture alone."""
+        """The pictures nearest to an embedding; `of_picture`: to that of a picture alone.
+
+        Where none is indexed yet it waits for the first ones.
+        """
+        end = time.monotonic() + PATIENCE
+        while self.sample() is None and not self.finished and time.monotonic() < end:
+            time.sleep(0.2)
         sample, index = self.sample(), self.index()
         if sample is None or index is None:
             return []

@@ -8,14 +8,19 @@ from typing import Any
 import gradio
 import numpy as np
 import PIL.Image
+import tensorflow as tf
 from search_page import labels as labels_lib
 from search_page.collection import LARGE, SMALL, Collection, Found
 from search_page.labels import NONE, Classifier
 
+from keras_lit.preprocessing.image import why_not
+
 FIRST, MOST = 24, 240  # pictures of an answer
 LONGEST = 2000  # characters
-EXAMPLES = 8
+EXAMPLES, WELCOME = 8, 24
 GONE = (OSError, ValueError, sqlite3.Error)  # What an index raises whose folder has vanished.
+DONE_ONES = "These can be searched already."
+FIRST_ONES = "A search waits for the first of them."
 NOT_YET = "No picture is indexed yet: ask again in a moment."
 NOT_CLEAR = "Nothing stands out for this: here are the nearest."
 
@@ -46,8 +51,8 @@ class Handlers:
             what.append("your picture")
             try:
                 vectors.append(self.collection.encode([picture])[0])
-            except ValueError as error:
-                return [gradio.skip(), gradio.skip(), "", alert(str(error))]
+            except ValueError:
+                return [gradio.skip(), gradio.skip(), "", alert(unreadable(picture))]
         vector = np.sum(vectors, axis=0)
         vector /= np.linalg.norm(vector)
         return self._grid((" and ".join(what), vector, not sentence, FIRST))
@@ -60,7 +65,8 @@ class Handlers:
         except (OSError, ValueError, TypeError, AttributeError):
             return _beside_sentence("That picture is not there any more.")
         src = f"picture/{number}?size={SMALL}"
-        return self._grid((f'<img class="like" src="{src}" alt="this one">', vector, True, FIRST))
+        what = f'<img class="like" src="{src}" alt="this one">'
+        return self._grid((what, vector, True, FIRST))
 
     def further(self, asked: Any) -> list[Any]:
         """The same once more, with more pictures."""
@@ -78,7 +84,9 @@ class Handlers:
             return _beside_sentence(f"The index cannot be read: {error}")
         if not found:
             return _beside_sentence(NOT_YET)
-        return [grid(what, found, min(k, MOST)), asked, "", ""]
+        note = NOT_CLEAR if found[0].words == "weak match" else ""
+        further = len(found) == k < MOST
+        return [grid(f"Nearest to {what}", found, note, further), asked, "", ""]
 
     # Labels.
 
@@ -94,11 +102,11 @@ class Handlers:
         elif max(map(len, names)) > LONGEST:
             of_labels = f"A label should have at most {LONGEST} characters."
         if of_picture or of_labels or picture is None:
-            return [gradio.skip(), alert(of_picture), alert(of_labels)]
+            return ["", alert(of_picture), alert(of_labels)]
         try:
             embedding = self.collection.encode([picture])[0]
-        except ValueError as error:
-            return ["", alert(str(error)), ""]
+        except ValueError:
+            return ["", alert(unreadable(picture)), ""]
         try:
             sample = self.collection.sample()
         except GONE:
@@ -116,18 +124,24 @@ class Handlers:
 
     # Progress.
 
-    def progress(self) -> list[Any]:
-        """[status, example pictures, the timer, which stops when all is indexed]."""
+    def progress(self, welcome: str | None) -> list[Any]:
+        """[status, example pictures, what is seen before the first search, the timer].
+
+        The timer stops when all is indexed.
+        """
         collection = self.collection
         try:
             index = collection.index()
             count = len(index) if index else 0
             refused = index.refused if index else {}
             pictures = thumbnails(collection.examples(EXAMPLES))
+            # Once only: what changes every second cannot be clicked.
+            some = [] if welcome else collection.examples(WELCOME)
             said = status(collection, count, refused)
         except GONE as error:
-            said, pictures = alert(f"The index cannot be read: {error}"), ""
-        return [said, pictures, gradio.Timer(active=not collection.finished)]
+            said, pictures, some = alert(f"The index cannot be read: {error}"), "", []
+        shown = grid("Some of the pictures", some) if some else gradio.skip()
+        return [said, pictures, shown, gradio.Timer(active=not collection.finished)]
 
 
 def escape(text: str) -> str:
@@ -163,24 +177,33 @@ def thumbnails(pictures: list[Found]) -> str:
     return f'<div class="chips"><span>Try</span>{"".join(buttons)}</div>' if buttons else ""
 
 
-def grid(what: str, found: list[Found], k: int) -> str:
-    """Uncropped pictures with names and scores, and the dialog that shows one large."""
+def unreadable(content: bytes) -> str:
+    """Why a file that was given is not a picture."""
+    return f"This file is not a readable picture. {why_not(tf.constant(content)).numpy().decode()}"
+
+
+def grid(heading: str, found: list[Found], note: str = "", further: bool = False) -> str:
+    """Uncropped pictures with names and scores, and the dialog that shows one large.
+
+    Args:
+        heading: HTML.
+        found: what to show.
+        note: a sentence below the heading.
+        further: whether there is a button that asks for more.
+    """
     cards = [
         f'<li class="card"><button class="open" data-large="picture/{x.id}?size={LARGE}" '
         f'data-id="{x.id}" aria-label="Enlarge {escape(x.name)}">{_image(x)}</button>'
         f'<div class="caption"><span class="name" title="{escape(x.name)}">{escape(_last(x.name))}'
-        f'</span><span class="score" title="Cosine similarity {x.cosine:.3f}">'
-        f"{_score(x)}</span></div>"
+        f"</span>{_score(x)}</div>"
         f'<button class="more" data-event="more" data-value="{x.id}">More like this</button>'
         "</li>"
         for x in found
     ]
-    note = f'<p class="note">{NOT_CLEAR}</p>' if found[0].words == "weak match" else ""
-    further = ""
-    if len(found) == k < MOST:
-        further = '<button class="further" data-event="further">Show more</button>'
+    below = f'<p class="note">{note}</p>' if note else ""
+    button = '<button class="further" data-event="further">Show more</button>' if further else ""
     return (
-        f'<h2>Nearest to {what}</h2>{note}<ul class="grid">{"".join(cards)}</ul>{further}'
+        f'<h2>{heading}</h2>{below}<ul class="grid">{"".join(cards)}</ul>{button}'
         '<dialog><img alt=""><div class="caption"><span class="name"></span>'
         '<span class="score"></span></div><div class="buttons">'
         '<button data-step="-1" aria-label="Previous">‹</button>'
@@ -203,7 +226,8 @@ def bars(answer: labels_lib.Answer, twice: int) -> str:
     if answer.threshold is not None:
         notes.append(f"An answer is given from {100 * answer.threshold:.0f} % on.")
     if twice:
-        notes.append(f"{twice} {'label was' if twice == 1 else 'labels were'} there twice.")
+        lines = "line repeats a label and was" if twice == 1 else "lines repeat a label and were"
+        notes.append(f"{twice} {lines} left out.")
     return (
         f"<h2>{escape(answer.accepted or NONE)}</h2><ul>{''.join(rows)}</ul>"
         f'<p class="note">{" ".join(notes)}</p>'
@@ -218,7 +242,7 @@ def status(collection: Collection, count: int, refused: dict[str, str]) -> str:
         done = min(count + len(refused), collection.total)
         return (
             f'<progress max="{collection.total}" value="{done}"></progress> Indexing: {done:,} of '
-            f"{collection.total:,} pictures. Those can be searched already."
+            f"{collection.total:,} pictures. {DONE_ONES if done else FIRST_ONES}"
         )
     else:
         text = f"{count:,} {'picture' if count == 1 else 'pictures'}"
@@ -246,4 +270,7 @@ def _last(name: str) -> str:
 
 
 def _score(picture: Found) -> str:
-    return picture.words or f"similarity {picture.cosine:.2f}"
+    if picture.cosine is None:
+        return ""
+    words = picture.words or f"similarity {picture.cosine:.2f}"
+    return f'<span class="score" title="Cosine similarity {picture.cosine:.3f}">{words}</span>'

@@ -20,6 +20,7 @@ def picture_field(label: str) -> gradio.Image:
         format="jpeg",
         height=230,
         buttons=[],
+        elem_classes="given",
     )
     move = field.async_move_resource_to_block_cache
 
@@ -28,7 +29,8 @@ def picture_field(label: str) -> gradio.Image:
             raise ValueError("A picture should be uploaded.")
         return await move(path)
 
-    # Of the component itself: what derives from it would have to bring its own front.
+    # Of the component itself: what derives from it would have to bring its own front. No handler
+    # may give `gradio.skip()` for it: gradio then makes another, without these two.
     field.async_move_resource_to_block_cache = move_what_was_uploaded
     field.preprocess = lambda upload: upload and pathlib.Path(upload.path).read_bytes()
     return field
@@ -64,6 +66,7 @@ def layout(handlers: Handlers, title: str, about: str) -> gradio.Blocks:
                 own = picture_field("Your picture")
                 own_error = gradio.HTML(elem_classes="error")
             results = live(name="results")
+            welcome = live(name="welcome")
             asked = gradio.State()
         with gradio.Tab("Classify"), gradio.Row():
             with gradio.Column(min_width=300):
@@ -87,8 +90,9 @@ def layout(handlers: Handlers, title: str, about: str) -> gradio.Blocks:
         gradio.on(asks, handlers.search, [sentence, own], **found)
         picked = sentences.pick(handlers.pick_sentence, None, [sentence, own], **quiet)
         picked.then(handlers.search, [sentence, own], **found)
-        liked = results.more(handlers.more, None, **found)
-        liked.then(lambda: ("", None), None, [sentence, own], **quiet)
+        for more in (results.more, welcome.more):
+            liked = more(handlers.more, None, **found)
+            liked.then(lambda: ("", None), None, [sentence, own], **quiet)
         results.further(handlers.further, asked, **found)
 
         compared = {
@@ -103,6 +107,6 @@ def layout(handlers: Handlers, title: str, about: str) -> gradio.Blocks:
 
         timer = gradio.Timer(1)
         for event in (blocks.load, timer.tick):
-            event(handlers.progress, None, [status, examples, timer], **quiet)
+            event(handlers.progress, welcome, [status, examples, welcome, timer], **quiet)
     blocks.queue(default_concurrency_limit=4)
     return blocks

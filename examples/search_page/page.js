@@ -10,7 +10,8 @@ function show(open) {
   dialog.querySelector('img').alt = open.querySelector('img').alt;
   dialog.querySelector('.name').textContent = card.querySelector('.name').title;
   const score = card.querySelector('.score');
-  dialog.querySelector('.score').textContent = `${score.textContent} (${score.title.toLowerCase()})`;
+  dialog.querySelector('.score').textContent = score
+    ? `${score.textContent} (${score.title.toLowerCase()})` : '';
   dialog.querySelector('.more').dataset.value = open.dataset.id;
   if (!dialog.open) dialog.showModal();
 }
