@@ -174,9 +174,7 @@ def test_odd_questions_are_answered_beside_their_field(modules, collection, fold
         assert handlers.pick_picture(event) is None
 
 
-def test_what_is_left_out_and_what_goes_wrong_is_said(
-    modules, folder, tmp_path, monkeypatch
-):
+def test_what_is_left_out_and_what_goes_wrong_is_said(modules, folder, tmp_path, monkeypatch):
     status = modules.handlers.status
     of = types.SimpleNamespace(total=1234, finished=False, error="")
     assert "Indexing: 3 of 1,234 pictures. These can" in status(of, 2, {"bad.png": "it is <bad>"})

@@ -69,7 +69,12 @@ class Lists:
         import faiss
 
         read: Any = faiss.read_index  # Its types are those of C++.
-        self._index = read(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        try:
+            self._index = read(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{str(path)!r} is damaged. Delete that file: the index is then searched exactly."
+            ) from error
         self._index.parallel_mode = 1  # Threads share the lists of a query.
 
     def candidates(self, queries: np.ndarray, count: int, alive: np.ndarray) -> np.ndarray:

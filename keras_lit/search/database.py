@@ -18,6 +18,15 @@ CREATE INDEX of_hash ON pictures (hash);
 CREATE TABLE refused (name PRIMARY KEY, stamp TEXT, reason TEXT NOT NULL);
 """
 
+_MISSING = object()
+_SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(("format", "generation", "rows", "revision", "dim", "lists"), int),
+    "dtype": str,
+    "tower": dict,
+    "folder": str | None,
+    "approximate": bool | None,
+}
+
 
 def stored(name: str) -> str | bytes:
     """A name as SQLite takes it: bytes where a file's name is not UTF-8."""
@@ -30,7 +39,7 @@ def stored(name: str) -> str | bytes:
 
 def named(value: str | bytes) -> str:
     """The inverse of `stored`."""
-    return os.fsdecode(value) if isinstance(value, bytes) else value
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)
 
 
 @contextlib.contextmanager
@@ -90,9 +99,18 @@ def make_tables(database: sqlite3.Connection) -> None:
 
 
 def settings_of(database: sqlite3.Connection) -> dict[str, Any]:
-    """The settings, as this transaction sees them."""
+    """The settings, as this transaction sees them; sqlite3.DatabaseError where they are damaged."""
     found = database.execute("SELECT name, value FROM settings")
-    return {name: json.loads(value) for name, value in found}
+    try:
+        settings = {name: json.loads(value) for name, value in found}
+    except (ValueError, TypeError) as error:
+        raise sqlite3.DatabaseError(f"a setting is no JSON: {error}") from error
+    for name, kinds in _SETTINGS.items():
+        value = settings.get(name, _MISSING)
+        if not isinstance(value, kinds) or (isinstance(value, int) and value < 0):
+            said = "is missing" if value is _MISSING else f"is {value!r:.40}"
+            raise sqlite3.DatabaseError(f"its setting {name!r} {said}")
+    return settings
 
 
 def set_settings(database: sqlite3.Connection, settings: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_lit.search.database import stored
 from keras_lit.search.store import Snapshot
@@ -22,25 +23,31 @@ _HAS = (
 )
 
 
-def allowed(
-    database: sqlite3.Connection, snapshot: Snapshot, where: Mapping[str, Any]
-) -> np.ndarray:
-    """[rows] bool: which rows `where` allows."""
-    if not isinstance(where, Mapping):
+def check_where(where: Any) -> None:
+    """Raises TypeError unless `where` is a dict, or None."""
+    if where is not None and not isinstance(where, Mapping):
         raise TypeError(
             "`where` should be a dict of fields and values, such as "
             f'{{"name": "2024/*.jpg", "label": [1, 2]}}. Received: {where!r:.80}.'
         )
+
+
+def allowed(
+    database: sqlite3.Connection, snapshot: Snapshot, where: Mapping[str, Any]
+) -> np.ndarray:
+    """[rows] bool: which rows `where` allows."""
     conditions: list[str] = []
     values: list[str | bytes] = []
     for field, wanted in where.items():
         if field == "name":
-            if isinstance(wanted, _PATH) or not isinstance(wanted, Iterable):
-                wanted = [wanted]
-            names = [os.fsdecode(x) if isinstance(x, _PATH) else str(x) for x in wanted]
+            found = _several(wanted)
+            names = [os.fsdecode(x) if isinstance(x, _PATH) else str(x) for x in found]
             # Accents are one character or two, as the system wrote them.
             forms = {unicodedata.normalize(form, x) for x in names for form in ("NFC", "NFD")}
-            patterns = [stored(x) for x in sorted({*names, *forms})]
+            try:
+                patterns = [stored(x) for x in sorted({*names, *forms})]
+            except UnicodeError as error:
+                raise ValueError(f"`where` asks for a name that no file has: {error}.") from error
             # As it is, too: "[1].jpg" is a name, and a pattern that does not match it.
             conditions.append(" OR ".join(["name GLOB ? OR name = ?"] * len(patterns)) or "FALSE")
             values += [x for pattern in patterns for x in (pattern, pattern)]
@@ -50,13 +57,13 @@ def allowed(
     try:
         query = f"SELECT row FROM pictures WHERE ({') AND ('.join(conditions)})"
         rows = [row for (row,) in database.execute(query, values)]
-    except (sqlite3.Error, UnicodeError) as error:
+    except (sqlite3.Error, UnicodeError, OverflowError) as error:
         raise ValueError(f"`where` asks what SQLite cannot compare: {error}.") from error
     if not rows and set(where) != {"name"}:
         _say_what_is_unknown(database, where)
-    found = np.zeros_like(snapshot.alive)
-    found[rows] = True
-    return found
+    rows_found = np.zeros_like(snapshot.alive)
+    rows_found[rows] = True
+    return rows_found
 
 
 def _say_what_is_unknown(database: sqlite3.Connection, where: Mapping[str, Any]) -> None:
@@ -71,11 +78,18 @@ def _say_what_is_unknown(database: sqlite3.Connection, where: Mapping[str, Any])
         )
 
 
+def _several(wanted: Any) -> list[Any]:
+    """What is wanted as a list; it may be one value, of NumPy or TensorFlow, too."""
+    if isinstance(wanted, np.ndarray | tf.Tensor):
+        wanted = np.asarray(wanted).tolist()
+    if isinstance(wanted, _PATH) or not isinstance(wanted, Iterable):
+        return [wanted]
+    return list(wanted)
+
+
 def _as_json(wanted: Any, field: str) -> str:
     """The wanted values as a JSON list; a picture should have one of them."""
-    if isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable):
-        wanted = [wanted]
-    values = [x.item() if hasattr(x, "item") else x for x in wanted]
+    values = [x.item() if hasattr(x, "item") else x for x in _several(wanted)]
     values = [os.fsdecode(x) if isinstance(x, bytes) else x for x in values]
     try:
         return json.dumps(values, allow_nan=False)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import sqlite3
@@ -91,7 +92,7 @@ class Index:
     """
 
     def __init__(self, directory: str | os.PathLike, model: LiT | None = None):
-        self._store = Store(pathlib.Path(directory))
+        self._store = Store(_directory(directory))
         self._model = model
         self._searches: tuple[Any, ...] = (None,) * 4
         if model is not None:
@@ -166,7 +167,7 @@ class Index:
         folder = _folder(source)
         dim = dim or model.image_tower.embedding_dim
         store = Store.create(
-            pathlib.Path(directory),
+            _directory(directory),
             {
                 "dim": dim,
                 "dtype": dtype,
@@ -343,12 +344,14 @@ class Index:
         ['0.png', '3.png']
         """
         checks.check_count(k, "k")
-        if isinstance(queries, str | bytes) or not isinstance(queries, Iterable):
+        alone = isinstance(queries, str | bytes) or getattr(queries, "ndim", 1) == 0
+        if alone or not isinstance(queries, Iterable):
             raise TypeError(f"`queries` should be a list of queries. Received: {queries!r:.80}.")
+        filters.check_where(where)
         embeddings = queries_lib.embed(self._model, list(queries), self.dim)
         with self._store.reading() as (database, snapshot):
             allowed = snapshot.alive
-            if where is not None and where != {}:
+            if where:
                 allowed = filters.allowed(database, snapshot, where)
             scanner, lists = self._opened(snapshot)
             lists = None if exact or where else lists
@@ -413,7 +416,12 @@ class Index:
             number, name, metadata = database.execute(query, (row,)).fetchone()
             name = named(name)
             path = pathlib.Path(folder, name) if folder else None
-            hits.append(Hit(name, score, number, path, json.loads(metadata)))
+            try:
+                hits.append(Hit(name, score, number, path, json.loads(metadata)))
+            except ValueError as error:
+                raise sqlite3.DatabaseError(f"the metadata of {name!r}: {error}") from error
+            if not math.isfinite(score):
+                raise sqlite3.DatabaseError(f"the vector of {name!r} is not finite")
         return hits
 
     @property
@@ -511,7 +519,16 @@ def _wants_lists(settings: dict[str, Any], pictures: int) -> bool:
 
 
 def _folder(source: Any) -> pathlib.Path | None:
-    return pathlib.Path(source) if isinstance(source, str | os.PathLike) else None
+    if not isinstance(source, str | os.PathLike):
+        return None
+    sources.check_folder(folder := pathlib.Path(source))
+    return folder
+
+
+def _directory(path: Any) -> pathlib.Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`directory` should be a str or a pathlib.Path. Received: {path!r:.80}.")
+    return pathlib.Path(path)
 
 
 def _identity(model: LiT) -> dict[str, str]:

@@ -78,6 +78,8 @@ class Query:
     __rmul__ = __mul__
 
     def __truediv__(self, weight: float) -> "Query":
+        if not isinstance(weight, numbers.Real) or not weight:
+            raise ValueError(f"A query is divided by a number other than 0. Received: {weight!r}.")
         return Query(self, 1 / weight)
 
     def __neg__(self) -> "Query":
@@ -152,7 +154,7 @@ def _checked(content: Any) -> Any:
     if isinstance(content, os.PathLike):
         try:
             return pathlib.Path(content).read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # A name may hold what no name of a file can.
             raise ValueError(f"The picture {str(content)!r} cannot be read: {error}.") from error
     if isinstance(content, bytes | bytearray):
         return bytes(content)

@@ -26,10 +26,14 @@ class Source(NamedTuple):
     read: Callable[[], bytes]
 
 
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises FileNotFoundError unless there is such a folder."""
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}. Nothing was changed.")
+
+
 def of_folder(folder: pathlib.Path) -> tuple[Iterator[Source], int]:
     """The pictures of a folder by name (the path below it, with slashes), and how many."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}. Nothing was changed.")
     paths = pictures_below(folder)
     if not paths:
         raise ValueError(
@@ -126,6 +130,8 @@ def _plain(value: Any) -> Any:
         value = np.asarray(value)
         if value.ndim > 1 or value.size > 1000:
             return None
+        if value.dtype.kind == "f":  # A long double's list holds long doubles.
+            value = value.astype("float64")
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
         return [_plain(x) for x in value]

@@ -77,7 +77,10 @@ class Store:
     @classmethod
     def create(cls, directory: pathlib.Path, settings: dict[str, Any]) -> "Store":
         """The store of a directory, which is created if needed."""
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise OSError(f"There can be no index in {str(directory)!r}: {error}.") from error
         with (
             told(directory),
             contextlib.closing(connect(directory)) as database,
@@ -106,7 +109,8 @@ class Store:
     def read_settings(self) -> dict[str, Any]:
         """The current settings."""
         with told(self.directory):
-            if not (self.directory / "index.sqlite").exists() or not has_tables(self.database):
+            file = self.directory / "index.sqlite"
+            if not os.path.exists(file) or not has_tables(self.database):
                 raise FileNotFoundError(
                     f"There is no index in {str(self.directory)!r}. Make one with "
                     "`keras_lit.search.Index.build(model, pictures, directory)`."
@@ -154,7 +158,13 @@ class Store:
                     raise
             alive = np.zeros(rows, bool)
             found = database.execute("SELECT row FROM pictures")
-            alive[np.fromiter((row for (row,) in found), np.int64)] = True
+            try:
+                numbers = np.fromiter((row for (row,) in found), np.int64)
+            except (ValueError, TypeError) as error:
+                raise sqlite3.DatabaseError(f"the row of a picture: {error}") from error
+            if not ((numbers >= 0) & (numbers < rows)).all():
+                raise sqlite3.DatabaseError("a picture has no vector")
+            alive[numbers] = True
             of_lists = settings["lists"]
             lists = of_lists and (self.path(f"lists-{of_lists}", generation), of_lists)
             self._snapshot = Snapshot(settings["revision"], generation, alive, arrays, lists)

@@ -170,6 +170,11 @@ class _Found:
                             f"`vectors` should be of the index's width, {dim}. Received: "
                             f"{list(row.shape)}, for {x.picture.name!r}."
                         )
+                    if not abs(np.linalg.norm(row) - 1) < 1e-3:
+                        raise ValueError(
+                            "`vectors` should be of unit length. Received: "
+                            f"{np.linalg.norm(row):.3g}, for {x.picture.name!r}."
+                        )
                 self._writer.append([x.picture for x in known], np.stack(rows))
                 self.counts.update(x.kind for x in known)
             yield from (x for x in batch if x.picture.hash not in vectors)

@@ -98,7 +98,7 @@ class Writer:
         kept = {self.store.path(kind, self.settings["generation"]) for kind in kinds}
         ours = re.compile(r"(vectors|codes|scales|lists-\d+)-\d+(\.\d+\.tmp)?")
         for path in self.store.directory.iterdir():
-            if ours.fullmatch(path.name) and path not in kept:
+            if ours.fullmatch(path.name) and path not in kept and not path.is_dir():
                 path.unlink()
 
     def set(self, **settings: Any) -> None:

@@ -27,6 +27,7 @@ def test_sums():
         (" \n", ValueError, "should not be empty"),
         ("\ud800", ValueError, "should be Unicode"),
         (pathlib.Path("/nowhere/x.png"), ValueError, "cannot be read: .*No such file"),
+        (pathlib.Path("a\0b"), ValueError, "cannot be read: embedded null byte"),
         (np.zeros([4, 4, 3]), TypeError, "A query should be.*Received: float64 \\[4, 4, 3\\]"),
         (np.zeros([4]), ValueError, "finite and not zero"),
         (np.array([1.0, np.nan]), ValueError, "finite and not zero"),
@@ -67,6 +68,8 @@ def test_wrong_queries(model, folder):
         Query("a dog", float("nan"))
     with pytest.raises(ValueError, match="`weight` should be a finite number. Received: Query"):
         Query("a dog") * Query("a cat")
+    with pytest.raises(ValueError, match="divided by a number other than 0. Received: 0"):
+        Query("a dog") / 0
     path = next(folder.glob("*.png"))
     with pytest.warns(UserWarning, match="is a file, and was searched for as a sentence.*Path"):
         index.search(str(path))
@@ -74,6 +77,8 @@ def test_wrong_queries(model, folder):
         index.search("a dog", k=0)
     with pytest.raises(TypeError, match="should be a list of queries"):
         index.search_many("a dog")
+    with pytest.raises(TypeError, match="should be a list of queries"):
+        index.search_many(np.array("a dog"))
     assert index.search_many([]) == []
     with pytest.raises(ValueError, match="There should be a query"):
         index.recall([])

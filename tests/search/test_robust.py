@@ -1,6 +1,7 @@
 """Full disks, places where nobody may write, odd folders and metadata; what is in memory."""
 
 import errno
+import hashlib
 import json
 import os
 import sqlite3
@@ -110,14 +111,64 @@ def test_another_programs_files(model, tmp_path, stubs):
     others = {name: b"mine" for name in ("vectors-2.txt", "lists-2024.csv", "codes-1b", "vectors")}
     for name, content in others.items():
         (tmp_path / name).write_bytes(content)
+    (tmp_path / "codes-3").mkdir()
     Index.build(model, pictures(3), tmp_path, verbose=0)
     assert all((tmp_path / name).read_bytes() == content for name, content in others.items())
+    assert (tmp_path / "codes-3").is_dir()
     with sqlite3.connect(tmp_path / "other") as database:
         database.execute("CREATE TABLE settings (key, wert)")
     database.close()
     os.replace(tmp_path / "other", tmp_path / "index.sqlite")
     with pytest.raises(OSError, match="cannot be read or written: no such column"):
         Index(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("DELETE FROM settings WHERE name = 'dim'", "its setting 'dim' is missing"),
+        ("UPDATE settings SET value = '-5' WHERE name = 'rows'", "setting 'rows' is -5"),
+        ("UPDATE settings SET value = '[]' WHERE name = 'tower'", "setting 'tower' is \\[\\]"),
+        ("UPDATE settings SET value = 'x'", "a setting is no JSON"),
+        ("UPDATE pictures SET row = 1000 WHERE id = 1", "a picture has no vector"),
+        ("UPDATE pictures SET row = 'x' WHERE id = 1", "the row of a picture"),
+        ("UPDATE pictures SET metadata = '{'", "the metadata of '.*jpg'"),
+        ("UPDATE pictures SET metadata = x'ff'", "the metadata of '.*jpg'"),
+    ],
+)
+def test_a_damaged_database_is_named(model, tmp_path, stubs, change, said):
+    index = Index.build(model, pictures(3), tmp_path, verbose=0)
+    index._store.database.execute(change)
+    with pytest.raises(ValueError, match=f"index.sqlite' is damaged .*{said}.*Build the index"):
+        Index(tmp_path, model).search(np.ones(16))
+
+
+def test_vectors_that_are_none(model, tmp_path, stubs):
+    """NaN on the disk is no score; vectors from elsewhere are checked as they come."""
+    rows = pictures(3)
+    Index.build(model, rows, tmp_path / "a", verbose=0)
+    np.full([1024, 16], np.nan, "float32").tofile(tmp_path / "a" / "vectors-0")
+    with pytest.raises(ValueError, match="the vector of '.*jpg' is not finite"):
+        Index(tmp_path / "a", model).search(np.ones(16))
+    digest = hashlib.sha256(rows[0]["image"]).digest()
+    for bad in (np.full(16, np.nan), np.ones(16)):
+        with pytest.raises(ValueError, match="should be of unit length. Received: .*'0.jpg'"):
+            Index.build(model, rows, tmp_path / "b", vectors={digest: bad}, verbose=0)
+
+
+def test_places_where_no_index_can_be(model, tmp_path, stubs):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below", "x" * 300, "a\0b"):
+        with pytest.raises(OSError, match="There can be no index in '.*': "):
+            Index.build(model, pictures(1), tmp_path / name, verbose=0)
+        with pytest.raises(FileNotFoundError, match="There is no "):
+            Index(tmp_path / name, model)
+        with pytest.raises(FileNotFoundError, match="There is no folder"):
+            Index.build(model, tmp_path / name, tmp_path / "index", verbose=0)
+    assert not (tmp_path / "index").exists()
+    for directory in (None, b"index", model):
+        with pytest.raises(TypeError, match="`directory` should be a str or a pathlib.Path"):
+            Index(directory, model)
 
 
 def test_odd_folders(model, tmp_path, stubs):
@@ -157,6 +208,7 @@ def test_odd_metadata(model, tmp_path, stubs):
     rows = pictures(4)
     rows[0] |= {"value": float("nan"), "list": [1.5, float("inf")], 5: "five"}
     rows[1] |= {"value": 2.5, "text": b"\xff\xfe", "list": np.array([7, 8])}
+    rows[1]["long"] = np.longdouble(0.5)  # Whose `item` is a long double again.
     rows[2] |= {"value": True, "big": 2**70, "nothing": None, "object": object()}
     rows[3]["name"] = tmp_path / "path.jpg"
     index = Index.build(model, rows, tmp_path / "index", verbose=0)
@@ -165,7 +217,8 @@ def test_odd_metadata(model, tmp_path, stubs):
         return [x.name for x in index.search(np.ones(16), where=where)]
 
     assert found(value=2.5) == found(text=b"\xff\xfe") == found(list=[8, 9]) == ["1.jpg"]
-    assert found(value=1) == ["2.jpg"]
+    assert found(value=1) == found(value=tf.constant(1)) == found(name=tf.constant("2.*"))
+    assert found(value=1) == ["2.jpg"] and found(long=np.float64(0.5)) == ["1.jpg"]
     assert found(**{"5": "five"}) == found(list=1.5) == ["0.jpg"]
     assert found(name=tmp_path / "path.jpg") == found(name=["no", str(tmp_path / "path.jpg")])
     assert found(name=str(tmp_path / "path.jpg")) == [str(tmp_path / "path.jpg")]
@@ -177,6 +230,11 @@ def test_odd_metadata(model, tmp_path, stubs):
         index.search(np.ones(16), where="name")
     with pytest.raises(ValueError, match="`where` asks what SQLite cannot compare: .*too complex"):
         index.search(np.ones(16), where={"name": "*a" * 100_000})
+    for bad, said in [({"name": "\ud800"}, "no file has"), ({10**400: 1}, "SQLite cannot compare")]:
+        with pytest.raises(ValueError, match=said):
+            index.search(np.ones(16), where=bad)
+    with pytest.raises(TypeError, match="`where` should be a dict.*Received: <tf.Tensor"):
+        index.search(np.ones(16), where=tf.constant(1))
     for name in ("", 5, None, ["a"]):
         with pytest.raises(ValueError, match='"name" should be a string that is not empty'):
             index.update([{"image": b"x", "name": name}], verbose=0)
