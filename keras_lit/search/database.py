@@ -68,7 +68,10 @@ def connect(directory: pathlib.Path) -> sqlite3.Connection:
         uri = f"{path.absolute().as_uri()}?mode=ro{alone}"
         return sqlite3.connect(uri, timeout=60, isolation_level=None, uri=True)
     database = sqlite3.connect(path, timeout=60, isolation_level=None)
-    database.execute("PRAGMA journal_mode = WAL")
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+    except UnicodeDecodeError as error:  # In a message of SQLite that quotes what is damaged.
+        raise sqlite3.DatabaseError(f"its tables: {error}") from error
     database.execute("PRAGMA synchronous = FULL")
     return database
 

@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +87,11 @@ def _rows(rows: Any) -> Iterator[dict[str, Any]]:
         if isinstance(spec, dict) and "image" in spec and spec["image"].shape.rank in (1, 4):
             rows = rows.unbatch()
         rows = rows.as_numpy_iterator()
+    elif not isinstance(rows, Iterable) or getattr(rows, "ndim", 1) == 0:
+        raise TypeError(
+            "Pictures should be a folder (str or pathlib.Path), a tf.data.Dataset or an iterable of "
+            f'{{"image", "name"}}. Received: {rows!r:.80}.'
+        )
     for row in rows:
         if not isinstance(row, dict) or "image" not in row:
             raise ValueError(

@@ -295,6 +295,9 @@ def test_wrong_sources(model, folder, tmp_path):
     for rows in ([{"name": "x"}], [b"picture"]):
         with pytest.raises(ValueError, match=r"Pictures should be dicts.*x\.read_bytes\(\)"):
             Index.build(model, rows, tmp_path / "d", verbose=0)
+    for rows in (5, model, np.array(1), tf.constant("photos")):
+        with pytest.raises(TypeError, match="Pictures should be a folder .*Received: "):
+            Index.build(model, rows, tmp_path / "d", verbose=0)
     rows = [{"image": x, "name": "1.jpg"} for x in small.make_pixels(2)]
     with pytest.raises(ValueError, match="a name of its own. Received two named '1.jpg'"):
         Index.build(model, rows, tmp_path / "f", verbose=0)

@@ -143,6 +143,19 @@ def test_a_damaged_database_is_named(model, tmp_path, stubs, change, said):
         Index(tmp_path, model).search(np.ones(16))
 
 
+def test_a_damaged_table_is_named(model, tmp_path, stubs):
+    index = Index.build(model, pictures(3), tmp_path, verbose=0)
+    index._store.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for file in tmp_path.glob("index.sqlite-*"):
+        file.unlink()
+    content = (tmp_path / "index.sqlite").read_bytes()
+    damaged = content.replace(b"CREATE TABLE refused", b"CREATE \xff\xfeBLE refused")
+    assert damaged != content
+    (tmp_path / "index.sqlite").write_bytes(damaged)
+    with pytest.raises(ValueError, match="index.sqlite' is damaged or not an index"):
+        Index(tmp_path, model)
+
+
 def test_vectors_that_are_none(model, tmp_path, stubs):
     """NaN on the disk is no score; vectors from elsewhere are checked as they come."""
     rows = pictures(3)
