@@ -179,6 +179,7 @@ def test_what_is_left_out_and_what_goes_wrong_is_said(modules, folder, tmp_path,
     of = types.SimpleNamespace(total=1234, finished=False, error="")
     assert "Indexing: 3 of 1,234 pictures. These can" in status(of, 2, {"bad.png": "it is <bad>"})
     assert "Indexing: 0 of 1,234 pictures. A search waits" in status(of, 0, {})
+    assert "1,234 of 1,234 pictures. Looking for what has changed" in status(of, 1234, {})
     of.finished = True
     assert "1 file left out" in status(of, 2, {"bad.png": "it is <bad>"})
     assert "it is &lt;bad&gt;" in status(of, 2, {"bad.png": "it is <bad>"})

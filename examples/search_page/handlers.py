@@ -20,6 +20,7 @@ LONGEST = 2000  # characters
 EXAMPLES, WELCOME = 8, 24
 GONE = (OSError, ValueError, sqlite3.Error)  # What an index raises whose folder has vanished.
 DONE_ONES = "These can be searched already."
+CHANGES = "Looking for what has changed."
 FIRST_ONES = "A search waits for the first of them."
 NOT_YET = "No picture is indexed yet: ask again in a moment."
 NOT_CLEAR = "Nothing stands out for this: here are the nearest."
@@ -240,9 +241,12 @@ def status(collection: Collection, count: int, refused: dict[str, str]) -> str:
         text = alert(f"The folder could not be indexed: {collection.error}")
     elif not collection.finished:
         done = min(count + len(refused), collection.total)
+        said = DONE_ONES if done else FIRST_ONES
+        if done == collection.total:  # As it was when the page began.
+            said = CHANGES
         return (
             f'<progress max="{collection.total}" value="{done}"></progress> Indexing: {done:,} of '
-            f"{collection.total:,} pictures. {DONE_ONES if done else FIRST_ONES}"
+            f"{collection.total:,} pictures. {said}"
         )
     else:
         text = f"{count:,} {'picture' if count == 1 else 'pictures'}"
