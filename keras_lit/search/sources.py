@@ -89,8 +89,8 @@ def _rows(rows: Any) -> Iterator[dict[str, Any]]:
         rows = rows.as_numpy_iterator()
     elif not isinstance(rows, Iterable) or getattr(rows, "ndim", 1) == 0:
         raise TypeError(
-            "Pictures should be a folder (str or pathlib.Path), a tf.data.Dataset or an iterable of "
-            f'{{"image", "name"}}. Received: {rows!r:.80}.'
+            "Pictures should be a folder (str or pathlib.Path), a tf.data.Dataset or an iterable "
+            f'of {{"image", "name"}}. Received: {rows!r:.80}.'
         )
     for row in rows:
         if not isinstance(row, dict) or "image" not in row:
