@@ -66,17 +66,20 @@ def index(directory):
     keras_lit.search.Index(directory / "index", small.make_model()).update(after, **options)
 
 
-def check_index(directory):
-    """It can be read at once, and holds what is whole."""
+def check_index(directory, known):
+    """It can be read at once, and holds what is whole; a build loses none of the ids of `known`."""
     if not (directory / "index" / "index.sqlite").exists():
-        return
+        return known
     try:
         found = store.Store(directory / "index")
     except FileNotFoundError:  # Killed before the first picture.
-        return
-    with found.reading() as (_, snapshot):
+        return known
+    with found.reading() as (database, snapshot):
+        ids = {number for (number,) in database.execute("SELECT id FROM pictures")}
         rows = snapshot.arrays["vectors"][: len(snapshot.alive)][snapshot.alive]
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    assert known <= ids or (directory / "built").exists()
+    return ids
 
 
 def progress(directory):
@@ -127,16 +130,17 @@ def kill_often(job, directory, kills):
     assert os.waitpid(run_child(job, directory), 0)[1] == 0
     put_away(directory, "whole")
     killed = finished = 0
+    known = set()
     while killed < kills:
         directory.mkdir(parents=True, exist_ok=True)
         if kill_once(job, directory):
             killed += 1
             if job == "index":
-                check_index(directory)
+                known = check_index(directory, known)
             print(f"{job}, kill {killed}: {len(list(directory.rglob('*')))} files", flush=True)
         else:
             put_away(directory, finished)
-            finished += 1
+            known, finished = set(), finished + 1
     directory.mkdir(parents=True, exist_ok=True)
     assert os.waitpid(run_child(job, directory), 0)[1] == 0
     put_away(directory, finished)
