@@ -15,7 +15,8 @@ def unit(rows):
 
 def made(directory, vectors, dtype):
     """An index of these vectors, named by their numbers."""
-    found = Store.create(directory, {"dim": DIM, "dtype": dtype, "folder": None, "tower": {}})
+    settings = {"dim": DIM, "dtype": dtype, "folder": None, "tower": {}, "approximate": None}
+    found = Store.create(directory, settings)
     pictures = [Picture(str(i), bytes([i % 256]), None, "{}") for i in range(len(vectors))]
     with writing.writing(found) as writer:
         half = len(vectors) // 2
