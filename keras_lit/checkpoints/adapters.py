@@ -81,6 +81,8 @@ def load_adapters(model: LiT, filepath: str | os.PathLike) -> None:
     try:
         check_start(str(path))
         with np.load(path, allow_pickle=False) as file:
+            if "about" not in file.files:
+                raise ValueError("it has no record of adapters; whole models `load_lit` reads")
             saved = {name: file[name] for name in file.files}
         about = json.loads(str(saved.pop("about")))
         heads, bases = about["heads"], about["base"]

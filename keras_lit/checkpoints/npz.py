@@ -79,6 +79,12 @@ class Archive:
     def __init__(self, path: str | os.PathLike, kinds: str = "f"):
         self._kinds = kinds
         self.path = os.fspath(path)
+        if os.path.isdir(self.path):
+            raise FileNotFoundError(
+                f"The checkpoint should be an `.npz` file. Received a folder: {self.path}. A "
+                "SavedModel is read by `tf.saved_model.load`; of an orbax or tensorstore "
+                "checkpoint save the arrays by `numpy.savez`."
+            )
         if not os.path.isfile(self.path):
             raise FileNotFoundError(f"There is no checkpoint {self.path}.")
         with self._refusing("the file"):
@@ -182,6 +188,8 @@ def _check_kind(members: set[str]) -> None:
     """Raises for zip files of other programs."""
     if "model.weights.h5" in members:
         raise ValueError("it is a model saved by Keras, which `keras.saving.load_model` reads")
+    if "about.npy" in members:
+        raise ValueError("it is of `save_adapters`, which `load_adapters` reads into a model")
     if any(name.endswith("/data.pkl") for name in members):
         raise ValueError("it is a file of PyTorch, which is a program and not data")
 

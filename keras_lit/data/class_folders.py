@@ -210,7 +210,7 @@ def in_words(name: str) -> str:
     ['polar bear', 'Laysan Albatross', 'Sea Lake']
     """
     name = unicodedata.normalize("NFC", name)  # macOS makes letters of their own of accents.
-    name = re.sub(r"^(/\w/|n\d{8}-|\d+\.)(?=.)", "", name)
+    name = re.sub(r"^(/\w/|n\d{8}[-_ ]|\d+\.(?!\d))(?=.)", "", name)
     if re.fullmatch(r"([A-Z][a-z]{2,}){2,}", name):
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return " ".join(re.sub(r"[_/]", " ", name).rstrip("?").split())

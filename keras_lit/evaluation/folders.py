@@ -15,6 +15,8 @@ from keras_lit.evaluation.datasets import Dataset
 class _Folder(Dataset):
     """Pictures in a folder for each class; `builder` is where they are."""
 
+    folders: tuple[str, ...] = ()  # Those of the classes, in the order of `names`.
+
     def load(
         self,
         split: str | None = None,
@@ -26,11 +28,13 @@ class _Folder(Dataset):
         if folder is None:
             raise ValueError(f"{self.builder} has no {wanted} split.")
         classes = class_folders.class_folders(folder)
-        if prompts.as_words(list(classes)) != self.names:
+        others = sorted(set(classes) - set(self.folders))
+        if others:
             raise ValueError(
-                f"{folder} should have the classes of the {self.split} split, {self.names}. "
-                f"Received: {list(classes)}."
+                f"{folder} should have the classes {list(self.folders)}. Received others: "
+                f"{others}. Call `dataset_of_folder` again."
             )
+        classes = {name: classes.get(name, []) for name in self.folders}
         return class_folders.read_labelled(classes)
 
 
@@ -39,8 +43,8 @@ def dataset_of_folder(path: str | os.PathLike, split: str | None = None) -> Data
 
     Args:
         path: a folder with two or more folders of pictures, without captions beside them; or with
-            such folders in "test", "val" and "train". The folders' names are the classes', as
-            words (of WordNet's identifiers ImageNet's names).
+            such folders in "test", "val" and "train". The classes are those of all splits, called
+            as the folders in words (of WordNet's identifiers ImageNet's names).
         split: what is evaluated: "test", "validation" or "train"; None for the first of these that
             is there.
 
@@ -67,8 +71,9 @@ def dataset_of_folder(path: str | os.PathLike, split: str | None = None) -> Data
     if not found.get(wanted):
         has = ", ".join(name for name in found if name and found[name]) or "no splits"
         raise ValueError(f"{path} should have a {wanted} split of class folders. It has: {has}.")
-    class_folders.warn_of_numbers(list(found[wanted]), None)
+    # A class without a picture in one split competes there, too.
+    names = sorted({name for classes in found.values() for name in classes})
+    class_folders.warn_of_numbers(names, None)
     others: dict[str, Any] = {name: name for name in ("validation", "train") if found.get(name)}
-    return _Folder(
-        str(path), "folder", wanted, names=prompts.as_words(list(found[wanted])), **others
-    )
+    words = prompts.as_words(names)
+    return _Folder(str(path), "folder", wanted, names=words, folders=tuple(names), **others)

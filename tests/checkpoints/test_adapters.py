@@ -5,7 +5,8 @@ import pytest
 
 import keras_lit
 from keras_lit import Lock
-from keras_lit.checkpoints import load_adapters, save_adapters
+from keras_lit.checkpoints import load_adapters, load_lit, save_adapters
+from tests.checkpoints.files import GOLDEN
 from tests.towers.test_locks import made, trained
 
 TEXTS = ["a red dog", "a white moon and a toucan"]
@@ -50,6 +51,11 @@ def test_another_base_and_other_options_are_refused(ready, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             load_adapters(other, path)
+    with pytest.raises(ValueError, match=r"adapters.npz is refused.*`load_adapters` reads"):
+        load_lit(path)
+    whole = GOLDEN / "lit_text_transformer.npz"
+    with pytest.raises(ValueError, match=r"not of `save_adapters` .*whole models `load_lit` reads"):
+        load_adapters(made(Lock(lora=2)), whole)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is damaged, or not of `save_adapters`"):
         load_adapters(made(Lock(lora=2)), path)

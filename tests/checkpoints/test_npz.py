@@ -213,6 +213,8 @@ def test_files_of_other_kinds_say_what_they_are(content, kind, tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no checkpoint .*nothing.npz"):
         checkpoints.load_image_tower(tmp_path / "nothing.npz")
+    with pytest.raises(FileNotFoundError, match="Received a folder: .*tf.saved_model.load"):
+        checkpoints.load_lit(tmp_path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

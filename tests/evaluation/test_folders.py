@@ -57,6 +57,11 @@ def test_splits_are_folders_too(tmp_path):
         ValueError, match=r"train should have the classes.*\['cat', 'dog'\].*'bird'"
     ):
         dataset.load("train")
+    # A class that has no pictures in one split competes there all the same.
+    dataset = dataset_of_folder(tmp_path)
+    assert dataset.class_names() == ["bird", "cat", "dog"]
+    assert [int(row["label"]) for row in dataset.load()] == [1, 2]
+    assert [int(row["label"]) for row in dataset.load("train")] == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize(

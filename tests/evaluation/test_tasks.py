@@ -83,6 +83,7 @@ def test_names_of_the_data_become_words():
     images = evaluation.Images({"image": pictures(1), "label": np.arange(1)})
     for own, words in (
         (["polar_bear", "001.Sea_lion"], ["polar bear", "Sea lion"]),
+        (["1.5", "3.5_mm_jack", "n01440764_tench"], ["1.5", "3.5 mm jack", "tench"]),
         (["n01440764", "n03028079"], ["tench", "church"]),
     ):
         images.class_names = own
