@@ -47,6 +47,8 @@ class Scanner:
             self._times, self._more = _TIMES_BINARY, _MORE_BINARY
         first = 0
         for size in SIZES:
+            if STEP < size and len(codes) < size * _threads():
+                continue  # Each thread should get one.
             while len(codes) - first >= size:
                 self._tiles.append((first, _tensor(codes[first : first + size])))
                 first += size
@@ -130,11 +132,17 @@ class Scanner:
         with tf.device("CPU"):
             given = tf.constant(filled)
         tiles = [(i, tile) for i, tile in self._tiles if i + len(tile) > first]
-        each = max(-(-len(tiles) // _threads()), 2)
-        shares = [tiles[i : i + each] for i in range(0, len(tiles), each)]
-        others = [_pool().submit(_multiplied, product, share, given) for share in shares[1:]]
-        parts = [_multiplied(product, shares[0], given), *(other.result() for other in others)]
-        scores = np.concatenate(parts, axis=1)[: len(queries), first - tiles[0][0] :]
+        start, end = tiles[0][0], tiles[-1][0] + len(tiles[-1][1])
+        scores = np.empty([count, end - start], np.float32)
+
+        def multiply(share: list[tuple[int, tf.Tensor]]) -> None:
+            for i, tile in share:
+                scores[:, i - start :][:, : len(tile)] = product(tile, given).numpy()
+
+        # The largest tiles come first: dealt out in turns, they are shared evenly.
+        threads = min(_threads(), len(tiles))
+        list(_pool().map(multiply, [tiles[i::threads] for i in range(threads)]))
+        scores = scores[: len(queries), first - start :]
         if self._scales is not None:
             scores *= self._scales[first:, 0]
         return scores
@@ -156,10 +164,6 @@ def _products(tile: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
     if queries.shape[0] == 1:
         return tf.linalg.matvec(tf.cast(tile, tf.float32), queries[0])[tf.newaxis]
     return tf.linalg.matmul(queries, tf.cast(tile, tf.float32), transpose_b=True)
-
-
-def _multiplied(product: Any, tiles: list[tuple[int, tf.Tensor]], queries: tf.Tensor) -> np.ndarray:
-    return np.concatenate([product(tile, queries).numpy() for _, tile in tiles], axis=1)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:
