@@ -18,7 +18,7 @@ from keras_lit.search.store import STEP, Snapshot
 
 TILE = 16 * STEP
 # Rows of codes in a call, which itself takes as long as some thousand; each size compiles once.
-SIZES = (64 * STEP, 16 * STEP, 4 * STEP, STEP)
+SIZES = (64 * STEP, 32 * STEP, 16 * STEP, 8 * STEP, 4 * STEP, STEP)
 # How many queries are scanned at a time; a single one has a shape of its own.
 QUERIES = 32
 # This many times k candidates (k without codes), and a few more, are scored again.
@@ -47,9 +47,9 @@ class Scanner:
             self._times, self._more = _TIMES_BINARY, _MORE_BINARY
         first = 0
         for size in SIZES:
-            if STEP < size and len(codes) < size * _threads():
-                continue  # Each thread should get one.
-            while len(codes) - first >= size:
+            # All threads get as many; the last rows are too few for that.
+            together = 1 if size == STEP else _threads()
+            for _ in range((len(codes) - first) // (size * together) * together):
                 self._tiles.append((first, _tensor(codes[first : first + size])))
                 first += size
 
@@ -139,7 +139,7 @@ class Scanner:
             for i, tile in share:
                 scores[:, i - start :][:, : len(tile)] = product(tile, given).numpy()
 
-        # The largest tiles come first: dealt out in turns, they are shared evenly.
+        # Dealt out in turns: see `__init__`.
         threads = min(_threads(), len(tiles))
         list(_pool().map(multiply, [tiles[i::threads] for i in range(threads)]))
         scores = scores[: len(queries), first - start :]
