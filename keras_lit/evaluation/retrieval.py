@@ -6,6 +6,7 @@ from typing import Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lit import checks
 from keras_lit.evaluation.rows import check_same_width, unit_rows
@@ -151,24 +152,22 @@ def _wrong_before_right(
     tiles = len(starts[0]) * len(starts[1])
     verbose = tiles >= 100 if verbose == "auto" else verbose
     progress = keras.utils.Progbar(tiles, verbose=int(verbose), unit_name="tile")
-    pool = concurrent.futures.ThreadPoolExecutor()
-    memory = np.empty(min(_TILE[0], len(images)) * min(_TILE[1], len(texts)), "float32")
+    pool = concurrent.futures.ThreadPoolExecutor(1)
     for j in starts[1]:
         of_texts = slice(j, j + _TILE[1])
         text_tile = texts[orders[1][of_texts]]
         for i in starts[0]:
             of_images = slice(i, i + _TILE[0])
             image_tile = images[orders[0][of_images]]
-            tile = memory[: len(image_tile) * len(text_tile)].reshape(len(image_tile), -1)
-            np.matmul(image_tile, text_tile.T, out=tile)
+            with tf.device("CPU"):
+                tile = np.asarray(tf.linalg.matmul(image_tile, text_tile, transpose_b=True))
             rows, columns = image_groups[of_images], text_groups[of_texts]
             if rows[0] <= columns[-1] and columns[0] <= rows[-1]:
+                tile = tile.copy()  # A tensor's memory is read-only.
                 tile[rows[:, np.newaxis] == columns] = -np.inf
-            parts = np.array_split(tile, 4), np.array_split(bounds[0][of_images], 4)
-            found = pool.map(_count_reached, *parts, 4 * [bounds[1][of_texts]])
-            by_image, by_text = zip(*found, strict=True)
-            counts[0][of_images] += np.concatenate(by_image)
-            counts[1][of_texts] += sum(by_text)
+            by_image = pool.submit(_count_reached, tile, bounds[0][of_images, np.newaxis], 1)
+            counts[1][of_texts] += _count_reached(tile, bounds[1][of_texts], 0)
+            counts[0][of_images] += by_image.result()
             progress.add(1)
     pool.shutdown()
     return counts[0][np.isfinite(bounds[0])], counts[1][np.isfinite(bounds[1])]
@@ -201,15 +200,11 @@ def _best_right(
     return of_images.astype("float32"), of_texts.astype("float32")
 
 
-def _count_reached(
-    similarities: np.ndarray, of_rows: np.ndarray, of_columns: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """How many similarities of each row, and of each column, reach its bound."""
-    by_row, by_column = np.zeros(len(of_rows), int), np.zeros(len(of_columns), int)
-    # So few rows stay in the processor's cache. `np.count_nonzero` along an axis is far slower.
-    for i in range(0, len(similarities), 64):
-        rows = similarities[i : i + 64]
-        bits = np.packbits(rows >= of_rows[i : i + 64, np.newaxis], axis=1)
-        by_row[i : i + 64] = np.bitwise_count(bits).sum(axis=1)
-        by_column += (rows >= of_columns).view("uint8").sum(axis=0, dtype="uint8")
-    return by_row, by_column
+def _count_reached(similarities: np.ndarray, bounds: np.ndarray, axis: int) -> np.ndarray:
+    """How many similarities [rows, columns] reach the bound, along an axis."""
+    # `np.count_nonzero` along an axis would take several times as long.
+    reached = similarities >= bounds
+    if axis == 1:
+        return np.array([np.count_nonzero(row) for row in reached], "int32")
+    parts = [reached[i : i + 255].view("uint8") for i in range(0, len(reached), 255)]
+    return np.sum([part.sum(axis=0, dtype="uint8") for part in parts], axis=0, dtype="int32")
