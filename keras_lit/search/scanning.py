@@ -137,7 +137,8 @@ class Scanner:
 
         def multiply(share: list[tuple[int, tf.Tensor]]) -> None:
             for i, tile in share:
-                scores[:, i - start :][:, : len(tile)] = product(tile, given).numpy()
+                at = i - start
+                scores[:, at : at + len(tile)] = product(tile, given).numpy()
 
         # Dealt out in turns: see `__init__`.
         threads = min(_threads(), len(tiles))
@@ -172,6 +173,8 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def _threads() -> int:
+    if not hasattr(os, "sched_getaffinity"):  # macOS and Windows.
+        return os.cpu_count() or 1
     return len(os.sched_getaffinity(0))
 
 

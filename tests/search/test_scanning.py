@@ -95,6 +95,14 @@ def test_nothing_is_copied(tmp_path):
     np.testing.assert_array_equal(stored, vectors[0])
 
 
+def test_systems_that_do_not_say_which_processors_are_ours(tmp_path, monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    vectors = unit(np.random.default_rng(3).normal(size=[10, DIM]))
+    with made(tmp_path, vectors, "int8").reading() as (_, snapshot):
+        rows, _ = scanning.Scanner(snapshot).search(vectors[4:5], 1, snapshot.alive)
+    assert rows.tolist() == [[4]]
+
+
 def test_lists_and_what_came_since(tmp_path, monkeypatch):
     """With all lists looked at, an approximate search finds the best, of those that are alive."""
     monkeypatch.setattr(approximate, "_PART", 1.0)
