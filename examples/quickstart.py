@@ -6,7 +6,7 @@
         --backbone resnet_50_imagenet
 
 Writes to --output: metrics.json, training.png, retrieval.png, model.keras, a SavedModel, the test
-pictures as files, and the image features, which the next run finds there.
+pictures as files, and the features of pictures and captions, which the next run finds there.
 """
 
 import argparse
@@ -46,16 +46,17 @@ def main() -> None:
         image_tower = keras_lit.ImageTower.from_preset(args.backbone)
     else:
         image_tower = keras_lit.demo.efficientnet_lite0(resize="pad", antialias=True)
-    text_tower = keras_lit.demo.universal_sentence_encoder(recipe.sequence_length, dropout=0.1)
+    text_tower = keras_lit.demo.universal_sentence_encoder(recipe.sequence_length)
     clock.lap("towers")
 
-    # The image tower is locked, so it looks at each picture once.
+    # Both are locked: they look once at each picture and read each caption once.
     cache = args.output / "features"
     for split in splits:
         shards = 1 + len(split.names) // 500  # A run that is stopped goes on after its last shard.
-        features.precompute(image_tower, split.pairs, cache, 32, shards, split.name)
-        split.features = features.load(cache, split.name, captions="first").batch(256)
-    clock.lap("image features")
+        options = {"split": split.name, "text_tower": text_tower}
+        features.precompute(image_tower, split.pairs, cache, 32, shards, **options)
+        captioned.read_features(split, cache)
+    clock.lap("features")
 
     # Heads in closed form: a regression to compare with, then canonical correlations.
     model = keras_lit.LiT(features.image_tower(cache), text_tower, **recipe.lit_options())
@@ -70,8 +71,6 @@ def main() -> None:
     clock.lap("closed forms")
 
     # Training goes on from there; each epoch draws one caption of each picture.
-    for layer in text_tower.backbone.layers:  # Few pairs: what reads single words stays as it is.
-        layer.trainable = layer.name.startswith(("pooled", "dense", "shortcut"))
     drawn = features.load(cache, "train", shuffle=True, seed=args.seed).batch(recipe.batch_size)
     model.compile(recipe.optimizer(steps=args.epochs * len(drawn)))
     best = scores.KeepBest(lambda model: mean_recall(model, validation), every_n_epochs=3)

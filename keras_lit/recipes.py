@@ -221,7 +221,7 @@ RECIPES = {
     ),
     # From no paper: `examples/quickstart.py`, chosen on its validation pairs.
     "few_pairs": Recipe(
-        tuning="LU",
+        tuning="LL",
         text="pretrained",
         optimizer_name="adam",
         learning_rate=1e-3,
@@ -232,10 +232,10 @@ RECIPES = {
         warmup_steps=29,
         sequence_length=24,
         align=True,
-        notes="For 300 to 10,000 pairs: both towers have a `backbones.ResidualHead` as wide as the "
-        "narrower features, `LiT.align`, then `fit`, 24 epochs of 5,700 pictures, each with one of "
-        "its captions. The text tower has been trained on sentences; only its upper layers train, "
-        'with a dropout of 0.1. Pairs with alike captions have one "group".',
+        notes="For 300 to 10,000 pairs: both towers are locked, so that features can be cached; "
+        "heads are a `backbones.ResidualHead` as wide as the narrower features; `LiT.align`, then "
+        "`fit`, 24 epochs of 5,700 pictures, each with one of its captions. The text tower has "
+        'been trained on sentences. Pairs with alike captions have one "group".',
     ),
 }
 

@@ -34,8 +34,8 @@ def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples, c
     backbone.save_to_preset(str(tmp_path / "preset"))
     words = keras_lit.tokenizers.train_wordpiece(["a red green blue grey picture number"], 50)
 
-    def encoder(sequence_length, dropout):
-        backbone = keras_lit.backbones.UniversalSentenceEncoder(50, 16, 8, 8, 16, dropout=dropout)
+    def encoder(sequence_length):
+        backbone = keras_lit.backbones.UniversalSentenceEncoder(50, 16, 8, 8, 16)
         return keras_lit.TextTower(backbone, words, sequence_length)
 
     monkeypatch.setattr(keras_lit.demo, "universal_sentence_encoder", encoder)
@@ -66,10 +66,9 @@ def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples, c
     model = keras.saving.load_model(output / "model.keras")
     assert isinstance(model, keras_lit.LiT)
     assert len(model.encode_text(["a red picture"])) == 1
-    trained = {
-        layer.name for layer in model.text_tower.backbone.layers if layer.trainable_variables
-    }
-    assert {name.split("_")[0] for name in trained} == {"pooled", "dense", "shortcut"}
+    heads = [model.image_tower.head, model.text_tower.head]
+    assert all(isinstance(head, keras_lit.backbones.ResidualHead) for head in heads)
+    assert len(model.trainable_variables) == sum(len(x.trainable_variables) for x in heads) + 1
 
 
 def test_the_weights_that_validated_best_are_kept(examples):

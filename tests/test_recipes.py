@@ -50,7 +50,7 @@ def test_a_recipe_is_the_papers(name):
 
 def test_few_pairs_aligns_a_pretrained_tower_before_it_trains():
     recipe = recipes.get("few_pairs")
-    assert (recipe.align, recipe.text, recipe.tuning) == (True, "pretrained", "LU")
+    assert (recipe.align, recipe.text, recipe.tuning) == (True, "pretrained", "LL")
     assert not any(recipes.get(name).align for name in PAPER)
     schedule = recipe.optimizer(steps=40)._learning_rate
     assert schedule.warmup_steps == 4 and float(schedule(4)) == pytest.approx(1e-3)

@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_lit
+from keras_lit import features
 from keras_lit.preprocessing.formats import FORMATS
 
 OPEN_PICTURES = "open_pictures"
@@ -28,6 +30,7 @@ class Split:
         captions: of each picture {language: caption}; what is not known to be of one is "caption".
         names: of each picture its name, in the folder of its category if it has one.
         features: batches with "image_features", in the same order, once they are there.
+        text_features: of each caption what the text tower makes of it, once that is there.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Split:
     captions: list[dict[str, str]]
     names: list[str]
     features: tf.data.Dataset | None = None
+    text_features: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def read(
@@ -64,6 +68,14 @@ def read(
         _own("validation", train.filter(validates), dataset),
         _own("test", pairs_of(test_split), dataset),
     )
+
+
+def read_features(split: Split, cache: pathlib.Path) -> None:
+    """Of both towers, as `precompute` wrote them."""
+    split.features = features.load(cache, split.name, captions="first").batch(256)
+    captions = features.load(cache, split.name, captions="all")
+    texts = captions.map(lambda pair: (pair["text"], pair["text_features"])).as_numpy_iterator()
+    split.text_features = {text.decode(errors="replace"): row for text, row in texts}
 
 
 def write(split: Split, folder: pathlib.Path, count: int = 1000) -> pathlib.Path:

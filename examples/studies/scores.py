@@ -72,10 +72,13 @@ def zero_shot(model: keras_lit.LiT, test: dict[str, Any]) -> dict[str, Any] | No
 
 
 def by_language(model: keras_lit.LiT, split: Any) -> dict[str, dict[str, float]]:
-    """The recalls for each language, among the pictures of a `captioned.Split` that have it."""
+    """The recalls for each language, among the pictures of a `captioned.Split` that have it.
+
+    The text tower is locked: its head gets the features that the split holds.
+    """
 
     def encode(texts: list[str]) -> np.ndarray:
-        return model.encode_text(texts, verbose=0)
+        return model.encode_text(np.stack([split.text_features[x] for x in texts]), verbose=0)
 
     images = model.encode_image(split.features, verbose=0)
     return evaluation.recall_by_language(encode, images, split.captions, KS)

@@ -104,24 +104,37 @@ def encoder(
             f"`batch_size` should be a multiple of the {replicas} replicas. Received: {batch_size}."
         )
 
-    features = tower.features if last_blocks is None else Lower(tower, last_blocks).features
-    weights = _weights_in_compute_dtype(tower)
-
-    @tf.function
-    def encode(inputs: tf.Tensor) -> tf.Tensor:
-        scope = keras.StatelessScope()
-        for weight, cast in weights:
-            scope.add_update((weight, tf.convert_to_tensor(cast)))
-        with scope:
-            return tf.cast(features(inputs), tf.float32)
+    encode = _encode(tower, last_blocks)
 
     def encode_batch(inputs: np.ndarray) -> np.ndarray:
         missing = batch_size - len(inputs)
         if missing:
             inputs = np.concatenate([inputs, np.repeat(inputs[:1], missing, axis=0)])
-        return distribution.on_replicas(encode, tf.constant(inputs))[: batch_size - missing]
+        found = distribution.on_replicas(encode, tf.constant(inputs))[: batch_size - missing]
+        return found.astype("float32")
 
     return encode_batch
+
+
+def _encode(tower: Tower, last_blocks: int | None) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The locked tower as a tf.function: its own, traced once for all splits, where that will do.
+
+    Layers that compute in 16 bits cast their weights for every batch; copies spare them that.
+    """
+    weights = _weights_in_compute_dtype(tower)
+    if last_blocks is None and not weights:
+        return tower.inference("features")
+    features = tower.features if last_blocks is None else Lower(tower, last_blocks).features
+
+    @tf.function(reduce_retracing=True)
+    def encode(inputs: tf.Tensor) -> tf.Tensor:
+        scope = keras.StatelessScope()
+        for weight, cast in weights:
+            scope.add_update((weight, tf.convert_to_tensor(cast)))
+        with scope:
+            return features(inputs)
+
+    return encode
 
 
 def text_encoder(tower: TextTower, batch_size: int) -> Callable[[tf.Tensor], np.ndarray]:
@@ -130,14 +143,19 @@ def text_encoder(tower: TextTower, batch_size: int) -> Callable[[tf.Tensor], np.
 
     def encode_texts(texts: tf.Tensor) -> np.ndarray:
         ids = pairs.ready_text(texts, tower).numpy()
-        parts = [encode(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]
-        return np.concatenate(parts)
+        # Captions of about one length together: less is padding, which costs as much as words.
+        order = np.argsort((ids != tower.pad_token_id).sum(axis=1), kind="stable")
+        parts = [
+            encode(np.asarray(pairs.trimmed(ids[order[i : i + batch_size]], tower)))
+            for i in range(0, len(ids), batch_size)
+        ]
+        return np.concatenate(parts)[np.argsort(order)]
 
     return encode_texts
 
 
 def _weights_in_compute_dtype(tower: Tower) -> list[tuple[keras.Variable, tf.Variable]]:
-    """Copies of weights of layers that compute in 16 bits, which cast them for every batch."""
+    """Copies of the weights of layers that compute in 16 bits."""
     found = []
     for layer in internals.flat_layers(tower):
         dtype = tf.as_dtype(layer.compute_dtype)
@@ -221,11 +239,11 @@ class Rows:
     def _of_text(self, fields: Batch, index: int) -> Any:
         """Features of each pair's text: [dim], or of several captions [captions, dim]."""
         several = self.plan["fields"]["text"]["shape"] == [None]
-        texts = (
-            fields["text"]
-            if several
-            else tf.RaggedTensor.from_uniform_row_length(fields["text"], 1)
-        )
+        texts = fields["text"]
+        if not several:
+            texts = tf.RaggedTensor.from_uniform_row_length(texts, 1)
+        elif not isinstance(texts, tf.RaggedTensor):  # As many captions of each image.
+            texts = tf.RaggedTensor.from_tensor(texts)
         captions, limits = texts.flat_values, texts.row_limits().numpy()
         owners, counts = texts.value_rowids().numpy(), texts.row_lengths().numpy()
         if captions.dtype == tf.string:

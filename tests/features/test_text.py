@@ -96,6 +96,19 @@ def test_several_captions_keep_theirs(several):
 
 
 @pytest.mark.slow
+def test_as_many_captions_of_each_image(tmp_path):
+    """Batches hold a fixed number of them without a ragged dimension."""
+    other = "another one"
+    pairs = encoded_pairs().map(lambda pair: {**pair, "text": tf.stack([pair["text"], other])})
+    precompute(tmp_path, text_tower=text_tower(), pairs=pairs, dtype="float32")
+    found = rows(tmp_path, captions="all")
+    captions = [x for text in CAPTIONS for x in (text, other)]
+    assert [row["text"].decode() for row in found] == captions
+    features = [row["text_features"] for row in found]
+    np.testing.assert_allclose(features, expected(captions), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_token_ids_are_text_too(tmp_path, cache):
     ids = text_tower().preprocessor(CAPTIONS).numpy()
     pairs = encoded_pairs().enumerate().map(lambda i, pair: {**pair, "text": tf.constant(ids)[i]})
