@@ -52,11 +52,14 @@ def decode_image(
 def _decode(
     contents: tf.Tensor, background: int, exif_orientation: bool, any_format: Callable
 ) -> tf.Tensor:
-    # Most pictures are plain JPEGs. What the others need is one node of the graph.
-    return tf.cond(
-        formats.is_plain_jpeg(contents, MAX_PIXELS),
-        lambda: tf.ensure_shape(formats.decode(contents), [None, None, 3]),
-        lambda: any_format(contents, tf.convert_to_tensor(background), exif_orientation),
+    # Most pictures are plain JPEGs and PNGs. What the others need is one node of the graph.
+    return tf.switch_case(
+        formats.kind(contents, MAX_PIXELS),
+        [
+            lambda: formats.decode(contents, 3),
+            lambda: _over(tf.io.decode_png(contents, channels=4), background),
+            lambda: any_format(contents, tf.convert_to_tensor(background), exif_orientation),
+        ],
     )
 
 
@@ -80,18 +83,18 @@ def to_rgb(pixels: tf.Tensor, background: int = 255) -> tf.Tensor:
     """
     if pixels.shape.rank is not None and pixels.shape[-1] == 3:
         return pixels
-    channels = tf.shape(pixels)[-1]
-
-    def composite() -> tf.Tensor:
-        color = tf.cast(pixels[..., :-1], tf.float32)
-        alpha = tf.cast(pixels[..., -1:], tf.float32) / 255.0
-        behind = tf.cast(background, tf.float32) * (1.0 - alpha)
-        return tf.cast(tf.round(color * alpha + behind), tf.uint8)
-
-    opaque = tf.cond(channels % 2 == 0, composite, lambda: pixels)
+    has_alpha = tf.shape(pixels)[-1] % 2 == 0
+    opaque = tf.cond(has_alpha, lambda: _over(pixels, background), lambda: pixels)
     rgb = tf.cond(tf.shape(opaque)[-1] == 1, lambda: tf.repeat(opaque, 3, axis=-1), lambda: opaque)
     leading = [None, None] if pixels.shape.rank is None else pixels.shape[:-1]
     return tf.ensure_shape(rgb, [*leading, 3])
+
+
+def _over(pixels: tf.Tensor, background: int) -> tf.Tensor:
+    color = tf.cast(pixels[..., :-1], tf.float32)
+    alpha = tf.cast(pixels[..., -1:], tf.float32) / 255.0
+    behind = tf.cast(background, tf.float32) * (1.0 - alpha)
+    return tf.cast(tf.round(color * alpha + behind), tf.uint8)
 
 
 def image_size(image: tf.Tensor) -> tf.Tensor:

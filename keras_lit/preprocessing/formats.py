@@ -12,6 +12,10 @@ _MAX_GIF_BLOCKS = 2**16
 # Encoders write some ten; each pass over all pixels costs an attacker a few bytes.
 _MAX_JPEG_SCANS = 100
 _BIT_FIELDS = 3
+_PNG_HEADER = 33  # bytes; the 26th says which colours
+_PNG_ALPHA = (b"\x04", b"\x06")
+# How an image is decoded: to three colours; to four, over a background; by its format's own way.
+OPAQUE, TRANSPARENT, UNUSUAL = range(3)
 # Common formats that are not read: the name, and which bytes are where.
 _OTHERS = (
     ("a JPEG XL", 0, b"\xff\x0a"),
@@ -57,9 +61,12 @@ def other(contents: tf.Tensor) -> Seen:
 
 @exif.apart(tf.TensorSpec([], tf.string))
 def _png(contents: tf.Tensor) -> Seen:
+    return Seen(_png_size(contents), contents, orientation=exif.of_chunk(contents, b"eXIf", 0))
+
+
+def _png_size(contents: tf.Tensor) -> tf.Tensor:
     words = tf.io.decode_raw(contents, tf.int32, little_endian=False, fixed_length=24)
-    size = tf.cast(tf.bitcast(words[5:3:-1], tf.uint32), tf.int64)
-    return Seen(size, contents, orientation=exif.of_chunk(contents, b"eXIf", 0))
+    return tf.cast(tf.bitcast(words[5:3:-1], tf.uint32), tf.int64)
 
 
 @exif.apart()
@@ -80,16 +87,28 @@ def _jpeg(contents: tf.Tensor) -> Seen:
     return Seen(shape[:2], contents, refusal, orientation)
 
 
-def is_plain_jpeg(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Whether it is a JPEG of three colours that needs no closer look."""
+def kind(contents: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """`OPAQUE` or `TRANSPARENT` for JPEGs and PNGs as most are, `UNUSUAL` for a closer look."""
 
-    def is_plain() -> tf.Tensor:
+    def of_jpeg() -> tf.Tensor:
         shape = tf.image.extract_jpeg_shape(contents, tf.int64)
         is_small = (shape[2] == 3) & (shape[0] * shape[1] <= max_pixels)
-        return is_small & exif.is_plain(contents, _MAX_JPEG_SCANS)
+        return tf.where(is_small & exif.is_plain(contents, _MAX_JPEG_SCANS), OPAQUE, UNUSUAL)
+
+    def of_png() -> tf.Tensor:
+        size, length = _png_size(contents), tf.strings.length(contents)
+        is_small = tf.reduce_all(size <= max_pixels) & (tf.reduce_prod(size) <= max_pixels)
+        is_upright = exif.find(contents, b"eXIf") == length
+        has_alpha = tf.reduce_any(tf.strings.substr(contents, 25, 1) == _PNG_ALPHA)
+        has_alpha |= exif.find(contents, b"tRNS") < length
+        known = tf.where(has_alpha, TRANSPARENT, OPAQUE)
+        return tf.where(is_small & is_upright, known, UNUSUAL)
 
     is_jpeg = tf.strings.substr(contents, 0, 3) == FORMATS[0].magic
-    return tf.cond(is_jpeg, is_plain, lambda: False)
+    is_png = tf.strings.substr(contents, 0, 4) == FORMATS[1].magic
+    is_png &= tf.strings.length(contents) >= _PNG_HEADER
+    index = tf.where(is_jpeg, 0, tf.where(is_png, 1, 2))
+    return tf.switch_case(index, [of_jpeg, of_png, lambda: tf.constant(UNUSUAL)])
 
 
 @exif.apart(tf.TensorSpec([], tf.string))
@@ -251,10 +270,10 @@ def _decode_gif(seen: Seen, background: tf.Tensor) -> tf.Tensor:
     )
 
 
-def decode(contents: tf.Tensor) -> tf.Tensor:
-    """What TensorFlow makes of a file: [height, width, channels] uint8."""
-    pixels = tf.io.decode_image(contents, channels=0, expand_animations=False)
-    return tf.ensure_shape(pixels, [None, None, None])
+def decode(contents: tf.Tensor, channels: int = 0) -> tf.Tensor:
+    """What TensorFlow makes of a file: [height, width, channels] uint8; 0: as many as it has."""
+    pixels = tf.io.decode_image(contents, channels=channels, expand_animations=False)
+    return tf.ensure_shape(pixels, [None, None, channels or None])
 
 
 def _number(little_endian: tf.Tensor) -> tf.Tensor:

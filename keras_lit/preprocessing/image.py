@@ -244,7 +244,7 @@ class ImagePreprocessor(keras.layers.Layer):
         with tf.device("CPU"):
             if images.dtype == tf.uint8:
                 return self._scaled(resize(images), images)
-            pixels = first_that_works(resize, name_bad_rows, images, for_many=images.shape[0] != 1)
+            pixels = first_that_works(resize, name_bad_rows, images)
             return self._scaled(pixels, images)
 
     def _scaled(self, pixels: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
@@ -408,21 +408,18 @@ def decodes(contents: tf.Tensor) -> tf.Tensor:
     )
 
 
-def first_that_works(
-    attempt: Callable, otherwise: Callable, images: tf.Tensor, for_many: bool = False
-) -> Any:
+def first_that_works(attempt: Callable, otherwise: Callable, images: tf.Tensor) -> Any:
     """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
 
     A graph has no try/except; a dataset that drops errors and is followed by another is one. The
     second is computed only when it is needed, so that a batch costs no more. It is made of ops: a
     function for one device is called sooner, and is spared the graph optimisation that
-    `Dataset.map` would repeat at the start of each epoch. `for_many` images the first is worth it.
+    `Dataset.map` would repeat at the start of each epoch.
     """
     spec, ops = tf.TensorSpec.from_tensor(images), tf.raw_ops
-    spared = internals.FOR_ONE_DEVICE
     first, second = (
-        tf.function(function, [spec], False, experimental_attributes=attributes)
-        for function, attributes in ((attempt, None if for_many else spared), (otherwise, spared))
+        tf.function(function, [spec], False, experimental_attributes=internals.FOR_ONE_DEVICE)
+        for function in (attempt, otherwise)
     )
     first, second = first.get_concrete_function(), second.get_concrete_function()
     outputs = {

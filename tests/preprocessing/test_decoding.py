@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_lit.preprocessing import ImagePreprocessor, decoding
+from keras_lit.preprocessing import ImagePreprocessor, decoding, formats
 from keras_lit.preprocessing.decoding import decode_image
 from keras_lit.preprocessing.image import decodes
 
@@ -192,3 +192,51 @@ def test_with_valid_blanks_the_bad_rows():
     pixels, valid = preprocessor.with_valid(tf.constant(good))
     assert valid.numpy().all()
     np.testing.assert_array_equal(pixels, preprocessor(good))
+
+
+def most_are(mode):
+    """A JPEG ("JPEG") or PNG of random pixels, and these as [h, w, 4] RGBA."""
+    picture = noise(6, 5)
+    if mode == "JPEG":
+        contents = encode(picture, "JPEG")
+        pixels = tf.io.decode_jpeg(contents).numpy()
+        return contents, np.concatenate([pixels, np.full([5, 6, 1], 255, "uint8")], -1)
+    options = {"transparency": (1, 2, 3)} if mode == "tRNS" else {}
+    picture = picture.convert("RGB" if mode == "tRNS" else mode)
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(noise(6, 5, "L", seed=1))
+    if mode == "tRNS":
+        picture.putpixel((2, 3), (1, 2, 3))
+    seen = np.array(picture.convert("RGBA"))
+    if mode == "tRNS":
+        seen[3, 2, 3] = 0
+    return encode(picture, "PNG", **options), seen
+
+
+@pytest.mark.parametrize("mode", ["JPEG", "RGB", "L", "1", "P", "RGBA", "LA", "tRNS"])
+def test_pictures_as_most_are_need_no_closer_look(mode):
+    def closer_look(*_):
+        raise AssertionError("what few pictures need costs each epoch a second")
+
+    contents, seen = most_are(mode)
+    pixels = decoding._decode(tf.constant(contents), 200, True, closer_look).numpy()
+    alpha = seen[..., 3:].astype("float32") / np.float32(255)
+    assert (alpha < 1).any() == (mode in ("RGBA", "LA", "tRNS"))
+    np.testing.assert_array_equal(pixels, np.round(seen[..., :3] * alpha + 200 * (1 - alpha)))
+    np.testing.assert_array_equal(pixels, decoding._decode_any(contents, 200, True))
+
+
+def test_pictures_that_need_a_closer_look():
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    unusual = [
+        encode(noise(6, 5), "PNG", exif=turned),
+        encode(noise(6, 5), "JPEG", exif=turned),
+        encode(noise(6, 5, "L"), "JPEG"),
+        encode(noise(6, 5), "GIF"),
+        *(encode(noise(6, 5), "PNG")[:n] for n in (0, 3, 4, 25, 32)),
+        *(png(*size) for size in ((2**13, 2**13 + 1), (2**32 - 1, 2**32 - 1), (2**31, 2**31))),
+    ]
+    for contents in unusual:
+        assert formats.kind(tf.constant(contents), decoding.MAX_PIXELS) == formats.UNUSUAL
+    assert formats.kind(tf.constant(png(2**13, 2**13)), decoding.MAX_PIXELS) == formats.OPAQUE
