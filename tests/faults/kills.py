@@ -5,6 +5,7 @@ its name and its data; the process is killed (-9) after a random time, KILLS tim
 and so on, when it came there before). Once before that it runs undisturbed ("killed-whole").
 """
 
+import gc
 import os
 import pathlib
 import random
@@ -15,8 +16,10 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import tests.conftest  # isort: skip  # noqa: F401  # Each process makes its graphs anew.
 import keras
 import numpy as np
+import tensorflow_datasets  # noqa: F401  # Else each process imports it.
 
 import keras_lit
 from keras_lit.search import store, updating, writing
@@ -111,7 +114,7 @@ def kill_once(job, directory):
             assert status == 0
             return False
         time.sleep(0.005)
-    time.sleep(chance.uniform(0, 0.3))
+    time.sleep(chance.uniform(0, 0.1 if job == "prepare" else 0.3))  # It writes that fast.
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     assert status in (0, signal.SIGKILL)
@@ -148,6 +151,8 @@ def kill_often(job, directory, kills):
 
 
 if __name__ == "__main__":
+    gc.collect()
+    gc.freeze()  # What was imported is looked through, and so copied, by no process.
     chance = random.Random(int(sys.argv[2]))
     for argument in sys.argv[3:]:
         job, kills = argument.split("=")
