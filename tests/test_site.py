@@ -35,12 +35,14 @@ def test_every_public_name_has_an_entry(reference):
     assert not {name for name in names if f'id="{name}"' not in reference}
 
 
+@pytest.mark.slow
 def test_no_page_shows_a_test_marker_or_an_unfilled_include(site):
     for page in site.rglob("index.html"):
         text = page.read_text()
         assert "doctest:" not in text and "--8&lt;--" not in text and "--8<--" not in text, page
 
 
+@pytest.mark.slow
 def test_reference_is_rendered(reference):
     """Signatures of classes and named tuples; prompts are code; returns stay in one piece."""
     signatures = re.findall(r'<div class="doc-signature[^"]*">(.*?)</div>', reference, re.DOTALL)
