@@ -40,6 +40,7 @@ def test_ruff():
         assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_types():
     """mypy, as setup.cfg has it; TensorFlow's and Keras' types are not looked at."""
     result = subprocess.run(
