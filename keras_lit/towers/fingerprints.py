@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lit import internals
 from keras_lit.towers.base import Tower
@@ -61,6 +62,7 @@ def fingerprint(tower: Tower) -> Fingerprint | None:
     }
 
 
+@tf.autograph.experimental.do_not_convert  # A vocabulary of 128,000 words would take minutes.
 def of_cached(tower: Tower, below: Lower | None) -> Fingerprint | None:
     """Of precomputed features: `fingerprint`, or that of what is below the last blocks."""
     if below is None:

@@ -8,10 +8,12 @@ import sys
 
 import keras
 import pytest
+import tensorflow as tf
+from tensorflow.python.autograph.core import ag_ctx
 
 import keras_lit
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.towers.fingerprints import fingerprint
+from keras_lit.towers.fingerprints import fingerprint, of_cached
 from tests.small import make_tower
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -124,3 +126,27 @@ def test_vocabulary_is_preprocessing():
     )
     of = keras_lit.fingerprints.of_preprocessor
     assert of(first) == of(second) != of(third)
+
+
+def test_a_graph_takes_it_as_it_is():
+    """AutoGraph, which looks at each call, would need minutes for 128,000 words."""
+    seen = []
+
+    class Words:
+        def vocabulary_size(self):
+            return 2
+
+        def id_to_token(self, index):
+            seen.append(ag_ctx.control_status_ctx().status)
+            return str(index)
+
+    tower = make_tower()
+    tower.preprocessor.tokenizer = Words()
+
+    @tf.function
+    def graph():
+        with tf.init_scope():
+            return len(of_cached(tower, None))
+
+    assert int(graph()) == 4
+    assert seen == [ag_ctx.Status.DISABLED] * 2
