@@ -73,7 +73,7 @@ def main() -> None:
     # Training goes on from there; each epoch draws one caption of each picture.
     drawn = features.load(cache, "train", shuffle=True, seed=args.seed).batch(recipe.batch_size)
     model.compile(recipe.optimizer(steps=args.epochs * len(drawn)))
-    best = scores.KeepBest(lambda model: mean_recall(model, validation), every_n_epochs=3)
+    best = scores.KeepBest(lambda model: mean_recall(model, validation), every_n_epochs=5)
     history = model.fit(drawn, epochs=args.epochs, callbacks=[best], verbose=2).history
     clock.lap("training")
 
@@ -129,7 +129,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test-split", default="test")
     parser.add_argument("--test-fraction", type=float, help="of files; 0 if they have splits")
     parser.add_argument("--backbone", help="an image preset of keras-nlp, or its folder")
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

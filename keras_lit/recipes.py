@@ -228,13 +228,13 @@ RECIPES = {
         weight_decay=0.0,
         global_clipnorm=1.0,
         batch_size=512,
-        steps=288,
-        warmup_steps=29,
+        steps=480,
+        warmup_steps=48,
         sequence_length=24,
         align=True,
         notes="For 300 to 10,000 pairs: both towers are locked, so that features can be cached; "
         "heads are a `backbones.ResidualHead` as wide as the narrower features; `LiT.align`, then "
-        "`fit`, 24 epochs of 5,700 pictures, each with one of its captions. The text tower has "
+        "`fit`, 40 epochs of 5,700 pictures, each with one of its captions. The text tower has "
         'been trained on sentences. Pairs with alike captions have one "group".',
     ),
 }

@@ -41,7 +41,7 @@ def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples, c
     monkeypatch.setattr(keras_lit.demo, "universal_sentence_encoder", encoder)
     quickstart = examples("quickstart")
     paths = ["--dataset", photos, "--backbone", tmp_path / "preset", "--output", tmp_path / "run"]
-    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--epochs", "3", *map(str, paths)])
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--epochs", "5", *map(str, paths)])
     monkeypatch.chdir(tmp_path)
     quickstart.main()
 
@@ -49,7 +49,7 @@ def test_own_table_and_local_backbone(photos, tmp_path, monkeypatch, examples, c
     metrics = json.loads((output / "metrics.json").read_text())
     pictures = metrics["pictures"]
     assert sum(pictures.values()) == 80 and min(pictures.values()) > 0
-    assert metrics["history"]["validated"] == [0, 3]
+    assert metrics["history"]["validated"] == [0, 5]
     assert metrics["results"]["LiT"]["validation"] == max(metrics["history"]["validation"])
     assert set(metrics["zero_shot"]["classes"]) == {"even", "odd"}
     for result in metrics["results"].values():
