@@ -46,6 +46,7 @@ CANNOT_RUN = {
     "python examples/studies/repeated_captions.py": "all of OpenPictures, minutes",
     "python examples/studies/few_pairs.py": "all of OpenPictures, minutes; what it calls is tested",
     "python examples/studies/short_embeddings.py": "as few_pairs.py; its functions are tested",
+    "python examples/studies/distillation.py": "as few_pairs.py; what it trains is tested",
     "python examples/studies/middle_ways.py": "as few_pairs.py; its functions are tested",
     "python examples/studies/heat_maps.py": "pretrained towers, minutes; its collages are tested",
     "python examples/train_tpu.py": "a TPU; test_model.py compiles its step with XLA",
