@@ -185,6 +185,8 @@ def plot(results: list[dict[str, Any]], growth: tuple[str, ...], path: pathlib.P
         axes.set_xticks(sorted({row[x] for row in results}))
         axes.set_xticklabels([f"{tick:,}" for tick in axes.get_xticks()], fontsize=7)
         axes.minorticks_off()
+        ends = [end([row[y] for row in results]) for end in (min, max)]
+        axes.set_yticks(ends, [show(tick) for tick in ends])  # Powers of ten may be neither.
     if len(grouped) > 1:
         grid[0].legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=70)
