@@ -466,3 +466,19 @@ def test_json_is_plain(whole):
     for path in whole.glob("*.json"):
         json.loads(path.read_text())
     assert {path.suffix for path in whole.iterdir() if "tfrecord" not in path.name} == {".json"}
+
+
+def test_a_tower_is_traced_once_for_all_splits():
+    traces = []
+
+    class Seen(keras.layers.Layer):
+        def call(self, x):
+            traces.append(x.shape)
+            return x
+
+    tower = keras_lit.ImageTower(keras.Sequential([keras.layers.Conv2D(4, 3, strides=2), Seen()]))
+    pixels = np.random.default_rng(0).normal(size=[2, 8, 8, 3]).astype("float32")
+    first = feature_rows.encoder(tower, 2)(pixels)
+    before = len(traces)
+    np.testing.assert_array_equal(feature_rows.encoder(tower, 2)(pixels), first)
+    assert len(traces) == before

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 import keras_lit
 from keras_lit import alignment
 from keras_lit.evaluation import ImagesAndTexts
+from keras_lit.features import feature_rows
 from tests import small
 from tests.small import encoded_pairs, files, make_tower, mirrored, precompute
 
@@ -106,6 +107,19 @@ def test_as_many_captions_of_each_image(tmp_path):
     assert [row["text"].decode() for row in found] == captions
     features = [row["text_features"] for row in found]
     np.testing.assert_allclose(features, expected(captions), rtol=1e-4, atol=1e-5)
+
+
+def test_captions_of_like_length_go_together():
+    """Four at a time of each length: what they are encoded beside changes none, nor their order."""
+    words = tokenizer()
+    bert = keras_lit.backbones.BertEncoder(words.vocabulary_size(), 1, 2, 8, 16)
+    tower = keras_lit.TextTower(bert, words, 12)
+    assert tower.ignores_padding
+    captions = ["number " * count for count in (5, 1, 3, 1, 2, 1)]
+    found = feature_rows.text_encoder(tower, 4)(tf.constant(captions))
+    each = [tower.features(tower.preprocessor([caption])).numpy() for caption in captions]
+    np.testing.assert_allclose(found, np.concatenate(each), rtol=1e-4, atol=1e-5)
+    assert len(np.unique(found.round(4), axis=0)) == 4
 
 
 @pytest.mark.slow
