@@ -7,6 +7,8 @@ Rows are halved at random --repeats times; one half fits, the other measures; th
 
 - made: 10 classes of points of dim 64 around centres, some much further from them than others,
   against centres that are a little off; 3 more classes are none of these.
+- shapes: a folder of pictures of 10 shapes, drawn here in any colour, size and place, on noise,
+  against the mean embedding of ten more pictures of each.
 - zero-shot: pictures of OpenPictures' validation and test split against the names of 17 categories.
 - class means: the same against the mean embedding of each category's training pictures.
 - "..., 3 left out": the last three categories have no name, and their pictures are none of these:
@@ -22,13 +24,18 @@ have on as many rows. `off` is the mean distance of a half's precision from the 
 import argparse
 import pathlib
 import sys
+import tempfile
 import time
 
 import harness
+import keras
 import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageDraw
 from scipy import stats
 
-from keras_lit import evaluation
+import keras_lit
+from keras_lit import evaluation, features
 from keras_lit.evaluation import calibration
 
 LEFT_OUT = 3
@@ -47,7 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     scores = {"made": made(args.rows, known=10)}
     if (args.quickstart / "model.keras").exists():
-        scores |= open_pictures(args.quickstart)
+        model = keras.saving.load_model(args.quickstart / "model.keras")
+        scores |= shapes(model, args.rows) | open_pictures(model, args.quickstart / "features")
     else:
         print(f"no model.keras in {args.quickstart}: made scores alone", file=sys.stderr)
     results = []
@@ -114,19 +122,54 @@ def made(rows: int, known: int) -> tuple[np.ndarray, np.ndarray]:
     return 100 * images @ weights.T, labels
 
 
-def open_pictures(folder: pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{classifier: (logits at the model's temperature, labels)} of the quickstart's model."""
-    import keras
+def shapes(model: keras_lit.LiT, rows: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{classifier: (logits at the model's temperature, labels)} of drawn pictures."""
+    rng = np.random.default_rng(0)
+    turns = np.arange(360) * np.pi / 180
+    outlines = {  # Distance from the middle by angle.
+        "circle": np.ones(360),
+        "ellipse": 1 / np.hypot(np.cos(turns), 2 * np.sin(turns)),
+        **{
+            f"polygon of {n}": np.cos(np.pi / n) / np.cos(turns % (2 * np.pi / n) - np.pi / n)
+            for n in (3, 4, 6)
+        },
+        **{f"star of {n}": 0.65 + 0.35 * np.sign(np.cos(n * turns)) for n in (4, 7)},
+        **{f"flower of {n}": 0.6 + 0.4 * np.cos(n * turns) for n in (3, 5)},
+        "heart": 1 - np.abs(turns - np.pi) / np.pi,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, outline in outlines.items():
+            (pathlib.Path(folder) / name).mkdir()
+            for i in range(10 + rows // len(outlines)):
+                canvas = Image.fromarray(rng.integers(255, size=[128, 128, 3], dtype="uint8"))
+                middle, turn = rng.uniform(50, 78, size=2), rng.uniform(0, 2 * np.pi)
+                around = np.stack([np.cos(turns + turn), np.sin(turns + turn)], axis=1)
+                edge = middle + rng.uniform(15, 45) * outline[:, None] * around
+                colour = tuple(map(int, rng.integers(255, size=3)))
+                ImageDraw.Draw(canvas).polygon([tuple(xy) for xy in edge], fill=colour)
+                canvas.save(f"{folder}/{name}/{i:04}.png")
+        pictures = keras.utils.image_dataset_from_directory(
+            folder, shuffle=False, image_size=(128, 128)
+        )
+        labels = np.concatenate([y for _, y in pictures])
+        images = model.encode_image(pictures.map(lambda x, y: tf.cast(x, "uint8")))
+    place = np.arange(len(labels)) - np.searchsorted(labels, labels)  # Within its folder.
+    means = np.stack([images[(labels == i) & (place < 10)].mean(0) for i in range(len(outlines))])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    scale = float(model.temperature)
+    return {"shapes": (scale * images[place >= 10] @ means.T, labels[place >= 10])}
 
-    from keras_lit import features
 
+def open_pictures(
+    model: keras_lit.LiT, folder: pathlib.Path
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{classifier: (logits at the model's temperature, labels)} of OpenPictures' features."""
     sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
     from studies import captioned, scores
 
-    model = keras.saving.load_model(folder / "model.keras")
     embeddings, categories = [], []
     for split in captioned.read(captioned.OPEN_PICTURES, "test", None, ("en",)):
-        pairs = features.load(folder / "features", split.name, captions="first").batch(256)
+        pairs = features.load(folder, split.name, captions="first").batch(256)
         embeddings.append(model.encode_image(pairs, verbose=0))
         categories.append([name.split("/")[0] for name in split.names])
     names = sorted(set(categories[0]))

@@ -93,7 +93,7 @@ def write(
                 if int8:
                     quantizing.quantize_onnx(path, rows)
             elif int8:
-                quantizing.share_vectors(path)
+                quantizing.slim_litert(path)
         _check_computes(edge, path, format, _LEAST_INT8 if int8 else _LEAST_COSINE, rows)
 
 

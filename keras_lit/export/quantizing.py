@@ -92,19 +92,19 @@ def litert_options(rows: np.ndarray | None) -> dict[str, Any]:
     return options if rows is None else {**options, "representative_dataset": representative}
 
 
-def share_vectors(path: pathlib.Path) -> None:
-    """Writes a LiteRT file anew, in which equal vectors stand once.
+def slim_litert(path: pathlib.Path) -> None:
+    """Writes a LiteRT file anew, in which equal vectors stand once and inner tensors have no names.
 
     In int8 each channel has a zero point of 8 bytes, in nearly as many vectors of zeros as there
-    are tensors: much of the file of a small convolutional tower.
+    are tensors: with the names much of the file of a small convolutional tower.
     """
     import flatbuffers  # Comes with TensorFlow.
     from tensorflow.lite.tools import flatbuffer_utils
 
     class Builder(flatbuffers.Builder):
         def StartVector(self, size: int, count: int, alignment: int) -> Any:
-            if size * count >= 64:  # As the format wants it of weights.
-                alignment = max(alignment, 16)
+            if size == 1:  # As the format wants it of weights.
+                alignment = 16
             return super().StartVector(size, count, alignment)
 
         def CreateNumpyVector(self, x: np.ndarray) -> Any:
@@ -114,8 +114,14 @@ def share_vectors(path: pathlib.Path) -> None:
             return places[key]
 
     places: dict[tuple[str, bytes], Any] = {}
+    model = flatbuffer_utils.read_model(path)
+    for graph in model.subgraphs:
+        outer = {*graph.inputs, *graph.outputs}
+        for i, tensor in enumerate(graph.tensors):
+            if i not in outer:
+                tensor.name = None
     builder = Builder(path.stat().st_size)
-    builder.Finish(flatbuffer_utils.read_model(path).Pack(builder), b"TFL3")
+    builder.Finish(model.Pack(builder), b"TFL3")
     path.write_bytes(builder.Output())
 
 

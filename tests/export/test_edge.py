@@ -362,10 +362,11 @@ def test_zeros_that_are_the_default_are_not_kept_in_int8(tmp_path):
     np.testing.assert_array_equal(found, x @ (kernel * scales) + bias * scales)
 
 
-def test_equal_vectors_of_litert_stand_once(tmp_path):
+def test_equal_vectors_of_litert_stand_once_and_inner_tensors_have_no_names(tmp_path):
     """A file reads as before, two of whose tensors have a thousand zero points of 8 bytes each."""
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.subgraphs, graph.tensors, graph.operators = 3, [graph], [], []
+    graph.inputs, graph.outputs = [0], [1]
     model.buffers = [schema.BufferT(), schema.BufferT()]
     model.buffers[1].data = np.arange(100, dtype="uint8")
     points = [np.zeros(1000, "int64"), np.zeros(1000, "int64"), np.arange(1000)]
@@ -378,13 +379,14 @@ def test_equal_vectors_of_litert_stand_once(tmp_path):
     path = tmp_path / "a.tflite"
     flatbuffer_utils.write_model(model, path)
     before = path.stat().st_size
-    quantizing.share_vectors(path)
+    quantizing.slim_litert(path)
     assert before - 8100 < path.stat().st_size < before - 7900
     found = flatbuffer_utils.read_model(path)
     assert found.buffers[1].data.tolist() == [*range(100)]
     assert path.read_bytes().index(bytes(range(100))) % 16 == 0
     for tensor, zeros in zip(found.subgraphs[0].tensors, points, strict=True):
         np.testing.assert_array_equal(tensor.quantization.zeroPoint, zeros)
+    assert [tensor.name for tensor in found.subgraphs[0].tensors] == [b"a", b"b", None]
 
 
 def test_what_int8_and_compare_refuse(model, tmp_path):
