@@ -20,6 +20,7 @@ from keras_lit.preprocessing.image import first_bytes
 from keras_lit.search import Index
 from keras_lit.towers import Tower
 from keras_lit.towers.encoding import unit_length
+from keras_lit.training.pairs import trimmed
 
 Tensors = dict[str, tf.Tensor]
 Encoder = Callable[[tf.Tensor], Tensors]
@@ -114,7 +115,7 @@ def make_signatures(
         def encode_text(text: tf.Tensor) -> Tensors:
             # Equal texts are encoded once: no rounding ranks one of them before the other.
             distinct, places = tf.unique(text)
-            token_ids = model.text_tower.preprocessor(distinct)
+            token_ids = trimmed(model.text_tower.preprocessor(distinct), model.text_tower)
             embeddings = _embed(model.text_tower, kept, token_ids, dim)
             return {"embedding": tf.gather(embeddings, places)}
 

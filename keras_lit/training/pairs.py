@@ -296,7 +296,7 @@ def trimmed(token_ids: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
         return token_ids
     places = tf.range(1, tf.shape(token_ids)[-1] + 1)
     longest = tf.reduce_max(tf.where(token_ids != text_tower.pad_token_id, places, 1))
-    return token_ids[..., : -(-longest // 4) * 4]
+    return token_ids[..., : -(-tf.maximum(longest, 1) // 4) * 4]  # Of no rows it is negative.
 
 
 def check_text(spec: Any, text_tower: TextTower) -> None:

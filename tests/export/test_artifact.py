@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_lit
 from keras_lit.backbones import TextTransformer
-from tests.small import COLOURS, THINGS, make_model
+from tests.small import COLOURS, THINGS, make_model, text_preprocessor
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
@@ -203,6 +203,28 @@ def test_no_rows_are_answered_by_none(saved, on_corrupt, tmp_path):
     ):
         found = loaded.signatures[name](**inputs)
         assert {key: tuple(found[key].shape) for key in shapes} == shapes, name
+
+
+@pytest.mark.slow
+def test_a_text_is_as_long_as_the_longest_of_a_request(saved, tmp_path):
+    """The first number of each token is 1, the second how many tokens the backbone saw."""
+    ids, mask = (keras.Input([None], dtype="int32", name=x) for x in ("token_ids", "padding_mask"))
+    ones = keras.ops.cast(ids >= 0, "float32")
+    seen = ones * keras.ops.sum(ones, axis=1, keepdims=True)
+    backbone = keras.Model(
+        {"token_ids": ids, "padding_mask": mask}, keras.ops.stack([ones, seen], -1)
+    )
+    tower = keras_lit.TextTower(
+        backbone, pooling="mean", projection_dim=2, preprocessor=text_preprocessor()
+    )
+    tower.head.kernel.assign(np.eye(2))
+    image_tower = keras_lit.ImageTower(saved.model.image_tower.backbone, "mean", 2)
+    model = keras_lit.LiT(image_tower, tower, "LU")
+    signatures = tf.saved_model.load(str(keras_lit.export.save(model, tmp_path))).signatures
+    for texts, width in ((["moon"], 8), (["a"], 4), (["a red dog and a grey one", "a"], 10), ([], None)):
+        found = signatures["encode_text"](tf.constant(texts, tf.string))["embedding"].numpy()
+        assert found.shape == (len(texts), 2)
+        np.testing.assert_allclose(found[:, 1], [width * x for x in found[:, 0]], rtol=1e-6)
 
 
 @pytest.mark.slow
