@@ -15,10 +15,24 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks, ops
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
-# Attributes of a tf.function that tf.data runs on one device, without optimising its graph again.
-FOR_ONE_DEVICE = {"experimental_ints_on_device": True, "_tf_data_function": True}
-# Of one that stays one node of the graph that calls it, and is not optimised with that.
-APART = {"_noinline": True, "_tf_data_function": True}
+# Attributes of a tf.function: it stays on one device, and is called sooner;
+ONE_DEVICE = {"experimental_ints_on_device": True}
+# who calls it does not optimise it again;
+NOT_AGAIN = {"_tf_data_function": True}
+# it stays one node of the graph that calls it, and is not optimised with that.
+APART = {"_noinline": True, **NOT_AGAIN}
+
+
+def in_a_dataset() -> bool:
+    """Whether what is traced is, however deep, a function of tf.data, as of `Dataset.map`.
+
+    There `NOT_AGAIN` is of no use, and tf.data's own passes go over such a function for seconds.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and not getattr(graph, "name", "").startswith("Dataset_"):
+        graph = getattr(graph, "outer_graph", None)
+    return graph is not None
+
 
 # Keras' layers and variables.
 

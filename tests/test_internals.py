@@ -94,10 +94,22 @@ def nested():
 
 
 def test_attributes_of_a_function_reach_its_definition():
-    for names in (internals.FOR_ONE_DEVICE, internals.APART):
+    for names in (internals.ONE_DEVICE, internals.NOT_AGAIN, internals.APART):
         function = tf.function(lambda: 1, experimental_attributes=names)
         attributes = function.get_concrete_function().function_def.attr
         assert all(attributes[name].b for name in names)
+
+
+def test_a_function_of_tf_data_is_known_however_deep():
+    found = []
+
+    @tf.function
+    def inside(x):
+        return tf.cond(x > 0, lambda: found.append(internals.in_a_dataset()) or x, lambda: x)
+
+    tf.data.Dataset.range(2).map(inside)
+    inside(tf.constant(1))
+    assert found == [True, False] and not internals.in_a_dataset()
 
 
 def test_a_layer_forgets_a_layer_whose_place_another_takes():

@@ -60,7 +60,7 @@ def prepare(
             return tf.ensure_shape(pixels, size)
 
         pixels, good = first_that_works(
-            lambda image: (preprocessed(image), True), lambda _: (tf.zeros(size), False), image
+            image, lambda image: (preprocessed(image), True), lambda _: (tf.zeros(size), False)
         )
         raw = tf.where(good, "", image) if image.dtype == tf.string else tf.constant("")
         fields = {name: x for name, x in pair.items() if name in plan["fields"]}

@@ -218,7 +218,6 @@ class ImagePreprocessor(keras.layers.Layer):
 
     @tf.autograph.experimental.do_not_convert  # To rewrite it takes longer than to trace it.
     def _with_valid(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-
         def all_of_them(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return self._resize_all(images), tf.ones(tf.shape(images), tf.bool)
 
@@ -228,7 +227,7 @@ class ImagePreprocessor(keras.layers.Layer):
             return self._resize_all(tf.where(valid, images, blank)), valid
 
         with tf.device("CPU"):
-            pixels, valid = first_that_works(all_of_them, good_ones, images)
+            pixels, valid = first_that_works(images, all_of_them, good_ones)
             return self._scaled(pixels, images), valid
 
     @tf.autograph.experimental.do_not_convert
@@ -244,7 +243,7 @@ class ImagePreprocessor(keras.layers.Layer):
         with tf.device("CPU"):
             if images.dtype == tf.uint8:
                 return self._scaled(resize(images), images)
-            pixels = first_that_works(resize, name_bad_rows, images)
+            pixels = first_that_works(images, resize, name_bad_rows)
             return self._scaled(pixels, images)
 
     def _scaled(self, pixels: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
@@ -403,52 +402,57 @@ def _mean_and_deviation(value_range: str | tuple[Any, Any]) -> Any:
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def decodes(contents: tf.Tensor) -> tf.Tensor:
     """Whether an encoded image decodes: scalar string tensor -> scalar bool tensor."""
-    return first_that_works(
-        lambda contents: tf.size(decoding.decode_image(contents)) > 0, lambda _: False, contents
-    )
+    return first_that_works(contents, _decodes, lambda _: False)
 
 
-def first_that_works(attempt: Callable, otherwise: Callable, images: tf.Tensor) -> Any:
-    """What `attempt(images)` gives in a graph; when that fails, what `otherwise(images)` does.
+def _decodes(contents: tf.Tensor) -> tf.Tensor:
+    return tf.size(decoding.decode_image(contents)) > 0
 
-    A graph has no try/except; a dataset that drops errors and is followed by another is one. The
-    second is computed only when it is needed, so that a batch costs no more. It is made of ops: a
-    function for one device is called sooner, and is spared the graph optimisation that
-    `Dataset.map` would repeat at the start of each epoch.
+
+def first_that_works(images: tf.Tensor, *attempts: Callable) -> Any:
+    """What the first of some functions of `images` gives, in a graph, that does not fail.
+
+    A graph has no try/except; a dataset that drops errors and is followed by another is one. A
+    function is computed only when it is needed, so that a batch costs no more.
     """
-    spec, ops = tf.TensorSpec.from_tensor(images), tf.raw_ops
-    first, second = (
-        tf.function(function, [spec], False, experimental_attributes=internals.FOR_ONE_DEVICE)
-        for function in (attempt, otherwise)
-    )
-    first, second = first.get_concrete_function(), second.get_concrete_function()
+    attributes, ops = {**internals.ONE_DEVICE}, tf.raw_ops
+    if not internals.in_a_dataset():
+        attributes |= internals.NOT_AGAIN
+    signature = [tf.TensorSpec.from_tensor(images)]
+    functions = [
+        tf.function(x, signature, False, experimental_attributes=attributes).get_concrete_function()
+        for x in attempts
+    ]
+    first = functions[0]
     outputs = {
         "output_types": [output.dtype for output in first.outputs],
         "output_shapes": [output.shape for output in first.outputs],
     }
-    whole = ops.TensorDataset(components=[images], output_shapes=[spec.shape])
-    first_result, second_result = (
+    whole = ops.TensorDataset(components=[images], output_shapes=[images.shape])
+    *results, found = (
         ops.MapDataset(input_dataset=whole, other_arguments=f.captured_inputs, f=f, **outputs)
-        for f in (first, second)
+        for f in functions
     )
-    first_result = ops.IgnoreErrorsDataset(input_dataset=first_result, **outputs)
-    both = ops.ConcatenateDataset(
-        input_dataset=first_result, another_dataset=second_result, **outputs
-    )
-    one = ops.TakeDataset(input_dataset=both, count=tf.constant(1, tf.int64), **outputs)
-    found = ops.DatasetToSingleElement(dataset=one, **outputs)
+    for result in reversed(results):
+        result = ops.IgnoreErrorsDataset(input_dataset=result, **outputs)
+        found = ops.ConcatenateDataset(input_dataset=result, another_dataset=found, **outputs)
+    found = ops.TakeDataset(input_dataset=found, count=tf.constant(1, tf.int64), **outputs)
+    found = ops.DatasetToSingleElement(dataset=found, **outputs)
     return tf.nest.pack_sequence_as(first.structured_outputs, found)
 
 
 @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 def why_not(contents: tf.Tensor) -> tf.Tensor:
-    """Why an image does not decode, a sentence: scalar string tensor -> scalar string tensor."""
+    """Why an image does not decode, a sentence, or "": scalar string tensor -> scalar string."""
+
+    def nothing(contents: tf.Tensor) -> tf.Tensor:
+        return tf.where(_decodes(contents), "", decoding.DAMAGED)
 
     def refusal(contents: tf.Tensor) -> tf.Tensor:
         reason = decoding.inspect(contents).refusal
         return tf.where(reason == "", decoding.DAMAGED, reason)
 
-    return first_that_works(refusal, lambda _: tf.constant(decoding.DAMAGED), contents)
+    return first_that_works(contents, nothing, refusal, lambda _: tf.constant(decoding.DAMAGED))
 
 
 def first_bytes(images: tf.Tensor) -> tf.Tensor:
@@ -461,10 +465,10 @@ def first_bytes(images: tf.Tensor) -> tf.Tensor:
 
 def _named_unless_all_decode(images: tf.Tensor, names: tf.Tensor | None) -> tf.Tensor:
     """Passes encoded images on, and fails with the rows of those that do not decode, and why."""
-    good = tf.map_fn(decodes, images, fn_output_signature=tf.bool)
+    reasons = tf.map_fn(why_not, images)
+    good = reasons == ""
     bad = tf.where(~good)[:, 0]
-    described = tf.gather(images, bad)[:_NAMED]
-    reasons = tf.map_fn(why_not, described)
+    described, reasons = (tf.gather(x, bad)[:_NAMED] for x in (images, reasons))
     if names is None:
         label = "(Names of files? Map `tf.io.read_file` over them.) First bytes and reasons:"
         described = first_bytes(described)

@@ -10,10 +10,11 @@ import keras_nlp
 import numpy as np
 import tensorflow as tf
 
+from keras_lit import internals
 from keras_lit.backbones import TokenHead
 from keras_lit.backbones.token_head import patch_rows, pool_tokens
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.towers import patches
+from keras_lit.towers import patches, settings
 from keras_lit.towers.base import Tower, check_is_model, input_names
 from keras_lit.towers.features_only import FeaturesOnly
 from keras_lit.towers.heads import Head
@@ -295,7 +296,8 @@ class ImageTower(Tower):
             return self._below.continued(inputs, training)  # type: ignore[union-attr]
         if names := input_names(self.backbone):
             inputs = dict.fromkeys(names, inputs)
-        outputs = self.backbone(inputs, training=training)
+        with settings.fused(internals.flat_layers(self.backbone)):
+            outputs = self.backbone(inputs, training=training)
         if not isinstance(outputs, dict):
             return outputs
         for name in ("sequence_output", *sorted(outputs, reverse=True)):

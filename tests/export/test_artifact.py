@@ -221,7 +221,12 @@ def test_a_text_is_as_long_as_the_longest_of_a_request(saved, tmp_path):
     image_tower = keras_lit.ImageTower(saved.model.image_tower.backbone, "mean", 2)
     model = keras_lit.LiT(image_tower, tower, "LU")
     signatures = tf.saved_model.load(str(keras_lit.export.save(model, tmp_path))).signatures
-    for texts, width in ((["moon"], 8), (["a"], 4), (["a red dog and a grey one", "a"], 10), ([], None)):
+    for texts, width in (
+        (["moon"], 8),
+        (["a"], 4),
+        (["a red dog and a grey one", "a"], 10),
+        ([], None),
+    ):
         found = signatures["encode_text"](tf.constant(texts, tf.string))["embedding"].numpy()
         assert found.shape == (len(texts), 2)
         np.testing.assert_allclose(found[:, 1], [width * x for x in found[:, 0]], rtol=1e-6)

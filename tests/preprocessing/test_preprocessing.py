@@ -305,7 +305,7 @@ def fail(images):
         return tf.identity(images)
 
 def fallen_back(images):
-    return first_that_works(lambda x: tf.io.decode_base64(x), fail, images)
+    return first_that_works(images, lambda x: tf.io.decode_base64(x), fail)
 
 for function in (fail, fallen_back):
     try:
