@@ -75,7 +75,7 @@ class Scanner:
             [n, k] int64 rows and [n, k] float32 cosines, ties by row; fewer than k where fewer are
             allowed. With `lists` a row may be -1: none.
         """
-        k = min(k, np.count_nonzero(allowed))
+        k = min(k, int(np.count_nonzero(allowed)))
         rows, scores = (
             np.zeros([len(queries), k], np.int64),
             np.zeros([len(queries), k], np.float32),
@@ -97,7 +97,7 @@ class Scanner:
     ) -> np.ndarray:
         """Candidates among the rows from `first` on: [n, m] int64."""
         allowed = allowed[first:]
-        count = min(self._times * k + self._more, np.count_nonzero(allowed))
+        count = min(self._times * k + self._more, int(np.count_nonzero(allowed)))
         if not count:
             return np.zeros([len(queries), 0], np.int64)
         scores = self._products(queries, first)[:, : len(allowed)]
