@@ -1,6 +1,7 @@
 """Precomputed features: encoding, reading, training from the cache, memory.
 
     python examples/benchmarks/features.py encode --peer PYTHON   # ViT-B/32, images a second
+    python examples/benchmarks/features.py convolutions           # beside Keras' own layers
     python examples/benchmarks/features.py step                   # cached and un-cached step
     python examples/benchmarks/features.py fit                    # cache and tensors in memory
     python examples/benchmarks/features.py gap                    # float16 against float32 cache
@@ -29,7 +30,7 @@ from synthetic import DIM, TOKENS, VOCABULARY, Tokens, write
 def run(case: harness.Case) -> dict[str, float]:
     """Measures one case in this process."""
     return {
-        **{"encode": encode, "step": step, "fit": fit},
+        **{"encode": encode, "convolutions": convolutions, "step": step, "fit": fit},
         **{"gap": gap, "read": read, "stream": stream},
     }[case["what"]](case)
 
@@ -48,6 +49,29 @@ def keras_lit_encoder(images: np.ndarray, case: harness.Case) -> Any:
 
     encoder = feature_rows.encoder(image_tower(case), case["batch"])
     return lambda: encoder(images)
+
+
+def convolutions(case: harness.Case) -> dict[str, float]:
+    """One batch through a convolutional backbone, as a locked tower's or as Keras calls it."""
+    import keras
+    import tensorflow as tf
+
+    import keras_lit
+    from keras_lit.features import feature_rows
+
+    images = np.random.default_rng(0).normal(size=[case["batch"], 224, 224, 3]).astype("float32")
+    keras.utils.set_random_seed(0)
+    if case["backbone"] == "EfficientNetLite0":
+        backbone = keras_lit.demo.efficientnet_lite0().backbone
+    else:
+        backbone = getattr(keras.applications, case["backbone"])(weights=None, include_top=False)
+    if case["library"] == "keras_lit":
+        compute = feature_rows.encoder(keras_lit.ImageTower(backbone, "mean"), case["batch"])
+    else:
+        plain = tf.function(lambda x: keras.ops.mean(backbone(x, training=False), axis=(1, 2)))
+        compute = lambda images: plain(images).numpy()  # noqa: E731
+    result = harness.measure(lambda: compute(images), case["repeats"])
+    return {**result, "images_per_second": case["batch"] / result["seconds"]}
 
 
 def open_clip_encoder(images: np.ndarray, case: harness.Case) -> Any:
@@ -255,13 +279,19 @@ def lit(tower: Any, width: int, layers: int) -> Any:
 def main() -> None:
     """Runs the cases, prints the table, writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["encode", "step", "fit", "gap", "read", "stream"]
+    names = ["encode", "convolutions", "step", "fit", "gap", "read", "stream"]
     parser.add_argument("what", nargs="?", choices=names)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=50_000)
     parser.add_argument("--sizes", nargs="+", default=["S", "B"], help="text towers of fit, gap")
     parser.add_argument("--epochs", type=int, default=5, help="of gap")
     parser.add_argument("--towers", nargs="+", default=["B/32", "L/16"], help="of step")
+    parser.add_argument(
+        "--backbones",
+        nargs="+",
+        default=["EfficientNetLite0", "MobileNet", "ResNet50"],
+        help="of convolutions: the quickstart's, or names of keras.applications",
+    )
     parser.add_argument("--width", type=int, default=512, help="of the text tower of step")
     parser.add_argument("--layers", type=int, default=12, help="of the text tower of step")
     parser.add_argument("--repeats", type=int, default=5)
@@ -280,6 +310,11 @@ def main() -> None:
                 *(("bfloat16", "keras_lit"), ("bfloat16", "open_clip"), ("autocast", "open_clip")),
             )
         ],
+        "convolutions": [
+            {**common, "library": library, "backbone": backbone, "batch": args.batch}
+            for backbone in args.backbones
+            for library in ("keras_lit", "keras")
+        ],
         "step": [
             {**common, **text, "tower": tower, "cached": cached, "dtype": "float32"}
             for tower in args.towers
@@ -293,9 +328,10 @@ def main() -> None:
         "stream": [{**common, "pairs": args.pairs}],
     }[args.what or "read"]
     results = harness.main(__file__, run, cases, args.rounds, args.peer)
-    for cached, uncached in zip(results[::2], results[1::2], strict=False):
-        if args.what == "step":
-            uncached["ratio"] = cached["pairs_per_second"] / uncached["pairs_per_second"]
+    of_what = {"step": "pairs_per_second", "convolutions": "images_per_second"}
+    for fast, slow in zip(results[::2], results[1::2], strict=False):
+        if speed := of_what.get(args.what):
+            slow["ratio"] = fast[speed] / slow[speed]
     harness.report(results, args.output)
 
 

@@ -93,6 +93,12 @@ BENCHMARKS = {
         ("features.py encode --repeats 5 --rounds 3",),
         peer=True,
     ),
+    "features_convolutions": Benchmark(
+        "Locked convolutional towers, beside Keras' own layers",
+        ("features.py convolutions --batch 32 --repeats 5 --rounds 3",),
+        ("features.py convolutions --batch 1 --backbones MobileNet --repeats 1 --rounds 1",),
+        found="{0[backbone]} is {1[ratio]:.2f} times as fast as a locked tower as by Keras.",
+    ),
     "features_step": Benchmark(
         "A training step from cached features, and from images",
         ("features.py step --towers B/32 --repeats 5 --rounds 3",),
