@@ -35,7 +35,7 @@ RUN = {
     "python -m build": "test_release.py::built",
     "pip install -e '.[docs]' && mkdocs serve": "test_site.py::site",
     "python examples/benchmarks/calibration.py": "test_examples.py::test_benchmark_of_calibration",
-    "python examples/benchmarks/search.py": "test_run_all.py::test_quick",
+    "python examples/benchmarks/search.py": "test_examples.py::test_search_benchmark",
     "python examples/benchmarks/run_all.py": "test_run_all.py::test_quick",
     "python examples/benchmarks/speedrun.py": "test_run_all.py::test_speedrun",
 }
