@@ -5,7 +5,8 @@
     python examples/benchmarks/serving.py --weights --model runs/quickstart/model.keras
 
 Requests run as in TF Serving, through a session, with strings and JPEG bytes; the forward pass is a
-compiled call of the Keras tower on a batch that is preprocessed already. They take turns.
+compiled call of the Keras tower on a batch that is preprocessed already, and as long as its longest
+text. They take turns.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit.evaluation import retrieval_recall
+from keras_lit.training.pairs import trimmed
 
 CLASSES = [f"a class of number {i}" for i in range(100)]
 
@@ -62,7 +64,8 @@ def overhead(model: keras_lit.LiT, directory: str, args: argparse.Namespace) -> 
             [f"a photo of {i} red balloons over the sea" for i in range(count)], object
         )
         images = jpegs(count)
-        token_ids, pixels = text_tower.preprocessor(texts), image_tower.preprocessor(images)
+        token_ids = trimmed(text_tower.preprocessor(texts), text_tower)
+        pixels = image_tower.preprocessor(images)
         bare_text, bare_image = forward(text_tower, token_ids), forward(image_tower, pixels)
         cases = {
             "encode_text": (bare_text, {"text": texts}),
