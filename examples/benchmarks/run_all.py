@@ -231,8 +231,8 @@ BENCHMARKS = {
     "serving": Benchmark(
         "Requests to an artifact, beside the bare forward pass",
         ("serving.py --batches 1 8 32 --repeats 9",),
-        found="Preprocessing adds {0[overhead_percent]:.0f} % to a request of one text, "
-        "{1[overhead_percent]:.0f} % to one of an image.",
+        found="One text takes {0[request_ms]:.1f} ms, its forward pass {0[forward_ms]:.1f}; "
+        "32 images take {7[request_ms]:.0f} ms, theirs {7[forward_ms]:.0f}.",
     ),
     "edge": Benchmark(
         "A model as ONNX and LiteRT, in float32 and int8, beside its SavedModel",

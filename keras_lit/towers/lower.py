@@ -4,18 +4,16 @@ The backbone runs unchanged, except that the input of the first of the last bloc
 there, or replaced there. In a graph what is not needed is not computed.
 """
 
-import contextlib
 import functools
-import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_lit import checks, distribution, internals
-from keras_lit.towers import blocks
+from keras_lit.towers import blocks, settings
 
 
 class Lower:
@@ -74,7 +72,7 @@ class Lower:
             return call(keras.ops.cast(states, hidden.dtype), *args, **kwargs)
 
         blank = tf.zeros([tf.shape(features)[0], *self._tower.preprocessor.image_size, 3])
-        with self._calling(enter):
+        with settings.calling(self._block, enter):
             return self._tower._states(blank, training=training)
 
     def _states(self, images: Any) -> Any:
@@ -84,21 +82,6 @@ class Lower:
             found.append(hidden)
             return call(hidden, *args, **kwargs)
 
-        with self._calling(keep):
+        with settings.calling(self._block, keep):
             self._tower._states(images, training=False)
         return found[0]
-
-    @contextlib.contextmanager
-    def _calling(self, function: Callable) -> Iterator[None]:
-        """Routes the block's `call` through a function, which gets it as its first argument."""
-        layer = self._block
-        own = vars(layer).get("call")
-        call = functools.partial(function, layer.call)
-        call.__signature__ = inspect.signature(layer.call)  # type: ignore[attr-defined]
-        layer.call = call
-        try:
-            yield
-        finally:
-            del layer.call
-            if own is not None:
-                layer.call = own

@@ -2,7 +2,8 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -133,27 +134,45 @@ def in_float32(layers: list[keras.Layer]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def calling(layer: keras.Layer, function: Callable) -> Iterator[None]:
+    """Routes a layer's `call` through a function, which gets it as its first argument."""
+    own = vars(layer).get("call")
+    call = functools.partial(function, layer.call)
+    call.__signature__ = inspect.signature(layer.call)  # type: ignore[attr-defined]
+    layer.call = call
+    try:
+        yield
+    finally:
+        del layer.call
+        if own is not None:
+            layer.call = own
+
+
+@contextlib.contextmanager
 def fused(layers: list[keras.Layer]) -> Iterator[None]:
     """Within, a batch norm by its averages is one operation, and TensorFlow makes one of it, the
     convolution before and the activation after. Keras' own are read and written once more each.
     """
     own = keras.layers.BatchNormalization.call
-    norms = [x for x in layers if getattr(type(x), "call", None) is own and "call" not in vars(x)]
-    for layer in norms:
-        vars(layer)["call"] = functools.partial(_fused, layer)
-    try:
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            if getattr(type(layer), "call", None) is own and "call" not in vars(layer):
+                stack.enter_context(calling(layer, functools.partial(_fused, layer)))
         yield
-    finally:
-        for layer in norms:
-            del vars(layer)["call"]
 
 
-def _fused(layer: keras.Layer, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+def _fused(
+    layer: keras.Layer,
+    call: Callable,
+    inputs: Any,
+    training: bool | None = None,
+    mask: Any = None,
+) -> Any:
     by_averages = not (training and layer.trainable)
     last = len(inputs.shape) == 4 and layer.axis in (-1, 3)
     # CuDNN takes no smaller epsilon.
     if not (by_averages and last and layer.epsilon > 1.001e-5 and inputs.dtype != "float64"):
-        return type(layer).call(layer, inputs, training=training, mask=mask)
+        return call(inputs, training=training, mask=mask)
     mean, variance = (tf.cast(x, "float32") for x in (layer.moving_mean, layer.moving_variance))
     scale = tf.cast(layer.gamma, "float32") if layer.scale else tf.ones_like(mean)
     offset = tf.cast(layer.beta, "float32") if layer.center else tf.zeros_like(mean)
