@@ -24,6 +24,7 @@ from keras_lit.towers import (
     clip,
     encoding,
     fingerprints,
+    lengths,
     locks,
     settings,
     summaries,
@@ -417,6 +418,10 @@ class LiT(PairsModel):
         def embed(tower: Tower, rows: Any, letter: str) -> tf.Tensor:
             trains = training and letter != "L"
             of_head = trains or (training and not self.lock_heads)
+            # Where the width is not known, texts are trimmed.
+            if trains and self._texts_in_groups and rows.shape[-1] is None:
+                of_group = functools.partial(tower.features, training=True)
+                rows = lengths.in_groups(of_group, rows, tower)
             return encoding.unit_length(tower(rows, training=trains, head_training=of_head))
 
         image = embed(self.image_tower, given["image"], self.tuning[0])
@@ -558,7 +563,7 @@ class LiT(PairsModel):
         def changed(step: str) -> bool:
             now = [*self.image_tower._made_of(), *self.text_tower._made_of()]
             now += [self.tuning, self.lock_heads, self.local_loss, self.group_captions, self.dims]
-            now += [self.distillation]
+            now += [self.distillation, self._texts_in_groups]
             before, made_of[step] = made_of.get(step, now), now
             return differ(now, before)
 

@@ -235,6 +235,20 @@ def test_keras_is_told_the_number_of_steps(replicas):
     assert told[0]["steps"] == 3
 
 
+def test_a_dataset_tells_the_size_of_its_batches():
+    rows = tf.data.Dataset.range(100)
+    for batches, expected in (
+        (rows.batch(7).map(lambda x: x + 1, tf.data.AUTOTUNE).prefetch(2).repeat(3), 7),
+        (rows.batch(7, drop_remainder=True, num_parallel_calls=2).take(2).shuffle(3), 7),
+        (rows.padded_batch(5).cache(), 5),
+        (rows.batch(6).batch(2), 2),
+        (rows, 0),
+        (rows.batch(6).concatenate(rows.batch(6)), 0),
+        (tf.data.Dataset.from_generator(lambda: iter([1]), output_signature=tf.TensorSpec([])), 0),
+    ):
+        assert internals.batch_size_of(batches) == expected
+
+
 class Model(keras.Sequential):
     """Takes note of the call that `LiT` overrides."""
 

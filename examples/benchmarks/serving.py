@@ -25,7 +25,7 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit.evaluation import retrieval_recall
-from keras_lit.training.pairs import trimmed
+from keras_lit.towers.lengths import trimmed
 
 CLASSES = [f"a class of number {i}" for i in range(100)]
 

@@ -20,7 +20,7 @@ from keras_lit.preprocessing.image import first_bytes
 from keras_lit.search import Index
 from keras_lit.towers import Tower
 from keras_lit.towers.encoding import unit_length
-from keras_lit.training.pairs import trimmed
+from keras_lit.towers.lengths import trimmed
 
 Tensors = dict[str, tf.Tensor]
 Encoder = Callable[[tf.Tensor], Tensors]

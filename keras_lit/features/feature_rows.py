@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_lit import distribution, internals
 from keras_lit.features import tfrecords
 from keras_lit.preprocessing.image import first_that_works, why_not
-from keras_lit.towers import ImageTower, TextTower, Tower
+from keras_lit.towers import ImageTower, TextTower, Tower, lengths
 from keras_lit.towers.lower import Lower
 from keras_lit.training import pairs
 
@@ -146,7 +146,7 @@ def text_encoder(tower: TextTower, batch_size: int) -> Callable[[tf.Tensor], np.
         # Captions of about one length together: less is padding, which costs as much as words.
         order = np.argsort((ids != tower.pad_token_id).sum(axis=1), kind="stable")
         parts = [
-            encode(np.asarray(pairs.trimmed(ids[order[i : i + batch_size]], tower)))
+            encode(np.asarray(lengths.trimmed(ids[order[i : i + batch_size]], tower)))
             for i in range(0, len(ids), batch_size)
         ]
         return np.concatenate(parts)[np.argsort(order)]

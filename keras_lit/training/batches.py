@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, internals
 from keras_lit.data.captions import is_utf8
-from keras_lit.towers import ImageTower, TextTower, encoding
+from keras_lit.towers import ImageTower, TextTower, encoding, lengths
 from keras_lit.training import pairs, pictures
 from keras_lit.training.pairs import Pairs
 
@@ -76,7 +76,7 @@ def for_step(
     def ready(pair: Pairs) -> Pairs:
         found = pairs.ready(pair, image_tower, text_tower, training)
         if "text" in found and not static_shapes:
-            found["text"] = pairs.trimmed(found["text"], text_tower)
+            found["text"] = lengths.trimmed(found["text"], text_tower)
         return found
 
     def prepared(rows: tf.data.Dataset) -> tf.data.Dataset:
@@ -97,6 +97,14 @@ def for_step(
         lambda context: prepared(rows_of_worker(data, context))
     )
     return internals.with_cardinality(distributed, count)
+
+
+def rows_of(x: Any, batch_size: int | None = None) -> int:
+    """The number of pairs of a batch of what `fit` takes, 0 where only its batches tell."""
+    x = x[0] if isinstance(x, tuple) and x else x
+    if isinstance(x, dict):
+        return batch_size or 32
+    return internals.batch_size_of(x) if isinstance(x, tf.data.Dataset) else 0
 
 
 def _check_convolutions(tower: ImageTower) -> None:
@@ -200,7 +208,7 @@ def of_text(text: Any, tower: TextTower, batch_size: int, locked: bool) -> encod
     def prepare(batch: tf.Tensor) -> Any:
         if features:
             return pairs.ready_features({"text_features": batch}, "text")
-        return pairs.trimmed(pairs.ready_text(batch, tower), tower)
+        return lengths.trimmed(pairs.ready_text(batch, tower), tower)
 
     names = ("text_features", "text") if locked else ("text",)
     text = _column(_checked(text, tower, "text") if locked else text, ("text",), *names)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lit import distribution, internals
-from keras_lit.towers import ImageTower, TextTower, onnx_gelu, settings
+from keras_lit.towers import ImageTower, TextTower, lengths, onnx_gelu, settings
 from keras_lit.training import batches, pairs, progress
 
 
@@ -19,6 +19,8 @@ class PairsModel(keras.Model):
     text_tower: TextTower
     tuning: Any
     calibration: Any
+    micro_batch_size: int | None
+    _texts_in_groups = False
 
     def fit(
         self,
@@ -91,6 +93,9 @@ class PairsModel(keras.Model):
         _refuse(class_weight=class_weight, sample_weight=sample_weight)
         resume = _resume_callback(callbacks, steps_per_epoch)
         goes_on = resume and resume.continue_data
+        rows = batches.rows_of(x, batch_size) // self.distribute_strategy.num_replicas_in_sync
+        rows = min(rows, self.micro_batch_size or rows)
+        self._texts_in_groups = lengths.groups_gain(self.text_tower, rows)
         x = self._batches(x, batch_size, True, shuffle, goes_on, steps=steps_per_epoch)
         if validation_data is not None:
             rows = validation_batch_size or batch_size

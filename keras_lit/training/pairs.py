@@ -287,18 +287,6 @@ def checked_token_ids(token_ids: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
         return tf.identity(token_ids)
 
 
-def trimmed(token_ids: tf.Tensor, text_tower: TextTower) -> tf.Tensor:
-    """Without what is padding in all rows, up to a multiple of 4, where that changes nothing.
-
-    (Of few lengths few graphs are made.)
-    """
-    if not text_tower.ignores_padding:
-        return token_ids
-    places = tf.range(1, tf.shape(token_ids)[-1] + 1)
-    longest = tf.reduce_max(tf.where(token_ids != text_tower.pad_token_id, places, 1))
-    return token_ids[..., : -(-tf.maximum(longest, 1) // 4) * 4]  # Of no rows it is negative.
-
-
 def check_text(spec: Any, text_tower: TextTower) -> None:
     """Raises ValueError unless text is strings for a tower with a tokenizer, or token ids."""
     check_has_backbone(text_tower)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import keras_lit
 from keras_lit.search import queries
+from keras_lit.towers import lengths
 from keras_lit.training import batches, pairs
 from tests.small import make_model, make_pairs, mirrored, tokenizer
 
@@ -40,7 +41,7 @@ def test_a_text_has_the_same_embedding_without_its_padding(model, pooling):
     tower = keras_lit.TextTower(model.text_tower.backbone, tokenizer(), LENGTH, pooling)
     assert tower.ignores_padding
     ids = tower.preprocessor(texts())
-    found = pairs.trimmed(ids, tower)
+    found = lengths.trimmed(ids, tower)
     assert ids.shape[1] == LENGTH and found.shape[1] < LENGTH
     np.testing.assert_allclose(tower(found), tower(ids), atol=1e-5)
 
@@ -70,16 +71,16 @@ def test_what_is_left_out(model):
     for last, expected in ((5, 8), (8, 8), (9, 12), (31, 32), (32, 32)):
         ids[2] = 0
         ids[2, :last] = 9
-        found = pairs.trimmed(tf.constant(ids), tower)
+        found = lengths.trimmed(tf.constant(ids), tower)
         np.testing.assert_array_equal(found, ids[:, :expected])
     ids[:] = 0
     ids[:, 17] = 7  # Padding before a token counts.
-    assert pairs.trimmed(tf.constant(ids), tower).shape == (3, 20)
+    assert lengths.trimmed(tf.constant(ids), tower).shape == (3, 20)
     # Where padding is read, as the paper's transformer does, all of it stays.
     paper = make_model("LU").text_tower
     assert not paper.ignores_padding
     full = tf.constant([[7, 8] + 8 * [0]])
-    assert pairs.trimmed(full, paper) is full
+    assert lengths.trimmed(full, paper) is full
 
 
 def test_strings_are_sorted_by_length_and_back(model):
@@ -107,7 +108,7 @@ def test_equal_captions_are_positives_whatever_the_padding():
 def test_steps_are_those_of_padded_rows(model):
     """In micro-batches of 3, and on two replicas; the loss and what it moves."""
     rows = model.preprocess(next(iter(make_pairs(8).batch(8))))  # Without random crops.
-    shorter = {**rows, "text": pairs.trimmed(rows["text"], model.text_tower)}
+    shorter = {**rows, "text": lengths.trimmed(rows["text"], model.text_tower)}
     assert rows["text"].shape[1] == LENGTH > shorter["text"].shape[1]
     other = made()
     for one, size, given in ((model, None, rows), (other, 3, shorter)):
@@ -121,6 +122,73 @@ def test_steps_are_those_of_padded_rows(model):
         spread.compile("sgd")
         found = spread.evaluate({k: x.numpy() for k, x in rows.items()}, batch_size=8, verbose=0)
     np.testing.assert_allclose(found[0], model.loss_found, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_training_takes_texts_of_like_length_together(monkeypatch):
+    """Of 22 rows and 8: what is learned is the same, and less is padding."""
+    features = np.random.default_rng(0).normal(size=[30, 8]).astype("float32")
+    rows = {"image_features": features, "text": texts(30)}
+    rows = tf.data.Dataset.from_tensor_slices(rows).batch(22)
+
+    def trained(rows_of_group, micro_batch_size=None, replicas=1):
+        """The loss, the weights, and the shapes that the text tower saw."""
+        monkeypatch.setattr(lengths, "_ROWS", rows_of_group)
+        seen = []
+        with mirrored(replicas).scope():
+            keras.utils.set_random_seed(2)
+            tower = made("mean").text_tower
+            images = keras_lit.ImageTower.from_features(8, tower.embedding_dim)
+            model = keras_lit.LiT(images, tower, "LU")
+            model.compile(keras.optimizers.SGD(0.1), micro_batch_size=micro_batch_size)
+        pool = tower._pool
+
+        def noted(inputs, states):
+            if inputs.shape[1] is None:
+                note = tf.py_function(lambda x: seen.append(x.numpy()), [tf.shape(inputs)], [])
+                with tf.control_dependencies([note]):
+                    return pool(inputs, tf.identity(states))
+            return pool(inputs, states)
+
+        monkeypatch.setattr(tower, "_pool", noted)
+        loss = model.fit(rows, verbose=0).history["loss"]
+        return [loss, *(x.numpy() for x in model.trainable_variables)], np.array(seen)
+
+    expected, whole = trained(1000)
+    for options in ({}, {"micro_batch_size": 8}, {"replicas": 2}):
+        found, in_groups = trained(2, **options)
+        for x, y in zip(found, expected, strict=True):
+            np.testing.assert_allclose(x, y, atol=2e-5)
+        assert len(in_groups) > 2 * len(whole)
+        padded = np.sum(in_groups[:, 0] * in_groups[:, 1]) / np.sum(in_groups[:, 0])
+        assert padded < 0.8 * np.sum(whole[:, 0] * whole[:, 1]) / 30
+
+
+def test_groups_are_for_large_batches_and_layers_that_see_one_row(model, monkeypatch):
+    tower = model.text_tower
+    assert lengths.groups_gain(tower, 256) and not lengths.groups_gain(tower, 255)
+    assert not lengths.groups_gain(make_model("LU").text_tower, 256)  # Whose padding counts.
+    assert batches.rows_of({"text": []}) == 32 and batches.rows_of({"text": []}, 512) == 512
+    assert batches.rows_of((make_pairs(8).batch(4), None)) == 4
+    assert batches.rows_of(iter([])) == 0
+
+    class Backbone(keras.Model):
+        __module__ = "keras_hub.models"
+
+    x = tower.backbone.input
+    for own, expected in (
+        (keras.layers.Dense(8), True),
+        (keras.layers.BatchNormalization(), False),
+        (keras.layers.Dense(8, activity_regularizer="l2"), False),
+    ):
+        backbone = Backbone(x, own(tower.backbone(x)["sequence_output"]))
+        other = keras_lit.TextTower(backbone, tokenizer(), LENGTH, "mean")
+        assert other.ignores_padding and lengths.groups_gain(other, 256) == expected
+    other.backbone.__class__.__module__ = "mine"
+    assert not lengths.groups_gain(other, 256)
+    gpu = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *_: gpu)
+    assert not lengths.groups_gain(tower, 256)
 
 
 def test_a_step_gets_what_is_there(model):
@@ -141,7 +209,7 @@ def test_shapes_stay_static_for_xla_and_tpus(model, monkeypatch, jit_compile, on
 
 def test_rows_of_padding_alone_keep_a_place(model):
     """Rows that fill a batch up may be all that a replica has."""
-    assert pairs.trimmed(
+    assert lengths.trimmed(
         tf.fill([2, LENGTH], model.text_tower.pad_token_id), model.text_tower
     ).shape == (2, 4)
 
