@@ -19,7 +19,7 @@ class PairsModel(keras.Model):
     text_tower: TextTower
     tuning: Any
     calibration: Any
-    micro_batch_size: int | None
+    micro_batch_size: int | None = None
     _texts_in_groups = False
 
     def fit(

@@ -260,3 +260,10 @@ def test_file_names_are_bytes(tmp_path):
     assert images.numpy().tolist() == [b"its bytes"] and names.numpy().tolist() == [path]
     with pytest.raises(tf.errors.NotFoundError, match=r"No such file.*/gone.xe9\.png"):
         _raw_images([os.fsdecode(bytes(tmp_path) + b"/gone\xe9.png")], 2, 2, lit().image_tower)
+
+
+def test_training_before_compile_is_refused_in_the_words_of_keras():
+    towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+    rows = {"image_features": np.ones([4, 8], "float32"), "text_features": np.ones([4, 6])}
+    with pytest.raises(ValueError, match="compile"):
+        keras_lit.LiT(*towers, tuning="LL").fit(rows, verbose=0)
