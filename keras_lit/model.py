@@ -418,16 +418,16 @@ class LiT(PairsModel):
         def embed(tower: Tower, rows: Any, letter: str) -> tf.Tensor:
             trains = training and letter != "L"
             of_head = trains or (training and not self.lock_heads)
-            # Where the width is not known, texts are trimmed.
-            if trains and self._texts_in_groups and rows.shape[-1] is None:
-                of_group = functools.partial(tower.features, training=True)
-                rows = lengths.in_groups(of_group, rows, tower)
             return encoding.unit_length(tower(rows, training=trains, head_training=of_head))
 
         image = embed(self.image_tower, given["image"], self.tuning[0])
         text = tf.convert_to_tensor(given["text"])
         several = text.shape.rank == 3
         rows = tf.reshape(text, [-1, tf.shape(text)[2]]) if several else text
+        if training and self._texts_in_groups and rows.shape[-1] is None:  # They are trimmed.
+            trains = self.tuning[1] != "L"
+            of_group = functools.partial(self.text_tower.features, training=trains)
+            rows = lengths.in_groups(of_group, rows, self.text_tower)
         embeddings = embed(self.text_tower, rows, self.tuning[1])
         if several:
             embeddings = tf.reshape(embeddings, [-1, text.shape[1], embeddings.shape[-1]])
