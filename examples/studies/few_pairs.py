@@ -34,15 +34,14 @@ TITLES = {
     "start": "validation after align, %",
 }
 METHODS = ("ridge", "CCA", "align, fit", "LU", "ShareLock's MLP")
-# By size: learning rate, rounds (after each of which validation decides), steps, batch size, and
-# of the moving average of the weights, if any, the momentum.
-SETTINGS: dict[str, dict[int, tuple]] = {
+# By size: learning rate, rounds (after each of which validation decides), steps, batch size.
+SETTINGS = {
     "align, fit": {
         100: (1e-4, 6, 10, 100),
         300: (1e-4, 6, 15, 300),
         1000: (1e-3, 6, 30, 512),
         3000: (1e-3, 5, 40, 512),
-        ALL: (1e-3, 8, 50, 1024, 0.98),
+        ALL: (1e-3, 8, 50, 1024),
     },
     "LU": {
         100: (4e-4, 4, 4, 100),
@@ -230,7 +229,6 @@ def fit(
     rounds: int,
     steps: int,
     batch_size: int,
-    average: float | None = None,
 ) -> list[float]:
     """Trains on captions with and without keywords; returns the validation recalls."""
     size, locked = len(part["features"]), model.tuning[1] == "L"
@@ -246,13 +244,9 @@ def fit(
     draws = tf.data.Dataset.random(seed).map(lambda x: x % 2)
     batches = tf.data.Dataset.zip(order, draws).batch(batch_size, drop_remainder=True).map(pairs)
     schedule = keras_lit.optimizers.WarmupSchedule(rate, rounds * steps, rounds * steps // 10)
-    options = {"weight_decay": 0.1, "global_clipnorm": 1.0}
-    callbacks: list[keras.callbacks.Callback] = [best]
-    if average is not None:
-        options |= {"use_ema": True, "ema_momentum": average}
-        callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    model.compile(keras_lit.optimizers.Adam(schedule, **options), jit_compile=False)
-    model.fit(batches, epochs=rounds, steps_per_epoch=steps, callbacks=callbacks, verbose=0)
+    optimizer = keras_lit.optimizers.Adam(schedule, weight_decay=0.1, global_clipnorm=1.0)
+    model.compile(optimizer, jit_compile=False)
+    model.fit(batches, epochs=rounds, steps_per_epoch=steps, callbacks=[best], verbose=0)
     return best.history
 
 
