@@ -17,6 +17,11 @@ def on_tpu(strategy: tf.distribute.Strategy) -> bool:
     return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
+def on_cpus() -> bool:
+    """Whether TensorFlow sees CPUs alone."""
+    return {x.device_type for x in tf.config.list_physical_devices()} == {"CPU"}
+
+
 def replica_id() -> tf.Tensor | int:
     """This replica's place among them, from 0."""
     context = tf.distribute.get_replica_context()

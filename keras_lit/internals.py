@@ -137,12 +137,8 @@ def with_cardinality(dataset: Any, count: Any) -> Any:
 
 def batch_size_of(dataset: Any) -> int:
     """What `Dataset.batch` was given, last; 0 for datasets that came otherwise to their batches."""
-    while not hasattr(dataset, "_batch_size"):
-        inputs = dataset._inputs()
-        if len(inputs) != 1:
-            return 0
-        (dataset,) = inputs
-    return int(tf.get_static_value(dataset._batch_size) or 0)
+    sizes = (x._batch_size for x in made_from(dataset) if hasattr(x, "_batch_size"))
+    return int(tf.get_static_value(next(sizes, 0)) or 0)
 
 
 def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:

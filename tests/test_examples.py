@@ -370,7 +370,7 @@ def test_benchmark_of_lengths(benchmark, tmp_path):
     benchmark("lengths", f"--captions {tmp_path}/captions.txt {sizes} --output out.json")
     results = json.loads((tmp_path / "out.json").read_text())
     assert [x["text"] for x in results] == ["padded", "trimmed", "in groups"]
-    assert all(x["gap"] < 1e-4 and x["encoded_per_second_ratio"] > 0 for x in results)
+    assert all(x["gap"] < 1e-5 and x["encoded_per_second_ratio"] > 0 for x in results)
     assert results[1]["mean_tokens"] < 32
 
 

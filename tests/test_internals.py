@@ -243,7 +243,7 @@ def test_a_dataset_tells_the_size_of_its_batches():
         (rows.padded_batch(5).cache(), 5),
         (rows.batch(6).batch(2), 2),
         (rows, 0),
-        (rows.batch(6).concatenate(rows.batch(6)), 0),
+        (rows.batch(6).concatenate(rows.batch(6)), 6),
         (tf.data.Dataset.from_generator(lambda: iter([1]), output_signature=tf.TensorSpec([])), 0),
     ):
         assert internals.batch_size_of(batches) == expected

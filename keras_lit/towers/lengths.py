@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lit import internals
+from keras_lit import distribution, internals
 
 _ROWS, _MOST = 64, 8  # Of a group, at least, where there are several; of groups.
 
@@ -43,8 +43,8 @@ def groups_gain(text_tower: Any, rows: int) -> bool:
         or getattr(layer, "activity_regularizer", None)
         for layer in internals.flat_layers(backbone)
     )
-    on_cpu = {x.device_type for x in tf.config.list_physical_devices()} == {"CPU"}
-    return rows >= 4 * _ROWS and text_tower.ignores_padding and known and apart and on_cpu
+    large = rows >= 4 * _ROWS and distribution.on_cpus()
+    return large and text_tower.ignores_padding and known and apart
 
 
 def in_groups(

@@ -111,7 +111,7 @@ def _check_convolutions(tower: ImageTower) -> None:
     """XLA on CPUs is some 70 times as slow as TensorFlow at depthwise convolutions."""
     layers = internals.flat_layers(tower.backbone)
     slow = [layer.name for layer in layers if isinstance(layer, _DEPTHWISE)]
-    if slow and {x.device_type for x in tf.config.list_physical_devices()} == {"CPU"}:
+    if slow and distribution.on_cpus():
         raise ValueError(
             f"The image tower's depthwise convolutions, such as `{slow[0]}`, are very slow under "
             "XLA on a CPU. Leave `jit_compile=True` out, or give the model features that "
