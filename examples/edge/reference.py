@@ -101,7 +101,16 @@ def embed(run: Run, of: Settings, rows: list[Any], dim: int) -> np.ndarray:
     if not rows:
         return np.zeros([0, dim], "float32")
     array = np.stack(rows).astype(dtype)
-    return np.concatenate([run(array[i : i + 32]) for i in range(0, len(array), 32)])
+    parts = [array[i : i + 32] for i in range(0, len(array), 32)]
+    return np.concatenate([run(without_padding(part, of)) for part in parts])
+
+
+def without_padding(token_ids: np.ndarray, of: Settings) -> np.ndarray:
+    """Without the last columns that hold padding only, where the tower takes any length."""
+    if not of.get("any_length"):
+        return token_ids
+    words = (token_ids != of["pad_token_id"]).any(axis=0)
+    return token_ids[:, : max(np.flatnonzero(words), default=0) + 1]
 
 
 def classify(folder: pathlib.Path, settings: Settings, images: np.ndarray) -> list[dict]:

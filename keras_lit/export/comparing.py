@@ -144,8 +144,20 @@ def _edge(folder: pathlib.Path, threads: int | None) -> tuple[str, int, Runs]:
         if side in settings:
             path = folder / settings[side]["file"]
             size += path.stat().st_size
-            runs[side] = edge_towers.load(path, format, threads)
+            run = edge_towers.load(path, format, threads)
+            any_length = settings[side].get("any_length")
+            runs[side] = _trimming(run, settings[side]["pad_token_id"]) if any_length else run
     return f"{format} {settings['weights']}", size, runs
+
+
+def _trimming(run: edge_towers.Run, padding: int) -> edge_towers.Run:
+    """Runs on token ids without the last columns of padding, as a client does."""
+
+    def trimmed(token_ids: np.ndarray) -> np.ndarray:
+        words = np.flatnonzero((token_ids != padding).any(axis=0))
+        return run(token_ids[:, : max(words, default=0) + 1])
+
+    return trimmed
 
 
 def _saved_model(folder: pathlib.Path) -> tuple[str, int, Runs]:

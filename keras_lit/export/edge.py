@@ -77,12 +77,15 @@ def write_version(
     for side, tower in both.items():
         if towers not in ("both", side):
             continue
-        spec = edge_towers.input_spec(tower)
+        spec = edge_towers.input_spec(tower, format)
         file = f"{side}_tower{SUFFIXES[format]}"
         rows = pictures if side == "image" else None
         edge_towers.write(tower, path / file, format, dim, weights == "int8", rows)
-        inputs = {"input": spec.name, "dtype": spec.dtype, "shape": list(spec.shape[1:])}
+        shape = [size or tower.sequence_length for size in spec.shape[1:]]
+        inputs = {"input": spec.name, "dtype": spec.dtype, "shape": shape}
         if isinstance(tower, TextTower):
+            inputs["any_length"] = None in spec.shape[1:]  # Up to `shape`, without padding.
+            inputs["pad_token_id"] = tower.pad_token_id
             settings[side] = {"file": file, **inputs, **_of_text(tower, path)}
         else:
             settings[side] = {"file": file, **inputs, **_of_images(tower.preprocessor)}

@@ -105,6 +105,45 @@ def test_a_version_says_what_it_holds(versions):
     assert "##" not in card.split("## Vocabulary")[1].split("\n## ")[0]  # Not the words themselves.
 
 
+@pytest.mark.slow
+def test_onnx_takes_sentences_without_their_padding(reference, versions, tmp_path, monkeypatch):
+    """Where they have the same embeddings so; clients and files of before go on as they did."""
+    preprocessor = small.text_preprocessor()
+    backbone = keras_lit.backbones.BertEncoder(
+        preprocessor.tokenizer.vocabulary_size(), 1, 2, 8, 16
+    )
+    model = keras_lit.LiT(
+        make_model().image_tower,
+        keras_lit.TextTower(backbone, projection_dim=16, preprocessor=preprocessor),
+    )
+    path = keras_lit.export.save(model, tmp_path, format="onnx", towers="text")
+    settings, taken = json.loads((path / "lit.json").read_text()), []
+    of_file = edge_towers.load
+
+    def load(file, format="onnx", threads=None):
+        run = of_file(file, format, threads)
+        return lambda rows: taken.append(rows.shape) or run(rows)
+
+    expected = model.encode_text(TEXTS)
+    found = reference.encode_texts(load, path, settings, TEXTS)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    for i, text in enumerate(TEXTS):
+        found = reference.encode_texts(load, path, settings, [text])
+        np.testing.assert_allclose(found, expected[i : i + 1], atol=2e-6)
+    counts = np.minimum(preprocessor.token_counts(TEXTS), 10).tolist()
+    assert taken == [(4, max(counts)), *[(1, count) for count in counts]] and min(counts) == 2
+    assert settings["text"]["shape"] == [10]
+    monkeypatch.setattr(edge_towers, "load", load)
+    pairs = {"image": small.make_pixels(2), "text": ["", "a"]}
+    _, row = keras_lit.export.compare(model, tmp_path, pairs, verbose=False)
+    assert row["text_cosine"] > 0.999999 and taken[-1] == (2, 3)
+    del settings["text"]["any_length"]  # As of a version of before.
+    reference.encode_texts(load, path, settings, TEXTS)
+    assert taken[-1] == (4, 10)
+    for version in versions.values():  # LiteRT's, and where padding counts, are of one length.
+        assert json.loads((version / "lit.json").read_text())["text"]["any_length"] is False
+
+
 def test_an_exact_gelu_and_a_tower_alone(tmp_path):
     """tf2onnx has no erfc, and says so in a log only; of mixed precision a file has float32."""
     model, mixed = (

@@ -41,7 +41,14 @@ def serve():
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory):
-    model = make_model()
+    preprocessor = small.text_preprocessor()
+    backbone = keras_lit.backbones.BertEncoder(
+        preprocessor.tokenizer.vocabulary_size(), 1, 2, 8, 16
+    )
+    tower = keras_lit.TextTower(backbone, projection_dim=16, preprocessor=preprocessor)
+    rng = np.random.default_rng(0)
+    tower.set_weights([rng.normal(0, 0.5, x.shape) for x in tower.get_weights()])
+    model = keras_lit.LiT(make_model().image_tower, tower, "LU")  # Takes texts of any length.
     folder = tmp_path_factory.mktemp("browser")
     path = keras_lit.export.save(model, folder, format="onnx", class_names=["dog", "moon"])
     return types.SimpleNamespace(model=model, path=path)

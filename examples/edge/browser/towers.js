@@ -45,14 +45,20 @@ async function tower(of, bytes) {
   const kind = of.dtype === 'uint8' ? Uint8Array : Int32Array;
   return async (rows) => {
     if (!rows.length) return [];
-    const size = of.shape.reduce((a, b) => a * b, 1);
+    const shape = of.any_length ? [longest(rows, of.pad_token_id)] : of.shape;
+    const size = shape.reduce((a, b) => a * b, 1);
     const all = new kind(rows.length * size);
-    rows.forEach((row, i) => all.set(row, i * size));
-    const given = new ort.Tensor(of.dtype, all, [rows.length, ...of.shape]);
+    rows.forEach((row, i) => all.set(row.subarray(0, size), i * size));
+    const given = new ort.Tensor(of.dtype, all, [rows.length, ...shape]);
     const { embedding } = await session.run({ [of.input]: given });
     const dim = embedding.dims[1];
     return rows.map((_, i) => embedding.data.slice(i * dim, (i + 1) * dim));
   };
+}
+
+// How many tokens the longest of these sentences has before its padding, 1 or more.
+function longest(rows, padding) {
+  return Math.max(1, ...rows.map((row) => row.findLastIndex((token) => token !== padding) + 1));
 }
 
 async function load(address, progress) {
