@@ -5,6 +5,7 @@ A job is an optimizer to train with, "part" (each worker has a part of the pairs
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 import keras_lit
 
@@ -104,6 +106,7 @@ def example_job(strategy, directory):
 OTHERS = {"callbacks": callbacks_job, "align": align_job, "example": example_job}
 
 if __name__ == "__main__":
+    ops._create_c_op = functools.partial(ops._create_c_op, extract_traceback=False)  # See conftest.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     directory, *jobs = sys.argv[1:]
     assert strategy.num_replicas_in_sync == len(
