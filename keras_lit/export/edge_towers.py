@@ -6,7 +6,7 @@ import logging
 import pathlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -133,11 +133,27 @@ def check_installed(format: EdgeFormat) -> None:
 
 
 def _finish_onnx(path: pathlib.Path) -> None:
-    """Gives input and output of a file their names."""
+    """Gives input and output of a file their names, and leaves out what is there for its shape.
+
+    Where the number of tokens is open, tf2onnx keeps a second copy of attention's weights so.
+    """
     import onnx
 
     proto = onnx.load(path)
     graph = proto.graph
+    weights = {x.name: x for x in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type == "Shape" and node.input[0] in weights and not node.attribute:
+            shape = np.array(weights[node.input[0]].dims, "int64")
+            graph.initializer.append(onnx.numpy_helper.from_array(shape, node.output[0]))
+            graph.node.remove(node)
+        elif node.op_type == "Gemm" and len(node.input) == 2:
+            # What the factor of no summand says, onnxruntime's quantizer takes for an obstacle.
+            for factor in [x for x in node.attribute if x.name == "beta"]:
+                node.attribute.remove(factor)
+    used = {name for node in graph.node for name in node.input}
+    for name in {*weights} - used - _used_inside(graph):
+        graph.initializer.remove(weights[name])
     # What tf2onnx has folded it may leave behind as an input that nothing takes.
     used = {name for node in graph.node for name in node.input}
     (given,), (found,) = [x for x in graph.input if x.name in used], graph.output
@@ -150,6 +166,13 @@ def _finish_onnx(path: pathlib.Path) -> None:
     for value in (graph.input[0], found):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.save(proto, path)
+
+
+def _used_inside(graph: Any) -> set[str]:
+    """What branches and loops of a graph take."""
+    inner = [x.g for node in graph.node for x in node.attribute if x.HasField("g")]
+    taken = (name for x in inner for node in x.node for name in node.input)
+    return {*taken}.union(*map(_used_inside, inner))
 
 
 def _check_computes(

@@ -124,6 +124,9 @@ def test_onnx_takes_sentences_without_their_padding(reference, versions, tmp_pat
         run = of_file(file, format, threads)
         return lambda rows: taken.append(rows.shape) or run(rows)
 
+    tensors = onnx.load(path / "text_tower.onnx").graph.initializer
+    matrices = sum(int(np.prod(x.dims)) for x in tensors if len(x.dims) > 1)
+    assert matrices <= sum(x.numpy().size for x in model.text_tower.weights)  # No copies.
     expected = model.encode_text(TEXTS)
     found = reference.encode_texts(load, path, settings, TEXTS)
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -137,6 +140,11 @@ def test_onnx_takes_sentences_without_their_padding(reference, versions, tmp_pat
     pairs = {"image": small.make_pixels(2), "text": ["", "a"]}
     _, row = keras_lit.export.compare(model, tmp_path, pairs, verbose=False)
     assert row["text_cosine"] > 0.999999 and taken[-1] == (2, 3)
+    small_one = keras_lit.export.save(model, tmp_path, format="onnx", towers="text", weights="int8")
+    graph = onnx.load(small_one / "text_tower.onnx").graph
+    weights = {x.name: x for x in graph.initializer if x.data_type == onnx.TensorProto.FLOAT}
+    products = [x for x in graph.node if x.op_type in ("Gemm", "MatMul")]
+    assert not [x for x in products if set(x.input) & set(weights)]
     del settings["text"]["any_length"]  # As of a version of before.
     reference.encode_texts(load, path, settings, TEXTS)
     assert taken[-1] == (4, 10)
