@@ -91,7 +91,7 @@ def tower_of(
 def embed(run: Run, of: Settings, rows: list[Any], dim: int) -> np.ndarray:
     """Checks rows and runs a tower over them, 32 at a time."""
     shape, dtype = tuple(of["shape"]), np.dtype(of["dtype"])
-    most = 255 if dtype == np.uint8 else of["vocabulary_size"] - 1
+    most = 255 if dtype == np.uint8 else (of["vocabulary_size"] or 2**31) - 1
     for row in map(np.asarray, rows):
         if row.shape != shape or row.dtype.kind not in "iu" or row.min() < 0 or row.max() > most:
             raise ValueError(

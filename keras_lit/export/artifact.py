@@ -92,7 +92,8 @@ the pictures of an index, best first |
     |---|---|---|
     | `image_tower.onnx` or `.tflite` | `pixels` uint8 [n, height, width, 3] | `embedding` \
 float32 [n, dim], unit length |
-    | `text_tower.onnx` or `.tflite` | `token_ids` int32 [n, sequence_length] | `embedding` |
+    | `text_tower.onnx` or `.tflite` | `token_ids` int32 [n, sequence_length], in ONNX \
+fewer where `any_length` of `lit.json` is true | `embedding` |
 
     Args:
         model: a `LiT` whose text tower has a tokenizer.

@@ -154,9 +154,9 @@ def _finish_onnx(path: pathlib.Path) -> None:
     used = {name for node in graph.node for name in node.input}
     for name in {*weights} - used - _used_inside(graph):
         graph.initializer.remove(weights[name])
-    # What tf2onnx has folded it may leave behind as an input that nothing takes.
-    used = {name for node in graph.node for name in node.input}
-    (given,), (found,) = [x for x in graph.input if x.name in used], graph.output
+    # What tf2onnx has folded it may leave behind as an input that nothing takes. What it has lost
+    # is an input, too: such a file does not run, which is said later.
+    given, (found,) = next(x for x in graph.input if x.name in used), graph.output
     for node in graph.node:
         node.output[:] = ["embedding" if x == found.name else x for x in node.output]
         node.input[:] = ["embedding" if x == found.name else x for x in node.input]
@@ -191,6 +191,8 @@ def _check_computes(
         # Of any number of tokens fewer than the tower's, which the converter has not seen.
         shape = [size or max(edge.tower.sequence_length // 2, 1) for size in spec.shape[1:]]
         rows = rng.integers(0, most, (count, *shape)).astype(spec.dtype)
+        if spec.name == "token_ids":
+            rows[:, 0] = edge.tower.pad_token_id == 0  # A text of padding alone may have no mean.
     rows = rows[:count]
     advice = "Export a SavedModel, or another backbone."
     try:

@@ -206,7 +206,8 @@ class TextTower(Tower):
         >>> keras_lit.TextTower(backbone).vocabulary_size
         100
         """
-        return getattr(self.backbone, "vocabulary_size", None)
+        electra = getattr(self.backbone, "vocab_size", None)  # keras-hub's calls it so.
+        return getattr(self.backbone, "vocabulary_size", electra)
 
     @property
     def ignores_padding(self) -> bool:

@@ -173,6 +173,16 @@ def test_an_exact_gelu_and_a_tower_alone(tmp_path):
     assert "text" not in json.loads((path / "lit.json").read_text())
 
 
+@pytest.mark.slow
+def test_a_backbone_that_tf2onnx_does_not_write_is_said(tmp_path):
+    backbone = keras_nlp.models.GemmaBackbone(50, 1, 2, 1, 8, 16, 4)
+    tower = keras_lit.TextTower(backbone, sequence_length=12, pooling="mean", projection_dim=16)
+    model = keras_lit.LiT(make_model().image_tower, tower)
+    with pytest.raises(ValueError, match="GemmaBackbone computes what onnx cannot"):
+        keras_lit.export.save(model, tmp_path, format="onnx", towers="text")
+    assert not list(tmp_path.iterdir())
+
+
 def odd_strings(count):
     chance = random.Random(0)
     words = "A photo of The red BALLOON straße ΟΔΟΣ İ ﬁne naïve don't $5 1,000 [CLS] </s> ▁x ##ing"

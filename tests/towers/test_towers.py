@@ -11,6 +11,7 @@ from keras_lit import ImageTower, TextTower
 from keras_lit.backbones import AttentionPooling, TextTransformer, VisionTransformer
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.preprocessing.tokenizers import train_sentencepiece
+from tests import small
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 RNG = np.random.default_rng(0)
@@ -453,3 +454,11 @@ def test_backbones_that_give_something_else_are_named():
     for given in (towers[::-1], (backbone, towers[1]), (towers[0], backbone)):
         with pytest.raises(ValueError, match=r"_tower` should be a `\w+Tower`: make one of a back"):
             keras_lit.LiT(*given)
+
+
+def test_the_vocabulary_of_electra_is_known():
+    """keras-hub calls it otherwise there; token ids beyond it are refused as of others."""
+    backbone = keras_nlp.models.ElectraBackbone(40, 1, 2, 8, 8, 16, max_sequence_length=16)
+    assert TextTower(backbone, sequence_length=12).vocabulary_size == 40
+    with pytest.raises(ValueError, match="has 41 words, more than the 40 token"):
+        TextTower(backbone, small.tokenizer(), 12)
