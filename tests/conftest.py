@@ -36,7 +36,7 @@ import keras_lit  # noqa: F401
 # `--cov`. Examples, notebooks and workers run as at a user's, with it.
 autograph.CONVERSION_RULES = (autograph.DoNotConvert("keras_lit"), *autograph.CONVERSION_RULES)
 # Each operation of a graph keeps the Python stack that made it, for messages alone. Under pytest
-# that is a hundred frames: a quarter of the time, and a third of the memory.
+# that is a hundred frames: a quarter of a small fit's time, and memory.
 ops._create_c_op = functools.partial(ops._create_c_op, extract_traceback=False)
 gc.set_threshold(50_000, 20, 20)  # Graphs are many small objects: to look through them costs 8 %.
 

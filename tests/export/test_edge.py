@@ -105,17 +105,18 @@ def test_a_version_says_what_it_holds(versions):
     assert "##" not in card.split("## Vocabulary")[1].split("\n## ")[0]  # Not the words themselves.
 
 
+def bert_tower():
+    """A text tower that ignores padding."""
+    preprocessor = small.text_preprocessor()
+    words = preprocessor.tokenizer.vocabulary_size()
+    backbone = keras_lit.backbones.BertEncoder(words, 1, 2, 8, 16)
+    return keras_lit.TextTower(backbone, projection_dim=16, preprocessor=preprocessor)
+
+
 @pytest.mark.slow
 def test_onnx_takes_sentences_without_their_padding(reference, versions, tmp_path, monkeypatch):
     """Where they have the same embeddings so; clients and files of before go on as they did."""
-    preprocessor = small.text_preprocessor()
-    backbone = keras_lit.backbones.BertEncoder(
-        preprocessor.tokenizer.vocabulary_size(), 1, 2, 8, 16
-    )
-    model = keras_lit.LiT(
-        make_model().image_tower,
-        keras_lit.TextTower(backbone, projection_dim=16, preprocessor=preprocessor),
-    )
+    model = keras_lit.LiT(make_model().image_tower, bert_tower())
     path = keras_lit.export.save(model, tmp_path, format="onnx", towers="text")
     settings, taken = json.loads((path / "lit.json").read_text()), []
     of_file = edge_towers.load
@@ -133,7 +134,7 @@ def test_onnx_takes_sentences_without_their_padding(reference, versions, tmp_pat
     for i, text in enumerate(TEXTS):
         found = reference.encode_texts(load, path, settings, [text])
         np.testing.assert_allclose(found, expected[i : i + 1], atol=2e-6)
-    counts = np.minimum(preprocessor.token_counts(TEXTS), 10).tolist()
+    counts = np.minimum(small.text_preprocessor().token_counts(TEXTS), 10).tolist()
     assert taken == [(4, max(counts)), *[(1, count) for count in counts]] and min(counts) == 2
     assert settings["text"]["shape"] == [10]
     monkeypatch.setattr(edge_towers, "load", load)

@@ -18,7 +18,7 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
-from test_edge import odd_strings
+from test_edge import bert_tower, odd_strings
 
 import keras_lit
 from keras_lit.export import edge
@@ -41,11 +41,7 @@ def serve():
 
 @pytest.fixture(scope="module")
 def version(tmp_path_factory):
-    preprocessor = small.text_preprocessor()
-    backbone = keras_lit.backbones.BertEncoder(
-        preprocessor.tokenizer.vocabulary_size(), 1, 2, 8, 16
-    )
-    tower = keras_lit.TextTower(backbone, projection_dim=16, preprocessor=preprocessor)
+    tower = bert_tower()
     rng = np.random.default_rng(0)
     tower.set_weights([rng.normal(0, 0.5, x.shape) for x in tower.get_weights()])
     model = keras_lit.LiT(make_model().image_tower, tower, "LU")  # Takes texts of any length.
