@@ -135,6 +135,21 @@ def with_cardinality(dataset: Any, count: Any) -> Any:
     return dataset
 
 
+def read_once(batches: Any, epochs: int = 1) -> tuple[Any, int | None]:
+    """Batches, and how many steps to tell Keras so that it makes one iterator of them an epoch.
+
+    If Keras 3.15 finds their number itself, it makes another after each epoch, from which nobody
+    reads: that takes as long as the start of an epoch, and draws an order that nobody sees.
+    """
+    count = batches.cardinality
+    steps = int(count() if callable(count) else count)
+    if steps < 0:
+        return batches, None
+    if epochs == 1:
+        batches = with_cardinality(batches, tf.data.UNKNOWN_CARDINALITY)
+    return batches, steps
+
+
 def batch_size_of(dataset: Any) -> int:
     """What `Dataset.batch` was given, last; 0 for datasets that came otherwise to their batches."""
     sizes = (x._batch_size for x in made_from(dataset) if hasattr(x, "_batch_size"))
@@ -191,6 +206,41 @@ def apply_gradients(
         optimizer.apply_gradients(zip(gradients, weights, strict=True))
     for number in range(first, ops.uid()):
         registered.pop(f"CustomGradient-{number}", None)
+
+
+def mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """`dataset.map(function, tf.data.AUTOTUNE)` of many operations, as of reading images.
+
+    At the start of each epoch TensorFlow optimises the graph of a mapped function anew: for half a
+    second, where it reads images. One that stays on a device it takes as it is, and as fast a row.
+    """
+    spec, found = dataset.element_spec, {}
+    specs = tf.nest.flatten(spec)
+    if not all(isinstance(x, tf.TensorSpec) for x in specs):
+        return dataset.map(function, tf.data.AUTOTUNE)
+
+    def flat(*values: tf.Tensor) -> list[tf.Tensor]:
+        row = tf.nest.pack_sequence_as(spec, values)
+        row = function(*row) if isinstance(row, tuple) else function(row)
+        row = tf.nest.map_structure(tf.convert_to_tensor, row)
+        found["spec"] = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), row)
+        return tf.nest.flatten(row)
+
+    flat.__name__ = f"Dataset_{getattr(function, '__name__', '')}"  # See `in_a_dataset`.
+    compiled = tf.function(flat, specs, False, experimental_attributes=ONE_DEVICE)
+    concrete = compiled.get_concrete_function()
+    variant = tf.raw_ops.ParallelMapDatasetV2(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        other_arguments=concrete.captured_inputs,
+        f=concrete,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        output_types=[x.dtype for x in concrete.outputs],
+        output_shapes=[x.shape for x in concrete.outputs],
+        preserve_cardinality=True,
+    )
+    rows = tf.data.experimental.from_variant(variant, found["spec"])
+    rows.needs = dataset, concrete  # They live as long.
+    return rows
 
 
 def made_from(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:

@@ -235,6 +235,74 @@ def test_keras_is_told_the_number_of_steps(replicas):
     assert told[0]["steps"] == 3
 
 
+@pytest.fixture
+def iterators(monkeypatch):
+    """The iterators of datasets that were made, counted."""
+    made, make = [], tf.data.Dataset.__iter__
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", lambda x: made.append(x) or make(x))
+    return made
+
+
+@pytest.mark.parametrize(("epochs", "as_it_is", "expected"), [(1, 2, 1), (3, 6, 4)])
+def test_keras_makes_one_iterator_an_epoch(iterators, epochs, as_it_is, expected):
+    """And one after several; if this fails with fewer, Keras needs no help now."""
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    batches = tf.data.Dataset.from_tensors((np.ones([2, 2]), np.ones([2, 1]))).repeat(3)
+    model.fit(batches, epochs=epochs, shuffle=False, verbose=0)
+    assert len(iterators) == as_it_is
+    iterators.clear()
+    x, steps = internals.read_once(batches, epochs)
+    assert steps == 3
+    model.fit(x, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0)
+    assert len(iterators) == expected
+    unknown = batches.filter(lambda x, y: True)
+    assert internals.read_once(unknown) == (unknown, None)
+
+
+def rows_of(dataset):
+    return [tf.nest.map_structure(lambda x: np.asarray(x).tolist(), row) for row in dataset]
+
+
+RANGE = tf.data.Dataset.range
+ROWS = {
+    "numbers": lambda: RANGE(9),
+    "batches": lambda: RANGE(9).batch(2),
+    "tuples": lambda: tf.data.Dataset.zip(RANGE(3), RANGE(4, 9)),
+    "dicts": lambda: tf.data.Dataset.from_tensor_slices({"b": ["x", "y"], "a": [[1.0], [2.0]]}),
+    "ragged": lambda: tf.data.Dataset.from_tensor_slices(tf.ragged.constant([[1], [2, 3]])),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_mapped_is_what_map_makes(kind):
+    rows = ROWS[kind]()
+    weight = tf.Variable(2)
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["x"], [7]), -1)
+
+    def function(*row):
+        (row,) = row if len(row) == 1 else ({"tuple": row},)
+        return {"row": row, "captured": (weight, table[tf.constant("x")])}, 1.5
+
+    expected, found = rows.map(function), internals.mapped(rows, function)
+    assert found.element_spec == expected.element_spec
+    assert found.cardinality() == expected.cardinality()
+    for _ in range(2):  # epochs
+        assert rows_of(found) == rows_of(expected)
+    weight.assign(5)
+    assert rows_of(found)[0][0]["captured"] == (5, 7)
+
+
+def test_mapped_is_not_optimised_at_each_start():
+    """tf.data and Grappler leave alone what has the one attribute and not the other."""
+    mapped = internals.mapped(tf.data.Dataset.range(3), lambda x: x + 1)
+    _, function = mapped.needs
+    attributes = function.function_def.attr
+    assert attributes["experimental_ints_on_device"].b
+    assert "_tf_data_function" not in attributes
+    assert function.graph.name.startswith("Dataset_")
+
+
 def test_a_dataset_tells_the_size_of_its_batches():
     rows = tf.data.Dataset.range(100)
     for batches, expected in (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, internals
 from keras_lit.data.statistics import CorpusStatistics, image_key, text_key, word_keys
 from keras_lit.preprocessing.decoding import image_size
 
@@ -113,7 +113,7 @@ def apply(
             return failure == len(rules)
         return tf.numpy_function(count, [failure], tf.bool)
 
-    tried = pairs.map(lambda pair: (pair, first_failure(pair)), tf.data.AUTOTUNE)
+    tried = internals.mapped(pairs, lambda pair: (pair, first_failure(pair)))
     return tried.filter(keep).map(lambda pair, _: pair)
 
 

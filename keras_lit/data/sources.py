@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, internals
 from keras_lit.data import parquet
 from keras_lit.data.captions import draw
 from keras_lit.data.layouts import Layout, Row, check_layout, check_unused
@@ -284,5 +284,5 @@ def _only_good(
     def keep(pair: Pair, good: tf.Tensor) -> tf.Tensor:
         return tf.cond(good, lambda: True, lambda: tf.numpy_function(note, [pair["name"]], tf.bool))
 
-    tried = pairs.map(lambda pair: (pair, is_good(pair)), tf.data.AUTOTUNE)
+    tried = internals.mapped(pairs, lambda pair: (pair, is_good(pair)))
     return tried.filter(keep).map(lambda pair, _: pair)

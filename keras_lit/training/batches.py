@@ -80,7 +80,7 @@ def for_step(
         return found
 
     def prepared(rows: tf.data.Dataset) -> tf.data.Dataset:
-        return rows.map(ready, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return internals.mapped(rows, ready).prefetch(tf.data.AUTOTUNE)
 
     data = distribution.in_turns(data) if whole else data
     data = data.enumerate().map(_known_columns(_says_what_is_cut(text_tower)))
@@ -454,7 +454,7 @@ def _mapped(batches: encoding.Batches, prepare: Callable[..., Any]) -> encoding.
     """Of a list at once: a dataset would be compiled anew for each call."""
     if isinstance(batches, list):
         return [prepare(*x) if isinstance(x, tuple) else prepare(x) for x in batches]
-    return batches.map(prepare, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return internals.mapped(batches, prepare).prefetch(tf.data.AUTOTUNE)
 
 
 def _checked(x: Any, tower: Any, side: str) -> Any:

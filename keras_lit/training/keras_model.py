@@ -96,11 +96,15 @@ class PairsModel(keras.Model):
         rows = batches.rows_of(x, batch_size) // self.distribute_strategy.num_replicas_in_sync
         rows = min(rows, self.micro_batch_size or rows)
         self._texts_in_groups = lengths.groups_gain(self.text_tower, rows)
-        x = self._batches(x, batch_size, True, shuffle, goes_on, steps=steps_per_epoch)
+        x, steps_per_epoch = self._batches(
+            x, steps_per_epoch, batch_size, True, shuffle, goes_on, epochs=epochs - initial_epoch
+        )
         if validation_data is not None:
             rows = validation_batch_size or batch_size
             rows = rows if isinstance(validation_data, dict | tuple) else None
-            validation_data = self._batches(validation_data, rows, steps=validation_steps)
+            validation_data, validation_steps = self._batches(
+                validation_data, validation_steps, rows
+            )
         self._drop_calibration()
         history = super().fit(
             x,
@@ -160,7 +164,7 @@ class PairsModel(keras.Model):
         """
         _refuse(y=y, sample_weight=sample_weight)
         if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has prepared that.
-            x = self._batches(x, batch_size, steps=steps)
+            x, steps = self._batches(x, steps, batch_size)
         return super().evaluate(
             x,
             verbose=verbose,
@@ -200,7 +204,7 @@ class PairsModel(keras.Model):
         >>> model.predict(pairs, verbose=0)["image_embeddings"].shape
         (4, 8)
         """
-        x = self._batches(x, batch_size, steps=steps)
+        x, steps = self._batches(x, steps, batch_size)
         return _real_rows(super().predict(x, verbose=verbose, steps=steps, callbacks=callbacks))
 
     def train_on_batch(
@@ -304,13 +308,34 @@ class PairsModel(keras.Model):
             )
         self.calibration = None
 
-    def _batches(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def _batches(
+        self,
+        x: Any,
+        steps: int | None = None,
+        batch_size: int | None = None,
+        training: bool = False,
+        shuffle: bool = False,
+        continue_data: Any = None,
+        epochs: int = 1,
+    ) -> tuple[Any, int | None]:
+        """What Keras is to take in place of `x` and a number of steps."""
         with self.distribute_strategy.scope():
-            kwargs["text_locked"] = self.tuning[1] == "L"
-            kwargs["static_shapes"] = self.jit_compile or distribution.on_tpu(
-                self.distribute_strategy
+            found = batches.for_step(
+                x,
+                self.image_tower,
+                self.text_tower,
+                batch_size,
+                training,
+                shuffle,
+                continue_data,
+                text_locked=self.tuning[1] == "L",
+                static_shapes=self.jit_compile or distribution.on_tpu(self.distribute_strategy),
+                steps=steps,
             )
-            return batches.for_step(x, self.image_tower, self.text_tower, *args, **kwargs)
+        # An epoch that is gone on with has fewer steps than the next.
+        if steps or continue_data or found is x:
+            return found, steps
+        return internals.read_once(found, epochs)
 
     def _batch(self, x: Any, training: bool = False) -> dict[str, tf.Tensor]:
         """One batch, ready, through the same door."""

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, internals
 from keras_lit.data import captions
 from keras_lit.losses.distillation import TEACHER
 from keras_lit.preprocessing import ImagePreprocessor
@@ -99,9 +99,8 @@ def preprocess(
     check_spec(x.element_spec, image_tower, text_tower)
     if x.cardinality() == 0:
         raise ValueError(EMPTY)
-    seeded = with_seeds(x, draw_seed())
-    return seeded.map(
-        lambda pair: ready(pair, image_tower, text_tower, training), tf.data.AUTOTUNE
+    return internals.mapped(
+        with_seeds(x, draw_seed()), lambda pair: ready(pair, image_tower, text_tower, training)
     ).prefetch(tf.data.AUTOTUNE)
 
 

@@ -118,6 +118,23 @@ def test_a_pydataset_is_read_once_an_epoch_and_told_of_its_end():
     assert data.epochs == 3
 
 
+def test_data_are_begun_once_an_epoch(monkeypatch):
+    """Encoded images take a while to begin; Keras begins them twice, and what a shuffle draws."""
+    begun, begin = [], tf.data.Dataset.__iter__
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", lambda x: begun.append(x) or begin(x))
+    model, pairs = lit(), tf.data.Dataset.from_tensor_slices(PAIRS).batch(3)
+    for call, expected in (
+        (lambda: model.fit(pairs, verbose=0), 1),
+        (lambda: model.fit(pairs, epochs=3, verbose=0, validation_data=pairs), 4 + 3),
+        (lambda: model.fit(pairs, initial_epoch=2, epochs=3, verbose=0), 1),
+        (lambda: model.evaluate(pairs, verbose=0), 1),
+        (lambda: model.predict(pairs, verbose=0), 1),
+    ):
+        begun.clear()
+        call()
+        assert len(begun) == expected
+
+
 @pytest.mark.parametrize(
     "validation",
     [PAIRS, (PAIRS,), (PAIRS, None), Batches()],

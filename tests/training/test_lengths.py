@@ -203,7 +203,7 @@ def test_shapes_stay_static_for_xla_and_tpus(model, monkeypatch, jit_compile, on
     """Each width would be compiled anew."""
     model.compile(keras.optimizers.SGD(0.1), jit_compile=jit_compile)
     monkeypatch.setattr("keras_lit.distribution.on_tpu", lambda strategy: on_tpu)
-    (batch,) = model._batches(make_pairs(4).batch(4))
+    (batch,) = model._batches(make_pairs(4).batch(4))[0]
     assert batch["text"].shape == (4, LENGTH)
 
 
