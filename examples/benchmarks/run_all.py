@@ -165,7 +165,7 @@ BENCHMARKS = {
     "retrieval": Benchmark(
         "Recall both ways, over the number of texts",
         tuple(
-            f"retrieval.py --images {n} --texts {5 * n} --rate-seconds 3"
+            f"retrieval.py --images {n} --texts {5 * n} --rate-seconds 3 --repeats 3"
             for n in (5_000, 10_000, 20_000)
         ),
         tuple(

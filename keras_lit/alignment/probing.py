@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_lit import internals
 from keras_lit.alignment import aligning
 from keras_lit.alignment.choosing import Alignment, choose
 from keras_lit.alignment.folds import Folds
@@ -117,7 +118,7 @@ def probe(
     count = int(data.cardinality())
     bar = int(not 0 <= count <= 10) if verbose == "auto" else verbose
     progress = keras.utils.Progbar(count if count >= 0 else None, verbose=bar)
-    for ready in data.map(prepared, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE):
+    for ready in internals.mapped(data, prepared).prefetch(tf.data.AUTOTUNE):
         images, texts = {}, {}
         for (i, t), batch in zip(diagonal, ready, strict=True):
             if i not in images:

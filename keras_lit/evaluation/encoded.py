@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lit import checks
+from keras_lit import checks, internals
 from keras_lit.data.captions import is_utf8
 from keras_lit.data.class_folders import warn_of_numbers
 from keras_lit.evaluation import prompts
@@ -160,7 +160,7 @@ class Images:
                 found = {"image": found["image_features"]}
             return {**columns, **found}
 
-        rows = self._rows.map(ready, tf.data.AUTOTUNE)
+        rows = internals.mapped(self._rows, ready)
         if not _is_batched(self._rows.element_spec):
             rows = rows.batch(self._batch_size)
 

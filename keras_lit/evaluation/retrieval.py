@@ -1,6 +1,8 @@
 """Text-image retrieval, in one language or in each of several."""
 
 import concurrent.futures
+import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -12,8 +14,10 @@ from keras_lit import checks
 from keras_lit.evaluation.rows import check_same_width, unit_rows
 from keras_lit.losses.global_batch import EPSILON
 
-# (images, texts) whose similarities exist at one time: 64 MB in float32.
-_TILE = (2048, 8192)
+# (images, texts) whose similarities exist at one time: 24 MB in float32, which the allocator keeps
+# for the next ones; more than 32 it would get anew.
+_TILE = (1024, 6144)
+_RIGHT = 2**24  # Numbers of right answers (rows and similarities) at a time.
 
 
 def retrieval_recall(
@@ -152,24 +156,31 @@ def _wrong_before_right(
     tiles = len(starts[0]) * len(starts[1])
     verbose = tiles >= 100 if verbose == "auto" else verbose
     progress = keras.utils.Progbar(tiles, verbose=int(verbose), unit_name="tile")
-    pool = concurrent.futures.ThreadPoolExecutor(1)
-    for j in starts[1]:
-        of_texts = slice(j, j + _TILE[1])
-        text_tile = texts[orders[1][of_texts]]
-        for i in starts[0]:
-            of_images = slice(i, i + _TILE[0])
-            image_tile = images[orders[0][of_images]]
-            with tf.device("CPU"):
+    threads = os.cpu_count() or 1
+
+    def count(tile: np.ndarray, of_images: slice, of_texts: slice) -> np.ndarray:
+        """Counts some rows of a tile, all of its columns."""
+        rows, columns = image_groups[of_images], text_groups[of_texts]
+        if rows[0] <= columns[-1] and columns[0] <= rows[-1]:
+            tile = tile.copy()  # A tensor's memory is read-only.
+            tile[rows[:, np.newaxis] == columns] = -np.inf
+        counts[0][of_images] += _count_reached(tile, bounds[0][of_images, np.newaxis], 1)
+        return _count_reached(tile, bounds[1][of_texts], 0)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool, tf.device("CPU"):
+        for j in starts[1]:
+            of_texts = slice(j, j + _TILE[1])
+            text_tile = tf.constant(texts[orders[1][of_texts]])
+            for i in starts[0]:
+                image_tile = tf.constant(images[orders[0][i : i + _TILE[0]]])
                 tile = np.asarray(tf.linalg.matmul(image_tile, text_tile, transpose_b=True))
-            rows, columns = image_groups[of_images], text_groups[of_texts]
-            if rows[0] <= columns[-1] and columns[0] <= rows[-1]:
-                tile = tile.copy()  # A tensor's memory is read-only.
-                tile[rows[:, np.newaxis] == columns] = -np.inf
-            by_image = pool.submit(_count_reached, tile, bounds[0][of_images, np.newaxis], 1)
-            counts[1][of_texts] += _count_reached(tile, bounds[1][of_texts], 0)
-            counts[0][of_images] += by_image.result()
-            progress.add(1)
-    pool.shutdown()
+                edges = np.unique(np.linspace(0, len(tile), threads + 1, dtype=int))
+                parts = [
+                    pool.submit(count, tile[k:end], slice(i + k, i + end), of_texts)
+                    for k, end in itertools.pairwise(edges)
+                ]
+                counts[1][of_texts] += sum(part.result() for part in parts)
+                progress.add(1)
     return counts[0][np.isfinite(bounds[0])], counts[1][np.isfinite(bounds[1])]
 
 
@@ -183,19 +194,26 @@ def _best_right(
     """The similarity of the best right answer, less epsilon; infinite where there is none."""
     best = [np.full(len(groups), -np.inf, "float32") for groups in (image_groups, text_groups)]
     numbers = np.unique(text_groups)
-    edges = [
-        np.searchsorted(groups, numbers, side)
-        for groups in (image_groups, text_groups)
-        for side in ("left", "right")
-    ]
-    for first, last, column, end in zip(*edges, strict=True):
-        own_texts = texts[orders[1][column:end]]
-        step = max(1, _TILE[0] * _TILE[1] // (end - column))
-        for row in range(first, last, step):
-            stop = min(row + step, last)
-            right = images[orders[0][row:stop]] @ own_texts.T
-            best[0][row:stop] = right.max(axis=1)
-            best[1][column:end] = np.maximum(best[1][column:end], right.max(axis=0))
+    starts, sizes = [], []
+    for groups in (image_groups, text_groups):
+        starts.append(np.searchsorted(groups, numbers))
+        sizes.append(np.searchsorted(groups, numbers, "right") - starts[-1])
+    # Groups of equal sizes at once; of what is more than a tile, some rows.
+    for shape in np.unique(np.stack(sizes, axis=1), axis=0):
+        if not shape.all():
+            continue
+        of_shape = np.flatnonzero((sizes[0] == shape[0]) & (sizes[1] == shape[1]))
+        step = max(1, _RIGHT // (shape.sum() * images.shape[1] + shape.prod()))
+        height = min(shape[0], max(1, _TILE[0] * _TILE[1] // shape[1]))
+        for i in range(0, len(of_shape), step):
+            found = of_shape[i : i + step, np.newaxis]
+            columns = starts[1][found] + np.arange(shape[1])
+            own_texts = texts[orders[1][columns]].transpose(0, 2, 1)
+            for j in range(0, shape[0], height):
+                rows = starts[0][found] + np.arange(j, min(j + height, shape[0]))
+                right = images[orders[0][rows]] @ own_texts
+                best[0][rows] = right.max(axis=2)
+                best[1][columns] = np.maximum(best[1][columns], right.max(axis=1))
     of_images, of_texts = (np.where(np.isfinite(b), b - EPSILON, np.inf) for b in best)
     return of_images.astype("float32"), of_texts.astype("float32")
 

@@ -34,10 +34,13 @@ def naive(images, texts, index, groups):
     return ranks
 
 
-@pytest.mark.parametrize("tile", [(2048, 8192), (7, 11)])
+@pytest.mark.parametrize(
+    ("tile", "right"), [((2048, 8192), 2**24), ((7, 11), 1), ((2, 3), 60), ((90, 5), 200)]
+)
 @pytest.mark.parametrize("grouped", [False, True])
-def test_uneven_captions_ties_and_groups_against_a_naive_matrix(tile, grouped, monkeypatch):
+def test_uneven_captions_ties_and_groups_against_a_naive_matrix(tile, right, grouped, monkeypatch):
     monkeypatch.setattr(retrieval, "_TILE", tile)
+    monkeypatch.setattr(retrieval, "_RIGHT", right)
     rng = np.random.default_rng(3)
     images, index = unit(40, 6), rng.integers(0, 37, 90)  # The last images have no text.
     texts = images[index] + 0.5 * unit(90, 6)
