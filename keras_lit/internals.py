@@ -239,14 +239,14 @@ def mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Da
         preserve_cardinality=True,
     )
     rows = tf.data.experimental.from_variant(variant, found["spec"])
-    rows.needs = dataset, concrete  # They live as long.
-    return rows
+    rows.source, rows.function = dataset, concrete  # They live as long.
+    return rows.with_options(dataset.options())
 
 
 def made_from(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:
     """A dataset, the one it was mapped, batched or shuffled from, and so on."""
     yield dataset
-    for source in dataset._inputs():
+    for source in dataset._inputs() or filter(None, [getattr(dataset, "source", None)]):
         yield from made_from(source)
 
 

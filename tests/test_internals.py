@@ -287,6 +287,7 @@ def test_mapped_is_what_map_makes(kind):
     expected, found = rows.map(function), internals.mapped(rows, function)
     assert found.element_spec == expected.element_spec
     assert found.cardinality() == expected.cardinality()
+    assert any(x is rows for x in internals.made_from(found))
     for _ in range(2):  # epochs
         assert rows_of(found) == rows_of(expected)
     weight.assign(5)
@@ -295,12 +296,21 @@ def test_mapped_is_what_map_makes(kind):
 
 def test_mapped_is_not_optimised_at_each_start():
     """tf.data and Grappler leave alone what has the one attribute and not the other."""
-    mapped = internals.mapped(tf.data.Dataset.range(3), lambda x: x + 1)
-    _, function = mapped.needs
+    rows = internals.mapped(tf.data.Dataset.range(3), lambda x: x + 1)
+    (function,) = (x.function for x in internals.made_from(rows) if hasattr(x, "function"))
     attributes = function.function_def.attr
     assert attributes["experimental_ints_on_device"].b
     assert "_tf_data_function" not in attributes
     assert function.graph.name.startswith("Dataset_")
+
+
+def test_mapped_keeps_options():
+    """Of which some hold where a dataset runs, and others where a strategy asks for them."""
+    options = tf.data.Options()
+    options.deterministic = False
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    rows = internals.mapped(tf.data.Dataset.range(3).with_options(options), lambda x: x + 1)
+    assert rows.options() == options
 
 
 def test_a_dataset_tells_the_size_of_its_batches():
@@ -312,6 +322,7 @@ def test_a_dataset_tells_the_size_of_its_batches():
         (rows.batch(6).batch(2), 2),
         (rows, 0),
         (rows.batch(6).concatenate(rows.batch(6)), 6),
+        (internals.mapped(rows.batch(4), lambda x: x + 1).prefetch(1), 4),
         (tf.data.Dataset.from_generator(lambda: iter([1]), output_signature=tf.TensorSpec([])), 0),
     ):
         assert internals.batch_size_of(batches) == expected
