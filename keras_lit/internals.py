@@ -227,7 +227,7 @@ def mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Da
         return tf.nest.flatten(row)
 
     flat.__name__ = f"Dataset_{getattr(function, '__name__', '')}"  # See `in_a_dataset`.
-    compiled = tf.function(flat, specs, autograph=False, experimental_attributes=ONE_DEVICE)
+    compiled = tf.function(flat, specs, experimental_attributes=ONE_DEVICE)
     concrete = compiled.get_concrete_function()
     variant = tf.raw_ops.ParallelMapDatasetV2(
         input_dataset=tf.data.experimental.to_variant(dataset),

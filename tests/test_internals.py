@@ -18,6 +18,7 @@ import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.autograph.core import config
 
 import keras_lit
 from keras_lit import internals
@@ -302,6 +303,18 @@ def test_mapped_is_not_optimised_at_each_start():
     assert attributes["experimental_ints_on_device"].b
     assert "_tf_data_function" not in attributes
     assert function.graph.name.startswith("Dataset_")
+
+
+def test_mapped_takes_python_conditions_of_tensors(monkeypatch):
+    """A user's rule of a filter may have them: AutoGraph rewrites it, which conftest switches off."""
+    monkeypatch.setattr(config, "CONVERSION_RULES", config.CONVERSION_RULES[1:])
+
+    def function(x):
+        if x > 1:
+            return -x
+        return x
+
+    assert rows_of(internals.mapped(tf.data.Dataset.range(4), function)) == [0, 1, -2, -3]
 
 
 def test_mapped_keeps_options():
