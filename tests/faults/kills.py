@@ -5,6 +5,7 @@ its name and its data; the process is killed (-9) after a random time, KILLS tim
 and so on, when it came there before). Once before that it runs undisturbed ("killed-whole").
 """
 
+import contextlib
 import gc
 import os
 import pathlib
@@ -86,9 +87,15 @@ def check_index(directory, known):
 
 
 def progress(directory):
-    """Changes with each file, and each transaction of an index."""
-    changed = (*directory.rglob("*.npz"), *directory.rglob("vectors-*"), *directory.rglob("*-wal"))
-    return len(list(directory.rglob("*"))), sum(p.stat().st_mtime_ns for p in changed)
+    """Changes with each file, and each transaction of an index; files may go while it looks."""
+    names, changed = 0, []
+    for folder, folders, files in os.walk(directory):  # Passes over a folder that has gone.
+        names += len(folders) + len(files)
+        for name in files:
+            if name.endswith((".npz", "-wal")) or name.startswith("vectors-"):
+                with contextlib.suppress(FileNotFoundError):
+                    changed.append(os.stat(os.path.join(folder, name)).st_mtime_ns)
+    return names, sum(changed)
 
 
 def run_child(job, directory):
