@@ -22,6 +22,12 @@ def on_cpus() -> bool:
     return {x.device_type for x in tf.config.list_physical_devices()} == {"CPU"}
 
 
+def on_cpu_replicas(strategy: tf.distribute.Strategy) -> bool:
+    """Whether several of a strategy's replicas are CPU devices of this process."""
+    devices = strategy.extended.worker_devices
+    return len(devices) > 1 and "device:CPU" in devices[0]
+
+
 def replica_id() -> tf.Tensor | int:
     """This replica's place among them, from 0."""
     context = tf.distribute.get_replica_context()

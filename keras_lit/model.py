@@ -467,7 +467,7 @@ class LiT(PairsModel):
         Raises:
             ValueError: a `loss` or `metrics` is passed, an optimizer that has slots for other
                 variables, or one that does not train on several replicas as it does on one; another
-                strategy than the model was built under.
+                strategy than the model was built under; XLA on several CPU devices.
 
         Example:
 
@@ -496,6 +496,12 @@ class LiT(PairsModel):
             raise ValueError(
                 "`steps_per_execution` should be 1 on more than one replica, where Keras cannot "
                 f"loop over steps. Received: {kwargs['steps_per_execution']}."
+            )
+        jit = replicas > 1 and kwargs.get("jit_compile") is True
+        if jit and distribution.on_cpu_replicas(self.distribute_strategy):
+            raise ValueError(
+                "XLA compiles no step for several CPU devices of one process. Leave "
+                "`jit_compile=True` out."
             )
         scope = tf.distribute.get_strategy().extended
         built_here = scope.variable_created_in_scope(self.log_temperature.value)

@@ -332,6 +332,15 @@ def test_optimizers_that_train_otherwise_on_replicas_are_refused(options, messag
             model.compile(keras.optimizers.SGD(0.1, **options))
 
 
+def test_xla_on_cpu_replicas_is_refused():
+    """TensorFlow would fail in the first step: "Trying to access resource located in device"."""
+    with mirrored(2).scope():
+        model = make_model()
+        with pytest.raises(ValueError, match="several CPU devices.*Leave `jit_compile=True` out"):
+            model.compile("sgd", jit_compile=True)
+    make_model().compile("sgd", jit_compile=True)
+
+
 def test_chance_of_a_local_loss_is_that_of_a_replicas_pairs():
     with mirrored(2).scope():
         model = make_model(local_loss=True)
