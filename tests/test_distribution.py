@@ -245,7 +245,7 @@ def test_training_on_replicas_equals_one_device():
     """Adafactor on replicas: the workers below, and test_optimizers.py."""
     expected = on_one_device("sgd", evaluated=True)
     assert expected[1]
-    assert_same(train(mirrored(8), "sgd", evaluated=True), expected, TOLERANCE["sgd"])
+    assert_same(train(mirrored(4), "sgd", evaluated=True), expected, TOLERANCE["sgd"])
 
 
 @pytest.mark.slow

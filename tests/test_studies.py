@@ -260,7 +260,7 @@ def test_middle_ways(study, tmp_path, monkeypatch):
         return keras_lit.TextTower(bert, tokenizer, tokens, "mean")
 
     monkeypatch.setattr(study("stamps"), "lower_half_of_minilm", tower)
-    args = arguments(runner, tmp_path)
+    args = arguments(runner, tmp_path, "--seeds", "1")
     args.batch_size, args.epochs = 12, 1
     with pytest.raises(FileNotFoundError, match="the variant LU writes it"):
         middle.train(parts, args, "WiSE", 0)

@@ -5,7 +5,8 @@
 OpenPictures' first n pictures train, the same for all seeds, which change order and initial values.
 Its validation split chooses epochs and settings; recall is measured on its test split, whose
 concepts are in neither. Half of the captions have keywords appended. EfficientNet-Lite0 is locked
-and run once, and so is MiniLM's lower half; all of it where a method locks both towers.
+and run once, and so is MiniLM's lower half; all of it where a method locks both towers. "Between"
+is the model between `align` and the end of `fit` that retrieves best in validation (WiSE-FT).
 """
 
 import argparse
@@ -32,6 +33,8 @@ TITLES = {
     "mean_recall": "test, mean of six, %",
     "validation": "validation, %",
     "start": "validation after align, %",
+    "between": "between both: test, %",
+    "validation_between": "between both: validation, %",
 }
 METHODS = ("ridge", "CCA", "align, fit", "LU", "ShareLock's MLP")
 # By size: learning rate, rounds (after each of which validation decides), steps, batch size.
@@ -270,27 +273,42 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
     method, number = variant.split(" of ")
     size = min(int(number), len(data.parts["train"]["text"]))
     model = start(method, data, size, NOISE[int(number)])
+    before = keras_lit.soup([model])  # A copy.
     history = [recall(model, data.parts["validation"])]
     if method in SETTINGS:
         settings = SETTINGS[method][int(number)]
         best = Best(data.parts["validation"])
         history = fit(model, data.few(size), best, seed, *settings)
-    test = recall(model, data.parts["test"])
-    return [
-        {
-            "pairs": float(size),
-            "mean_recall": test,
-            "validation": max(history),
-            "start": history[0],
-            "epoch": float(np.argmax(history)),
-        }
-    ]
+    point = {
+        "pairs": float(size),
+        "mean_recall": recall(model, data.parts["test"]),
+        "validation": max(history),
+        "start": history[0],
+        "epoch": float(np.argmax(history)),
+    }
+    if method == "align, fit":
+        point |= between(before, model, data)
+    return [point]
+
+
+def between(before: keras_lit.LiT, after: keras_lit.LiT, data: Data) -> runner.Point:
+    """The test recall half-way or so, where validation's is best."""
+    validate = functools.partial(recall, part=data.parts["validation"])
+    found = keras_lit.evaluation.along(before, after, {"validation": validate}, verbose=0)
+    alpha = found.best("validation")
+    model = keras_lit.interpolate(before, after, alpha)
+    return {
+        "alpha": alpha,
+        "validation_between": max(found.metrics["validation"]),
+        "between": recall(model, data.parts["test"]),
+    }
 
 
 def report(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     """A table of methods by sizes, what is above what, a curve for each method."""
     values = {
-        name: runner.summarise(results, name) for name in ("mean_recall", "validation", "start")
+        name: runner.summarise([x for x in results if name in x["curve"][-1]], name)
+        for name in TITLES
     }
     sizes = {result["variant"].split(" of ")[1]: result["curve"][-1]["pairs"] for result in results}
     rows = [["", "", *(f"{pairs:.0f}" for pairs in sizes.values())], ["---"] * (2 + len(sizes))]
