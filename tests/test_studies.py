@@ -241,6 +241,28 @@ def test_a_student_with_a_teacher_and_alone(study, tmp_path, monkeypatch):
     assert all(0 <= x["mean_recall"] <= 100 for x in found)
 
 
+def test_the_model_between_align_and_fit_is_the_best_in_validation(study, monkeypatch):
+    few_pairs = study("few_pairs")
+    models = [
+        keras_lit.LiT(
+            keras_lit.ImageTower.from_features(3), keras_lit.TextTower.from_features(2), "LL"
+        )
+        for _ in range(2)
+    ]
+    for bias, model in enumerate(models):
+        model.text_tower.head.bias.assign([bias] * 3)
+    # Best where the bias is what the split says.
+    monkeypatch.setattr(
+        few_pairs,
+        "recall",
+        lambda model, part: 50 - abs(float(model.text_tower.head.bias[0]) - part),
+    )
+    data = types.SimpleNamespace(parts={"validation": 0.3, "test": 0.8})
+    assert few_pairs.between(*models, data) == pytest.approx(
+        {"alpha": 0.3, "validation_between": 50, "between": 49.5}
+    )
+
+
 @pytest.mark.slow
 def test_middle_ways(study, tmp_path, monkeypatch):
     middle, runner, rng = study("middle_ways"), study("runner"), np.random.default_rng(0)
