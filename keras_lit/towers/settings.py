@@ -152,6 +152,7 @@ def calling(layer: keras.Layer, function: Callable) -> Iterator[None]:
 def fused(layers: list[keras.Layer]) -> Iterator[None]:
     """Within, a batch norm by its averages is one operation, and TensorFlow makes one of it, the
     convolution before and the activation after. Keras' own are read and written once more each.
+    After a depthwise convolution its kernel does the scaling.
     """
     own = keras.layers.BatchNormalization.call
     with contextlib.ExitStack() as stack:
@@ -176,6 +177,10 @@ def _fused(
     mean, variance = (tf.cast(x, "float32") for x in (layer.moving_mean, layer.moving_variance))
     scale = tf.cast(layer.gamma, "float32") if layer.scale else tf.ones_like(mean)
     offset = tf.cast(layer.beta, "float32") if layer.center else tf.zeros_like(mean)
+    before = getattr(inputs, "op", None)  # None outside of graphs.
+    if before is not None and before.type == "DepthwiseConv2dNative" and inputs.dtype == "float32":
+        scale *= tf.math.rsqrt(variance + layer.epsilon)
+        return _in_kernel(before, scale, offset - mean * scale)
     y, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=scale,
@@ -186,6 +191,19 @@ def _fused(
         is_training=False,
     )
     return tf.cast(y, layer.compute_dtype)
+
+
+def _in_kernel(convolution: tf.Operation, scale: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """A depthwise convolution with its kernel scaled. TensorFlow joins it with a bias, but with no
+    batch norm; the convolution as it was is of no use then, and is not run.
+    """
+    x, kernel = convolution.inputs
+    names = ("strides", "padding", "data_format", "dilations", "explicit_paddings")
+    attributes = {name: convolution.get_attr(name) for name in names}
+    kernel *= tf.reshape(scale, kernel.shape[2:])
+    return tf.nn.bias_add(
+        tf.raw_ops.DepthwiseConv2dNative(input=x, filter=kernel, **attributes), offset
+    )
 
 
 def _merged(layer: keras.Layer) -> Any:

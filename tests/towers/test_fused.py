@@ -9,6 +9,7 @@ import keras_lit
 from keras_lit import internals
 from keras_lit.towers import settings
 
+SAME = {"strides": 2, "padding": "same", "depth_multiplier": 2}
 PIXELS = np.random.default_rng(1).normal(size=[2, 8, 8, 3]).astype("float32")
 
 
@@ -46,6 +47,53 @@ def test_a_tower_gives_what_keras_own_layers_give(options, count):
     tolerance = 2e-2 if "bfloat16" in str(options) else 1e-5
     np.testing.assert_allclose(run(PIXELS), expected, rtol=tolerance, atol=tolerance)
     assert not any("call" in vars(layer) for layer in internals.flat_layers(tower))
+
+
+def depthwise(**options):
+    """A depthwise convolution with two filters a channel, a batch norm and an activation."""
+    keras.utils.set_random_seed(0)
+    norm = keras.layers.BatchNormalization(dtype=options.get("dtype"))
+    layers = [keras.layers.DepthwiseConv2D(3, use_bias=False, **{**SAME, **options}), norm]
+    model = keras.Sequential([keras.Input([8, 8, 3]), *layers, keras.layers.ReLU(6)])
+    rng = np.random.default_rng(0)
+    norm.set_weights([rng.uniform(0.5, 2, x.shape) for x in norm.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize(
+    "options, norms",
+    [
+        ({}, 0),
+        ({"strides": 1, "dilation_rate": 2}, 1),  # TensorFlow moves its rows around it.
+        ({"dtype": "mixed_bfloat16"}, 1),
+    ],
+)
+def test_a_depthwise_convolution_scales_for_its_batch_norm(options, norms):
+    model = depthwise(**options)
+    tower = keras_lit.ImageTower(model, "mean")
+    run = tf.function(tower).get_concrete_function(tf.TensorSpec([None, 8, 8, 3]))
+    nodes = [node.op for node in run.graph.as_graph_def().node]
+    assert nodes.count("FusedBatchNormV3") == norms
+    expected = keras.ops.mean(model(PIXELS, training=False), axis=(1, 2))
+    tolerance = 2e-2 if "dtype" in options else 1e-5
+    np.testing.assert_allclose(run(PIXELS), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_what_trains_before_a_locked_batch_norm_gets_its_gradient():
+    model = depthwise()
+    model.layers[1].trainable = False
+    tower = keras_lit.ImageTower(model, "mean")
+
+    @tf.function
+    def gradients(compute):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(compute(PIXELS) ** 2)
+        return tape.gradient(loss, [x.value for x in model.trainable_weights])
+
+    found = gradients(lambda x: tower(x, training=True))
+    expected = gradients(lambda x: keras.ops.mean(model(x, training=True), (1, 2)))
+    assert len(found) == 1
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_norm_that_trains_is_keras_own():
