@@ -241,26 +241,28 @@ def test_a_student_with_a_teacher_and_alone(study, tmp_path, monkeypatch):
     assert all(0 <= x["mean_recall"] <= 100 for x in found)
 
 
-def test_the_model_between_align_and_fit_is_the_best_in_validation(study, monkeypatch):
+def test_between_align_and_fit_validation_chooses(study, monkeypatch):
+    """One alpha for all seeds: where the mean of their validations is best."""
     few_pairs = study("few_pairs")
-    models = [
-        keras_lit.LiT(
-            keras_lit.ImageTower.from_features(3), keras_lit.TextTower.from_features(2), "LL"
-        )
-        for _ in range(2)
-    ]
-    for bias, model in enumerate(models):
-        model.text_tower.head.bias.assign([bias] * 3)
+    towers = keras_lit.ImageTower.from_features(3), keras_lit.TextTower.from_features(2)
+    before = keras_lit.LiT(*towers, "LL")
+    after = keras_lit.soup([before])
+    after.text_tower.head.bias.assign([1] * 3)
     # Best where the bias is what the split says.
     monkeypatch.setattr(
-        few_pairs,
-        "recall",
-        lambda model, part: 50 - abs(float(model.text_tower.head.bias[0]) - part),
+        few_pairs, "recall", lambda m, part: 50 - abs(float(m.text_tower.head.bias[0]) - part)
     )
-    data = types.SimpleNamespace(parts={"validation": 0.3, "test": 0.8})
-    assert few_pairs.between(*models, data) == pytest.approx(
-        {"alpha": 0.3, "validation_between": 50, "between": 49.5}
-    )
+    results = []
+    for validation, test in ((0.2, 0.8), (0.3, 0.6), (0.9, 0.7)):
+        data = types.SimpleNamespace(parts={"validation": validation, "test": test})
+        curve = [*few_pairs.along(before, after, data), {}]
+        assert [x["alpha"] for x in curve[:-1]] == pytest.approx(np.arange(11) / 10)
+        results.append({"variant": "align, fit of 9", "seed": len(results), "curve": curve})
+    results.append({"variant": "CCA of 9", "seed": 0, "curve": [{}]})
+    found = few_pairs.between(results)
+    assert found["alpha"] == {"align, fit of 9": (pytest.approx(0.3), 0.0)}
+    # The distances are 0.5, 0.3 and 0.4.
+    assert found["between"] == {"align, fit of 9": pytest.approx((49.6, 0.1))}
 
 
 @pytest.mark.slow

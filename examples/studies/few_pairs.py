@@ -6,7 +6,8 @@ OpenPictures' first n pictures train, the same for all seeds, which change order
 Its validation split chooses epochs and settings; recall is measured on its test split, whose
 concepts are in neither. Half of the captions have keywords appended. EfficientNet-Lite0 is locked
 and run once, and so is MiniLM's lower half; all of it where a method locks both towers. "Between"
-is the model between `align` and the end of `fit` that retrieves best in validation (WiSE-FT).
+are the models between `align` and the end of `fit` (WiSE-FT), at the alpha of each size that
+retrieves best in validation, over the seeds.
 """
 
 import argparse
@@ -34,7 +35,7 @@ TITLES = {
     "validation": "validation, %",
     "start": "validation after align, %",
     "between": "between both: test, %",
-    "validation_between": "between both: validation, %",
+    "alpha": "alpha",
 }
 METHODS = ("ridge", "CCA", "align, fit", "LU", "ShareLock's MLP")
 # By size: learning rate, rounds (after each of which validation decides), steps, batch size.
@@ -286,30 +287,38 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
         "start": history[0],
         "epoch": float(np.argmax(history)),
     }
-    if method == "align, fit":
-        point |= between(before, model, data)
-    return [point]
+    return [*(along(before, model, data) if method == "align, fit" else []), point]
 
 
-def between(before: keras_lit.LiT, after: keras_lit.LiT, data: Data) -> runner.Point:
-    """The test recall half-way or so, where validation's is best."""
-    validate = functools.partial(recall, part=data.parts["validation"])
-    found = keras_lit.evaluation.along(before, after, {"validation": validate}, verbose=0)
-    alpha = found.best("validation")
-    model = keras_lit.interpolate(before, after, alpha)
-    return {
-        "alpha": alpha,
-        "validation_between": max(found.metrics["validation"]),
-        "between": recall(model, data.parts["test"]),
-    }
+def along(before: keras_lit.LiT, after: keras_lit.LiT, data: Data) -> list[runner.Point]:
+    """Recalls on the way from one to the other."""
+    measured = {name: functools.partial(recall, part=data.parts[name]) for name in SPLITS[1:]}
+    found = keras_lit.evaluation.along(before, after, measured, verbose=0)
+    columns = {"alpha": found.alphas, **found.metrics}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def between(results: list[dict[str, Any]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """By variant, the alpha whose mean validation is best, and the test recall there."""
+    curves: dict[str, list[list[runner.Point]]] = {}
+    for result in results:
+        if len(result["curve"]) > 1:
+            curves.setdefault(result["variant"], []).append(result["curve"][:-1])
+    found: dict[str, dict[str, tuple[float, float]]] = {"between": {}, "alpha": {}}
+    for variant, of in curves.items():
+        points = list(zip(*of, strict=True))  # One of each seed, by alpha.
+        means = [np.mean([x["validation"] for x in there]) for there in points]
+        best = points[int(np.argmax(means))]
+        found["between"][variant] = runner.mean_and_deviation([x["test"] for x in best])
+        found["alpha"][variant] = best[0]["alpha"], 0.0
+    return found
 
 
 def report(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     """A table of methods by sizes, what is above what, a curve for each method."""
     values = {
-        name: runner.summarise([x for x in results if name in x["curve"][-1]], name)
-        for name in TITLES
-    }
+        name: runner.summarise(results, name) for name in ("mean_recall", "validation", "start")
+    } | between(results)
     sizes = {result["variant"].split(" of ")[1]: result["curve"][-1]["pairs"] for result in results}
     rows = [["", "", *(f"{pairs:.0f}" for pairs in sizes.values())], ["---"] * (2 + len(sizes))]
     for method in METHODS:

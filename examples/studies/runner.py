@@ -112,10 +112,12 @@ def summarise(results: list[dict[str, Any]], metric: str) -> dict[str, tuple[flo
     values: dict[str, list[float]] = {}
     for result in results:
         values.setdefault(result["variant"], []).append(result["curve"][-1][metric])
-    return {
-        variant: (statistics.mean(of), statistics.stdev(of) if len(of) > 1 else 0.0)
-        for variant, of in values.items()
-    }
+    return {variant: mean_and_deviation(of) for variant, of in values.items()}
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float]:
+    """And standard deviation; one value has none."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def table(
