@@ -91,6 +91,15 @@ def check_rank(tensor: tf.Tensor, rank: int, name: str, meaning: str) -> None:
         )
 
 
+def check_has_rank(tensor: tf.Tensor, name: str, shape: str) -> None:
+    """Raises ValueError where a tensor or spec has lost its static rank."""
+    if tensor.shape.rank is None:
+        raise ValueError(
+            f"`{name}` has no known rank, as after `tf.numpy_function` and `tf.py_function`. Tell "
+            f"TensorFlow there, for example by `tf.ensure_shape({name}, {shape})`."
+        )
+
+
 def check_same_shape(
     first: tf.Tensor, second: tf.Tensor, first_name: str, second_name: str
 ) -> None:

@@ -244,10 +244,15 @@ def mapped(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Da
 
 
 def made_from(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:
-    """A dataset, the one it was mapped, batched or shuffled from, and so on."""
-    yield dataset
-    for source in dataset._inputs() or filter(None, [getattr(dataset, "source", None)]):
-        yield from made_from(source)
+    """A dataset, the one it was mapped, batched or shuffled from, and so on; each once."""
+    left, seen = [dataset], set()
+    while left:
+        found = left.pop()
+        if id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            sources = found._inputs() or filter(None, [getattr(found, "source", None)])
+            left += reversed([*sources])
 
 
 def has_op_callbacks() -> bool:

@@ -424,7 +424,8 @@ class LiT(PairsModel):
         text = tf.convert_to_tensor(given["text"])
         several = text.shape.rank == 3
         rows = tf.reshape(text, [-1, tf.shape(text)[2]]) if several else text
-        if training and self._texts_in_groups and rows.shape[-1] is None:  # They are trimmed.
+        trimmed = rows.shape[-1] is None and "text_features" not in inputs
+        if training and self._texts_in_groups and trimmed:
             trains = self.tuning[1] != "L"
             of_group = functools.partial(self.text_tower.features, training=trains)
             rows = lengths.in_groups(of_group, rows, self.text_tower)

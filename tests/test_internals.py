@@ -217,6 +217,14 @@ def test_what_a_dataset_was_made_from():
     assert {id(made), id(first), id(second)} <= set(made_from) and len(made_from) == 7
 
 
+def test_each_dataset_is_looked_at_once_however_many_there_are():
+    first = made = tf.data.Dataset.range(4)
+    for _ in range(1200):  # Python calls a thousand functions inside of each other.
+        made = made.concatenate(first)
+    assert len([*internals.made_from(made)]) == 1201
+    assert internals.batch_size_of(made) == 0
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_keras_is_told_the_number_of_steps(replicas):
     """Which a dataset may not know: the progress bar shows it."""

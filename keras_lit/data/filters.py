@@ -100,7 +100,13 @@ def apply(
         """The index of the rule, from `index` on, that drops the pair; their number if none."""
         if index == len(rules):
             return tf.constant(index)
-        stays = rules[index].keep(pair)
+        given = rules[index].keep(pair)
+        stays = None if given is None else tf.convert_to_tensor(given)
+        if stays is None or stays.dtype != tf.bool:
+            raise ValueError(
+                f"The rule {names[index]!r} should say by a bool whether a pair stays. Received: "
+                f"{given}."
+            )
         return tf.cond(stays, lambda: first_failure(pair, index + 1), lambda: tf.constant(index))
 
     def count(index: np.ndarray) -> np.bool_:

@@ -79,6 +79,13 @@ def retrieval_recall(
         raise ValueError(
             f"`image_groups` should have shape ({len(images)},). Received: {groups.shape}."
         )
+    # `np.unique` takes all NaN for one group.
+    gaps = [i for i, group in enumerate(groups.tolist()) if group is None or group != group]
+    if gaps:
+        raise ValueError(
+            "`image_groups` should name a group for each image; give one that has none a group of "
+            f"its own. Received: {groups[gaps[0]]} for image {gaps[0]}."
+        )
     groups = np.unique(groups, return_inverse=True)[1]
     found = _wrong_before_right(images, texts, groups, groups[index], verbose)
     metrics: dict[str, float] = {}

@@ -176,6 +176,9 @@ class ImagePreprocessor(keras.layers.Layer):
         names: tf.Tensor | None = None,
     ) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
+        checks.check_has_rank(
+            images, "image", "[None, None, 3]" if images.dtype == tf.uint8 else "[]"
+        )
         ranks: tuple[int, ...] = {tf.string: (0, 1), tf.uint8: (3, 4)}.get(images.dtype, ())
         if images.shape.rank not in ranks:
             raise ValueError(

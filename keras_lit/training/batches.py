@@ -267,7 +267,7 @@ def _texts(text: Any) -> Any:
 def _known_columns(look_at: Callable[[np.ndarray], bool]) -> Callable[[tf.Tensor, Pairs], Pairs]:
     """Leaves other columns out; looks at the strings of the first batches.
 
-    Fails when the first batch holds a single pair.
+    Fails when the first batch holds a single pair, or any batch none.
     """
     message = (
         "A contrastive loss needs at least two pairs in a batch, since the others are the "
@@ -275,9 +275,15 @@ def _known_columns(look_at: Callable[[np.ndarray], bool]) -> Callable[[tf.Tensor
     )
 
     def known_columns(index: tf.Tensor, batch: Pairs) -> Pairs:
-        enough = (index > 0) | (pairs.batch_size(batch) > 1)
+        count = pairs.batch_size(batch)
+        enough = (index > 0) | (count != 1)
         text = next(batch[name] for name in pairs.TEXT_KEYS if name in batch)
-        before = [tf.debugging.Assert(enough, [message])]
+        before = [
+            tf.debugging.Assert(enough, [message]),
+            tf.debugging.Assert(
+                count > 0, ["A batch should hold pairs. Batch", index, "is empty."]
+            ),
+        ]
         if text.dtype == tf.string:
             look = lambda: tf.numpy_function(look_at, [text], tf.bool)  # noqa: E731
             before.append(tf.cond(index < _LOOKED_AT, look, lambda: False))
@@ -361,6 +367,12 @@ def _of_py_dataset(
 
     def epoch() -> Iterator[Any]:
         x.on_epoch_begin()
+        if count is not None and (now := x.num_batches or 0) < count:
+            raise ValueError(
+                f"A PyDataset should keep its number of batches. Received: {count} batches first, "
+                f"{now} now. Pass `steps_per_epoch` with an endless one, or leave rows out of "
+                "batches, not batches out of epochs."
+            )
         ahead: collections.deque = collections.deque()
         with concurrent.futures.ThreadPoolExecutor(max(1, x.workers)) as pool:
             for index in order.as_numpy_iterator():

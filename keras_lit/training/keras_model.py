@@ -97,7 +97,7 @@ class PairsModel(keras.Model):
         rows = min(rows, self.micro_batch_size or rows)
         self._texts_in_groups = lengths.groups_gain(self.text_tower, rows)
         x, steps_per_epoch = self._batches(
-            x, steps_per_epoch, batch_size, True, shuffle, goes_on, epochs=epochs - initial_epoch
+            x, steps_per_epoch, batch_size, True, shuffle, goes_on, epochs
         )
         if validation_data is not None:
             rows = validation_batch_size or batch_size
@@ -106,6 +106,8 @@ class PairsModel(keras.Model):
                 validation_data, validation_steps, rows
             )
         self._drop_calibration()
+        # That of a `BackupAndRestore` of an earlier fit stays otherwise, and epochs are left out.
+        internals.set_initial_epoch(self, None)
         history = super().fit(
             x,
             epochs=epochs,
@@ -165,7 +167,7 @@ class PairsModel(keras.Model):
         _refuse(y=y, sample_weight=sample_weight)
         if not kwargs.get("_use_cached_eval_dataset"):  # `fit` has prepared that.
             x, steps = self._batches(x, steps, batch_size)
-        return super().evaluate(
+        found = super().evaluate(
             x,
             verbose=verbose,
             steps=steps,
@@ -173,6 +175,11 @@ class PairsModel(keras.Model):
             return_dict=return_dict,
             **kwargs,
         )
+        if (
+            isinstance(found, list | dict) and not found
+        ):  # Not one step, of a dataset whose number of batches was not known.
+            raise ValueError(pairs.EMPTY)
+        return found
 
     def predict(
         self,
@@ -205,7 +212,11 @@ class PairsModel(keras.Model):
         (4, 8)
         """
         x, steps = self._batches(x, steps, batch_size)
-        return _real_rows(super().predict(x, verbose=verbose, steps=steps, callbacks=callbacks))
+        try:
+            found = super().predict(x, verbose=verbose, steps=steps, callbacks=callbacks)
+        except UnboundLocalError:  # As in `evaluate`, and Keras joins its outputs.
+            raise ValueError(pairs.EMPTY) from None
+        return _real_rows(found)
 
     def train_on_batch(
         self,

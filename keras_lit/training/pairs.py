@@ -212,6 +212,7 @@ def check_image_spec(spec: Any, image_tower: ImageTower) -> None:
 def check_features(spec: Any, tower: Tower, side: str) -> None:
     """Raises ValueError unless features are floats as wide as the tower's."""
     dtype, name = tf.as_dtype(spec.dtype), f"{side}_features"
+    checks.check_has_rank(spec, name, f"[{tower._cached_shape[-1]}]")
     if not dtype.is_floating:
         raise ValueError(f"`{name}` should be floats. Received: {dtype.name}.")
     if not _has_rows(spec, tower.feature_shape):
@@ -222,6 +223,7 @@ def check_image(spec: Any, image_tower: ImageTower) -> None:
     """Raises ValueError unless images are encoded, uint8 pixels or preprocessed."""
     check_has_backbone(image_tower)
     dtype = tf.as_dtype(spec.dtype)
+    checks.check_has_rank(spec, "image", "[None, None, 3]" if dtype == tf.uint8 else "[]")
     if dtype.is_floating:
         _check_shape(spec, (*image_tower.preprocessor.image_size, 3), "image")
     elif dtype not in (tf.string, tf.uint8):
@@ -290,6 +292,7 @@ def check_text(spec: Any, text_tower: TextTower) -> None:
     """Raises ValueError unless text is strings for a tower with a tokenizer, or token ids."""
     check_has_backbone(text_tower)
     dtype = tf.as_dtype(spec.dtype)
+    checks.check_has_rank(spec, "text", "[]")
     if dtype == tf.string:
         if text_tower.preprocessor is None:
             raise ValueError(

@@ -136,6 +136,16 @@ def test_rules_that_cannot_be_counted():
         filters.apply(pairs_of(["a"]).batch(1), [rule])
 
 
+@pytest.mark.parametrize(("given", "received"), [(None, "None"), (1, "1"), ("yes", "yes")])
+def test_a_rule_that_says_no_bool_is_named(given, received):
+    """An int that is not 0 was an error of TensorFlow's compiler."""
+    with pytest.raises(ValueError, match=f"rule 'mine' should say by a bool.*Received: {received}"):
+        filters.apply(pairs_of(["a"]), [filters.Filter("mine", lambda pair: given)])
+    for stays in (True, np.bool_(True)):
+        rule = filters.Filter("mine", lambda pair, stays=stays: stays)
+        assert kept(pairs_of(["a"]), rule) == ["a"]
+
+
 def test_words_are_what_whitespace_divides():
     """ALIGN's 3 to 20: a hyphen or an apostrophe makes no second word, a lone dash makes none."""
     texts = [

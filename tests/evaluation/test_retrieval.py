@@ -121,6 +121,11 @@ def test_progress(capsys):
         ({"ks": (True,)}, "`ks` should be a positive whole number. Received: True"),
         ({"ks": 5}, r"`ks` should be a list.*such as \(1, 5\). Received: 5"),
         ({"image_groups": [1]}, r"`image_groups` should have shape \(5,\)"),
+        (
+            {"image_groups": [1, 2, np.nan, np.nan, 3]},
+            "a group of its own. Received: nan for image 2",
+        ),
+        ({"image_groups": ["a", None, "b", "b", "c"]}, "Received: None for image 1"),
     ],
 )
 def test_bad_arguments(change, message):

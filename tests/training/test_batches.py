@@ -126,7 +126,8 @@ def test_data_are_begun_once_an_epoch(monkeypatch):
     for call, expected in (
         (lambda: model.fit(pairs, verbose=0), 1),
         (lambda: model.fit(pairs, epochs=3, verbose=0, validation_data=pairs), 4 + 3),
-        (lambda: model.fit(pairs, initial_epoch=2, epochs=3, verbose=0), 1),
+        # As after several: `BackupAndRestore` may go back to an earlier epoch.
+        (lambda: model.fit(pairs, initial_epoch=2, epochs=3, verbose=0), 2),
         (lambda: model.evaluate(pairs, verbose=0), 1),
         (lambda: model.predict(pairs, verbose=0), 1),
     ):
@@ -243,6 +244,75 @@ def test_batches_of_none_are_refused():
         lit().encode_image(PIXELS, batch_size=0)
     with pytest.raises(ValueError, match="`batch_size` should be a positive whole number"):
         lit().encode_text(CAPTIONS, batch_size=0)
+
+
+def test_a_batch_without_pairs_is_refused():
+    given = iter([PAIRS, {name: values[:0] for name, values in PAIRS.items()}])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Batch.*1.*is empty"):
+        lit().fit(given, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["fit", "validation", "evaluate", "predict"])
+def test_pairs_that_a_filter_left_none_of_are_refused(method):
+    """Keras gives {}, no "val_loss", or fails at a name of its own."""
+    none = rows().filter(lambda batch: False)
+    calls = {
+        "fit": lambda model: model.fit(none, verbose=0),
+        "validation": lambda model: model.fit(PAIRS, validation_data=none, verbose=0),
+        "evaluate": lambda model: model.evaluate(none, verbose=0, return_dict=True),
+        "predict": lambda model: model.predict(none, verbose=0),
+    }
+    with pytest.raises(ValueError, match="dataset of pairs is empty"):
+        calls[method](lit())
+
+
+def test_a_py_dataset_that_becomes_shorter_is_refused():
+    class Shorter(Batches):
+        def __len__(self):
+            return 2 - self.epochs
+
+        def on_epoch_end(self):
+            self.epochs = 1
+
+    with pytest.raises(tf.errors.OpError, match="keep its number of batches.*2 batches.*1 now"):
+        lit().fit(Shorter(), epochs=2, verbose=0)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("image", r"\[None, None, 3\]"), ("text", r"\[\]")])
+def test_what_lost_its_rank_is_told_the_remedy(name, shape):
+    def through_python(batch):
+        lost = tf.numpy_function(lambda x: x, [batch[name]], batch[name].dtype)
+        return {**batch, name: lost}
+
+    with pytest.raises(ValueError, match=f"`{name}` has no known rank.*ensure_shape.*{shape}"):
+        lit().fit(rows().map(through_python), verbose=0)
+    with pytest.raises(ValueError, match=f"`{name}` has no known rank.*ensure_shape.*{shape}"):
+        getattr(lit(), f"encode_{name}")(rows().map(through_python))
+
+
+def test_epochs_after_a_backup_are_all_trained(tmp_path):
+    """Keras goes back to the backup's epoch, so that one epoch of `fit` becomes three."""
+    steps = []
+    count = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: steps.append(0),
+        on_train_batch_end=lambda batch, logs: steps.append(steps.pop() + 1),
+    )
+
+    def stop(epoch, logs):
+        if epoch == 2:
+            raise RuntimeError
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    stopping = keras.callbacks.LambdaCallback(on_epoch_begin=stop)
+    with pytest.raises(RuntimeError):
+        lit().fit(rows(), epochs=5, callbacks=[backup, stopping], verbose=0)
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    model = lit()
+    model.fit(rows(), epochs=5, initial_epoch=4, callbacks=[backup, count], verbose=0)
+    assert steps == [2, 2, 2]
+    steps.clear()  # In Keras the next `fit` would go on at epoch 2, too, and train nothing.
+    model.fit(rows(), epochs=2, callbacks=[count], verbose=0)
+    assert steps == [2, 2]
 
 
 @pytest.mark.parametrize("way", ["fit", "encode_image"])

@@ -164,6 +164,26 @@ def test_training_takes_texts_of_like_length_together(monkeypatch):
         assert padded < 0.8 * np.sum(whole[:, 0] * whole[:, 1]) / 30
 
 
+@pytest.mark.slow
+def test_features_of_unknown_width_are_no_token_ids(monkeypatch):
+    """They were read as such, without a word: as text of some length."""
+    monkeypatch.setattr(lengths, "_ROWS", 2)
+    rows = np.random.default_rng(0).normal(size=[8, 8]).astype("float32")
+
+    def loss(width):
+        text_tower = made("mean").text_tower
+        image_tower = keras_lit.ImageTower.from_features(8, text_tower.embedding_dim)
+        model = keras_lit.LiT(image_tower, text_tower, "LL")
+        model.compile("sgd")
+        spec = {"image_features": tf.TensorSpec([8]), "text_features": tf.TensorSpec([width])}
+        pairs = tf.data.Dataset.from_generator(
+            lambda: ({"image_features": x, "text_features": x} for x in rows), output_signature=spec
+        )
+        return model.fit(pairs.batch(8), verbose=0).history["loss"]
+
+    assert loss(None) == loss(8)
+
+
 def test_groups_are_for_large_batches_and_layers_that_see_one_row(model, monkeypatch):
     tower = model.text_tower
     assert lengths.groups_gain(tower, 256) and not lengths.groups_gain(tower, 255)
