@@ -324,7 +324,8 @@ def report(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     for method in METHODS:
         for name in values if method == "align, fit" else ("mean_recall",):
             cells = [values[name].get(f"{method} of {size}") for size in sizes]
-            form = "{:.1f} ± {:.1f}" if args.seeds > 1 else "{:.1f}"  # One seed has no spread.
+            spread = args.seeds > 1 and name != "alpha"  # One for all seeds; one seed has none.
+            form = "{:.1f} ± {:.1f}" if spread else "{:.1f}"
             texts = [form.format(*cell) if cell else "" for cell in cells]
             rows.append([method, TITLES[name], *texts])
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
