@@ -204,7 +204,13 @@ def _penalised(moments: Moments, side: slice, penalty: float) -> np.ndarray:
     if not moments.count:
         raise ValueError("There should be rows to align. Received `Moments` of none.")
     covariance = moments.scatter[side, side] / moments.count
-    covariance.flat[:: len(covariance) + 1] += penalty * np.diag(covariance).mean()
+    spread = np.diag(covariance).mean()
+    if not spread > 0:
+        raise ValueError(
+            f"The {'text' if side.start else 'image'} features are the same in all rows, and no "
+            "head tells them apart. Look at the pairs, and at what the tower makes of them."
+        )
+    covariance.flat[:: len(covariance) + 1] += penalty * spread
     return covariance
 
 

@@ -92,9 +92,9 @@ def few_shot_accuracy(
     Reference: the LiT paper, section 4.1 and Fig. 4; big_vision `evaluators/fewshot_lsr.py`.
     """
     data = _checked(train_features, train_labels, test_features, test_labels)
-    for name, values in (("shots", shots), ("seeds", [seeds]), ("l2", [l2])):
-        for value in values:
-            checks.check_positive(value, name)
+    checks.check_counts(shots, "shots")
+    checks.check_count(seeds, "seeds")
+    checks.check_positive(l2, "l2")
     found = np.zeros([len(shots), seeds])
     for seed in range(seeds):
         rng = np.random.default_rng(seed)

@@ -94,9 +94,17 @@ class Index:
     def __init__(self, directory: str | os.PathLike, model: LiT | None = None):
         self._store = Store(_directory(directory))
         self._model = model
+        self._checked: tuple[int, int] | None = None
         self._searches: tuple[Any, ...] = (None,) * 4
-        if model is not None:
-            self.check_model(model)
+        self._check_if_trained()
+
+    def _check_if_trained(self) -> None:
+        """Checks the model, whose weights take a while to read, once and after further steps."""
+        optimizer = getattr(self._model, "optimizer", None)
+        steps = id(optimizer), 0 if optimizer is None else int(optimizer.iterations)
+        if self._model is not None and steps != self._checked:
+            self.check_model(self._model)
+            self._checked = steps
 
     @classmethod
     def build(
@@ -241,6 +249,8 @@ class Index:
         checks.check_count(batch_size, "batch_size")
         if self._model is None:
             raise ValueError("Open the index with its model, `Index(directory, model)`, to update.")
+        self._checked = None  # What it writes should be of the same tower, however that changed.
+        self._check_if_trained()
         settings = self._store.settings
         source = settings["folder"] if source is None else source
         if source is None:
@@ -348,6 +358,7 @@ class Index:
         if alone or not isinstance(queries, Iterable):
             raise TypeError(f"`queries` should be a list of queries. Received: {queries!r:.80}.")
         filters.check_where(where)
+        self._check_if_trained()
         embeddings = queries_lib.embed(self._model, list(queries), self.dim)
         with self._store.reading() as (database, snapshot):
             allowed = snapshot.alive

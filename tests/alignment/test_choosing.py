@@ -188,6 +188,11 @@ def test_bad_arguments_are_refused(folds):
         choose(folds, "pca")
     with pytest.raises(ValueError, match="`penalties` should be a positive number"):
         choose(folds, penalties=(0.0, 1.0))
+    for penalties in (0.3, [], (x for x in (0.1, 1.0))):
+        with pytest.raises(ValueError, match="`penalties` should be a list of positive numbers"):
+            choose(folds, penalties=penalties)
+    with pytest.raises(ValueError, match="`dim` should be a positive whole number. Received: 2.0"):
+        choose(folds, dim=2.0)
     with pytest.raises(ValueError, match="Ridge has the width of the text features"):
         choose(folds, "ridge", dim=3)
     with pytest.raises(ValueError, match=r"some different captions.*Received 20 pairs"):
@@ -195,3 +200,17 @@ def test_bad_arguments_are_refused(folds):
         images, texts, _ = noisy_pairs(20)
         same.add(images, texts, [0] * 20)
         choose(same)
+
+
+@pytest.mark.parametrize(
+    ("side", "method"), [("image", "cca"), ("image", "ridge"), ("text", "cca")]
+)
+def test_features_without_differences_are_refused(side, method):
+    images, texts, _ = noisy_pairs(40)
+    folds = Folds(12, 8)
+    images, texts = (
+        x if name != side else 0 * x + 1 for name, x in (("image", images), ("text", texts))
+    )
+    folds.add(images, texts, np.arange(40))
+    with pytest.raises(ValueError, match=f"The {side} features are the same in all rows"):
+        choose(folds, method, verbose=0)

@@ -100,8 +100,14 @@ def test_bad_settings():
     arguments = (np.ones([2, 3]), [0, 1], np.ones([2, 3]), [0, 1])
     with pytest.raises(ValueError, match="`l2` should be a positive number"):
         linear_probe_accuracy(*arguments, l2=0)
-    for name, value in {"shots": (0,), "seeds": 0, "l2": -1.0}.items():
-        with pytest.raises(ValueError, match=f"`{name}` should be a positive number"):
+    for name, value, what in (
+        ("shots", (0,), "a positive whole number"),
+        ("shots", (2.5,), "a positive whole number"),
+        ("shots", 5, "a list of positive whole numbers"),
+        ("seeds", 0, "a positive whole number"),
+        ("l2", -1.0, "a positive number"),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` should be {what}"):
             few_shot_accuracy(*arguments, **{name: value})
 
 

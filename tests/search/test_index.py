@@ -112,6 +112,28 @@ def test_another_model_is_refused(model, folder):
         build(model, folder, dim=17)
 
 
+@pytest.mark.parametrize("change", ["fit", "weights"])
+def test_a_model_that_has_trained_since_is_refused(folder, change):
+    """Rows of two towers would lie in one index, which opens as that of the first."""
+    model = small.make_model("LU")  # Its image head trains.
+    index = build(model, folder)
+    before = index.contents()[1]
+    if change == "fit":
+        model.compile("sgd")
+        model.fit(small.make_pairs(8).batch(8), verbose=0)
+    else:
+        model.image_tower.head.bias.assign_add(model.image_tower.head.bias + 1)
+    shutil.copy(folder / "0.png", folder / "more.png")
+    (folder / "other.png").write_bytes(tf.io.encode_png(np.zeros([9, 9, 3], "uint8")).numpy())
+    with pytest.raises(ValueError, match="another image tower.*Nothing was changed"):
+        index.update(verbose=0)
+    assert index.contents()[1] == before
+    if change == "fit":  # Other changes are not looked for at each search: it takes a while.
+        for query in ("a red dog", folder / "0.png"):
+            with pytest.raises(ValueError, match="another image tower"):
+                index.search(query)
+
+
 def test_an_update_encodes_what_is_new(model, vectors, folder, encoded):
     index = build(model, folder)
     assert encoded == [5, 5, 2]
