@@ -27,15 +27,30 @@ def check_positive(value: Any, name: str) -> None:
         raise ValueError(f"`{name}` should be a positive number. Received: {value!r}.")
 
 
+def check_positives(values: Any, name: str) -> None:
+    """Raises ValueError unless `values` are some numbers above zero."""
+    if not _is_list(values) or not len(values):
+        raise ValueError(
+            f"`{name}` should be a list of positive numbers, such as (0.1, 1.0). Received: "
+            f"{values!r}."
+        )
+    for value in values:
+        check_positive(value, name)
+
+
 def check_counts(values: Any, name: str) -> None:
     """Raises ValueError unless `values` are whole numbers above zero."""
-    if isinstance(values, str) or not isinstance(values, Collection):
+    if not _is_list(values):
         raise ValueError(
             f"`{name}` should be a list of positive whole numbers, such as (1, 5). Received: "
             f"{values!r}."
         )
     for value in values:
         check_count(value, name)
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Collection) and not isinstance(values, str)
 
 
 def check_count(value: Any, name: str) -> None:

@@ -24,6 +24,8 @@ def on_cpus() -> bool:
 
 def on_cpu_replicas(strategy: tf.distribute.Strategy) -> bool:
     """Whether several of a strategy's replicas are CPU devices of this process."""
+    if strategy.num_replicas_in_sync == 1:  # The default strategy does not tell its device.
+        return False
     devices = strategy.extended.worker_devices
     return len(devices) > 1 and "device:CPU" in devices[0]
 

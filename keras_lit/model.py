@@ -498,7 +498,7 @@ class LiT(PairsModel):
                 "`steps_per_execution` should be 1 on more than one replica, where Keras cannot "
                 f"loop over steps. Received: {kwargs['steps_per_execution']}."
             )
-        jit = replicas > 1 and kwargs.get("jit_compile") is True
+        jit = kwargs.get("jit_compile") is True
         if jit and distribution.on_cpu_replicas(self.distribute_strategy):
             raise ValueError(
                 "XLA compiles no step for several CPU devices of one process. Leave "

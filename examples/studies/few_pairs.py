@@ -274,7 +274,7 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
     method, number = variant.split(" of ")
     size = min(int(number), len(data.parts["train"]["text"]))
     model = start(method, data, size, NOISE[int(number)])
-    before = keras_lit.soup([model])  # A copy.
+    before = keras_lit.soup([model]) if method == "align, fit" else None  # A copy.
     history = [recall(model, data.parts["validation"])]
     if method in SETTINGS:
         settings = SETTINGS[method][int(number)]
@@ -287,7 +287,7 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
         "start": history[0],
         "epoch": float(np.argmax(history)),
     }
-    return [*(along(before, model, data) if method == "align, fit" else []), point]
+    return [*(along(before, model, data) if before else []), point]
 
 
 def along(before: keras_lit.LiT, after: keras_lit.LiT, data: Data) -> list[runner.Point]:

@@ -1,7 +1,7 @@
 """Penalties, width and temperature by cross-validation."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import keras
@@ -175,13 +175,7 @@ def choose(
     'ridge'
     """
     checks.check_one_of(method, get_args(Method), "method")
-    if isinstance(penalties, str) or not isinstance(penalties, Collection) or not len(penalties):
-        raise ValueError(
-            "`penalties` should be a list of positive numbers, such as (0.1, 1.0). Received: "
-            f"{penalties!r}."
-        )
-    for penalty in penalties:
-        checks.check_positive(penalty, "penalties")
+    checks.check_positives(penalties, "penalties")
     if dim is not None:
         checks.check_count(dim, "dim")
     if dim is not None and method == "ridge":

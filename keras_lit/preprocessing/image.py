@@ -34,6 +34,11 @@ _NAMED = 10
 _SPARE = 16
 
 
+def check_has_rank(images: tf.Tensor) -> None:
+    """Raises ValueError where encoded images or pixels, or their spec, have lost their rank."""
+    checks.check_has_rank(images, "image", "[]" if images.dtype == tf.string else "[None, None, 3]")
+
+
 def check_channels(shape: Any) -> None:
     """Raises ValueError unless the last axis of pixels is that of 1 to 4 channels."""
     if shape[-1] not in (None, 1, 2, 3, 4):
@@ -176,9 +181,7 @@ class ImagePreprocessor(keras.layers.Layer):
         names: tf.Tensor | None = None,
     ) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
-        checks.check_has_rank(
-            images, "image", "[None, None, 3]" if images.dtype == tf.uint8 else "[]"
-        )
+        check_has_rank(images)
         ranks: tuple[int, ...] = {tf.string: (0, 1), tf.uint8: (3, 4)}.get(images.dtype, ())
         if images.shape.rank not in ranks:
             raise ValueError(

@@ -96,8 +96,13 @@ class PairsModel(keras.Model):
         rows = batches.rows_of(x, batch_size) // self.distribute_strategy.num_replicas_in_sync
         rows = min(rows, self.micro_batch_size or rows)
         self._texts_in_groups = lengths.groups_gain(self.text_tower, rows)
+        may_go_back = any(
+            isinstance(callback, keras.callbacks.BackupAndRestore)
+            for callback in keras.tree.flatten(callbacks)
+        )
+        first = 0 if may_go_back else initial_epoch
         x, steps_per_epoch = self._batches(
-            x, steps_per_epoch, batch_size, True, shuffle, goes_on, epochs
+            x, steps_per_epoch, batch_size, True, shuffle, goes_on, epochs=epochs - first
         )
         if validation_data is not None:
             rows = validation_batch_size or batch_size
@@ -175,9 +180,8 @@ class PairsModel(keras.Model):
             return_dict=return_dict,
             **kwargs,
         )
-        if (
-            isinstance(found, list | dict) and not found
-        ):  # Not one step, of a dataset whose number of batches was not known.
+        # Not one step, of a dataset whose number of batches was not known.
+        if isinstance(found, list | dict) and not found:
             raise ValueError(pairs.EMPTY)
         return found
 
@@ -214,7 +218,9 @@ class PairsModel(keras.Model):
         x, steps = self._batches(x, steps, batch_size)
         try:
             found = super().predict(x, verbose=verbose, steps=steps, callbacks=callbacks)
-        except UnboundLocalError:  # As in `evaluate`, and Keras joins its outputs.
+        except UnboundLocalError as error:  # Keras joins the outputs of no step.
+            if "'batch_outputs'" not in str(error):
+                raise
             raise ValueError(pairs.EMPTY) from None
         return _real_rows(found)
 

@@ -9,7 +9,7 @@ from keras_lit import checks, internals
 from keras_lit.data import captions
 from keras_lit.losses.distillation import TEACHER
 from keras_lit.preprocessing import ImagePreprocessor
-from keras_lit.preprocessing.image import check_channels, value_bounds
+from keras_lit.preprocessing.image import check_channels, check_has_rank, value_bounds
 from keras_lit.towers import ImageTower, TextTower, Tower, fingerprints
 from keras_lit.towers.features_only import FeaturesOnly
 
@@ -223,7 +223,7 @@ def check_image(spec: Any, image_tower: ImageTower) -> None:
     """Raises ValueError unless images are encoded, uint8 pixels or preprocessed."""
     check_has_backbone(image_tower)
     dtype = tf.as_dtype(spec.dtype)
-    checks.check_has_rank(spec, "image", "[None, None, 3]" if dtype == tf.uint8 else "[]")
+    check_has_rank(spec)
     if dtype.is_floating:
         _check_shape(spec, (*image_tower.preprocessor.image_size, 3), "image")
     elif dtype not in (tf.string, tf.uint8):
@@ -292,7 +292,8 @@ def check_text(spec: Any, text_tower: TextTower) -> None:
     """Raises ValueError unless text is strings for a tower with a tokenizer, or token ids."""
     check_has_backbone(text_tower)
     dtype = tf.as_dtype(spec.dtype)
-    checks.check_has_rank(spec, "text", "[]")
+    shape = "[]" if dtype == tf.string else f"[{text_tower.sequence_length}]"
+    checks.check_has_rank(spec, "text", shape)
     if dtype == tf.string:
         if text_tower.preprocessor is None:
             raise ValueError(
