@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks, ops
+from tensorflow.python.saved_model import save_context
 from tensorflow_text.python.ops import sentencepiece_tokenizer
 
 # Attributes of a tf.function: it stays on one device, and is called sooner;
@@ -253,6 +254,19 @@ def made_from(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:
             yield found
             sources = found._inputs() or filter(None, [getattr(found, "source", None)])
             left += reversed([*sources])
+
+
+def export_archive() -> keras.export.ExportArchive:
+    """Keras', but each endpoint is traced once: as TensorFlow will when it saves, not before."""
+    archive = keras.export.ExportArchive()
+    find = archive._filter_and_track_resources
+
+    def find_as_saved() -> None:
+        with save_context.save_context(tf.saved_model.SaveOptions()):
+            find()
+
+    archive._filter_and_track_resources = find_as_saved
+    return archive
 
 
 def has_op_callbacks() -> bool:

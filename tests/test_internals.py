@@ -12,6 +12,7 @@ import pathlib
 import pkgutil
 import re
 import weakref
+from unittest import mock
 
 import keras
 import keras_nlp
@@ -521,6 +522,25 @@ def test_a_sentencepiece_table_outlives_a_seed(kept):
 
 def test_tokenizers_without_such_a_table_stay_as_they_are():
     internals.keep_alive(keras_lit.tokenizers.train_wordpiece(["a red balloon"] * 3, 40))
+
+
+@pytest.mark.parametrize(
+    ("make", "times"), [(internals.export_archive, 1), (keras.export.ExportArchive, 2)]
+)
+def test_an_export_traces_each_endpoint_once(make, times, tmp_path):
+    """Keras alone twice."""
+    layer = keras.layers.Dense(2)
+    layer.build([None, 3])
+    double = mock.Mock(side_effect=lambda x: 2 * layer(x))
+    archive = make()
+    archive.track(layer)
+    archive.add_endpoint("double", lambda x: double(x), [tf.TensorSpec([None, 3])])
+    archive.write_out(str(tmp_path), verbose=False)
+    assert double.call_count == times
+    loaded = tf.saved_model.load(str(tmp_path))
+    x = tf.ones([4, 3])
+    np.testing.assert_allclose(loaded.double(x), 2 * layer(x), rtol=1e-6)
+    assert set(loaded.signatures) == {"double", "serving_default"}
 
 
 def test_it_is_known_that_somebody_watches_each_operation():

@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -204,9 +203,12 @@ fewer where `any_length` of `lit.json` is true | `embedding` |
 
         def write(path: pathlib.Path) -> None:
             # Variables that the signatures use are written anyway; tracked ones a second time.
-            archive = keras.export.ExportArchive()
-            if towers != "image":
-                archive.track(model.text_tower.preprocessor.tokenizer)
+            archive = internals.export_archive()
+            if towers != "image":  # Keras' own search goes through the vocabulary for seconds.
+                tokenizer = tf.train.TrackableView(model.text_tower.preprocessor.tokenizer)
+                for part in tokenizer.descendants():
+                    if isinstance(part, tf.saved_model.experimental.TrackableResource):
+                        archive.track(part)
             for name, signature in signatures.items():
                 archive.add_endpoint(name, signature.function, list(signature.inputs))
             archive.write_out(str(path), verbose=False)
