@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from keras_lit import checks, distribution, files, internals
 from keras_lit.model import locked_variables
+from keras_lit.towers import fingerprints
 
 
 class ExactResume(keras.callbacks.Callback):
@@ -24,8 +26,9 @@ class ExactResume(keras.callbacks.Callback):
     of dropout as they were. What is drawn in the data (the order of each epoch, crops, views) comes
     out the same if the script sets the seeds (`keras.utils.set_random_seed`) and builds its dataset
     as before; batches that were trained on are read once more and thrown away. Keras'
-    `BackupAndRestore` repeats the epoch instead. State of other callbacks is not saved. Logs
-    nothing.
+    `BackupAndRestore` repeats the epoch instead. State of other callbacks is not saved. Locked
+    weights are not either: they should be those that the run began with. Where the optimizer is
+    given other settings than then, a warning says so. Logs nothing.
 
     Args:
         directory: where to keep the checkpoint, one for each run. Several workers share it.
@@ -38,8 +41,8 @@ class ExactResume(keras.callbacks.Callback):
             shuffled dataset, or keeps in a `cache` what the first epoch drew.
 
     Raises:
-        ValueError: in `fit`, the checkpoint is of another model or dataset; `steps_per_epoch` is
-            used; the dataset's number of batches is unknown.
+        ValueError: in `fit`, the checkpoint is of another model or dataset, or locked weights are
+            others; `steps_per_epoch` is used; the dataset's number of batches is unknown.
 
     Example:
 
@@ -61,7 +64,7 @@ class ExactResume(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.replay = replay
         self._saved: dict[str, np.ndarray] = {}
-        self._position = {"epoch": 0, "step": 0, "steps_per_epoch": 0}
+        self._position: dict[str, Any] = {"epoch": 0, "step": 0, "steps_per_epoch": 0}
         # In `model.stop_training` it ends an epoch and not the training: Keras asks only whether
         # that is true, and a callback that ends the training writes True over it.
         self._end_of_epoch = object()
@@ -114,8 +117,11 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._offset = self._position["step"]
+        began = {"locked": self._locked_weights(), "optimizer": _settings(self.model.optimizer)}
         if self._saved:
             self._assign(self._variables())
+            self._check_same_run(began)
+        self._position = {**began, **self._position}
         if self._position["epoch"]:
             internals.set_initial_epoch(self.model, self._position["epoch"])
 
@@ -144,6 +150,31 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         internals.set_initial_epoch(self.model, None)
+
+    def _locked_weights(self) -> str:
+        """The hash of what `_variables` leaves out."""
+        locked = locked_variables(self.model)
+        return fingerprints.of_weights([x for x in self.model.weights if id(x) in locked])
+
+    def _check_same_run(self, now: dict[str, Any]) -> None:
+        """Of what no checkpoint restores: raises for locked weights, warns for the optimizer."""
+        began = {**now, **self._position}  # Earlier versions noted neither.
+        if began["locked"] != now["locked"]:
+            raise ValueError(
+                f"{str(self.path)!r} is of a run whose locked weights were others, so its features "
+                "were, too. Load the pretrained weights of that run (a backbone without any starts "
+                "from random ones: set the seed), or pass another `directory` for a new run."
+            )
+        known, rate = began["optimizer"], now["optimizer"].get("learning_rate")
+        if isinstance(rate, float) and rate == _settings(self.model.optimizer)["learning_rate"]:
+            known = {**known, "learning_rate": rate}  # As restored, however it got there.
+        if found := fingerprints.differences(known, now["optimizer"]):
+            warnings.warn(
+                f"{str(self.path)!r} is of a run that began with other settings of the optimizer: "
+                f"{'; '.join(found)}. A learning rate that is a number is the checkpoint's, the "
+                "others are those of now. For a new run pass another `directory`.",
+                stacklevel=2,
+            )
 
     def _variables(self) -> dict[str, Any]:
         """All variables that training changes; those of a locked tower it does not."""
@@ -210,3 +241,12 @@ class ExactResume(keras.callbacks.Callback):
             value = self._saved[name]
             kept_bits = name.endswith("/bfloat16")
             variable.assign(value.view(tf.bfloat16.as_numpy_dtype) if kept_bits else value)
+
+
+def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """The configuration, as JSON keeps it."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of mixed_float16.
+    config = {**keras.saving.serialize_keras_object(optimizer)["config"], "name": None}
+    if isinstance(rate := config.get("learning_rate"), float):
+        config["learning_rate"] = float(f"{rate:.6g}")  # It was float32.
+    return json.loads(json.dumps(config, default=repr))

@@ -189,6 +189,35 @@ def test_a_later_fit_begins_at_the_first_epoch(tmp_path):
     assert model.fit(data(8), epochs=1, verbose=0).epoch == [0]
 
 
+@pytest.mark.slow
+def test_what_a_checkpoint_does_not_restore_is_compared(tmp_path, recwarn):
+    def goes_on(model, rate, epochs=1, callbacks=(), run="a", **options):
+        model.compile(keras.optimizers.SGD(rate, **options), jit_compile=False)
+        callbacks = [ExactResume(tmp_path / run), *callbacks]
+        model.fit(data(8), epochs=epochs, verbose=0, callbacks=callbacks)
+        said = [str(warning.message) for warning in recwarn]
+        return [each for each in said if "other settings of the optimizer" in each]
+
+    lower = keras.callbacks.LearningRateScheduler(lambda epoch: 0.5 / (1 + epoch))
+    assert goes_on(make_model(), 0.5, 2, [lower]) == []
+    assert goes_on(make_model(), 0.5, 2) == []  # The callback's learning rate is restored.
+    (said,) = goes_on(make_model(), 0.125, 2, clipnorm=1.0)
+    assert (
+        "clipnorm: expected None, received 1.0; learning_rate: expected 0.5, received 0.125" in said
+    )
+    assert "A learning rate that is a number is the checkpoint's" in said
+    recwarn.clear()
+    shorter, longer = (keras_lit.optimizers.WarmupSchedule(0.5, steps, 3) for steps in (12, 24))
+    assert goes_on(make_model(), shorter, run="b") == []
+    (said,) = goes_on(make_model(), longer, run="b")
+    assert "learning_rate.config.total_steps: expected 12, received 24." in said
+    other = make_model()
+    kernel = other.image_tower.backbone.weights[0]
+    kernel.assign(kernel + 1)
+    with pytest.raises(ValueError, match="locked weights were others"):
+        goes_on(other, 0.5, 2)
+
+
 def test_a_locked_tower_is_not_saved(killed):
     with np.load(killed / "checkpoint.npz", allow_pickle=False) as file:
         assert not [name for name in file.files if "conv" in name or "batch_norm" in name]
