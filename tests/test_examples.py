@@ -66,6 +66,13 @@ def tiny(monkeypatch):
     monkeypatch.setitem(keras_lit.backbones.text_transformer.SIZES, "Ti", (32, 2, 64, 2))
 
 
+@pytest.fixture
+def small_pictures(monkeypatch):
+    """The pretrained image tower sees 64 pixels, not 224."""
+    lite0 = keras_lit.demo.efficientnet_lite0
+    monkeypatch.setattr(keras_lit.demo, "efficientnet_lite0", lambda **x: lite0(64, **x))
+
+
 def test_workers(photos, run, tmp_path, monkeypatch):
     """The command starts itself twice, here with a shell in place of Python.
 
@@ -94,9 +101,10 @@ def test_workers(photos, run, tmp_path, monkeypatch):
     assert trained == ["of workers"]
 
 
+@pytest.mark.usefixtures("small_pictures")
 def test_multilingual(stamps, tmp_path, monkeypatch):
     """The script runs, with few small pictures and little training; its full run takes long."""
-    few, lite0 = {"train": 240, "test": 120}, keras_lit.demo.efficientnet_lite0
+    few = {"train": 240, "test": 120}
     monkeypatch.syspath_prepend(EXAMPLES)
     multilingual = importlib.import_module("multilingual")
     read, known = multilingual.read, ("ar", "de", "en", "es", "ja", "ru", "vi")
@@ -107,7 +115,6 @@ def test_multilingual(stamps, tmp_path, monkeypatch):
         return {**found, "captions": captions}
 
     monkeypatch.setattr(multilingual, "read", read_few)
-    monkeypatch.setattr(keras_lit.demo, "efficientnet_lite0", lambda **x: lite0(64, **x))
     arguments = f"--data-dir {stamps.data_path.parents[1]} --output {tmp_path} --at-least 250"
     small = "--layers 0 1 --epochs 8 --width 64 --vocabulary-size 1000 --batch-size 48"
     monkeypatch.setattr(sys, "argv", ["multilingual.py", *shlex.split(f"{arguments} {small}")])
@@ -311,7 +318,7 @@ def test_zero_shot_released(run, tmp_path):
         )
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("tiny", "small_pictures")
 def test_features(photos, run, tmp_path):
     """Two jobs, joined, and a text tower trained on what they wrote."""
     for job in ("--job 0 --jobs 2", "--job 1 --jobs 2", "--merge"):
@@ -324,6 +331,7 @@ def test_features(photos, run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_pictures")
 def test_features_of_text(photos, run, tmp_path):
     """Heads alone on two caches, and both towers attached to them."""
     arguments = f"--dataset {photos} --output {tmp_path}/features --shards 2 --text"
