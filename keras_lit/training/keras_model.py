@@ -361,7 +361,10 @@ class PairsModel(keras.Model):
                 'LiT takes a batch as a dict {"image": ..., "text": ...}. Received: '
                 f"{type(x).__name__}."
             )
-        return self.preprocess(x, training)
+        ready = self.preprocess(x, training)
+        if any(value.shape[:1] == [0] for value in ready.values()):
+            raise ValueError("A batch should hold pairs. Received none.")
+        return ready
 
 
 def pairs_of(data: Any) -> dict[str, tf.Tensor]:

@@ -251,6 +251,12 @@ def test_a_batch_without_pairs_is_refused():
         lit().fit(given, verbose=0)
 
 
+@pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch", "predict_on_batch"])
+def test_one_batch_without_pairs_is_refused(method):
+    with pytest.raises(ValueError, match="A batch should hold pairs. Received none"):
+        getattr(lit(), method)({name: values[:0] for name, values in PAIRS.items()})
+
+
 @pytest.mark.parametrize("method", ["fit", "validation", "evaluate", "predict"])
 def test_pairs_that_a_filter_left_none_of_are_refused(method):
     """Keras gives {}, no "val_loss", or fails at a name of its own."""
