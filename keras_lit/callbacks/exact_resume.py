@@ -1,5 +1,6 @@
 """A training run that is killed and started again ends with the weights that it would have had."""
 
+import hashlib
 import json
 import logging
 import os
@@ -27,8 +28,8 @@ class ExactResume(keras.callbacks.Callback):
     out the same if the script sets the seeds (`keras.utils.set_random_seed`) and builds its dataset
     as before; batches that were trained on are read once more and thrown away. Keras'
     `BackupAndRestore` repeats the epoch instead. State of other callbacks is not saved. Locked
-    weights are not either: they should be those that the run began with. Where the optimizer is
-    given other settings than then, a warning says so. Logs nothing.
+    weights are not either: they should be those that the run began with. Where the model or the
+    optimizer has other settings than then, a warning says so. Logs nothing.
 
     Args:
         directory: where to keep the checkpoint, one for each run. Several workers share it.
@@ -117,7 +118,8 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._offset = self._position["step"]
-        began = {"locked": self._locked_weights(), "optimizer": _settings(self.model.optimizer)}
+        self._due: int | None = None  # The epoch that a checkpoint should begin with.
+        began = {"locked": self._locked_weights(), "settings": _settings(self.model)}
         if self._saved:
             self._assign(self._variables())
             self._check_same_run(began)
@@ -146,10 +148,23 @@ class ExactResume(keras.callbacks.Callback):
         self._offset = 0
         if self.model.stop_training is self._end_of_epoch:
             self.model.stop_training = False
-        self._save(epoch + 1, 0)
+        self._due = epoch + 1
+        is_last = self.model.stop_training or self._due == self.params["epochs"]
+        if is_last and getattr(_inner(self.model.optimizer), "use_ema", False):
+            self._save_what_is_due()  # Then `fit` replaces the weights by their averages.
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        # What other callbacks change at the end of an epoch, or swap and swap back, is done.
+        self._save_what_is_due()
 
     def on_train_end(self, logs: Any = None) -> None:
+        self._save_what_is_due()
         internals.set_initial_epoch(self.model, None)
+
+    def _save_what_is_due(self) -> None:
+        if self._due is not None:
+            self._save(self._due, 0)
+            self._due = None
 
     def _locked_weights(self) -> str:
         """The hash of what `_variables` leaves out."""
@@ -157,7 +172,7 @@ class ExactResume(keras.callbacks.Callback):
         return fingerprints.of_weights([x for x in self.model.weights if id(x) in locked])
 
     def _check_same_run(self, now: dict[str, Any]) -> None:
-        """Of what no checkpoint restores: raises for locked weights, warns for the optimizer."""
+        """Of what no checkpoint restores: raises for locked weights, warns for settings."""
         began = {**now, **self._position}  # Earlier versions noted neither.
         if began["locked"] != now["locked"]:
             raise ValueError(
@@ -165,12 +180,14 @@ class ExactResume(keras.callbacks.Callback):
                 "were, too. Load the pretrained weights of that run (a backbone without any starts "
                 "from random ones: set the seed), or pass another `directory` for a new run."
             )
-        known, rate = began["optimizer"], now["optimizer"].get("learning_rate")
-        if isinstance(rate, float) and rate == _settings(self.model.optimizer)["learning_rate"]:
-            known = {**known, "learning_rate": rate}  # As restored, however it got there.
-        if found := fingerprints.differences(known, now["optimizer"]):
+        found = fingerprints.differences(began["settings"], now["settings"])
+        if _settings(self.model) == now["settings"]:
+            # A learning rate that is a number is as restored, however it got there.
+            number = "optimizer.config.learning_rate: expected "
+            found = [x for x in found if not re.match(rf"{number}[\d.e-]+, received [\d.e-]+$", x)]
+        if found:
             warnings.warn(
-                f"{str(self.path)!r} is of a run that began with other settings of the optimizer: "
+                f"{str(self.path)!r} is of a run that began with other settings: "
                 f"{'; '.join(found)}. A learning rate that is a number is the checkpoint's, the "
                 "others are those of now. For a new run pass another `directory`.",
                 stacklevel=2,
@@ -243,10 +260,29 @@ class ExactResume(keras.callbacks.Callback):
             variable.assign(value.view(tf.bfloat16.as_numpy_dtype) if kept_bits else value)
 
 
-def _settings(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
-    """The configuration, as JSON keeps it."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # Of mixed_float16.
-    config = {**keras.saving.serialize_keras_object(optimizer)["config"], "name": None}
-    if isinstance(rate := config.get("learning_rate"), float):
-        config["learning_rate"] = float(f"{rate:.6g}")  # It was float32.
-    return json.loads(json.dumps(config, default=repr))
+def _inner(optimizer: Any) -> Any:
+    """The optimizer that mixed_float16 scales the loss for."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _settings(model: keras.Model) -> dict[str, Any]:
+    """What the model and its optimizer were given, as JSON keeps it."""
+    given = {
+        "model": model,
+        "optimizer": _inner(model.optimizer),
+        "distillation": model.distillation,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Nobody will load a lambda from these.
+        return {name: _brief(fingerprints.canonical(x)) for name, x in given.items()}
+
+
+def _brief(config: Any) -> Any:
+    """With the hash of what is long; nothing is known of a function without a name."""
+    if isinstance(config, dict):
+        config = {k: _brief(v) for k, v in config.items() if k != "calibration"}
+        return "a lambda" if config.get("class_name") == "__lambda__" else config
+    if isinstance(config, float):
+        return float(f"{config:.6g}")  # It may have been float32.
+    text = json.dumps(config, default=repr)
+    return json.loads(text) if len(text) < 200 else hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -51,7 +51,7 @@ def fingerprint(tower: Tower) -> Fingerprint | None:
     if isinstance(tower.backbone, FeaturesOnly):
         return tower.backbone.fingerprint
     parts = [part for part in (tower.backbone, tower.attention_pooling) if part is not None]
-    made_of = [*map(_canonical, parts), tower.pooling]
+    made_of = [*map(canonical, parts), tower.pooling]
     if isinstance(tower, TextTower):
         made_of += [tower.sequence_length, tower.pad_token_id]
     return {
@@ -68,7 +68,7 @@ def of_cached(tower: Tower, below: Lower | None) -> Fingerprint | None:
     if below is None:
         return fingerprint(tower)
     return {
-        "architecture": _hash([_canonical(tower.backbone), "before a block", *below.shape]),
+        "architecture": _hash([canonical(tower.backbone), "before a block", *below.shape]),
         "weights": of_weights(below.weights),
         "preprocessing": of_preprocessor(tower.preprocessor),
         "compute_dtype": _compute_dtype([tower.backbone]),
@@ -85,12 +85,12 @@ def of_embeddings(tower: Tower) -> Fingerprint | None:
     found, head = fingerprint(tower), tower.head
     if found is None or head is None:
         return found
-    return {**found, "head": _hash([_canonical(head), of_weights(head.weights)])}
+    return {**found, "head": _hash([canonical(head), of_weights(head.weights)])}
 
 
 def of_preprocessor(preprocessor: keras.layers.Layer) -> str:
     """The hash of a preprocessor's configuration, a tokenizer's vocabulary included."""
-    parts = [_canonical(preprocessor)]
+    parts = [canonical(preprocessor)]
     tokenizer = getattr(preprocessor, "tokenizer", None)
     if tokenizer is not None:
         words = tokenizer.vocabulary_size() if hasattr(tokenizer, "vocabulary_size") else 0
@@ -125,8 +125,8 @@ def differences(expected: dict[str, Any], received: dict[str, Any]) -> list[str]
     return found
 
 
-def _canonical(layer: keras.layers.Layer) -> Any:
-    """The configuration without what differs between equal layers."""
+def canonical(layer: Any) -> Any:
+    """The configuration of a layer or optimizer without what differs between equal ones."""
     try:
         config = keras.saving.serialize_keras_object(layer)
     except (NotImplementedError, TypeError):

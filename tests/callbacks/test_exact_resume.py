@@ -1,6 +1,9 @@
 """A run that is interrupted and started again ends as if it had not been."""
 
+import contextlib
+import functools
 import json
+import re
 import shutil
 
 import keras
@@ -196,26 +199,75 @@ def test_what_a_checkpoint_does_not_restore_is_compared(tmp_path, recwarn):
         callbacks = [ExactResume(tmp_path / run), *callbacks]
         model.fit(data(8), epochs=epochs, verbose=0, callbacks=callbacks)
         said = [str(warning.message) for warning in recwarn]
-        return [each for each in said if "other settings of the optimizer" in each]
+        return [each for each in said if "began with other settings" in each]
 
     lower = keras.callbacks.LearningRateScheduler(lambda epoch: 0.5 / (1 + epoch))
     assert goes_on(make_model(), 0.5, 2, [lower]) == []
     assert goes_on(make_model(), 0.5, 2) == []  # The callback's learning rate is restored.
     (said,) = goes_on(make_model(), 0.125, 2, clipnorm=1.0)
-    assert (
-        "clipnorm: expected None, received 1.0; learning_rate: expected 0.5, received 0.125" in said
-    )
+    assert "optimizer.config.clipnorm: expected None, received 1.0; " in said
+    assert "optimizer.config.learning_rate: expected 0.5, received 0.125." in said
     assert "A learning rate that is a number is the checkpoint's" in said
     recwarn.clear()
     shorter, longer = (keras_lit.optimizers.WarmupSchedule(0.5, steps, 3) for steps in (12, 24))
     assert goes_on(make_model(), shorter, run="b") == []
     (said,) = goes_on(make_model(), longer, run="b")
-    assert "learning_rate.config.total_steps: expected 12, received 24." in said
+    assert "optimizer.config.learning_rate.config.total_steps: expected 12, received 24." in said
+    recwarn.clear()
+    assert goes_on(make_model(), 0.5, run="c") == []
+    (said,) = goes_on(make_model(max_temperature=50.0), 0.5, run="c")
+    assert "settings: model.config.max_temperature: expected None, received 50.0." in said
     other = make_model()
     kernel = other.image_tower.backbone.weights[0]
     kernel.assign(kernel + 1)
     with pytest.raises(ValueError, match="locked weights were others"):
         goes_on(other, 0.5, 2)
+
+
+def a_schedule_without_a_name(step):
+    return 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [functools.partial(a_schedule_without_a_name, 1), lambda: 0.1])
+def test_any_learning_rate_that_keras_takes(rate, tmp_path, recwarn):
+    """Keras has no configuration of the first; that of the second holds its line of code."""
+    for epochs in (1, 1):
+        model = make_model()
+        model.compile(keras.optimizers.SGD(rate), jit_compile=False)
+        model.fit(data(8), epochs=epochs, verbose=0, callbacks=[ExactResume(tmp_path)])
+    assert not [x for x in recwarn if re.search("lambda|of a run that", str(x.message))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resumes_first", [True, False])
+def test_what_other_callbacks_do_at_the_end_of_an_epoch_is_kept(resumes_first, tmp_path):
+    """Weights are averages between two epochs, and the learning rate falls, whatever the order."""
+
+    def run(directory, after=None):
+        model = make_model()
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True, ema_momentum=0.5)
+        model.compile(optimizer, jit_compile=False)
+
+        def lower(epoch, logs):
+            optimizer.learning_rate = 0.1 / (2 + epoch)
+
+        others = [
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+            keras.callbacks.LambdaCallback(on_epoch_end=lower),
+        ]
+        callbacks = [ExactResume(directory), *others]
+        callbacks = callbacks if resumes_first else callbacks[::-1]
+        if after is not None:
+            callbacks.append(Interrupt(after))
+        keras.utils.set_random_seed(9)
+        with contextlib.suppress(KeyboardInterrupt):
+            model.fit(data(8), epochs=4, verbose=0, callbacks=callbacks)
+        return [np.array(weight) for weight in model.get_weights()]
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "killed", 7)  # After the first batch of the third epoch.
+    assert_same(run(tmp_path / "killed"), whole)
 
 
 def test_a_locked_tower_is_not_saved(killed):
