@@ -76,6 +76,23 @@ def connect(directory: pathlib.Path) -> sqlite3.Connection:
     return database
 
 
+def place(directory: pathlib.Path) -> tuple[tuple[int, int], tuple[Any, ...]]:
+    """What tells the file of a connection from another in its place, and its state.
+
+    The state matters where nobody may write: what others do is seen by a new connection only.
+    """
+    path = directory / "index.sqlite"
+    try:
+        of_file = path.stat()
+    except OSError:
+        return (0, 0), ()
+    state: tuple[Any, ...] = ()
+    if not os.access(directory, os.W_OK):
+        written = path.with_name("index.sqlite-wal").exists()
+        state = of_file.st_mtime_ns, of_file.st_size, written
+    return (of_file.st_dev, of_file.st_ino), state
+
+
 @contextlib.contextmanager
 def transaction(database: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
     """Everything that is executed inside takes effect, or nothing does."""

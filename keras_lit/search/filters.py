@@ -92,9 +92,11 @@ def _as_json(wanted: Any, field: str) -> str:
     values = [x.item() if hasattr(x, "item") else x for x in _several(wanted)]
     values = [os.fsdecode(x) if isinstance(x, bytes) else x for x in values]
     try:
+        if isinstance(wanted, Mapping) or None in values:
+            raise TypeError("There are no operators, and None is kept of no picture.")
         return json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`where` should compare {field!r} with strings or finite numbers. Received: "
-            f"{values!r:.80}."
+            f"`where` should compare {field!r} with strings or finite numbers (a list: one of "
+            f"them). Received: {wanted!r:.80}."
         ) from error

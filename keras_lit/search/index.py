@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import keras
 import numpy as np
 import tqdm
 
@@ -94,17 +95,20 @@ class Index:
     def __init__(self, directory: str | os.PathLike, model: LiT | None = None):
         self._store = Store(_directory(directory))
         self._model = model
-        self._checked: tuple[int, int] | None = None
+        self._checked: tuple[Any, ...] | None = None
         self._searches: tuple[Any, ...] = (None,) * 4
         self._check_if_trained()
 
     def _check_if_trained(self) -> None:
-        """Checks the model, whose weights take a while to read, once and after further steps."""
+        """Checks the model, whose weights take a while to read, once and when it has changed."""
+        if self._model is None:
+            return
         optimizer = getattr(self._model, "optimizer", None)
-        steps = id(optimizer), 0 if optimizer is None else int(optimizer.iterations)
-        if self._model is not None and steps != self._checked:
+        steps = 0 if optimizer is None else int(optimizer.iterations)
+        now = id(optimizer), steps, *_some_weights(self._model)
+        if now != self._checked:
             self.check_model(self._model)
-            self._checked = steps
+            self._checked = now
 
     @classmethod
     def build(
@@ -367,6 +371,10 @@ class Index:
             scanner, lists = self._opened(snapshot)
             lists = None if exact or where else lists
             rows, scores = scanner.search(embeddings, k, allowed, lists, bool(exact))
+            there_are = min(k, allowed.sum())
+            if lists is not None and ((rows >= 0).sum(axis=1) < there_are).any():
+                # The likely lists have fewer than that.
+                rows, scores = scanner.search(embeddings, k, allowed, None, False)
             return [
                 self._hits(database, of_query.tolist(), found.tolist())
                 for of_query, found in zip(rows, scores, strict=True)
@@ -549,6 +557,13 @@ def _identity(model: LiT) -> dict[str, str]:
     found = fingerprints.of_embeddings(model.image_tower)
     assert found is not None
     return found
+
+
+def _some_weights(model: LiT) -> list[float]:
+    """A number of some of the image tower's weights, which others that are loaded change."""
+    small = [x for x in model.image_tower.weights if math.prod(x.shape) <= 10_000]
+    some = small[:: 1 + len(small) // 32] + small[-2:]
+    return [float(keras.ops.convert_to_numpy(x).flat[0]) for x in some]
 
 
 def _check_same(store: Store, identity: dict[str, str]) -> None:

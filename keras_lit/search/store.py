@@ -24,6 +24,7 @@ from keras_lit.search.database import (
     connect,
     has_tables,
     make_tables,
+    place,
     set_settings,
     settings_of,
     told,
@@ -72,6 +73,7 @@ class Store:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
+        self._file: tuple[int, int] | None = None
         self.settings = self.read_settings()
 
     @classmethod
@@ -102,9 +104,26 @@ class Store:
     @property
     def database(self) -> sqlite3.Connection:
         """This thread's connection."""
-        if not hasattr(self._local, "database"):
-            self._local.database = connect(self.directory)
+        state = self.check_in_place()
+        if getattr(self._local, "state", None) != state:
+            if hasattr(self._local, "database"):
+                self._local.database.close()
+            self._local.database, self._local.state = connect(self.directory), state
         return self._local.database
+
+    def check_in_place(self) -> tuple[Any, ...]:
+        """Raises FileNotFoundError if the index that was opened is gone; else its `place`'s state.
+
+        A connection would go on in the file that was deleted, beside the vectors of another index.
+        """
+        file, state = place(self.directory)
+        if file != (self._file or file):
+            raise FileNotFoundError(
+                f"The index in {str(self.directory)!r} was deleted, moved or replaced since it was "
+                "opened. Open the one that is there now, `Index(directory, model)`."
+            )
+        self._file = file
+        return state
 
     def read_settings(self) -> dict[str, Any]:
         """The current settings."""

@@ -142,8 +142,8 @@ class _Found:
             picture = Picture(source.name, b"", *now)
             try:
                 content = source.read()
-            except OSError as error:
-                self.refuse(picture, f"It cannot be read: {error}.")
+            except OSError as error:  # Another time it may be; what is known of it stays.
+                self.refuse(picture, f"It cannot be read: {error}.", for_good=False)
                 continue
             picture = Picture(source.name, hashlib.sha256(content).digest(), *now)
             kind = "changed" if number else "added"
@@ -179,14 +179,15 @@ class _Found:
                 self.counts.update(x.kind for x in known)
             yield from (x for x in batch if x.picture.hash not in vectors)
 
-    def refuse(self, picture: Picture, reason: str) -> None:
-        """Records why a picture is not in the index."""
+    def refuse(self, picture: Picture, reason: str, for_good: bool = True) -> None:
+        """Records why a picture, or its new content, is not in the index."""
         name = stored(picture.name)
         self._refused.add(name)
         self.counts["refused"] += 1
+        stamp = picture.stamp if for_good else None
         self._writer.change(
-            ("DELETE FROM pictures WHERE name = ?", [(name,)]),
-            ("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", [(name, picture.stamp, reason)]),
+            ("DELETE FROM pictures WHERE name = ?", [(name,)] if for_good else []),
+            ("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", [(name, stamp, reason)]),
         )
 
     def settle(self, remove_missing: bool) -> None:

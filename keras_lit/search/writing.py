@@ -17,6 +17,7 @@ from keras_lit.search.store import STEP, Picture, Store
 @contextlib.contextmanager
 def writing(store: Store) -> Iterator["Writer"]:
     """The one writer of the directory; the lock ends with its process, however that ends."""
+    store.check_in_place()
     with open(store.directory / "writer.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,9 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import pathlib
+import shutil
 import sqlite3
 import types
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -104,6 +107,85 @@ def test_a_place_where_nobody_may_write(model, tmp_path, stubs, monkeypatch):
         index.update(pictures(21), verbose=0)
     with pytest.raises(OSError, match="readonly"):
         Index.build(model, pictures(21), tmp_path, verbose=0)
+
+
+def test_who_may_not_write_sees_what_others_do(model, tmp_path, stubs, monkeypatch):
+    """No other connection is open, so there is nothing but the file to read."""
+    Index.build(model, pictures(5), tmp_path, verbose=0)
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    reader = Index(tmp_path)
+    assert len(reader) == len(reader.search(np.ones(16), k=30)) == 5
+    monkeypatch.setattr(os, "access", allowed)
+    writer = Index(tmp_path, model)
+    writer.update(pictures(9)[2:], verbose=0)
+    writer._store.database.close()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    names = {x.name for x in reader.search(np.ones(16), k=30)}
+    assert names == {x["name"] for x in pictures(9)[2:]}
+
+
+@pytest.mark.parametrize("what", ["search", "update", "thread"])
+@pytest.mark.parametrize("anew", [True, False])
+def test_an_index_that_was_deleted_or_replaced_is_said(anew, what, model, tmp_path, stubs):
+    """Vectors of one came into the other."""
+    directory = tmp_path / "index"
+    old = Index.build(model, pictures(4), directory, verbose=0)
+    shutil.rmtree(directory)
+    if anew:
+        new = Index.build(model, pictures(9)[5:], directory, verbose=0)
+        before = new.contents()
+    calls = {
+        "search": lambda: old.search(np.ones(16)),
+        "update": lambda: old.update(pictures(6), verbose=0),
+        "thread": lambda: ThreadPoolExecutor(1).submit(len, old).result(),
+    }
+    with pytest.raises(FileNotFoundError, match="deleted, moved or replaced since it was opened"):
+        calls[what]()
+    if anew:
+        for found, expected in zip(Index(directory).contents(), before, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_that_cannot_be_read_today_is_tried_again(model, tmp_path, stubs, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for row in pictures(3):
+        (folder / f"{row['name']}.png").write_bytes(row["image"])
+    index = Index.build(model, folder, tmp_path / "index", verbose=0)
+    changed, new = folder / "0.jpg.png", folder / "new.png"
+    before = index.search(np.ones(16), where={"name": changed.name})
+    changed.write_bytes(pictures(5)[3]["image"])
+    new.write_bytes(pictures(5)[4]["image"])
+    read = pathlib.Path.read_bytes
+
+    def fails(path):
+        if path in (changed, new):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", fails)
+    with pytest.warns(UserWarning, match="2 pictures are not in the index.*cannot be read"):
+        assert index.update(verbose=0).refused == 2
+    assert len(index) == 3 and set(index.refused) == {changed.name, new.name}
+    assert index.search(np.ones(16), where={"name": changed.name}) == before
+    monkeypatch.setattr(pathlib.Path, "read_bytes", read)
+    changes = index.update(verbose=0)
+    assert (changes.added, changes.changed, changes.refused) == (1, 1, 0)
+    assert len(index) == 4 and index.refused == {}
+
+
+def test_an_approximate_index_finds_as_many_as_there_are(model, tmp_path, stubs):
+    """Though the lists that are likely hold fewer."""
+    pytest.importorskip("faiss")
+    index = Index.build(model, pictures(1500), tmp_path, approximate=True, verbose=0)
+    for k, expected in ((3, 3), (1400, 1400), (2000, 1500)):
+        names = [x.name for x in index.search(np.ones(16), k=k)]
+        assert len(set(names)) == expected
+    truth = [x.name for x in index.search(np.ones(16), k=2000, exact=True)]
+    assert names == truth
+    queries = np.random.default_rng(0).normal(size=[20, 16]).astype("float32")
+    assert 0 < index.recall(queries, k=10) < 1
 
 
 def test_another_programs_files(model, tmp_path, stubs):
@@ -235,10 +317,10 @@ def test_odd_metadata(model, tmp_path, stubs):
     assert found(**{"5": "five"}) == found(list=1.5) == ["0.jpg"]
     assert found(name=tmp_path / "path.jpg") == found(name=["no", str(tmp_path / "path.jpg")])
     assert found(name=str(tmp_path / "path.jpg")) == [str(tmp_path / "path.jpg")]
-    assert found(nothing=None) == found(value="2.5") == found(value=[]) == []
-    for bad in ({"value": float("nan")}, {"value": [1, object()]}):
+    assert found(value="2.5") == found(value=[]) == []
+    for bad in (float("nan"), [1, object()], {"$lt": 5}, None, [1, None]):
         with pytest.raises(ValueError, match="compare 'value' with strings or finite numbers"):
-            index.search(np.ones(16), where=bad)
+            index.search(np.ones(16), where={"value": bad})
     with pytest.raises(TypeError, match="`where` should be a dict.*Received: 'name'"):
         index.search(np.ones(16), where="name")
     with pytest.raises(ValueError, match="`where` asks what SQLite cannot compare: .*too complex"):
