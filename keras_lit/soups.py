@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_lit import internals
 from keras_lit.model import LiT
-from keras_lit.towers import locks, settings
+from keras_lit.towers import fingerprints, locks, settings
 
 Model = LiT | str | os.PathLike
 
@@ -31,7 +31,7 @@ def interpolate(before: Model, after: Model, alpha: float) -> LiT:
         A new `LiT` like `before`, not compiled, without LoRA.
 
     Raises:
-        ValueError: models that differ in more than values; `alpha` outside of 0..1.
+        ValueError: models that differ in more than values, or are one; `alpha` outside of 0..1.
 
     Example:
 
@@ -47,7 +47,9 @@ def interpolate(before: Model, after: Model, alpha: float) -> LiT:
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` should be in 0..1. Received: {alpha!r}.")
-    return soup([before, after], [1 - alpha, alpha])
+    both = [opened(before), opened(after)]
+    check_two(*both)
+    return soup(both, [1 - alpha, alpha])
 
 
 def soup(models: Iterable[Model], shares: Sequence[float] | None = None) -> LiT:
@@ -76,9 +78,12 @@ def soup(models: Iterable[Model], shares: Sequence[float] | None = None) -> LiT:
 
     Reference: model soups, Wortsman et al. 2022 (arXiv 2203.05482), the uniform soup.
     """
+    if isinstance(models, LiT | str | os.PathLike):
+        raise TypeError(f"`models` should be a list of models or paths. Received: {models!r:.80}.")
     models = list(models)
     parts = np.array([1.0] * len(models) if shares is None else shares, "float64")
-    if not models or parts.shape != (len(models),) or (parts < 0).any() or not parts.sum() > 0:
+    good = parts.shape == (len(models),) and (parts >= 0).all() and 0 < parts.sum() < np.inf
+    if not models or not good:
         raise ValueError(
             "`shares` should hold one number for each of the models, none negative, not all 0. "
             f"Received: {len(models)} models, shares {shares}."
@@ -86,7 +91,9 @@ def soup(models: Iterable[Model], shares: Sequence[float] | None = None) -> LiT:
     first = opened(models[0])
     mean = Mean(weights_of(first))
     for model, part in zip(models[1:], parts[1:] / parts.sum(), strict=True):
-        mean.add(weights_of(opened(model)), part)
+        other = opened(model)
+        check_same_make(first, other)
+        mean.add(weights_of(other), part)
     found = without_lora(first)
     mean.assign_to(found)
     return found
@@ -144,6 +151,37 @@ def without_lora(model: LiT) -> LiT:
             if tower.lock is not None and tower.lock.lora is not None:
                 locks.take(tower, None)
     found.calibration = None  # It was one of other weights.
+    return found
+
+
+def check_two(before: LiT, after: LiT) -> None:
+    """Raises ValueError unless these are two models of one make."""
+    both = [(x.image_tower.weights, x.text_tower.weights) for x in (before, after)]
+    of_first, of_last = ([*map(id, image + text)] for image, text in both)
+    if of_first == of_last:
+        raise ValueError(
+            "There should be two models. Received one, twice: `fit` changes a model in place, so "
+            'keep it before, `model.save("before.keras")`, and pass that path.'
+        )
+    check_same_make(before, after)
+
+
+def check_same_make(first: LiT, other: LiT) -> None:
+    """Raises ValueError where weights of the same shapes have another meaning."""
+    if found := fingerprints.differences(_make(first), _make(other)):
+        raise ValueError(
+            "Models whose weights are averaged should be of one make. Differences: "
+            f"{'; '.join(found)}. Take checkpoints of one model."
+        )
+
+
+def _make(model: LiT) -> dict[str, Any]:
+    """What the weights do not show of how a model comes to its embeddings."""
+    found = {"loss": model.loss_name}
+    for side, tower in (("image", model.image_tower), ("text", model.text_tower)):
+        found[f"{side} preprocessing"] = fingerprints.of_preprocessor(tower.preprocessor)
+        for name in ("pooling", "sequence_length", "pad_token_id"):
+            found[f"{side} {name}"] = getattr(tower, name, None)
     return found
 
 

@@ -11,6 +11,10 @@ from tests.small import make_model
 from tests.towers.test_locks import made, trained
 
 
+def along_alpha(before, after):
+    return keras_lit.evaluation.along(before, after, lambda model: 1.0, verbose=0)
+
+
 @pytest.fixture(scope="module")
 def ends():
     """Before and after, the image tower locked with its averages; another start apart."""
@@ -51,7 +55,7 @@ def test_lora_counts_as_part_of_its_kernels():
     """Means of A and of B are not the mean of their products."""
     plain, tuned = made(layers=1), trained(Lock(lora=2), layers=1)
     texts = ["a red dog", "a white moon and a toucan"]
-    merged = keras_lit.interpolate(tuned, tuned, 0.5)
+    merged = keras_lit.soup([tuned, tuned])
     np.testing.assert_allclose(merged.encode_text(texts), tuned.encode_text(texts), atol=1e-6)
     assert merged.text_options is None
     found = keras_lit.interpolate(tuned, plain, 0.5)
@@ -71,6 +75,32 @@ def test_what_has_no_mean_is_refused(ends):
             keras_lit.soup(models, **options)
     with pytest.raises(ValueError, match=r"in 0..1. Received: 1.5"):
         keras_lit.interpolate(*ends, 1.5)
+
+
+@pytest.mark.parametrize("call", [lambda *x: keras_lit.interpolate(*x, 0.5), along_alpha])
+def test_one_model_twice_is_refused(call, ends):
+    """It changes in place, so that each alpha is the trained one."""
+    before = ends[0]
+    same = keras_lit.LiT(before.image_tower, before.text_tower, "LU")
+    for after in (before, same):
+        with pytest.raises(ValueError, match=r"Received one, twice.*before\.keras"):
+            call(before, after)
+
+
+def test_what_weights_do_not_show_is_compared(ends):
+    other = make_model("LU", loss="sigmoid")
+    preprocessor = keras_lit.preprocessing.ImagePreprocessor(8, value_range=(0, 1))
+    tower = keras_lit.ImageTower(ends[0].image_tower.backbone, "max", 16, preprocessor)
+    crossed = keras_lit.LiT(tower, ends[0].text_tower, "LU")
+    with pytest.raises(ValueError, match="of one make.*loss: expected 'softmax'.*'sigmoid'"):
+        keras_lit.soup([ends[0], other])
+    with pytest.raises(ValueError, match="image pooling.*image preprocessing") as said:
+        keras_lit.soup([ends[0], crossed])
+    assert "text" not in str(said.value)
+    with pytest.raises(TypeError, match="list of models or paths. Received: <LiT"):
+        keras_lit.soup(ends[0])
+    with pytest.raises(ValueError, match="`shares` should hold one number"):
+        keras_lit.soup(ends, [np.inf, 1])
 
 
 def test_along_the_way(ends, tmp_path):

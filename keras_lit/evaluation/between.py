@@ -12,7 +12,7 @@ import numpy as np
 from keras_lit import files
 from keras_lit.evaluation.results import Result, in_columns, shown
 from keras_lit.model import LiT
-from keras_lit.soups import Mean, Model, opened, weights_of, without_lora
+from keras_lit.soups import Mean, Model, check_two, opened, weights_of, without_lora
 
 
 @dataclasses.dataclass(repr=False)
@@ -139,8 +139,9 @@ def along(
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise ValueError(f"`alphas` should be some numbers in 0..1. Received: {alphas}.")
     functions = evaluate if isinstance(evaluate, Mapping) else {"": evaluate}
-    first = opened(before)
-    ends = weights_of(first), weights_of(opened(after))
+    first, last = opened(before), opened(after)
+    check_two(first, last)
+    ends = weights_of(first), weights_of(last)
     model = without_lora(first)  # One model for all: what is compiled of it is compiled once.
     metrics: dict[str, list[float]] = {}
     progress = keras.utils.Progbar(len(alphas), verbose=verbose, unit_name="model")
