@@ -1,5 +1,6 @@
 """Zero-shot, retrieval and few-shot evaluation inside `fit`."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class Evaluation(keras.callbacks.Callback):
         self._latest: tuple[int, dict[str, float]] = (-1, {})
         self._step = 0
         self._begins = True
+        self._fits = False
 
     def evaluate(self, model: Any = None) -> dict[str, float]:
         """Evaluates now.
@@ -65,7 +67,18 @@ class Evaluation(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         self._step = self._steps()
-        self._begins = True
+        self._begins = self._fits = True
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        self._fits = False
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        if not self._fits:  # Keras lets nobody add to what `evaluate` returns.
+            warnings.warn(
+                f"{type(self).__name__} evaluates in `fit`, and nothing in `model.evaluate`. Its "
+                f"`evaluate(model)` does, and so do the functions of `keras_lit.evaluation`.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._latest = (-1, {})

@@ -36,6 +36,7 @@ class Calibration:
         fitted_on: str, the rows it was fitted on, in words.
         rows: int, how many there were.
         class_names: the classes, in the order of the columns of logits; () where they are unknown.
+        templates: the prompts of the classes, as `zero_shot_weights` takes them; () if unknown.
 
     Raises:
         ValueError: a number that is not finite, no temperature above zero, or a threshold outside
@@ -63,9 +64,11 @@ class Calibration:
     fitted_on: str = ""
     rows: int = 0
     class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        object.__setattr__(self, "templates", tuple(self.templates))
         checks.check_positive(self.temperature, "temperature")
         for name in ("threshold", "set_threshold"):
             value = getattr(self, name)
@@ -256,7 +259,8 @@ class Calibration:
         >>> Calibration(temperature=2.0, rows=99).to_dict()["temperature"]
         2.0
         """
-        return {**dataclasses.asdict(self), "class_names": list(self.class_names)}
+        names = {"class_names": list(self.class_names), "templates": list(self.templates)}
+        return {**dataclasses.asdict(self), **names}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Calibration":

@@ -29,6 +29,7 @@ def fit_calibration(
     coverage: float | None = 0.9,
     fitted_on: str = "",
     class_names: Sequence[str] = (),
+    templates: Sequence[str] = (),
 ) -> Calibration:
     """Fits temperature (and bias), then thresholds, on rows that the model has not trained on.
 
@@ -48,6 +49,8 @@ def fit_calibration(
         coverage: float in 0..1, of the sets; None. Several labels a row have no sets.
         fitted_on: str, what the rows are, to be kept with the result.
         class_names: the names of the classes, one for each column of `logits`, to be kept, too.
+        templates: the prompts that the classes were encoded with, to be kept, too: other prompts
+            give other logits.
 
     Returns:
         A `Calibration`.
@@ -98,6 +101,7 @@ def fit_calibration(
         fitted_on=str(fitted_on),
         rows=len(logits),
         class_names=tuple(map(str, class_names)),
+        templates=tuple(map(str, templates)),
     )
     confidences, answered = fitted._answers(logits)
     confidences = np.where(answered, confidences, 0).ravel()

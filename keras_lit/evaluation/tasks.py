@@ -50,7 +50,8 @@ def classify(
         queries: int, for how many classes, spread evenly, to show the nearest pictures.
         duplicates: rows of images (or a mask) of `seen_in_training`: adds the metrics without them.
         calibration: fitted on cosines: adds what `Calibration.measure` returns and the reliability
-            diagram of the report. None: the model's, where it was fitted for these classes.
+            diagram of the report. None: the model's, where it was fitted for these classes
+            (and templates, if it knows them).
 
     Returns:
         A `Result`.
@@ -91,7 +92,9 @@ def classify(
     metrics = _with_and_without(evaluate, len(embeddings), duplicates)
     if calibration is None and model.calibration:
         known = Calibration.from_dict(model.calibration)
-        if known.class_names == tuple(class_names) and known.multi_label == several_labels:
+        same = known.class_names == tuple(class_names)
+        same &= known.templates in ((), tuple(templates))
+        if same and known.multi_label == several_labels:
             calibration = known
     curve = None
     if calibration is not None:

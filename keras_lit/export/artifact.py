@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -150,12 +151,22 @@ fewer where `any_length` of `lit.json` is true | `embedding` |
     checks.check_one_of(format, ("saved_model", *SUFFIXES), "format")
     checks.check_one_of(towers, ("both", "image", "text"), "towers")
     checks.check_one_of(on_corrupt, ("fail", *FILLS), "on_corrupt")
-    checks.check_positive(top_k, "top_k")
+    checks.check_count(top_k, "top_k")
+    if not isinstance(card, Mapping | None):
+        raise TypeError(
+            f'`card` should be a dict such as {{"data": "our shop"}}. Received: {card!r:.80}.'
+        )
     templates = ("{}",) if templates is None else templates
     check_prompts(["a label"] if class_names is None else class_names, templates)
     templates = tuple(templates)
     check_dim(model.text_tower, dim)
     if format != "saved_model":
+        if class_names is not None and model.calibration:
+            warnings.warn(
+                "The model's calibration is not written: clients of ONNX and LiteRT files compute "
+                f"no probabilities of it. Give them its numbers: {model.calibration}.",
+                stacklevel=2,
+            )
         _check_edge(model, towers, weights, on_corrupt, class_names, index)
         needs_pictures = weights == "int8" and towers != "text"
         if needs_pictures != (calibration is not None):
@@ -180,7 +191,7 @@ fewer where `any_length` of `lit.json` is true | `embedding` |
             '`calibration`, pictures, is for `weights="int8"` of ONNX and LiteRT. To serve '
             "probabilities set `model.calibration = calibration.to_dict()`."
         )
-    calibrated = None if class_names is None else _calibration(model, class_names)
+    calibrated = None if class_names is None else _calibration(model, class_names, templates)
     if calibrated is not None and dim is not None:
         raise ValueError(
             "The model's calibration is one of whole embeddings: leave `dim` out, or set "
@@ -264,8 +275,10 @@ def _check_can_encode(model: LiT, towers: str, class_names: Sequence[str] | None
         model.text_tower.preprocessor(["keras-nlp's tokenizers make their tables when called"])
 
 
-def _calibration(model: LiT, class_names: Sequence[str]) -> Calibration | None:
-    """The model's, which should be for these classes."""
+def _calibration(
+    model: LiT, class_names: Sequence[str], templates: Sequence[str]
+) -> Calibration | None:
+    """The model's, which should be for these classes and prompts."""
     if not model.calibration:
         return None
     found = Calibration.from_dict(model.calibration)
@@ -274,6 +287,12 @@ def _calibration(model: LiT, class_names: Sequence[str]) -> Calibration | None:
             "The classes should be those that the model's calibration was fitted for, "
             f"{list(found.class_names)}. Received `class_names`: {list(class_names)}. Fit one for "
             "these, or set `model.calibration = None`."
+        )
+    if found.templates and found.templates != tuple(templates):
+        raise ValueError(
+            "The prompts should be those that the model's calibration was fitted for, "
+            f"{list(found.templates)}. Received `templates`: {list(templates)}. Pass those, fit "
+            "one for these, or set `model.calibration = None`."
         )
     return found
 

@@ -105,6 +105,11 @@ def precompute(
     options = (batch_size, shards, split, dtype, views, seed, text_preprocessor, text_tower)
     plan, finished = begin(image_tower, dataset, directory, *options, last_blocks)
     if finished is not None:
+        if verbose:
+            tqdm.tqdm.write(
+                f"{str(directory)!r} has {plan['pairs']:,} pairs of {split!r} from before. Of the "
+                "data only their number and the first pair were compared: write others elsewhere."
+            )
         return finished
     count = plan["shards"]
     mine = range(count * shard_index // num_shards, count * (shard_index + 1) // num_shards)

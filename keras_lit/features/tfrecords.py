@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 FEATURES, TOKENS, TEXT_FEATURES = "image_features", "token_ids", "text_features"
+# What a cache, or what reads it, has beside the fields of a dataset.
+_OWN = (FEATURES, TOKENS, TEXT_FEATURES, "fingerprint", "text_fingerprint")
+_UNKNOWN = (tf.bfloat16, tf.complex64, tf.complex128)  # To TensorFlow Datasets.
 
 
 def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
@@ -26,13 +29,13 @@ def fields_of(spec: dict[str, tf.TensorSpec]) -> dict[str, Any]:
     for name, value in sorted(spec.items()):
         if name == "image":
             continue
-        if name in (FEATURES, TOKENS) or not isinstance(value, tf.TensorSpec):
+        if name in _OWN or not isinstance(value, tf.TensorSpec) or value.dtype in _UNKNOWN:
             raise ValueError(
                 f"A field called {name!r} of {value} cannot be stored. Map your dataset to fields "
-                "that are tensors, with other names."
+                "that are tensors of strings or real numbers, with other names."
             )
         strings = value.dtype == tf.string and value.shape.rank == 1
-        if not (strings or value.shape.is_fully_defined()):
+        if not (strings or (value.shape.is_fully_defined() and value.shape.num_elements())):
             raise ValueError(
                 f"The field {name!r} should have a fixed shape, or be a list of strings [None]. "
                 f"Received shape: {value.shape}. Map your dataset, or leave the field out."

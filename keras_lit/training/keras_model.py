@@ -315,6 +315,15 @@ class PairsModel(keras.Model):
         with settings.merged(internals.flat_layers(self)):  # LoRA goes into the kernels.
             super().export(filepath, format, verbose, input_signature, **kwargs)
 
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        super().load_weights(filepath, *args, **kwargs)
+        if self.calibration:
+            warnings.warn(
+                "The model's `calibration` holds for the weights that it was fitted with. If these "
+                "are others, set `model.calibration = None`, and fit it anew.",
+                stacklevel=2,
+            )
+
     def _drop_calibration(self) -> None:
         """It was fitted to what the model gave before."""
         if self.calibration:

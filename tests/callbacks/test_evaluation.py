@@ -288,6 +288,19 @@ def test_any_form_of_images(model):
         assert callbacks.ZeroShotEvaluation(form, NAMES).evaluate(model) == expected
 
 
+def test_nothing_is_evaluated_in_evaluate(model, recwarn):
+    model.compile("sgd", jit_compile=False)
+    pairs, (callback, *_) = make_pairs(8).batch(8), all_three()
+
+    def said():
+        return [x for x in recwarn if "`fit`, and nothing in `model.evaluate`" in str(x.message)]
+
+    model.fit(pairs, validation_data=pairs, verbose=0, callbacks=[callback])
+    assert not said()
+    model.evaluate(pairs, verbose=0, callbacks=[callback])
+    assert len(said()) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

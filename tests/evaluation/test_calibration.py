@@ -337,6 +337,18 @@ def test_a_model_keeps_it_until_it_is_trained(tmp_path):
     assert model.calibration is None
 
 
+def test_other_weights_may_make_it_wrong(tmp_path, recwarn):
+    towers = keras_lit.ImageTower.from_features(8), keras_lit.TextTower.from_features(6)
+    model = keras_lit.LiT(*towers, tuning="LL")
+    model.save_weights(tmp_path / "a.weights.h5")
+    model.load_weights(tmp_path / "a.weights.h5")
+    assert not [x for x in recwarn if "calibration" in str(x.message)]
+    model.calibration = Calibration(2.0)
+    with pytest.warns(UserWarning, match="`calibration` holds for the weights that it was fitted"):
+        model.load_weights(tmp_path / "a.weights.h5")
+    assert model.calibration["temperature"] == 2
+
+
 @pytest.mark.slow
 def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

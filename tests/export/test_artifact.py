@@ -293,13 +293,16 @@ def test_what_is_refused(saved, tmp_path):
         ({"towers": "vision"}, "`towers` should be one of 'both', 'image', 'text'"),
         ({"on_corrupt": "skip"}, "`on_corrupt` should be one of 'fail', 'nan', 'zero'"),
         ({"weights": "int4"}, "`weights` should be one of 'float32', 'float16', 'bfloat16'"),
-        ({"top_k": 0}, "`top_k` should be a positive number"),
+        ({"top_k": 0}, "`top_k` should be a positive whole number"),
+        ({"top_k": 2.5}, "`top_k` should be a positive whole number"),
         ({"templates": ["a photo"]}, r"one slot \{\}.*Received: 'a photo'"),
         ({"templates": "a photo of a {}"}, "`templates` should be a list.*'a photo of a {}'"),
         ({"towers": "text", "class_names": CLASSES}, "'both' or 'image'. Received: 'text'"),
     ):
         with pytest.raises(ValueError, match=message):
             keras_lit.export.save(saved.model, tmp_path / "models", **options)
+    with pytest.raises(TypeError, match="`card` should be a dict.*Received: 'data: ours'"):
+        keras_lit.export.save(saved.model, tmp_path / "models", card="data: ours")
     backbone = keras.Sequential([keras.layers.Embedding(9, 16)])
     text_tower = keras_lit.TextTower(backbone, pooling="first")
     model = keras_lit.LiT(saved.model.image_tower, text_tower)

@@ -1,5 +1,7 @@
 """What a model's calibration says of a picture, its artifact says too."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -62,6 +64,12 @@ def test_artifact(tmp_path):
         ValueError, match="fitted for, .*Received `class_names`.*calibration = None"
     ):
         keras_lit.export.save(model, tmp_path, class_names=NAMES[::-1])
+    model.calibration = dataclasses.replace(made, templates=("a photo of a {}.",))
+    with pytest.raises(
+        ValueError, match=r"fitted for, \['a photo of a {}.'\]. Received `templates`"
+    ):
+        keras_lit.export.save(model, tmp_path, class_names=NAMES)
+    model.calibration = made
     options = {"towers": "image", "on_corrupt": "zero", "top_k": 2}
     path = keras_lit.export.save(model, tmp_path, class_names=NAMES, **options)
     classify = tf.saved_model.load(str(path)).signatures["classify"]

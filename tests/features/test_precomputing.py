@@ -161,9 +161,12 @@ def test_each_pair_belongs_to_the_shard_whose_bounds_hold_it(batch, shards, pair
         assert start <= number < stop
 
 
-def test_a_finished_one_does_nothing(whole, monkeypatch):
+def test_a_finished_one_does_nothing(whole, monkeypatch, capsys):
     monkeypatch.delattr(keras_lit.features.tfrecords, "write")
     assert precompute(whole) == keras_lit.features.manifest(whole)
+    assert capsys.readouterr().out == ""
+    keras_lit.features.precompute(make_tower(), encoded_pairs(), whole, small.BATCH, small.SHARDS)
+    assert "22 pairs of 'train' from before. Of the data only" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("directory", ["whole", "unfinished"])
@@ -321,6 +324,16 @@ def test_wrong_arguments(tmp_path):
         precompute(tmp_path, views=2)
     with pytest.raises(ValueError, match="field called 'token_ids' .* cannot be stored"):
         precompute(tmp_path, pairs=encoded_pairs(token_ids=np.arange(22)))
+    kept = {
+        "fingerprint": np.arange(22),
+        "text_features": np.ones([22, 2]),
+        "odd": np.ones(22) * 1j,
+    }
+    for name, values in kept.items():
+        with pytest.raises(ValueError, match=f"field called '{name}' .* cannot be stored"):
+            precompute(tmp_path, pairs=encoded_pairs(**{name: values}))
+    with pytest.raises(ValueError, match=r"'none' should have a fixed shape.*\(0,\)"):
+        precompute(tmp_path, pairs=encoded_pairs(none=np.zeros([22, 0])))
     with pytest.raises(ValueError, match="field 'box' should have a fixed shape"):
         boxes = encoded_pairs().map(
             lambda pair: {**pair, "box": tf.zeros(tf.strings.length(pair["text"]))}
