@@ -16,6 +16,7 @@ import functools
 import full
 import runner
 import stamps
+import why_locked
 
 import keras_lit
 
@@ -41,12 +42,22 @@ def main() -> None:
         select(data, towers, args)
         return
 
+    def measure(model: keras_lit.LiT, locked: bool) -> dict[str, float]:
+        found = stamps.measure(model, data.test, locked)
+        if args.open_pictures:  # What training does to a tower that knows photos.
+            found["few_shot"] = why_locked.few_shot(model, data, locked)
+        return found
+
     def train(variant: str, seed: int) -> list[runner.Point]:
-        return stamps.tune(data, *towers, variant, seed, LEARNING_RATES[variant], args)
+        own = functools.partial(measure, locked=variant[0] == "L")
+        return stamps.tune(data, *towers, variant, seed, LEARNING_RATES[variant], args, own)
 
     study = "open_pictures_choices" if args.open_pictures else "design_choices"
+    metrics = dict(stamps.TEST_METRICS)
+    if args.open_pictures:
+        metrics["few_shot"] = why_locked.METRICS["few_shot"]
     results = runner.run(study, args, VARIANTS, train)
-    runner.report(study, args, results, stamps.TEST_METRICS)
+    runner.report(study, args, results, metrics)
     for metric, title in stamps.TEST_METRICS.items():
         values = runner.summarise(results, metric)
         if set(values) == set(VARIANTS):

@@ -235,7 +235,7 @@ class Index:
             `Changes`, the numbers of pictures that were added, changed and removed.
 
         Raises:
-            FileNotFoundError: no such folder.
+            FileNotFoundError: no such folder; the index was deleted or replaced meanwhile.
             ValueError: no pictures; no `source` for an index that is not of a folder; no model.
             RuntimeError: another process is writing.
 
@@ -311,8 +311,10 @@ class Index:
             A list of `Hit`s, best first; fewer than k where there are fewer pictures.
 
         Raises:
-            ValueError: an empty sentence, a picture that does not decode, terms that cancel.
+            ValueError: an empty sentence, a picture that does not decode, terms that cancel; the
+                image tower has other weights now.
             TypeError: another kind of query.
+            FileNotFoundError: the index was deleted or replaced meanwhile.
 
         Example:
 
