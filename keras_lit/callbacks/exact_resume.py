@@ -6,8 +6,9 @@ import logging
 import os
 import pathlib
 import re
+import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
@@ -118,7 +119,7 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._offset = self._position["step"]
-        self._due: int | None = None  # The epoch that a checkpoint should begin with.
+        self._ended: tuple[int, dict[str, Any], dict[str, float]] | None = None
         began = {"locked": self._locked_weights(), "settings": _settings(self.model)}
         if self._saved:
             self._assign(self._variables())
@@ -148,23 +149,35 @@ class ExactResume(keras.callbacks.Callback):
         self._offset = 0
         if self.model.stop_training is self._end_of_epoch:
             self.model.stop_training = False
-        self._due = epoch + 1
-        is_last = self.model.stop_training or self._due == self.params["epochs"]
-        if is_last and getattr(_inner(self.model.optimizer), "use_ema", False):
-            self._save_what_is_due()  # Then `fit` replaces the weights by their averages.
+        if (arrays := self._save(epoch + 1, 0)) is not None:
+            self._ended = epoch + 1, arrays, self._first_numbers()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        # What other callbacks change at the end of an epoch, or swap and swap back, is done.
-        self._save_what_is_due()
+        # What other callbacks changed at the end of the epoch, or swapped and swapped back.
+        if self._ended is not None:
+            epoch, _, before = self._ended
+            if self._first_numbers() != before:
+                self._save(epoch, 0)
+            self._ended = None
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._save_what_is_due()
+        # The end of a training may put averages or the best weights into the model, which are not
+        # what goes on; a learning rate that has changed is.
+        if self._ended is not None:
+            epoch, arrays, before = self._ended
+            slots = {id(variable) for variable in self.model.optimizer.variables}
+            own = [name for name, x in self._variables().items() if id(x) in slots]
+            after = self._first_numbers()
+            if any(after[name] != before[name] for name in own):
+                self._save(epoch, 0, {x: arrays[x] for x in arrays if x not in own})
+            self._ended = None
         internals.set_initial_epoch(self.model, None)
 
-    def _save_what_is_due(self) -> None:
-        if self._due is not None:
-            self._save(self._due, 0)
-            self._due = None
+    def _first_numbers(self) -> dict[str, float]:
+        """Of each variable but the metrics', enough to see that it has changed."""
+        metrics = {id(x) for metric in self.model.metrics for x in metric.variables}
+        kept = {name: x for name, x in self._variables().items() if id(x) not in metrics}
+        return {name: float(keras.ops.reshape(x, [-1])[0]) for name, x in kept.items()}
 
     def _locked_weights(self) -> str:
         """The hash of what `_variables` leaves out."""
@@ -206,15 +219,19 @@ class ExactResume(keras.callbacks.Callback):
             for i, (path, variable) in enumerate(zip(paths, unique.values(), strict=True))
         }
 
-    def _save(self, epoch: int, step: int) -> None:
+    def _save(
+        self, epoch: int, step: int, known: Mapping[str, Any] = types.MappingProxyType({})
+    ) -> dict[str, Any] | None:
+        """Writes the checkpoint, and returns its arrays where this process writes."""
         if not distribution.is_chief():
-            return
+            return None
         position = {**self._position, "epoch": epoch, "step": step}
         arrays: dict[str, Any] = {}
         for name, variable in self._variables().items():
             value = keras.ops.convert_to_numpy(variable)
             # NumPy's files do not know bfloat16: its bits are kept, as integers.
             arrays[name] = value.view("uint16") if name.endswith("/bfloat16") else value
+        arrays |= known
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with files.whole(self.path) as working, open(working, "wb") as file:
@@ -224,6 +241,7 @@ class ExactResume(keras.callbacks.Callback):
                 f"Could not write {str(self.path)!r}: {error}. The checkpoint before it is kept. "
                 "Make room (or the directory writable) and run the script again."
             ) from error
+        return arrays
 
     def _read(self, steps: int) -> None:
         files.remove_leftovers(self.path)
