@@ -2,7 +2,7 @@
 
     python examples/studies/design_choices.py            # all seven, three seeds
     python examples/studies/design_choices.py --select   # first: learning rates, on validation
-    python examples/studies/design_choices.py --open-pictures --epochs 1 --rounds 1
+    python examples/studies/design_choices.py --open-pictures --epochs 1 --rounds 1 --output DIR
 
 L: pretrained and locked, U: pretrained and trained, u: from scratch; image tower, then text tower.
 The image tower is EfficientNet-Lite0 on small pictures, the text tower the lower half of MiniLM, so
@@ -33,11 +33,7 @@ def main() -> None:
         full.run("design_choices", args, {letters: {"tuning": letters} for letters in VARIANTS})
         return
     towers = stamps.small_towers(args.image_size)
-    if args.open_pictures:
-        builder = keras_lit.demo.OpenPictures(data_dir=args.data_dir)
-        data = stamps.Stamps(args, towers[0], builder=builder)
-    else:
-        data = stamps.Stamps(args, towers[0])
+    data = stamps.Stamps(args, towers[0])
     if args.select:
         select(data, towers, args)
         return
@@ -52,12 +48,11 @@ def main() -> None:
         own = functools.partial(measure, locked=variant[0] == "L")
         return stamps.tune(data, *towers, variant, seed, LEARNING_RATES[variant], args, own)
 
-    study = "open_pictures_choices" if args.open_pictures else "design_choices"
     metrics = dict(stamps.TEST_METRICS)
     if args.open_pictures:
         metrics["few_shot"] = why_locked.METRICS["few_shot"]
-    results = runner.run(study, args, VARIANTS, train)
-    runner.report(study, args, results, metrics)
+    results = runner.run("design_choices", args, VARIANTS, train)
+    runner.report("design_choices", args, results, metrics)
     for metric, title in stamps.TEST_METRICS.items():
         values = runner.summarise(results, metric)
         if set(values) == set(VARIANTS):
@@ -71,7 +66,6 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = full.parser(__doc__, image_size=64, rounds=3, epochs=3, batch_size=64, tags=0.5)
     parser.add_argument("--select", action="store_true", help="compare learning rates and stop")
-    parser.add_argument("--open-pictures", action="store_true", help="instead of the stamps")
     return parser.parse_args()
 
 

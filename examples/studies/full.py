@@ -31,6 +31,7 @@ def parser(description: str, **defaults: Any) -> argparse.ArgumentParser:
     """The command line of the studies, with what they take at full size."""
     parser = runner.parser(description, **defaults)
     papers = [name for name, recipe in recipes.RECIPES.items() if not recipe.align]
+    parser.add_argument("--open-pictures", action="store_true", help="instead of the stamps")
     parser.add_argument("--full", choices=papers, help="see full.py")
     parser.add_argument("--dataset", default="coco_captions")
     parser.add_argument("--split", default="train")

@@ -29,10 +29,9 @@ class Stamps:
     """Both splits: a tower's features of the pictures, captions, paths; the pixels it saw.
 
     Args:
-        args: `--data-dir` and `--limit` of the studies' command line.
+        args: `--data-dir`, `--limit` and `--open-pictures` of the studies' command line.
         image_tower: without a head.
         pixels: whether to keep them, to train image towers.
-        builder: of other pictures than the stamps: `keras_lit.demo.OpenPictures`.
     """
 
     def __init__(
@@ -40,9 +39,10 @@ class Stamps:
         args: argparse.Namespace,
         image_tower: keras_lit.ImageTower,
         pixels: bool = True,
-        builder: Any = None,
     ):
-        builder = builder or keras_lit.data.TuxPaintStamps(data_dir=args.data_dir)
+        other = getattr(args, "open_pictures", False)
+        make = keras_lit.demo.OpenPictures if other else keras_lit.data.TuxPaintStamps
+        builder = make(data_dir=args.data_dir)
         builder.download_and_prepare()
         self.train, self.test = (
             _read(builder, split, image_tower, args.limit) for split in ("train", "test")
