@@ -119,7 +119,6 @@ def test_who_may_not_write_sees_what_others_do(model, tmp_path, stubs, monkeypat
     monkeypatch.setattr(os, "access", allowed)
     writer = Index(tmp_path, model)
     writer.update(pictures(9)[2:], verbose=0)
-    writer._store.database.close()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     names = {x.name for x in reader.search(np.ones(16), k=30)}
     assert names == {x["name"] for x in pictures(9)[2:]}
