@@ -1,6 +1,7 @@
 """Full disks, places where nobody may write, odd folders and metadata; what is in memory."""
 
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -112,6 +113,8 @@ def test_a_place_where_nobody_may_write(model, tmp_path, stubs, monkeypatch):
 def test_who_may_not_write_sees_what_others_do(model, tmp_path, stubs, monkeypatch):
     """No other connection is open, so there is nothing but the file to read."""
     Index.build(model, pictures(5), tmp_path, verbose=0)
+    gc.collect()  # Its connections.
+    assert not (tmp_path / "index.sqlite-wal").exists()
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     reader = Index(tmp_path)
