@@ -100,7 +100,7 @@ def test_parts_of_the_training_stamps(study):
     assert set(parts[0][1]) != set(parts[1][1])
 
 
-def test_open_pictures_instead_of_the_stamps(study):
+def test_open_pictures_instead_of_the_stamps(study, monkeypatch):
     rows = {
         "image": np.zeros([3, 8, 8, 3], "uint8"),
         "caption": ["a cat.", "a car", "rain"],
@@ -113,12 +113,13 @@ def test_open_pictures_instead_of_the_stamps(study):
         as_dataset=lambda split: tf.data.Dataset.from_tensor_slices(rows),
         info=types.SimpleNamespace(features={"category": categories}),
     )
-    args = types.SimpleNamespace(data_dir=None, limit=2)
+    monkeypatch.setattr(keras_lit.demo, "OpenPictures", lambda data_dir: builder)
+    args = types.SimpleNamespace(data_dir=None, limit=2, open_pictures=True)
     tower = types.SimpleNamespace(
         preprocessor=lambda image: tf.cast(image, tf.float32),
         predict=lambda pixels, **_: np.mean(pixels, axis=(1, 2)),
     )
-    data = study("stamps").Stamps(args, tower, builder=builder)
+    data = study("stamps").Stamps(args, tower)
     assert data.train["name"] == ["animals/noto/1F431", "electronics/openclipart/car"]
     assert data.test["tagged"].tolist() == ["a cat, an animal.", "a car, electronics."]
     assert data.test["features"].shape == (2, 3)
