@@ -1,4 +1,4 @@
-"""The tests, three files at a time: python -m tests [options of pytest]
+"""The tests, two files at a time: python -m tests [options of pytest]
 
 Each file runs in a process forked after all were collected and before TensorFlow started: it costs
 no import, and its end gives all of its memory back to the system. On Windows there is one process.
@@ -16,7 +16,7 @@ import tempfile
 
 import pytest
 
-AT_A_TIME = 3
+AT_A_TIME = 2
 
 
 class Forked:
@@ -49,8 +49,7 @@ class Forked:
             while files or running:
                 while files and len(running) < AT_A_TIME:
                     reports = opened.enter_context(tempfile.TemporaryFile("w+"))
-                    # The third takes the shortest, in the pauses of the others, which are large.
-                    items = files.pop(0 if len(running) == AT_A_TIME - 1 else -1)
+                    items = files.pop()
                     running[fork(items, reports)] = items, reports
                 pid, status, usage = os.wait4(-1, 0)
                 items, reports = running.pop(pid)

@@ -76,7 +76,7 @@ class Evaluation(keras.callbacks.Callback):
         if not self._fits:  # Keras lets nobody add to what `evaluate` returns.
             warnings.warn(
                 f"{type(self).__name__} evaluates in `fit`, and nothing in `model.evaluate`. Its "
-                f"`evaluate(model)` does, and so do the functions of `keras_lit.evaluation`.",
+                "`evaluate(model)` does, and so do the functions of `keras_lit.evaluation`.",
                 stacklevel=2,
             )
 

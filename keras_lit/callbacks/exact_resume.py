@@ -6,9 +6,8 @@ import logging
 import os
 import pathlib
 import re
-import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import keras
@@ -194,7 +193,7 @@ class ExactResume(keras.callbacks.Callback):
                 "from random ones: set the seed), or pass another `directory` for a new run."
             )
         found = fingerprints.differences(began["settings"], now["settings"])
-        if _settings(self.model) == now["settings"]:
+        if _given(_inner(self.model.optimizer)) == now["settings"]["optimizer"]:
             # A learning rate that is a number is as restored, however it got there.
             number = "optimizer.config.learning_rate: expected "
             found = [x for x in found if not re.match(rf"{number}[\d.e-]+, received [\d.e-]+$", x)]
@@ -220,7 +219,7 @@ class ExactResume(keras.callbacks.Callback):
         }
 
     def _save(
-        self, epoch: int, step: int, known: Mapping[str, Any] = types.MappingProxyType({})
+        self, epoch: int, step: int, known: dict[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """Writes the checkpoint, and returns its arrays where this process writes."""
         if not distribution.is_chief():
@@ -231,7 +230,7 @@ class ExactResume(keras.callbacks.Callback):
             value = keras.ops.convert_to_numpy(variable)
             # NumPy's files do not know bfloat16: its bits are kept, as integers.
             arrays[name] = value.view("uint16") if name.endswith("/bfloat16") else value
-        arrays |= known
+        arrays |= known or {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with files.whole(self.path) as working, open(working, "wb") as file:
@@ -285,14 +284,17 @@ def _inner(optimizer: Any) -> Any:
 
 def _settings(model: keras.Model) -> dict[str, Any]:
     """What the model and its optimizer were given, as JSON keeps it."""
-    given = {
-        "model": model,
-        "optimizer": _inner(model.optimizer),
-        "distillation": model.distillation,
+    return {
+        "model": _given(model),
+        "optimizer": _given(_inner(model.optimizer)),
+        "distillation": _given(model.distillation),
     }
+
+
+def _given(part: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Nobody will load a lambda from these.
-        return {name: _brief(fingerprints.canonical(x)) for name, x in given.items()}
+        return _brief(fingerprints.canonical(part))
 
 
 def _brief(config: Any) -> Any:

@@ -12,7 +12,15 @@ import numpy as np
 from keras_lit import files
 from keras_lit.evaluation.results import Result, in_columns, shown
 from keras_lit.model import LiT
-from keras_lit.soups import Mean, Model, check_two, opened, weights_of, without_lora
+from keras_lit.soups import (
+    Mean,
+    Model,
+    check_same_make,
+    check_two,
+    opened,
+    weights_of,
+    without_lora,
+)
 
 
 @dataclasses.dataclass(repr=False)
@@ -141,6 +149,7 @@ def along(
     functions = evaluate if isinstance(evaluate, Mapping) else {"": evaluate}
     first, last = opened(before), opened(after)
     check_two(first, last)
+    check_same_make(first, last)
     ends = weights_of(first), weights_of(last)
     model = without_lora(first)  # One model for all: what is compiled of it is compiled once.
     metrics: dict[str, list[float]] = {}
