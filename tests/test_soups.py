@@ -97,6 +97,8 @@ def test_what_weights_do_not_show_is_compared(ends):
     with pytest.raises(ValueError, match="image pooling.*image preprocessing") as said:
         keras_lit.soup([ends[0], crossed])
     assert "text" not in str(said.value)
+    with pytest.raises(ValueError, match="of one make.*image pooling"):
+        along_alpha(ends[0], crossed)
     with pytest.raises(TypeError, match="list of models or paths. Received: <LiT"):
         keras_lit.soup(ends[0])
     with pytest.raises(ValueError, match="`shares` should hold one number"):
