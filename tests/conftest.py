@@ -34,10 +34,16 @@ import keras_lit  # noqa: F401
 
 # keras_lit needs no rewriting by AutoGraph, which takes a fifth of the time and hides lines from
 # `--cov`. Examples, notebooks and workers run as at a user's, with it.
-autograph.CONVERSION_RULES = (autograph.DoNotConvert("keras_lit"), *autograph.CONVERSION_RULES)
+plain = [autograph.DoNotConvert(x) for x in ("keras_lit", "keras_hub", "tensorflow_text")]
+autograph.CONVERSION_RULES = (*plain, *autograph.CONVERSION_RULES)
 # Each operation of a graph keeps the Python stack that made it, for messages alone. Under pytest
 # that is a hundred frames: a quarter of a small fit's time, and memory.
 ops._create_c_op = functools.partial(ops._create_c_op, extract_traceback=False)
+# A dataset's graph is optimised for each iterator, a quarter of a small fit that is traced already.
+as_written = tf.data.Options()
+as_written.experimental_optimization.apply_default_optimizations = False
+as_written.autotune.enabled = False
+tf.data.Dataset._apply_debug_options = lambda self: self.with_options(as_written)
 gc.set_threshold(50_000, 20, 20)  # Graphs are many small objects: to look through them costs 8 %.
 
 

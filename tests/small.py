@@ -7,6 +7,7 @@ import functools
 import pathlib
 
 import keras
+import keras_nlp
 import numpy as np
 import tensorflow as tf
 
@@ -53,11 +54,11 @@ def make_pairs(count):
 
 @functools.cache
 def tokenizer():
-    """Of the words of `make_pairs`."""
-    vocabulary = sorted(
-        {word for words in (COLOURS, THINGS, ["a", "and", "one"]) for word in words}
-    )
-    return keras_lit.tokenizers.train_wordpiece(vocabulary, 60)
+    """Of the letters of `make_pairs`: what `train_wordpiece` finds, and takes a second for."""
+    letters = sorted(set("".join([*COLOURS, *THINGS, "and"])))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters)]
+    return keras_nlp.tokenizers.BertTokenizer(vocabulary, lowercase=True, strip_accents=True)
 
 
 @functools.cache
