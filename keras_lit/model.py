@@ -1169,6 +1169,11 @@ def _join(image_tower: ImageTower, text_tower: TextTower) -> None:
             'An image tower of `pooling`="tokens" needs a head that pools: give it `blocks`, or a '
             "`keras_lit.backbones.TokenHead` as its `head`."
         )
+    if image_tower.head is not None and image_tower.head is text_tower.head:
+        raise ValueError(
+            "Each tower should have a head of its own. Received one layer for both: "
+            f"{image_tower.head.name}. Make two."
+        )
     if text_tower.projection_dim is None:
         text_tower.add_head(image_tower.embedding_dim, text_tower.head_kind)
     if text_tower.embedding_dim != image_tower.embedding_dim:

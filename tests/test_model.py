@@ -598,6 +598,14 @@ def test_towers_of_different_width(tokenizer):
         LiT(image_tower(), text_tower(tokenizer, projection_dim=0))
 
 
+def test_one_head_for_both_towers_is_refused():
+    head = keras.layers.Dense(4)
+    image_tower = keras_lit.ImageTower.from_features(6, head=head)
+    text_tower = keras_lit.TextTower.from_features(6, head=head)
+    with pytest.raises(ValueError, match="head of its own. Received one layer for both: dense"):
+        LiT(image_tower, text_tower, "LL")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -87,6 +87,12 @@ def test_one_model_twice_is_refused(call, ends):
             call(before, after)
 
 
+def test_a_mean_keeps_the_first_models_max_temperature():
+    first, second = make_model("LU", max_temperature=20.0), make_model("LU")
+    second.log_temperature.assign(np.log(90.0))
+    assert keras_lit.soup([first, second]).temperature.numpy() == pytest.approx(20.0)
+
+
 def test_what_weights_do_not_show_is_compared(ends):
     other = make_model("LU", loss="sigmoid")
     preprocessor = keras_lit.preprocessing.ImagePreprocessor(8, value_range=(0, 1))

@@ -214,7 +214,7 @@ def labels_of(
 def is_row(images: Images, number: int, row: Mapping[str, Any]) -> bool:
     """Whether a row that is read once more has the columns of that row of the embeddings."""
     names = images._columns.keys() & (images._order or images._columns).keys()
-    return all(np.array_equal(images[name][number], row[name]) for name in names)
+    return all(_same(images[name][number], row[name]) for name in names)
 
 
 def expect_order(images: Images, columns: Columns) -> None:
@@ -234,8 +234,14 @@ def rows_in_order(images: Images) -> Iterator[Mapping[str, tf.Tensor]]:
     expect_order(images, columns)
 
 
+def _same(values: Any, others: Any) -> bool:
+    """Of any dtype; NaN is like NaN."""
+    x, y = np.asarray(values), np.asarray(others)
+    return x.shape == y.shape and bool(np.all((x == y) | ((x != x) & (y != y))))
+
+
 def _check_order(found: Mapping[str, np.ndarray], wanted: Columns) -> None:
-    if any(not np.array_equal(found[name], np.asarray(wanted[name])) for name in wanted):
+    if not all(_same(found[name], wanted[name]) for name in wanted):
         raise ValueError(
             "The data should come in the same order each time they are read. Received another one "
             "the second time. Leave `shuffle` and random filters out, or `cache()` what comes "

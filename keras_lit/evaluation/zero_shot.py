@@ -147,8 +147,8 @@ def multi_label_accuracy(
         classes that tie, the wrong ones count before the right ones.
 
     Raises:
-        ValueError: counts or widths do not match, a label is outside of the classes, NaN, or no
-            image has a label.
+        ValueError: counts or widths do not match, a label is outside of the classes, NaN, no image
+            has a label, or every image all.
 
     Example:
 
@@ -169,6 +169,11 @@ def multi_label_accuracy(
     if not len(flat):
         raise ValueError("`labels` should hold at least one label. Received none for any image.")
     class_labels(flat, len(flat), len(weights), "labels")
+    if len(weights) > 1 and len(flat) == len(lists) * len(weights):
+        raise ValueError(
+            f"`labels` should tell classes apart. Received all {len(weights)} for every image. Of "
+            "0 or 1 for each class pass `[np.flatnonzero(row) for row in labels]`."
+        )
     ranks = np.zeros(len(images), int)
     for rows, scores in _tiles(images, weights):
         right = np.zeros(scores.shape, bool)

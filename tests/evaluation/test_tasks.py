@@ -57,6 +57,13 @@ def test_rows_of_near_duplicates_are_those_of_the_embeddings(model):
     assert len(again.embeddings(model)) == 30
 
 
+def test_nan_in_a_column_is_the_same_each_time(model):
+    data = {"image": pictures(3), "label": np.arange(3), "score": np.array([1, np.nan, 3])}
+    images = evaluation.Images(data, ("label", "score"))
+    evaluation.seen_in_training(images, data["image"][:1])
+    assert len(images.embeddings(model)) == 3
+
+
 @pytest.mark.parametrize("counts", [(8, 12), (12, 8)])
 def test_pairs_that_a_random_filter_changes_are_refused(counts):
     """Whether the second reading has more rows or fewer; cached ones stay."""
