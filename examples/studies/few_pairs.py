@@ -12,6 +12,7 @@ retrieves best in validation, over the seeds.
 
 import argparse
 import functools
+import itertools
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -48,19 +49,24 @@ SETTINGS = {
         ALL: (1e-3, 8, 50, 1024),
     },
     "LU": {
-        100: (4e-4, 4, 4, 100),
-        300: (4e-4, 4, 4, 256),
-        1000: (4e-4, 4, 6, 256),
-        3000: (4e-4, 4, 11, 256),
-        ALL: (4e-4, 3, 22, 256),
+        100: (1e-3, 12, 4, 100),
+        300: (2e-3, 12, 4, 256),
+        1000: (2e-3, 12, 6, 256),
+        3000: (2e-3, 12, 11, 256),
+        ALL: (2e-3, 12, 22, 256),
     },
     "ShareLock's MLP": {
-        100: (1e-3, 8, 10, 100),
-        300: (1e-3, 8, 10, 300),
-        1000: (1e-3, 8, 20, 512),
-        3000: (1e-3, 5, 44, 256),
-        ALL: (1e-3, 5, 88, 256),
+        100: (3e-3, 4, 10, 100),
+        300: (3e-3, 12, 10, 300),
+        1000: (1e-3, 12, 20, 512),
+        3000: (3e-3, 12, 44, 256),
+        ALL: (3e-3, 12, 88, 256),
     },
+}
+# What `--tune` tries with the rivals that train: learning rates, and rounds of these steps.
+GRID = {
+    "LU": ((4e-4, 1e-3, 2e-3, 4e-3), (4, 12)),
+    "ShareLock's MLP": ((3e-4, 1e-3, 3e-3, 1e-2), (4, 12)),
 }
 # What multiplies the variances that `align` chose for the noise of images and of text.
 NOISE = {100: (0.3, 0.3), 300: (0.5, 0.5), 1000: (1, 2), 3000: (1, 1), ALL: (1.5, 5)}
@@ -290,6 +296,28 @@ def train(data: Data, args: argparse.Namespace, variant: str, seed: int) -> list
     return [*(along(before, model, data) if before else []), point]
 
 
+def tune(data: Data, args: argparse.Namespace) -> None:
+    """Validation recalls of the rivals that train, by learning rate and rounds."""
+
+    def validate(variant: str, seed: int) -> list[runner.Point]:
+        cell, rate, rounds = variant.split(", ")
+        method, size = cell.split(" of ")
+        _, _, steps, batch_size = SETTINGS[method][int(size)]
+        best, part = Best(data.parts["validation"]), data.few(int(size))
+        model = start(method, data, int(size), (1, 1))
+        history = fit(model, part, best, seed, float(rate), int(rounds), steps, batch_size)
+        return [{"validation": max(history), "epoch": float(np.argmax(history))}]
+
+    variants = [
+        f"{method} of {size}, {rate:g}, {rounds}"
+        for method, grid in GRID.items()
+        for size in SIZES
+        for rate, rounds in itertools.product(*grid)
+    ]
+    results = runner.run("few_pairs_tuning", args, variants, validate)
+    print(runner.table(results, {"validation": TITLES["validation"], "epoch": "best round"}))
+
+
 def along(before: keras_lit.LiT, after: keras_lit.LiT, data: Data) -> list[runner.Point]:
     """Recalls on the way from one to the other."""
     measured = {name: functools.partial(recall, part=data.parts[name]) for name in SPLITS[1:]}
@@ -361,9 +389,13 @@ def main() -> None:
     """Trains, measures, reports."""
     parser = runner.parser(__doc__)
     parser.set_defaults(data_dir="~/tensorflow_datasets/open_pictures/1.0.0", seeds=5)
+    parser.add_argument("--tune", action="store_true", help="choose settings of rivals instead")
     args = parser.parse_args()
+    tuning, data = vars(args).pop("tune"), Data(args)
+    if tuning:
+        return tune(data, args)
     variants = [f"{method} of {size}" for size in SIZES for method in METHODS]
-    results = runner.run("few_pairs", args, variants, functools.partial(train, Data(args), args))
+    results = runner.run("few_pairs", args, variants, functools.partial(train, data, args))
     report(args, results)
 
 
