@@ -40,14 +40,11 @@ SYSTEMS = {
     "LU": "LU",
     "dual encoder": "dual encoder",
 }
-LONGER = 3  # Times as many rounds as there for what begins with random heads: they still learn.
 
 
 def settings(method: str, size: int) -> tuple[float, int, int, int]:
     """As there; the dual encoder has those of LU."""
-    known = few_pairs.SETTINGS.get(method, few_pairs.SETTINGS["LU"])
-    rate, rounds, steps, batch_size = known[size]
-    return rate, rounds * (1 if method == "align, fit" else LONGER), steps, batch_size
+    return few_pairs.SETTINGS.get(method, few_pairs.SETTINGS["LU"])[size]
 
 
 Time = tuple[float, float]  # Of the wall and of all threads, in minutes.
