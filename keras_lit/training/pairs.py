@@ -408,7 +408,7 @@ def _has_rows(spec: Any, row: tuple[int, ...]) -> bool:
 
 def _not_empty(text: tf.Tensor, message: str = NO_CAPTION) -> tf.Tensor:
     empty = tf.strings.length(tf.strings.strip(text)) == 0
-    rows = tf.where(empty)
+    rows = tf.where(empty if text.shape.rank else [empty])
     told = [f"{message} Empty rows:", rows]
     with tf.control_dependencies([tf.debugging.Assert(~tf.reduce_any(empty), told)]):
         return tf.identity(text)
