@@ -148,7 +148,7 @@ def multi_label_accuracy(
 
     Raises:
         ValueError: counts or widths do not match, a label is outside of the classes, NaN, no image
-            has a label, or every image all.
+            has a label, or every image both of two classes.
 
     Example:
 
@@ -169,10 +169,10 @@ def multi_label_accuracy(
     if not len(flat):
         raise ValueError("`labels` should hold at least one label. Received none for any image.")
     class_labels(flat, len(flat), len(weights), "labels")
-    if len(weights) > 1 and len(flat) == len(lists) * len(weights):
+    if len(weights) == 2 and len(flat) == 2 * len(lists):
         raise ValueError(
-            f"`labels` should tell classes apart. Received all {len(weights)} for every image. Of "
-            "0 or 1 for each class pass `[np.flatnonzero(row) for row in labels]`."
+            "`labels` should tell two classes apart. Received both for every image. Of 0 or 1 for "
+            "each class pass `[np.flatnonzero(row) for row in labels]`."
         )
     ranks = np.zeros(len(images), int)
     for rows, scores in _tiles(images, weights):

@@ -130,9 +130,9 @@ def test_any_of_several_labels():
         assert result == {"accuracy@1": pytest.approx(2 / 3), "accuracy@2": 1.0, "labelled": 3}
 
 
-def test_all_classes_for_every_image_are_refused():
+def test_both_classes_for_every_image_are_refused():
     """0 or 1 for each of two classes reads like two labels."""
-    with pytest.raises(ValueError, match="Received all 2 for every image.*flatnonzero"):
+    with pytest.raises(ValueError, match="Received both for every image.*flatnonzero"):
         multi_label_accuracy(np.eye(2), np.array([[0, 1], [1, 0]]), np.eye(2))
 
 
