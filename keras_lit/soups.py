@@ -118,8 +118,8 @@ class Mean:
         pairs = zip(model.weights, self._first, self._added, strict=True)
         for variable, (_, x), sums in pairs:
             variable.assign(x if x.dtype.kind in "iub" else (x + sums).astype(x.dtype))
-            if variable.constraint is not None:  # The first model's, such as `max_temperature`.
-                variable.assign(variable.constraint(variable))
+        if model.max_temperature:  # The first model's; others may be above it.
+            model.log_temperature.assign(model._cap(model.log_temperature))
 
 
 def opened(model: Model) -> LiT:
