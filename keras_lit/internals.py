@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.eager import record
 from tensorflow.python.framework import op_callbacks, ops
 from tensorflow.python.saved_model import save_context
 from tensorflow_text.python.ops import sentencepiece_tokenizer
@@ -182,6 +183,11 @@ def custom_gradient(function: Callable) -> Callable:
         return outputs
 
     return call
+
+
+def is_watched(x: Any) -> bool:
+    """Whether somebody may ask for a gradient by this tensor, so far as tapes say."""
+    return isinstance(x, tf.Tensor) and record.should_record_backprop([x])
 
 
 def apply_gradients(

@@ -543,6 +543,21 @@ def test_an_export_traces_each_endpoint_once(make, times, tmp_path):
     assert set(loaded.signatures) == {"double", "serving_default"}
 
 
+def test_it_is_known_which_tensors_a_tape_watches():
+    layer, other = keras.layers.Dense(2), tf.ones([1, 2])
+    assert not internals.is_watched(layer(other))
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            found = [internals.is_watched(y) for y in (x, layer(x), tf.stop_gradient(layer(x)))]
+            with tape.stop_recording():
+                return [*found, internals.is_watched(layer(x))]
+
+    assert [bool(x) for x in step(other)] == [False, True, False, False]
+    assert not internals.is_watched(keras.Input([2])) and not internals.is_watched(np.ones(2))
+
+
 def test_it_is_known_that_somebody_watches_each_operation():
     assert not internals.has_op_callbacks()
     tf.debugging.enable_check_numerics()

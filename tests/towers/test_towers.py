@@ -9,6 +9,7 @@ import tensorflow as tf
 import keras_lit
 from keras_lit import ImageTower, TextTower
 from keras_lit.backbones import AttentionPooling, TextTransformer, VisionTransformer
+from keras_lit.backbones.text_transformer import gelu_tanh
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.preprocessing.tokenizers import train_sentencepiece
 from tests import small
@@ -82,6 +83,58 @@ def test_a_backbone_that_pools_equals_stock_blocks(pooling, position):
     again = type(ours).from_config(ours.get_config())
     again.set_weights(ours.get_weights())
     np.testing.assert_array_equal(again(token_ids), actual[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5), ("bfloat16", 0.01)]
+)
+def test_a_wide_gelu_that_trains_is_compiled_and_equals_its_formula(dtype, tolerance):
+    values = RNG.normal(size=[3, 1024], scale=3)
+    values[0, :4] = 0, 30, -30, 1e4
+    scale = RNG.normal(size=values.shape)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 1024], dtype)] * 2)
+    def ours(x, scale):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = gelu_tanh(x)
+        return y, tape.gradient(y, x, scale)
+
+    # Where it only infers it is Keras' own, which TensorFlow joins with the product before.
+    inference = tf.function(gelu_tanh).get_concrete_function(tf.TensorSpec([None, 1024], dtype))
+    graphs = ours.get_concrete_function().graph, inference.graph
+    attributes = [[op.node_def.attr for op in graph.get_operations()] for graph in graphs]
+    assert [sum("_XlaMustCompile" in x for x in found) for found in attributes] == [2, 0]
+    x, scale = tf.cast(values, dtype), tf.cast(scale, dtype)
+    exact, weights = tf.cast(x, "float64"), tf.cast(scale, "float64")
+    with tf.GradientTape() as tape:
+        tape.watch(exact)
+        cubed = exact + 0.044715 * exact**3
+        expected = exact / 2 * (1 + tf.tanh(np.sqrt(2 / np.pi) * cubed))
+    expected = expected, tape.gradient(expected, exact, weights)
+    for found, wanted in zip(ours(x, scale), expected, strict=True):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(tf.cast(found, "float64"), wanted, tolerance, tolerance)
+
+
+def test_a_wide_tower_that_trains_equals_stock_blocks():
+    """As in a step of `fit`, with a batch of unknown size."""
+    ours, stock = (TextTransformer(20, 3, 8, 2, 1024, 2) for _ in range(2))
+    for layer in stock.layers:
+        if isinstance(layer, keras_nlp.layers.TransformerEncoder):
+            dense = layer._feedforward_intermediate_dense
+            dense.activation = lambda x: keras.ops.gelu(x, approximate=True)
+    for weight in ours.weights:
+        weight.assign(RNG.normal(size=weight.shape, scale=0.5))
+    stock.set_weights(ours.get_weights())
+    token_ids = RNG.integers(0, 20, [4, 3])
+    spec = tf.TensorSpec([None, 3], "int64")
+    steps = [tf.function(lambda x, t=t: gradients_at(t, x, -1)[1], [spec]) for t in (ours, stock)]
+    names = [weight.path for weight in ours.weights]
+    for name, gradient, wanted in zip(names, *(step(token_ids) for step in steps), strict=True):
+        if not name.endswith("key/bias"):  # Rounding errors only.
+            scale = np.abs(wanted).max()
+            np.testing.assert_allclose(gradient, wanted, 0, 1e-5 * scale, err_msg=name)
 
 
 def numpy_attention_pooling(x, weights, mask=None):
