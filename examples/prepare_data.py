@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import tarfile
 from collections.abc import Iterator
 
@@ -78,7 +79,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=["tar", "jsonl"], default="tar")
     parser.add_argument("--images-per-shard", type=int, default=10_000)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("prepared"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.images_per_shard < 1:
+        parser.error(f"--images-per-shard should be at least 1. Received: {args.images_per_shard}.")
+    return args
 
 
 def rules(args: argparse.Namespace, pairs: tf.data.Dataset) -> list[filters.Filter]:
@@ -103,7 +107,8 @@ def rules(args: argparse.Namespace, pairs: tf.data.Dataset) -> list[filters.Filt
 
 def read_names(file: pathlib.Path) -> list[str]:
     """A list of names, one a line; file names are bytes, in whatever encoding."""
-    return [name for name in os.fsdecode(file.read_bytes()).splitlines() if name]
+    # A name may hold other line breaks.
+    return [name for name in re.split(r"\r?\n", os.fsdecode(file.read_bytes())) if name]
 
 
 def repeated(pairs: tf.data.Dataset, max_distance: int) -> list[str]:

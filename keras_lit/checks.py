@@ -1,5 +1,6 @@
 """Checks that raise: every message says what was expected, what came and what to do."""
 
+import math
 import numbers
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -22,8 +23,9 @@ def check_one_of(value: Any, choices: Collection[Any], name: str) -> None:
 
 
 def check_positive(value: Any, name: str) -> None:
-    """Raises ValueError unless `value` is a number above zero."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
+    """Raises ValueError unless `value` is a finite number above zero."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < float(value) < math.inf:
         raise ValueError(f"`{name}` should be a positive number. Received: {value!r}.")
 
 

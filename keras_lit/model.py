@@ -66,9 +66,9 @@ class LiT(PairsModel):
             the logarithm of its batch of 32,768; for 512 that is -6.2.
         local_loss: bool, whether each replica contrasts only its own pairs (Appendix F). By default
             the loss is that of the global batch, on any number of replicas.
-        group_captions: bool, whether pairs of a batch with equal captions (the same token ids) are
-            positives of each other rather than negatives. Where pairs have a "group", that alone
-            decides.
+        group_captions: bool, whether pairs of a batch with equal captions (the same token ids; of
+            "text_features" beside their text the same strings) are positives of each other rather
+            than negatives. Where pairs have a "group", that alone decides.
         image_options: a `keras_lit.Lock`: what of the image tower trains, for the letter "U": LoRA,
             the last blocks, a rate for each block. None: all.
         text_options: the same of the text tower.
@@ -711,7 +711,9 @@ class LiT(PairsModel):
             return data["group"]
         if not self.group_captions:
             return None
-        if "text_features" in data:  # Of equal captions they are equal.
+        if pairs.CAPTION in data:
+            return data[pairs.CAPTION]
+        if "text_features" in data:
             return pairs.caption_ids(tf.bitcast(data["text_features"], tf.int32))
         tower = self.text_tower
         return pairs.caption_ids(data["text"], tower.sequence_length, tower.pad_token_id)
@@ -826,7 +828,6 @@ class LiT(PairsModel):
             )
         if self.dims is not None and dim is not None:
             check_dims(self.dims, dim)
-        self._drop_calibration()
         with self.distribute_strategy.scope():
             options = {"method": method, "dim": dim, "penalties": penalties}
             found = aligning.align(
@@ -839,6 +840,7 @@ class LiT(PairsModel):
                 loss=self.loss_name,
                 **options,
             )
+            self._drop_calibration()
             if self.dims is not None:
                 self.dims = tuple(x for x in self.dims if x <= found.dim) or None
             most = self.max_temperature or math.inf

@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -125,6 +126,31 @@ def test_a_picture_is_shown_upright_over_white_and_without_what_the_camera_wrote
     shown = PIL.Image.open(io.BytesIO(content))
     assert shown.size == (5, 10) and b"secret" not in content
     assert np.asarray(shown).min() > 250
+
+
+def test_a_picture_of_16_bits_keeps_its_greys(modules, tmp_path):
+    grey = np.full([8, 8], 129 * 257, "uint16")
+    PIL.Image.fromarray(grey).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    shown = np.asarray(PIL.Image.open(io.BytesIO(modules.collection.as_jpeg(content, 8))))
+    assert np.abs(shown.astype(int) - 129).max() <= 1
+
+
+def test_a_picture_that_was_replaced_is_shown_anew(modules, tmp_path):
+    collection = object.__new__(modules.collection.Collection)
+    path = tmp_path / "a.png"
+    collection._paths = {3: path}
+    found = []
+    for i, colour in enumerate(("red", "red", "blue")):
+        if i != 1:
+            PIL.Image.new("RGB", (8, 8), colour).save(path)
+            os.utime(path, ns=(i, i))
+        found.append(collection.jpeg(3, 8))
+    assert found[0] is found[1] != found[2]
+    path.unlink()
+    for number in (3, 4):
+        with pytest.raises(OSError):
+            collection.jpeg(number, 8)
 
 
 def test_odd_arguments_are_refused_in_a_sentence(modules, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 import keras_lit
-from keras_lit import features, losses
+from keras_lit import alignment, features, losses
+from keras_lit.alignment import aligning
 from keras_lit.training import pairs
 from tests.small import make_model, make_pairs, mirrored
 from tests.test_distribution import share_out
@@ -354,6 +355,29 @@ def test_equal_text_features_are_equal_captions(replicas):
     wanted, alone = (oracle_of_features(model, rows, x) for x in (LABELS, range(12)))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert abs(wanted - alone) > 0.1
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_features_of_equal_strings_are_equal_captions(replicas):
+    """Encoded in batches that were padded otherwise they differ in the last digits."""
+    model, rows = model_of_features(replicas), rows_of_features()
+    noise = 1 + 1e-6 * np.arange(12, dtype="float32")[:, np.newaxis]
+    rows = {**rows, "text_features": rows["text_features"] * noise}
+    texts = np.array([f"caption {label}" for label in LABELS], object)
+    wanted = oracle_of_features(model, rows, LABELS)
+    for data in ({**rows, "text": texts}, {**rows, "text": texts, "group": LABELS}):
+        found = model.evaluate(data, batch_size=12, return_dict=True, verbose=0)["loss"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    data = {**rows, "text": texts, "group": np.arange(12)}
+    found = model.evaluate(data, batch_size=12, return_dict=True, verbose=0)["loss"]
+    np.testing.assert_allclose(found, oracle_of_features(model, rows, range(12)), rtol=1e-5)
+    if replicas == 1:
+        found = model.test_on_batch({**rows, "text": texts}, return_dict=True)["loss"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    for data, groups in (({**rows, "text": texts}, len({*LABELS})), (rows, 12)):
+        folds = alignment.Folds(5, 7, 2)
+        aligning.gather(data, model.image_tower, model.text_tower, folds, "cca")
+        assert sum(len(np.unique(folds.kept(fold).keys)) for fold in range(2)) == groups
 
 
 def test_mixtures_of_equal_captions_are_equal():

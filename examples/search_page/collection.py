@@ -146,20 +146,30 @@ class Collection:
 
     def read(self, number: int) -> bytes:
         """The file of an indexed picture; an OSError if it has gone."""
-        if number not in self._paths:
-            raise FileNotFoundError("There is no such picture.")
-        return self._paths[number].read_bytes()
+        return self._path(number).read_bytes()
 
-    @functools.lru_cache(maxsize=2000)  # noqa: B019 (there is one collection)
     def jpeg(self, number: int, size: int) -> bytes:
         """An indexed picture, uncropped, as a JPEG of at most `size` pixels a side."""
-        return as_jpeg(self.read(number), size)
+        path = self._path(number)
+        return _jpeg(path, size, path.stat().st_mtime_ns)
+
+    def _path(self, number: int) -> pathlib.Path:
+        if number not in self._paths:
+            raise FileNotFoundError("There is no such picture.")
+        return self._paths[number]
+
+
+@functools.lru_cache(maxsize=2000)
+def _jpeg(path: pathlib.Path, size: int, changed: int) -> bytes:
+    return as_jpeg(path.read_bytes(), size)
 
 
 def as_jpeg(content: bytes, size: int) -> bytes:
     """A file of a picture upright, over white and small, without what a camera wrote into it."""
     image = PIL.Image.open(io.BytesIO(content))
     image.draft("RGB", (size, size))  # A large JPEG is decoded small.
+    if image.mode.startswith("I"):  # 16 bits, of which PIL would keep the lower 8.
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
     image.thumbnail((size, size))
     image = PIL.ImageOps.exif_transpose(image).convert("RGBA")
     white = PIL.Image.new("RGBA", image.size, "white")

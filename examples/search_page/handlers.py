@@ -113,7 +113,10 @@ class Handlers:
         except GONE:
             sample = None
         others = embedding[np.newaxis] if sample is None else sample.vectors
-        return [bars(self.classifier(embedding, names, others), twice), "", ""]
+        try:
+            return [bars(self.classifier(embedding, names, others), twice), "", ""]
+        except ValueError as error:  # What the tokenizer cannot read.
+            return ["", "", alert(str(error))]
 
     def pick_picture(self, event: gradio.EventData) -> PIL.Image.Image | None:
         """An example that was clicked, as if it had been uploaded."""

@@ -42,6 +42,8 @@ def align(
     found = choose(folds, verbose=verbose, **options)
     sides = np.split(total(folds.moments).variances, [widths[0]])
     penalties = (found.image_penalty, found.text_penalty or 0.0)
+    for tower, head in zip(towers, found.heads, strict=True):
+        _check_dim(tower, head.kernel.shape[1])  # Before one of them is set.
     for tower, head, penalty, variances in zip(towers, found.heads, penalties, sides, strict=True):
         set_head(tower, head, penalty * float(variances.mean()))
     return found
@@ -125,28 +127,33 @@ def check_widths(folds: Folds, image_dim: int, text_dim: int) -> None:
         raise ValueError(pairs.EMPTY)
 
 
+def _check_dim(tower: Tower, dim: int) -> None:
+    own = tower.head
+    if isinstance(own, ResidualHead) and own.dim != dim:
+        raise ValueError(
+            f"The head in closed form is {dim} wide and the ResidualHead of the "
+            f"{type(tower).__name__} {own.dim}. Give both towers a `ResidualHead({dim})`."
+        )
+    if isinstance(own, TokenHead) and own.dim != dim:
+        raise ValueError(
+            f"The head in closed form is {dim} wide and the TokenHead of the "
+            f"{type(tower).__name__} {own.dim}. Leave `dim` out, or make the tower anew with "
+            f"`projection_dim={dim}`."
+        )
+
+
 def set_head(tower: Tower, head: Head, noise_variance: float = 0.0) -> None:
     """Gives a tower this head; a linear head of its width keeps its place, a frozen one is so."""
     dim, own = head.kernel.shape[1], tower.head
+    _check_dim(tower, dim)
     if isinstance(own, ResidualHead):
-        if own.dim != dim:
-            raise ValueError(
-                f"The head in closed form is {dim} wide and the ResidualHead of the "
-                f"{type(tower).__name__} {own.dim}. Give both towers a `ResidualHead({dim})`."
-            )
         own.start(*head, noise_variance)
         return
     if isinstance(own, TokenHead):
-        if own.dim != dim:
-            raise ValueError(
-                f"The head in closed form is {dim} wide and the TokenHead of the "
-                f"{type(tower).__name__} {own.dim}. Leave `dim` out, or make the tower anew with "
-                f"`projection_dim={dim}`."
-            )
         own.dense.set_weights(head)  # type: ignore[union-attr]
         return
-    # LoRA adds weights to a layer.
-    if own is None or own.units != dim or len(own.weights) != 2:
+    # LoRA adds weights to a layer, and int8 the kernel's scale.
+    if own is None or own.units != dim or own.bias is None or len(own.weights) != 2:
         tower.add_head(dim)
         tower.head.trainable = own is None or own.trainable
     tower.head.set_weights(head)
@@ -171,7 +178,7 @@ def gather(
     for batch in data:
         images = image_features(image_tower, batch)
         texts = text_features(text_tower, batch)
-        folds.add(images, prepared(texts, method), groups_of(batch), given_of(batch))
+        folds.add(images, prepared(texts, method), groups_of(batch, text_tower), given_of(batch))
         progress.add(1)
     if distribution.has_workers():
         folds.join(distribution.arrays_of_workers)
@@ -206,12 +213,22 @@ def text_features(tower: TextTower, batch: dict[str, tf.Tensor]) -> np.ndarray:
     return found.reshape(*token_ids.shape[:-1], found.shape[-1])
 
 
-def groups_of(batch: dict[str, tf.Tensor]) -> np.ndarray:
-    """The group of each pair: its "group", or else its first caption."""
+def groups_of(batch: dict[str, tf.Tensor], text_tower: TextTower | None = None) -> np.ndarray:
+    """The group of each pair: its "group", or else its first caption.
+
+    Token ids want the tower: batches of one that ignores padding are as wide as their longest text.
+    """
     if "group" in batch:
         return np.asarray(batch["group"])
+    if pairs.CAPTION in batch:
+        hashes = np.asarray(batch[pairs.CAPTION])
+        return hashes if hashes.ndim == 1 else hashes[:, 0]
     captions = np.asarray(batch["text_features" if "text_features" in batch else "text"])
-    return captions if captions.ndim == 2 else captions[:, 0]
+    captions = captions if captions.ndim == 2 else captions[:, 0]
+    if "text_features" in batch or text_tower is None:
+        return captions
+    missing = text_tower.sequence_length - captions.shape[1]
+    return np.pad(captions, [(0, 0), (0, missing)], constant_values=text_tower.pad_token_id)
 
 
 def given_of(batch: dict[str, tf.Tensor]) -> np.ndarray | None:

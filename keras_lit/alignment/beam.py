@@ -13,6 +13,7 @@ from keras_lit import checks
 from keras_lit.alignment import aligning
 from keras_lit.alignment.choosing import Method
 from keras_lit.alignment.folds import Folds
+from keras_lit.training import pairs
 
 
 class CombineFolds(beam.CombineFn):
@@ -53,6 +54,9 @@ class CombineFolds(beam.CombineFn):
     def add_input(self, folds: Folds, batch: dict[str, Any]) -> Folds:
         texts = np.asarray(batch["text_features"], "float32")
         prepared = aligning.prepared(texts, self._method)
+        batch = pairs.one_text(batch, locked=True)
+        if pairs.CAPTION in batch:
+            batch[pairs.CAPTION] = pairs.hashes(batch[pairs.CAPTION])
         groups, given = aligning.groups_of(batch), aligning.given_of(batch)
         folds.add(batch["image_features"], prepared, groups, given)
         return folds

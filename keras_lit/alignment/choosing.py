@@ -299,9 +299,11 @@ class _Trials:
 
 
 def _at_most(texts: int, rows: Rows) -> Rows:
-    """The first images, with at most `texts` texts in all: each trial compares all of them."""
-    counts = np.cumsum(np.bincount(rows.owners, minlength=len(rows.keys)))
-    return rows.take(np.arange(max(2, int(np.searchsorted(counts, texts, side="right")))))
+    """Some images, with at most `texts` texts in all: each trial compares all of them."""
+    order = rows.by_priority()
+    counts = np.cumsum(np.bincount(rows.owners, minlength=len(rows.keys))[order])
+    some = order[: max(2, int(np.searchsorted(counts, texts, side="right")))]
+    return rows.take(some[np.argsort(rows.keys[some], kind="stable")])
 
 
 def _embed(heads: Heads, rows: Rows) -> list[np.ndarray]:

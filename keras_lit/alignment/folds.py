@@ -9,6 +9,8 @@ import numpy as np
 from keras_lit import checks
 from keras_lit.alignment.moments import Moments
 
+_OF_A_GROUP = 16  # Images that a group holds out before the others have as many.
+
 
 class Rows(NamedTuple):
     """Some images, each with at least one text.
@@ -29,13 +31,28 @@ class Rows(NamedTuple):
         texts = np.argsort(owners, kind="stable")[np.count_nonzero(owners < 0) :]
         return Rows(self.keys[rows], self.images[rows], self.texts[texts], owners[texts])
 
+    def by_priority(self) -> np.ndarray:
+        """[n] int: the order in which to hold out images, whatever the order of the rows.
+
+        Small keys first, but only some of a group at a time: else that of a class would be all.
+        """
+        _, groups, counts = np.unique(self.keys, return_inverse=True, return_counts=True)
+        # Numbers that look random, but that other rounding of the features hardly changes.
+        scale = 1e3 * np.random.default_rng(0).normal(size=self.images.shape[1])
+        places = np.where(counts[groups] > _OF_A_GROUP, self.images @ scale % 1, 0.0)
+        order = np.lexsort([places, self.keys])
+        firsts = np.cumsum(counts) - counts
+        turns = (np.arange(len(order)) - firsts[groups[order]]) // _OF_A_GROUP
+        return order[np.argsort(turns, kind="stable")]
+
 
 class Folds:
     """What cross-validation needs of pairs of features, gathered in one pass.
 
     A hash of the group decides the fold, so that equal pairs are never in two of them. Each fold
-    keeps its `Moments`, and those of its images whose hashes are smallest, for recalls: which ones
-    does not depend on the order, the batches or the parts in which they came.
+    keeps its `Moments`, and those of its images whose hashes are smallest, for recalls, of large
+    groups by turns: which ones does not depend on the order, the batches or the parts in which they
+    came.
 
     Args:
         image_dim: int, the width of the image features.
@@ -63,6 +80,7 @@ class Folds:
     def __init__(self, image_dim: int, text_dim: int, count: int = 5, held_out: int = 2000):
         checks.check_count(held_out, "held_out")
         checks.check_count(text_dim, "text_dim")
+        checks.check_count(count, "folds")
         if count < 2:
             raise ValueError(f"There should be at least 2 folds. Received: {count}.")
         self.held_out = held_out
@@ -98,11 +116,23 @@ class Folds:
         >>> sum(moments.count for moments in folds.moments)
         3
         """
-        images = np.asarray(images, "float32")
-        texts = np.asarray(texts, "float32").reshape(len(images), -1, self.moments[0].text_dim)
-        groups = texts[:, 0] if groups is None else groups
-        hashes = np.fromiter(map(_hash, groups), np.uint64, len(images))
+        images, texts = np.asarray(images, "float32"), np.asarray(texts, "float32")
+        widths = self.moments[0].image_dim, self.moments[0].text_dim
+        matrices = images.ndim == 2 and texts.ndim in (2, 3) and len(images) == len(texts)
+        if not matrices or (images.shape[1], texts.shape[-1]) != widths:
+            raise ValueError(
+                f"Images should be [n, {widths[0]}], and texts [n, {widths[1]}] or [n, captions, "
+                f"{widths[1]}]. Received: {images.shape} and {texts.shape}."
+            )
+        texts = texts.reshape(len(images), -1, widths[1])
+        groups = [*(texts[:, 0] if groups is None else groups)]
         given = np.ones(texts.shape[:2], bool) if given is None else np.asarray(given, bool)
+        if len(groups) != len(images) or given.shape != texts.shape[:2]:
+            raise ValueError(
+                f"`groups` should have one for each of {len(images)} images, and `given` the shape "
+                f"{texts.shape[:2]}. Received: {len(groups)} and {given.shape}."
+            )
+        hashes = np.fromiter(map(_hash, groups), np.uint64, len(images))
         owners, columns = np.nonzero(given)
         batch = Rows(hashes, images, texts[owners, columns], owners)
         folds = (hashes % np.uint64(len(self.moments))).astype(int)
@@ -166,7 +196,7 @@ class Folds:
             ]
 
     def kept(self, fold: int) -> Rows:
-        """The images that a fold holds out: those of the smallest hashes, in their order.
+        """The images that a fold holds out, by their hashes.
 
         Args:
             fold: int.
@@ -187,15 +217,18 @@ class Folds:
         owners = [part.owners + first for part, first in zip(parts, firsts, strict=False)]
         keys, images, texts, _ = map(np.concatenate, zip(*parts, strict=True))
         rows = Rows(keys, images, texts, np.concatenate(owners))
-        rows = rows.take(np.argsort(rows.keys, kind="stable")[: self.held_out])
+        rows = rows.take(rows.by_priority()[: self.held_out])
+        rows = rows.take(np.argsort(rows.keys, kind="stable"))
         self._kept[fold] = [rows]
         return rows
 
     def _keep(self, fold: int, rows: Rows) -> None:
-        """Takes those in that may be among the smallest; forgets the others now and then."""
+        """Takes those in that may be held out; forgets the others now and then."""
         self._kept[fold].append(rows.take(np.flatnonzero(rows.keys <= self._highest[fold])))
         if sum(len(part.keys) for part in self._kept[fold]) >= 2 * self.held_out:
-            self._highest[fold] = self.kept(fold).keys[-1]
+            keys = self.kept(fold).keys
+            if np.unique(keys, return_counts=True)[1].max() <= _OF_A_GROUP:
+                self._highest[fold] = keys[-1]
 
 
 def total(moments: Sequence[Moments]) -> Moments:
@@ -213,5 +246,10 @@ def _hash(group: Any) -> int:
     elif isinstance(group, bytes):
         content = group
     else:
-        content = np.ascontiguousarray(group).tobytes()
+        array = np.asarray(group)
+        if array.dtype.kind in "iu":  # Equal whatever their type: labels int64, token ids int32.
+            narrow = array.astype("int32")
+            is_narrow = array.ndim and (narrow == array).all()
+            array = narrow if is_narrow else array.astype("int64")
+        content = np.ascontiguousarray(array).tobytes()
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")

@@ -147,14 +147,15 @@ class Moments:
         >>> moments.mean
         array([1., 1., 1., 1., 1.])
         """
-        columns = [images] if texts is None else [images, texts]
-        rows = np.concatenate(columns, axis=1)
-        rows = rows.astype(np.result_type(rows.dtype, "float32"), copy=False)
-        if rows.shape[1] != len(self._mean):
+        columns = [*map(np.asarray, [images] if texts is None else [images, texts])]
+        widths = [self.image_dim, self.text_dim][: 2 if self.text_dim else 1]
+        if [column.shape for column in columns] != [(len(images), width) for width in widths]:
             raise ValueError(
                 f"Rows should be as wide as {self.image_dim} and {self.text_dim}, the image and "
                 f"text features. Received: {[column.shape for column in columns]}."
             )
+        rows = np.concatenate(columns, axis=1)
+        rows = rows.astype(np.result_type(rows.dtype, "float32"), copy=False)
         if not np.isfinite(rows).all():
             raise ValueError("Features should be finite. Received NaN or infinite values.")
         self._waiting.append(rows)
@@ -187,7 +188,7 @@ class Moments:
 
     def _flush(self) -> None:
         """Takes in the rows that wait: to add to so large a matrix costs as much as 100 rows."""
-        if not self._waiting:
+        if not sum(map(len, self._waiting)):
             return
         rows = np.concatenate(self._waiting)
         self._waiting.clear()

@@ -87,6 +87,7 @@ def probe(
     if not image_towers or not text_towers:
         raise ValueError("There should be at least one image tower and one text tower.")
     data = batches.as_dataset(x, batch_size)
+    batches.check_ends(data)
 
     def own_text(pair: dict[str, Any], text_tower: TextTower) -> dict[str, Any]:
         """Cached features belong to one tower; the others read the text beside them."""
@@ -126,7 +127,7 @@ def probe(
             if t not in texts:
                 texts[t] = aligning.text_features(text_towers[t], batch), aligning.given_of(batch)
         # Captions that are equal to one tokenizer differ to another: the first decides for all.
-        groups = aligning.groups_of(ready[0])
+        groups = aligning.groups_of(ready[0], text_towers[diagonal[0][1]])
         for i, t in names:
             found[i, t].add(images[i], texts[t][0], groups, texts[t][1])
         progress.add(1)

@@ -319,6 +319,11 @@ def pictures_below(folder: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in _files(folder) if _is_picture(file)]
 
 
+def not_read_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The pictures of a folder, at any depth, of kinds that are not read."""
+    return [file for file in _files(folder) if file.name.lower().endswith(NOT_READ)]
+
+
 def _is_picture(file: pathlib.Path) -> bool:
     return file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
 

@@ -51,11 +51,15 @@ def heat_maps(model: LiT, image: Any, sentences: Sequence[str] | np.ndarray) -> 
             f"`sentences` should be strings, or their embeddings: finite floats [n, {width}]. "
             f"Received: {texts.dtype} of shape {texts.shape}."
         )
+    return maps_of(model, image, of_patches(model, texts))
+
+
+def maps_of(model: LiT, image: Any, texts: np.ndarray) -> np.ndarray:
+    """[n, rows, columns] cosines with the [n, dim] that `of_patches` gives."""
     embedded = model.encode_patches(image, verbose=0)
     if len(embedded) != 1:
         raise ValueError(f"Heat maps are of one image. Received: {len(embedded)}.")
-    part = patches.part(model.image_tower)
-    return np.einsum("hwd,nd->nhw", embedded[0, ..., part], of_patches(model, texts))
+    return np.einsum("hwd,nd->nhw", embedded[0, ..., patches.part(model.image_tower)], texts)
 
 
 def of_patches(model: LiT, texts: np.ndarray) -> np.ndarray:

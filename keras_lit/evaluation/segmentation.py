@@ -1,23 +1,25 @@
 """Zero-shot segmentation: each pixel gets the class whose text is closest to its patch."""
 
+import contextlib
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lit.evaluation import sheets
-from keras_lit.evaluation.patch_maps import enlarged, of_patches, pointing_accuracy
+from keras_lit.evaluation.patch_maps import enlarged, maps_of, of_patches, pointing_accuracy
 from keras_lit.evaluation.results import Result
 from keras_lit.evaluation.zero_shot import zero_shot_weights
+from keras_lit.losses.global_batch import EPSILON
 from keras_lit.model import LiT
 from keras_lit.preprocessing import ImagePreprocessor
 from keras_lit.preprocessing.image import out_of_range
-from keras_lit.towers.patches import part
-from keras_lit.training import batches
+from keras_lit.training import batches, pictures
 
 _ORIENTATION = 274  # EXIF's number of it; above 4 the sides are exchanged.
 IGNORED = 255  # In masks of Pascal VOC, ADE20K and Cityscapes.
@@ -35,12 +37,14 @@ def segment(
     """Zero-shot segmentation of pictures with masks.
 
     Masks are resized as the tower's preprocessing resizes the picture: what "crop" cuts off does
-    not count. Heat maps are enlarged to the size of the tower's pictures, bilinearly.
+    not count. Heat maps are enlarged to the size of the tower's pictures, bilinearly. A class as
+    near as the right one (to 1e-6) comes before it.
 
     Args:
         model: a `LiT` whose image tower has `patch_embeddings`.
-        pairs: a folder, as for `read_masks`; or (image, mask), images as for `heat_maps`, masks
-            [height, width] int arrays of class numbers, with 255 for what does not count.
+        pairs: a folder, as for `read_masks`; or (image, mask), or {"image", "mask"}: images as for
+            `heat_maps`, masks [height, width] int arrays of class numbers, with 255 for what does
+            not count.
         class_names: names of the classes 0, 1, ...
         templates: prompts with one `{}`.
         dataset: str, its name in the report.
@@ -81,15 +85,21 @@ def segment(
     confusion = np.zeros([len(class_names)] * 2, int)
     hits: list[dict[str, float]] = []
     shown: list[sheets.HeatRow] = []
-    count = len(pairs) if hasattr(pairs, "__len__") else None
+    try:
+        count = len(pairs)
+    except TypeError:  # It has none, as a dataset of unknown length.
+        count = None
     progress = keras.utils.Progbar(count, verbose=verbose)
-    for number, (image, given) in enumerate(pairs):
+    for number, row in enumerate(pairs):
+        image, given = (row["image"], row["mask"]) if isinstance(row, Mapping) else row
         mask = _checked(given, class_names, number)
         _check_sides(image, mask, preprocessor, number)
         truth = in_view(preprocessor, mask)
-        embedded = model.encode_patches(image, verbose=0)[0, ..., part(model.image_tower)]
-        maps = np.einsum("hwd,nd->nhw", embedded, texts)
+        maps = maps_of(model, image, texts)
         large, known = enlarged(maps, truth.shape), truth != IGNORED
+        right = np.where(known, truth, 0)[np.newaxis]
+        # Another class that is as near comes before the right one.
+        np.put_along_axis(large, right, np.take_along_axis(large, right, 0) - EPSILON, 0)
         np.add.at(confusion, (truth[known], large.argmax(axis=0)[known]), 1)
         present = np.unique(truth[known])
         hits += [pointing_accuracy(maps[[i]], (truth == i)[np.newaxis]) for i in present]
@@ -233,10 +243,13 @@ def _check_sides(image: Any, mask: np.ndarray, preprocessor: ImagePreprocessor, 
     """Raises ValueError where a mask has another ratio of sides than its picture, seen upright."""
     import PIL.Image
 
-    if isinstance(image, str | os.PathLike | bytes):
+    if tf.is_tensor(image) and image.dtype == tf.string and image.shape.rank == 0:
+        image = image.numpy()
+    if isinstance(image, str | os.PathLike | bytes) or pictures.is_pil(image):
         try:
             file = io.BytesIO(image) if isinstance(image, bytes) else image
-            with PIL.Image.open(file) as picture:
+            picture = image if pictures.is_pil(image) else PIL.Image.open(file)
+            with contextlib.nullcontext() if picture is image else picture:
                 sides = picture.size[::-1]
                 turned = picture.getexif().get(_ORIENTATION, 1) > 4
         except (OSError, ValueError):  # What it cannot read, TensorFlow may, or says why not.

@@ -102,6 +102,9 @@ def precompute(
     """
     checks.check_one_of(shard_index, range(num_shards), "shard_index")
     directory = pathlib.Path(directory)
+    in_order = tf.data.Options()
+    in_order.deterministic = True  # Of other orders each shard could hold any pairs.
+    dataset = dataset.with_options(in_order) if isinstance(dataset, tf.data.Dataset) else dataset
     options = (batch_size, shards, split, dtype, views, seed, text_preprocessor, text_tower)
     plan, finished = begin(image_tower, dataset, directory, *options, last_blocks)
     if finished is not None:

@@ -6,13 +6,14 @@ import math
 import os
 import pathlib
 import stat
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.data.class_folders import pictures_below
+from keras_lit.data.class_folders import not_read_below, pictures_below
 from keras_lit.preprocessing.formats import SUFFIXES
 from keras_lit.training.pictures import encoded, is_pil
 
@@ -39,6 +40,12 @@ def of_folder(folder: pathlib.Path) -> tuple[Iterator[Source], int]:
         raise ValueError(
             f"{str(folder)!r} should hold pictures ({', '.join(SUFFIXES)}), at any depth. Received "
             "none. Nothing was changed."
+        )
+    if others := not_read_below(folder):
+        warnings.warn(
+            f"{len(others)} pictures in {str(folder)!r} are of kinds that are not read, and left "
+            f"out: {', '.join(file.name for file in others[:5])}. Convert them.",
+            stacklevel=2,
         )
     return _files(folder, paths), len(paths)
 

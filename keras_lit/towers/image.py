@@ -221,7 +221,8 @@ class ImageTower(Tower):
         """Embeds the patches: what head and pooling make of each in place of the mean.
 
         Of a "mean" pooling and a linear head they are the parts whose mean is the picture's
-        embedding; of "first_and_mean" the class token's part is left out, as in dino.txt.
+        embedding (but for a class token, if there is one, which is among them in the picture's); of
+        "first_and_mean" the class token's part is left out, as in dino.txt.
 
         Args:
             inputs: [batch, height, width, 3] float tensor of preprocessed images, or [batch,

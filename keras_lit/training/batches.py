@@ -63,11 +63,8 @@ def for_step(
     pairs.check_spec(spec, image_tower, text_tower)
     if data.cardinality() == 0:
         raise ValueError(pairs.EMPTY)
-    if data.cardinality() == tf.data.INFINITE_CARDINALITY and steps is None:
-        raise ValueError(
-            "The pairs never end, so neither would the epoch. Leave `repeat()` out (`epochs` "
-            "repeats them), or pass `steps_per_epoch`, `validation_steps` or `steps`."
-        )
+    if steps is None:
+        check_ends(data)
     if not pairs.are_batched(spec):
         raise ValueError("The pairs should be batched, for example `pairs.batch(512)`.")
     if static_shapes and "image" in spec:
@@ -97,6 +94,15 @@ def for_step(
         lambda context: prepared(rows_of_worker(data, context))
     )
     return internals.with_cardinality(distributed, count)
+
+
+def check_ends(data: tf.data.Dataset) -> None:
+    """Raises ValueError for a dataset that is known to be repeated for ever."""
+    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "The dataset never ends, so neither would this. Leave `repeat()` out (`epochs` repeats "
+            "it), or pass `fit` and its like `steps_per_epoch`, `validation_steps` or `steps`."
+        )
 
 
 def rows_of(x: Any, batch_size: int | None = None) -> int:
@@ -466,6 +472,7 @@ def _mapped(batches: encoding.Batches, prepare: Callable[..., Any]) -> encoding.
     """Of a list at once: a dataset would be compiled anew for each call."""
     if isinstance(batches, list):
         return [prepare(*x) if isinstance(x, tuple) else prepare(x) for x in batches]
+    check_ends(batches)
     return internals.mapped(batches, prepare).prefetch(tf.data.AUTOTUNE)
 
 

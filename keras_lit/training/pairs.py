@@ -15,7 +15,9 @@ from keras_lit.towers.features_only import FeaturesOnly
 
 IMAGE_KEYS = ("image", "image_features")
 TEXT_KEYS = ("text", "texts", "text_features")
-KEYS = (*IMAGE_KEYS, *TEXT_KEYS, *TEACHER, "group", "name", "fingerprint", "text_fingerprint")
+CAPTION = "text_of_features"  # Their strings, then hashes of them: equal ones are positives.
+_OTHERS = ("group", "name", "fingerprint", "text_fingerprint", CAPTION)
+KEYS = (*IMAGE_KEYS, *TEXT_KEYS, *TEACHER, *_OTHERS)
 INPUTS = (*IMAGE_KEYS, "text", "text_features")  # What a model is called with, of a step's.
 FOR_LOCKED = (
     '"{0}_features" are for a locked {0} tower (`tuning` {1}), since a tower that trains '
@@ -66,12 +68,16 @@ def for_locked(side: str) -> str:
 def one_text(pair: Pairs, locked: bool) -> Pairs:
     """A pair without the one of "text" and "text_features" that is not needed.
 
-    Features stand for the text of a locked tower; one that trains reads the text.
+    Features stand for the text of a locked tower; one that trains reads the text. Strings remain,
+    as `CAPTION`: of equal ones the features, of batches that were padded otherwise, may differ.
     """
     if not {"text", "text_features"} <= set(pair):
         return pair
     others = {"text"} if locked else {"text_features", "text_fingerprint"}
-    return {name: x for name, x in pair.items() if name not in others}
+    found = {name: x for name, x in pair.items() if name not in others}
+    if locked and getattr(pair["text"], "dtype", None) in (tf.string, np.dtype(object)):
+        found[CAPTION] = pair["text"]
+    return found
 
 
 def with_one_text(pairs: tf.data.Dataset, locked: bool) -> tf.data.Dataset:
@@ -145,6 +151,8 @@ def ready(
     found = {**ready_image(pair, image_tower.preprocessor, training), **text}
     if "group" in pair:
         found["group"] = _group_ids(pair["group"])
+    if CAPTION in pair:
+        found[CAPTION] = hashes(pair[CAPTION])
     for name in TEACHER:
         if name in pair:
             found[name] = finite(tf.cast(pair[name], tf.float32), name)
@@ -347,8 +355,13 @@ def caption_ids(token_ids: tf.Tensor, length: int | None = None, padding: int = 
 
 def _group_ids(group: tf.Tensor) -> tf.Tensor:
     if group.dtype == tf.string:
-        return tf.strings.to_hash_bucket_fast(_not_empty(group, NO_GROUP), 2**63 - 1)
+        return hashes(_not_empty(group, NO_GROUP))
     return tf.cast(group, tf.int64)
+
+
+def hashes(strings: Any) -> tf.Tensor:
+    """Strings -> int64, of the same shape."""
+    return tf.strings.to_hash_bucket_fast(tf.convert_to_tensor(strings, tf.string), 2**63 - 1)
 
 
 def _check_group(spec: Any) -> None:

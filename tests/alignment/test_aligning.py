@@ -149,6 +149,18 @@ def test_heads_of_the_same_width_keep_their_place_and_others_want_compile():
         model.fit(pairs, batch_size=45, verbose=0)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_int8_head_is_replaced(bias):
+    """Its kernel and scale are two weights, as kernel and bias are."""
+    model = make_model_of_features("LL")
+    model.image_tower.add_head(head=keras.layers.Dense(4, use_bias=bias))
+    model.image_tower.head.quantize("int8")
+    pairs = pairs_of_features(model.text_tower)
+    found = model.align(pairs, dim=4, penalties=[1.0], folds=3, verbose=0)
+    wanted = found.heads.image.project(pairs["image_features"])
+    np.testing.assert_allclose(model.image_tower(pairs["image_features"]), wanted, atol=1e-4)
+
+
 def test_several_texts_are_as_many_pairs():
     captions = [pair["text"].numpy().decode() for pair in make_pairs(40)]
     texts = [[text, "" if i % 3 else text.replace("and", "one")] for i, text in enumerate(captions)]
@@ -205,6 +217,42 @@ def test_bad_pairs_are_refused():
         model.align(pairs)
 
 
+def test_what_fails_leaves_heads_and_calibration():
+    model = make_model_of_features()
+    pairs = pairs_of_features(model.text_tower)
+    model.align(pairs, dim=4, verbose=0)
+    model.text_tower.add_head(head=keras_lit.backbones.ResidualHead(5))
+    model.image_tower.add_head(5)
+    model.calibration = keras_lit.evaluation.calibration.Calibration(2.0)
+    for options, message in (
+        ({"dim": 3}, "3 wide and the ResidualHead of the TextTower 5"),
+        ({"folds": 2.5}, "`folds` should be a positive whole number. Received: 2.5"),
+        ({"penalties": [np.inf]}, "`penalties` should be a positive number. Received: inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.align(pairs, **options, verbose=0)
+    assert model.image_tower.head.units == 5 and model.calibration["temperature"] == 2
+
+
+@pytest.mark.parametrize("batch_size", [4, 60])
+def test_equal_captions_are_one_group_however_wide_their_batch_is(batch_size):
+    """Batches of towers that ignore padding are as wide as their longest text."""
+    keras.utils.set_random_seed(0)
+    backbone = keras_lit.backbones.BertEncoder(50, 1, 2, 16, 32)
+    towers = keras_lit.ImageTower.from_features(DIM), keras_lit.TextTower(backbone, None, 12)
+    assert towers[1].ignores_padding
+    rng = np.random.default_rng(0)
+    token_ids = np.zeros([60, 12], int)
+    token_ids[:, :2] = rng.integers(1, 4, [60, 2])
+    token_ids[::4, 2:10] = 5  # Of each batch one is long, but of some.
+    token_ids[::8, 2:10] = 0
+    pairs = {"image_features": rng.normal(size=[60, DIM]), "text": token_ids}
+    folds = alignment.Folds(DIM, 16, 3)
+    aligning.gather(pairs, *towers, folds, "cca", batch_size)
+    keys = [np.unique(folds.kept(fold).keys) for fold in range(3)]
+    assert len(np.concatenate(keys)) == len(np.unique(token_ids, axis=0))
+
+
 def test_whitening_one_tower():
     tower = make_towers()[1]
     token_ids = np.random.default_rng(0).integers(1, 50, [300, 8])
@@ -239,3 +287,5 @@ def test_the_probe_ranks_towers_by_what_align_finds():
         assert row.alignment.scores == pytest.approx(alignment.choose(folds, verbose=0).scores)
     with pytest.raises(ValueError, match="at least one image tower"):
         alignment.probe({}, text_towers, pairs)
+    with pytest.raises(ValueError, match="dataset never ends"):
+        alignment.probe(image_towers, text_towers, make_pairs(8).batch(4).repeat())

@@ -152,6 +152,19 @@ def test_groups_of_several_images_and_texts_and_ties():
     np.testing.assert_allclose(found, naive_recalls(images, texts, image_keys, text_keys))
 
 
+def test_what_is_drawn_at_random_is_not_found_in_classes_either():
+    """Pictures of a class were all that a fold held out, and found among themselves."""
+    rng = np.random.default_rng(0)
+    folds = Folds(6, 5)
+    labels = np.arange(20 * 600) % 20
+    for part in np.split(np.arange(len(labels)), 10):
+        folds.add(rng.normal(size=[len(part), 6]), rng.normal(size=[len(part), 5, 5]), labels[part])
+    found = choose(folds, penalties=[0.3], verbose=0)
+    assert found.held_out == 4  # 20 classes in 5 folds.
+    for way in ("image_to_text", "text_to_image"):
+        assert 0.15 < found.recalls[f"{way}_recall@1"] < 0.4
+
+
 def test_temperature_has_the_least_loss():
     rng = np.random.default_rng(0)
     images = unit(rng.normal(size=[20, 6]))

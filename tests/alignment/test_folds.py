@@ -105,7 +105,48 @@ def test_without_groups_equal_texts_are_one():
     assert sum(len(np.unique(folds.kept(fold).keys)) for fold in range(5)) == 7
 
 
+def test_a_group_is_the_same_in_every_type_of_numbers():
+    images, texts, _ = pairs()
+    for groups in (np.arange(COUNT) // 2, np.arange(COUNT) // 2 + 2**40):
+        folds = Folds(4, 3)
+        types = ("int32", "uint16", "int64") if groups[0] < 2**16 else ("int64", "uint64")
+        for dtype in types:
+            folds.add(images, texts, groups.astype(dtype))
+        folds.add(images, texts, groups.tolist())
+        assert sum(len(np.unique(folds.kept(fold).keys)) for fold in range(5)) == COUNT // 2
+
+
+@pytest.mark.parametrize("size", [100, 4000])
+def test_of_classes_all_are_held_out_whatever_the_order(size):
+    """Of the one with the smallest hash alone a recall would be 100 %."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=[4000, 4]).astype("float32"), np.arange(4000) % 10
+    kept = []
+    for rows in (np.arange(4000), rng.permutation(4000)):
+        folds = Folds(4, 3, count=2, held_out=240)
+        for part in np.split(rows, len(rows) // size):
+            folds.add(images[part], np.ones([size, 3]), labels[part])
+        kept.append([folds.kept(fold) for fold in range(2)])
+    for fold, other in zip(*kept, strict=True):
+        _, counts = np.unique(fold.keys, return_counts=True)
+        assert len(counts) > 2 and counts.sum() == 240 and np.ptp(counts) <= 16
+        np.testing.assert_array_equal(fold.keys, other.keys)
+        assert {*map(tuple, fold.images)} == {*map(tuple, other.images)}
+        # None of a side of its class, as the first or the largest would be.
+        assert np.abs(fold.images.mean(axis=0)).max() < 0.25
+    groups = sum(len(np.unique(fold.keys)) for fold in kept[0])
+    assert groups == 10
+
+
 def test_bad_arguments_are_refused():
+    folds, ones = Folds(4, 3), np.ones
+    for images, texts in (([2, 4], [4, 3]), ([2, 3], [2, 4]), ([2, 4], [2, 6]), ([2, 4], [6])):
+        with pytest.raises(ValueError, match=r"\[n, 4\], and texts \[n, 3\] or \[n, captions, 3\]"):
+            folds.add(ones(images), ones(texts))
+    for options in ({"groups": [0, 1, 2]}, {"groups": [0]}, {"given": ones([2, 2])}):
+        with pytest.raises(ValueError, match="`groups` should have one for each of 2 images"):
+            folds.add(ones([2, 4]), ones([2, 3]), **options)
+    assert not sum(moments.count for moments in folds.moments)
     with pytest.raises(ValueError, match="at least 2 folds. Received: 1"):
         Folds(4, 3, count=1)
     with pytest.raises(ValueError, match=r"same number and size.*\(3, 2000\), \(4, 2000\)"):

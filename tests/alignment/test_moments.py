@@ -68,6 +68,9 @@ def test_bad_rows_are_refused():
     images, texts = pairs(10)
     with pytest.raises(ValueError, match=r"as wide as 5 and 3.*\(10, 5\), \(10, 2\)"):
         Moments(5, 3).add(images, texts[:, :2])
+    for columns in ([10, 3], [10, 5]), ([10, 8],), ([10, 5],), ([9, 5], [10, 3]):
+        with pytest.raises(ValueError, match="as wide as 5 and 3"):
+            Moments(5, 3).add(*map(np.ones, columns))
     with pytest.raises(ValueError, match="should be finite"):
         Moments(5, 3).add(images / 0, texts)
     with pytest.raises(ValueError, match=r"same widths.*\(5, 3\), \(5, 2\)"):

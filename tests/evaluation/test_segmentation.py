@@ -1,9 +1,12 @@
 """Segmentation of squares of colour by a tower that sees colours."""
 
+import warnings
+
 import keras
 import numpy as np
 import PIL.Image
 import pytest
+import tensorflow as tf
 
 import keras_lit
 from keras_lit.evaluation import mean_iou, read_masks, report, segment
@@ -121,6 +124,32 @@ def test_a_picture_is_turned_as_exif_says_and_its_mask_is_too(model, tmp_path):
     PIL.Image.fromarray(upright).save(tmp_path / "masks" / "a.bmp")
     with pytest.raises(ValueError, match="one mask of each stem.* beside a.bmp"):
         read_masks(tmp_path)
+
+
+def test_rows_of_each_kind(model, folder):
+    """Their sides are looked at, too."""
+    image, mask = folder / "images" / "a.png", np.zeros([8, 8], int)
+    pixels, content = np.array(PIL.Image.open(image)), image.read_bytes()
+    wanted = segment(model, [(pixels, mask)], NAMES, verbose=0).metrics
+    with PIL.Image.open(image) as picture:
+        for given in (picture, str(image), content, tf.constant(content)):
+            for row in ((given, mask), {"mask": mask, "image": given}):
+                assert segment(model, [row], NAMES, verbose=0).metrics == wanted
+            with pytest.raises(ValueError, match=r"shape of its picture.* \(8, 4\) for \(8, 8\)"):
+                segment(model, [(given, mask[:, :4])], NAMES, verbose=0)
+    rows = tf.data.Dataset.from_tensors((pixels, mask)).filter(lambda *_: True)
+    assert segment(model, rows, NAMES, verbose=0).metrics == wanted
+    with pytest.raises(ValueError, match="of one image. Received: 2"):
+        segment(model, [([pixels, pixels], mask)], NAMES, verbose=0, pictures=0)
+
+
+def test_a_class_as_near_comes_before_the_right_one(model):
+    pixels, mask = np.full([16, 16, 3], COLOURS[0], "uint8"), np.zeros([16, 16], int)
+    for names, accuracy in ((["red", "blue"], 1.0), (["red", "red"], 0.0), (["red"], 1.0)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = segment(model, [(pixels, mask)], names, verbose=0).metrics
+        assert found["pixel_accuracy"] == accuracy
 
 
 def test_what_cannot_be_counted(model):

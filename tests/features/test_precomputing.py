@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 
 import keras
 import numpy as np
@@ -64,6 +65,26 @@ def test_weights_are_cast_once_where_layers_compute_in_16_bits(replicas):
     for weight, old in zip(tower.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
     assert [weight.path for weight in cast] == [weight.path for weight in layers[1].weights]
+
+
+def test_rows_keep_their_order_whatever_the_options_say(tmp_path, monkeypatch):
+    """In any order each shard of an interrupted run, or of a job, would hold any rows."""
+    monkeypatch.setattr(tf.data.Dataset, "_apply_debug_options", lambda self: self)  # conftest's
+    options = tf.data.Options()
+    options.deterministic, options.threading.private_threadpool_size = False, 4
+
+    def slow(i, pair):
+        wait = lambda i: time.sleep(0.3 if i % 4 == 0 else 0)  # noqa: E731
+        with tf.control_dependencies([tf.numpy_function(wait, [i], [])]):
+            return {**pair, "text": tf.strings.join(["caption number ", tf.strings.as_string(i)])}
+
+    dataset = encoded_pairs().enumerate().map(slow, num_parallel_calls=4).with_options(options)
+    before = [row["text"].numpy().decode() for row in dataset]
+    assert before != [f"caption number {i}" for i in range(22)]
+    keras_lit.features.precompute(make_tower(), dataset, tmp_path, verbose=0)
+    rows = keras_lit.features.load(tmp_path)
+    found = [row["text"].numpy().decode() for row in rows]
+    assert found == [f"caption number {i}" for i in range(22)]
 
 
 def test_manifest(whole):

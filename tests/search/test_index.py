@@ -215,6 +215,13 @@ def test_what_does_not_decode_is_named(model, folder, encoded):
     assert index.refused == {}
 
 
+def test_pictures_of_other_kinds_are_said(model, folder):
+    for name in ("a.heic", "b.TIFF", ".c.heic", "notes.txt"):
+        (folder / name).write_bytes(b"something")
+    with pytest.warns(UserWarning, match="2 pictures in .* not read, and left out: a.heic, b.TIFF"):
+        assert len(build(model, folder)) == 12
+
+
 def test_names_that_are_no_utf8(model, folder):
     name = os.fsdecode(b"\xff\xfe.png")
     os.rename(folder / "0.png", folder / name)

@@ -182,8 +182,8 @@ def test_predict_gives_each_pair_once_on_replicas_too():
         (PAIRS, {"sample_weight": np.ones(6)}, "takes no `sample_weight`.*filters"),
         (PAIRS, {"class_weight": {0: 1.0}}, "takes no `class_weight`"),
         (PAIRS, {"validation_split": 0.2}, "takes no `validation_split`.*validation_data"),
-        (lambda: rows().repeat(), {}, "never end.*Leave `repeat.*`steps_per_epoch`"),
-        (rows, {"validation_data": lambda: rows().repeat()}, "never end.*`validation_steps`"),
+        (lambda: rows().repeat(), {}, "never ends.*Leave `repeat.*`steps_per_epoch`"),
+        (rows, {"validation_data": lambda: rows().repeat()}, "never ends.*`validation_steps`"),
         (
             lambda: {**PAIRS, "text": tf.ragged.constant([["a"], ["a", "b"], *[["c"]] * 4])},
             {},
