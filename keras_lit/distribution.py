@@ -18,8 +18,9 @@ def on_tpu(strategy: tf.distribute.Strategy) -> bool:
 
 
 def on_cpus() -> bool:
-    """Whether TensorFlow sees CPUs alone."""
-    return {x.device_type for x in tf.config.list_physical_devices()} == {"CPU"}
+    """Whether TensorFlow sees CPUs alone; a TPU may be of another machine."""
+    devices = {x.device_type for x in tf.config.list_physical_devices()}
+    return devices == {"CPU"} and not on_tpu(tf.distribute.get_strategy())
 
 
 def on_cpu_replicas(strategy: tf.distribute.Strategy) -> bool:

@@ -731,6 +731,7 @@ def test_text_without_a_tokenizer():
         (np.zeros([2, 3, 9, 7], "uint8"), ValueError, r"1 to 4 channels.*, 3, 9, 7\)"),
         ([np.zeros([4, 4, 3])], ValueError, r"uint8 arrays.*float64 of shape \(4, 4, 3\)"),
         (with_nan(), tf.errors.InvalidArgumentError, "`image` should be finite"),
+        (with_nan()[0], ValueError, r"pass one as `image\[np.newaxis\]`"),
         (
             np.full([2, 6], np.nan, "float32"),
             tf.errors.InvalidArgumentError,

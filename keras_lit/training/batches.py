@@ -202,6 +202,11 @@ def of_images(images: Any, tower: ImageTower, batch_size: int) -> encoding.Batch
         pairs.check_features(spec, tower, "image")
     else:
         pairs.check_image(spec, tower)
+        if spec.dtype.is_floating and spec.shape.rank == 3:
+            raise ValueError(
+                "Preprocessed images should be [batch, height, width, 3]: pass one as "
+                f"`image[np.newaxis]`. Received: {spec.shape}."
+            )
     return _mapped(batches, prepare)
 
 
