@@ -98,6 +98,13 @@ def test_several_captions_are_pairs_of_their_image():
         np.testing.assert_array_equal(kept.texts, flat.texts)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_fold_may_get_nothing():
+    folds = Folds(4, 3, count=50)
+    folds.add(np.ones([3, 4]), np.ones([3, 3]), [1, 2, 3])
+    assert sorted(moments.count for moments in folds.moments)[:47] == [0] * 47
+
+
 def test_without_groups_equal_texts_are_one():
     images, texts, _ = pairs()
     folds = Folds(4, 3)
@@ -122,16 +129,18 @@ def test_of_classes_all_are_held_out_whatever_the_order(size):
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=[4000, 4]).astype("float32"), np.arange(4000) % 10
     kept = []
-    for rows in (np.arange(4000), rng.permutation(4000)):
+    in_classes = np.argsort(labels, kind="stable")
+    for rows in (np.arange(4000), rng.permutation(4000), in_classes, in_classes[::-1]):
         folds = Folds(4, 3, count=2, held_out=240)
         for part in np.split(rows, len(rows) // size):
             folds.add(images[part], np.ones([size, 3]), labels[part])
         kept.append([folds.kept(fold) for fold in range(2)])
-    for fold, other in zip(*kept, strict=True):
+    for fold, *others in zip(*kept, strict=True):
         _, counts = np.unique(fold.keys, return_counts=True)
         assert len(counts) > 2 and counts.sum() == 240 and np.ptp(counts) <= 16
-        np.testing.assert_array_equal(fold.keys, other.keys)
-        assert {*map(tuple, fold.images)} == {*map(tuple, other.images)}
+        for other in others:
+            np.testing.assert_array_equal(fold.keys, other.keys)
+            assert {*map(tuple, fold.images)} == {*map(tuple, other.images)}
         # None of a side of its class, as the first or the largest would be.
         assert np.abs(fold.images.mean(axis=0)).max() < 0.25
     groups = sum(len(np.unique(fold.keys)) for fold in kept[0])
