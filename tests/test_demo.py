@@ -191,6 +191,7 @@ def test_odd_questions_are_answered_beside_their_field(modules, collection, fold
         (" \n", "one a line"),
         ("\n".join(map(str, range(101))), "at most 100"),
         ("x" * 2001, "2000"),
+        ("a dog\n\ud800", "should be Unicode"),
     ]:
         bars, of_picture, of_labels = handlers.classify(good, labels)
         assert message in of_labels and not of_picture and bars == ""

@@ -290,6 +290,13 @@ def test_workers_find_what_one_device_finds(workers, jobs, photos, tmp_path):
         assert (tmp_path / "example" / "model.keras").stat().st_size > 1000
 
 
+def test_a_tpu_of_another_machine_is_no_cpu(monkeypatch):
+    """TensorFlow lists the devices of this one."""
+    assert distribution.on_cpus()
+    monkeypatch.setattr(distribution, "on_tpu", lambda strategy: True)
+    assert not distribution.on_cpus()
+
+
 def test_rows_of_workers_with_two_replicas(monkeypatch):
     monkeypatch.setattr(distribution, "replica_count", lambda: 4)
     batches, rows_of = distribution.share_out(tf.data.Dataset.from_tensors({"x": range(8)}), True)

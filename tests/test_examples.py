@@ -157,6 +157,17 @@ def test_find_duplicates(photos, run, tmp_path):
     assert best["reference"].endswith("odd/1.png") and best["score"] == 1
 
 
+def test_names_to_drop_and_shards_of_nothing(run, tmp_path, capsys):
+    """Only line feeds, and Windows' pairs, end a name."""
+    (tmp_path / "drop.txt").write_bytes("a\u2028b.png\r\nc\x0cd.png\n\n\u0085.png".encode())
+    prepare_data = runpy.run_path(str(EXAMPLES / "prepare_data.py"))
+    found = prepare_data["read_names"](tmp_path / "drop.txt")
+    assert found == ["a\u2028b.png", "c\x0cd.png", "\u0085.png"]
+    with pytest.raises(AssertionError):  # A code other than 0.
+        run("prepare_data.py", "--source photos --images-per-shard 0")
+    assert "--images-per-shard should be at least 1. Received: 0." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["tar", "jsonl"])
 def test_prepare_data(photos, run, form, tmp_path):
     """A repeat, a broken and a small image, a name to drop: counted, and all else is kept."""

@@ -60,7 +60,7 @@ class Collection:
         if not folder.is_dir():
             raise ValueError(f"--pictures should be a folder. Received: {str(folder)!r}.")
         self.model, self.folder, self.directory = model, folder, directory
-        self.total = len(pictures_below(folder))
+        self.total = len(pictures_below(folder)[0])
         if not self.total:
             raise ValueError(f"--pictures should hold pictures. Received: {str(folder)!r}.")
         self.finished, self.error = False, ""

@@ -314,14 +314,14 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(where / name for where, names in walk(folder) for name in names)
 
 
-def pictures_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures of a folder at any depth, by path; hidden ones left out, links followed once."""
-    return [file for file in _files(folder) if _is_picture(file)]
+def pictures_below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """The pictures of a folder at any depth, by path, and those of kinds that are not read.
 
-
-def not_read_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The pictures of a folder, at any depth, of kinds that are not read."""
-    return [file for file in _files(folder) if file.name.lower().endswith(NOT_READ)]
+    Hidden ones are left out, links followed once.
+    """
+    files = _files(folder)
+    others = [file for file in files if file.name.lower().endswith(NOT_READ)]
+    return [file for file in files if _is_picture(file)], others
 
 
 def _is_picture(file: pathlib.Path) -> bool:

@@ -248,8 +248,8 @@ def _check_sides(image: Any, mask: np.ndarray, preprocessor: ImagePreprocessor, 
     if isinstance(image, str | os.PathLike | bytes) or pictures.is_pil(image):
         try:
             file = io.BytesIO(image) if isinstance(image, bytes) else image
-            picture = image if pictures.is_pil(image) else PIL.Image.open(file)
-            with contextlib.nullcontext() if picture is image else picture:
+            is_open = pictures.is_pil(image)
+            with contextlib.nullcontext(image) if is_open else PIL.Image.open(file) as picture:
                 sides = picture.size[::-1]
                 turned = picture.getexif().get(_ORIENTATION, 1) > 4
         except (OSError, ValueError):  # What it cannot read, TensorFlow may, or says why not.

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lit.data.class_folders import not_read_below, pictures_below
+from keras_lit.data.class_folders import pictures_below
 from keras_lit.preprocessing.formats import SUFFIXES
 from keras_lit.training.pictures import encoded, is_pil
 
@@ -35,13 +35,13 @@ def check_folder(folder: pathlib.Path) -> None:
 
 def of_folder(folder: pathlib.Path) -> tuple[Iterator[Source], int]:
     """The pictures of a folder by name (the path below it, with slashes), and how many."""
-    paths = pictures_below(folder)
+    paths, others = pictures_below(folder)
     if not paths:
         raise ValueError(
             f"{str(folder)!r} should hold pictures ({', '.join(SUFFIXES)}), at any depth. Received "
             "none. Nothing was changed."
         )
-    if others := not_read_below(folder):
+    if others:
         warnings.warn(
             f"{len(others)} pictures in {str(folder)!r} are of kinds that are not read, and left "
             f"out: {', '.join(file.name for file in others[:5])}. Convert them.",
